@@ -1,0 +1,65 @@
+"""What every backend does: uint8 cells in, probabilities out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from runtime.errors import BackendError
+from runtime.schema import ImageSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from typing_extensions import Self
+
+
+class Backend(ABC):
+    """One model loaded by one inference library; a context manager.
+
+    `infer` checks its input once; a subclass's `_infer` only computes.
+    """
+
+    name: str  # "cpu", "cuda"
+    description: str  # library, version and device, for people
+
+    def __init__(self, image: ImageSpec) -> None:
+        self._cell_shape = (image.height, image.width, 3)
+
+    def infer(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return p_all, float32 [N], for uint8 RGB cells [N, height, width, 3].
+
+        The caller owns both arrays: the input may be reused at once, the output is a fresh one.
+        """
+        if cells.dtype != np.uint8 or cells.shape[1:] != self._cell_shape or len(cells) == 0:
+            raise BackendError(
+                f"expected uint8 cells of shape [N, {', '.join(map(str, self._cell_shape))}] with N >= 1, "
+                f"received {cells.dtype} {list(cells.shape)}"
+            )
+        p_all = self._infer(cells)
+        if not np.isfinite(p_all).all():
+            raise BackendError(
+                f"expected probabilities from {self.description}, found values that are not finite; "
+                "check the bundle with `python -m export verify`"
+            )
+        return p_all
+
+    @abstractmethod
+    def _infer(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]: ...
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the model and its memory; the backend cannot be used afterwards."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,105 @@
+"""ONNX Runtime, on the CPU or through its CUDA provider."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runtime.backends.base import Backend
+from runtime.errors import BackendError
+from runtime.schema import INPUT_NAME, OUTPUT_NAME, ImageSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+INSTALL_HINTS = {
+    "cpu": 'pip install "allnet-edge[cpu]"',
+    "cuda": 'pip install "allnet-edge[gpu]"',
+}
+
+
+class OnnxRuntimeBackend(Backend):
+    """An ONNX file in an ONNX Runtime session whose provider is the one asked for, never another."""
+
+    def __init__(self, model: Path, image: ImageSpec, name: str) -> None:
+        """Load `model` for the backend `name`, "cpu" or "cuda".
+
+        Raises BackendError where ONNX Runtime or the provider is missing, where the session does not really run on
+        the provider, or where the graph does not have the bundle's input and output.
+        """
+        super().__init__(image)
+        library = import_onnxruntime(name)
+        self.name = name
+        self._session = _open_session(library, model, PROVIDERS[name])
+        self._check_contract(model)
+        self.description = f"ONNX Runtime {library.__version__} {PROVIDERS[name]}"
+
+    def _infer(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
+        (p_all,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: cells})
+        found: NDArray[np.float32] = p_all
+        return found
+
+    def close(self) -> None:
+        """Drop the session; ONNX Runtime frees its memory with it."""
+        del self._session
+
+    def _check_contract(self, model: Path) -> None:
+        def signature(nodes: Any) -> list[tuple[str, str, list[Any]]]:
+            return [(node.name, node.type, node.shape[1:]) for node in nodes]
+
+        found = signature(self._session.get_inputs()), signature(self._session.get_outputs())
+        expected = (
+            [(INPUT_NAME, "tensor(uint8)", list(self._cell_shape))],
+            [(OUTPUT_NAME, "tensor(float)", [])],
+        )
+        if found != expected:
+            raise BackendError(
+                f"expected the graph {model} to take and give {expected}, found {found}; export it again"
+            )
+
+
+def import_onnxruntime(name: str) -> Any:
+    """Import ONNX Runtime for the backend `name`; raise BackendError where it or its provider is missing."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendError(
+            f"expected ONNX Runtime for the backend {name}, found {error}; {INSTALL_HINTS[name]}"
+        ) from error
+    if PROVIDERS[name] not in onnxruntime.get_available_providers():
+        raise BackendError(
+            f"expected the provider {PROVIDERS[name]} for the backend {name}, "
+            f"found {', '.join(onnxruntime.get_available_providers())}; {INSTALL_HINTS[name]}"
+        )
+    if name == "cuda" and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # finds the CUDA and cuDNN libraries that pip installed
+    return onnxruntime
+
+
+def _open_session(library: Any, model: Path, provider: str) -> Any:
+    options = library.SessionOptions()
+    options.intra_op_num_threads = available_cpus()
+    options.log_severity_level = 3  # errors alone: what it warns of is checked here
+    # Waiting threads that spin would take the cores from the threads that decode images.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = library.InferenceSession(str(model), options, providers=[provider])
+    except Exception as error:  # ONNX Runtime raises its own types, without a common base class
+        raise BackendError(f"ONNX Runtime cannot load {model}: {' '.join(str(error).split())}") from error
+    if session.get_providers()[0] != provider:
+        raise BackendError(
+            f"expected a session on {provider}, ONNX Runtime fell back to {session.get_providers()[0]}; "
+            "check the driver and the CUDA libraries, or ask for the backend cpu"
+        )
+    return session
+
+
+def available_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,82 @@
+"""Opens a bundle: reads its manifest strictly and hands out only files whose hash is the recorded one."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from runtime.errors import BundleError
+from runtime.files import sha256_of_file
+from runtime.schema import GOLDEN_NAME, MANIFEST_NAME, Manifest, Variant, manifest_from_json
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+DEFAULT_BUNDLE = Path(__file__).parent / "default_bundle"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Cells with the probabilities that the Keras model gave them."""
+
+    cells: NDArray[np.uint8]  # [N, height, width, 3]
+    p_all: NDArray[np.float32]  # [N]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its folder and its manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: Path) -> Bundle:
+        """Read a bundle's manifest; raise BundleError where there is none or it is not of this schema."""
+        path = folder / MANIFEST_NAME
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise BundleError(
+                f"expected a bundle with a {MANIFEST_NAME} at {folder}, found none that can be read "
+                f"({getattr(error, 'strerror', None) or error}); make one with `python -m export onnx`"
+            ) from error
+        return cls(folder, manifest_from_json(text))
+
+    def variant(self, precision: str) -> Variant:
+        """Return the variant of that precision; raise BundleError where the bundle has none."""
+        for variant in self.manifest.variants:
+            if variant.precision == precision:
+                return variant
+        held = ", ".join(variant.precision for variant in self.manifest.variants)
+        raise BundleError(
+            f"expected a variant of precision {precision} in {self.folder}, found {held or 'none'}"
+        )
+
+    def verified_path(self, variant: Variant) -> Path:
+        """Return the path of the variant's model file; raise BundleError where its hash is not the recorded one."""
+        return self._verified(variant.file, variant.sha256)
+
+    def golden(self) -> Golden:
+        """Load the golden cells; raise BundleError where the file is not the recorded one."""
+        path = self._verified(GOLDEN_NAME, self.manifest.golden_sha256)
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            return Golden(cells=arrays["cells"], p_all=arrays["p_all"])
+
+    def _verified(self, name: str, sha256: str) -> Path:
+        path = self.folder / name
+        if Path(name).name != name or not path.is_file():
+            raise BundleError(
+                f"expected the file {name} in the bundle {self.folder}, found none; export it again"
+            )
+        found = sha256_of_file(path)
+        if found != sha256:
+            raise BundleError(
+                f"expected {path} to have the SHA-256 {sha256[:12]}…, found {found[:12]}…: the file was changed "
+                "or damaged; copy the bundle again or export it again"
+            )
+        return path

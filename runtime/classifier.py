@@ -1,0 +1,98 @@
+"""The one object that other programs use: a bundle, loaded and proved, that turns files into predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from runtime.backends.base import Backend
+from runtime.backends.onnxruntime import available_cpus
+from runtime.backends.select import open_backend
+from runtime.bundle import DEFAULT_BUNDLE, Bundle
+from runtime.errors import BackendError
+from runtime.pipeline import Scored, score_files
+from runtime.schema import CLASSES, TOLERANCES, Prediction
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+DEFAULT_BATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class ClassifierOptions:
+    """What to load and how to run it."""
+
+    bundle: Path = DEFAULT_BUNDLE
+    backend: str = "auto"
+    precision: str = "auto"
+    batch_size: int = DEFAULT_BATCH_SIZE
+    threshold: float | None = None  # None: the bundle's own
+
+
+class Classifier:
+    """Classifies image files with one bundle; a context manager.
+
+    Opening it verifies the bundle's hashes, loads the model and compares its answers on the golden cells with those
+    of the Keras model, so that a damaged file or a faulty driver is found before the first cell.
+    """
+
+    def __init__(self, options: ClassifierOptions | None = None) -> None:
+        """Load the bundle; raise BundleError or BackendError where it cannot be used or fails its self-test."""
+        options = options or ClassifierOptions()
+        self.bundle = Bundle.open(options.bundle)
+        self.manifest = self.bundle.manifest
+        self.threshold = self.manifest.threshold if options.threshold is None else options.threshold
+        self.batch_size = options.batch_size
+        self.backend = open_backend(self.bundle, options.backend, options.precision)
+        self.precision = "fp32" if options.precision == "auto" else options.precision
+        self_test(self.bundle, self.backend, self.precision)
+
+    def classify(self, paths: Iterable[str]) -> Iterator[Prediction]:
+        """Yield one Prediction for each path, in order, reading ahead; a file that cannot be used is one of them."""
+        scored = score_files(
+            paths,
+            self.backend,
+            self.manifest.image,
+            batch_size=self.batch_size,
+            decode_threads=available_cpus(),
+        )
+        return map(self._prediction, scored)
+
+    def close(self) -> None:
+        """Free the model."""
+        self.backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _prediction(self, scored: Scored) -> Prediction:
+        if scored.p_all is None:
+            return Prediction(scored.path, "", None, "error", scored.reason, scored.seconds)
+        label = CLASSES[scored.p_all >= self.threshold]
+        return Prediction(scored.path, label, scored.p_all, "ok", "", scored.seconds)
+
+
+def self_test(bundle: Bundle, backend: Backend, precision: str) -> None:
+    """Compare the backend with the Keras model on the golden cells; raise BackendError where it differs."""
+    golden = bundle.golden()
+    difference = float(np.abs(backend.infer(golden.cells) - golden.p_all).max())
+    if difference > TOLERANCES[precision]:
+        raise BackendError(
+            f"self-test failed: on the golden cells of {bundle.folder} p_all differs by {difference:.2g} from the "
+            f"Keras model (at most {TOLERANCES[precision]:.0e} is accepted) on {backend.description}; "
+            "nothing was classified; try --backend cpu, or export the bundle again"
+        )

@@ -1,0 +1,162 @@
+"""python -m runtime.classify: images in, a results table out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from runtime.backends.select import BACKENDS, PRECISIONS
+from runtime.bundle import DEFAULT_BUNDLE
+from runtime.classifier import DEFAULT_BATCH_SIZE, Classifier, ClassifierOptions
+from runtime.command_line import (
+    DONE,
+    INTERRUPTED,
+    PARTLY_DONE,
+    ArgumentParser,
+    positive_int,
+    probability,
+    run_command,
+)
+from runtime.errors import UsageError
+from runtime.inputs import Inputs, find_inputs
+from runtime.results import ResultsFile, ResultsWriter, partial_path, results_on_stdout
+from runtime.schema import CLASSES, Prediction
+
+DEMO_CELLS = Path(__file__).parent / "demo_cells"
+
+
+@dataclass
+class Summary:
+    """Counts over one run; memory does not grow with the number of rows."""
+
+    counts: dict[str, int] = field(default_factory=lambda: {label: 0 for label in CLASSES})
+    errors: int = 0
+    started: float = field(default_factory=time.perf_counter)
+
+    def add(self, prediction: Prediction) -> None:
+        """Count one row."""
+        if prediction.status == "error":
+            self.errors += 1
+        else:
+            self.counts[prediction.label] += 1
+
+    @property
+    def rows(self) -> int:
+        """How many rows were counted."""
+        return self.errors + sum(self.counts.values())
+
+    def __str__(self) -> str:
+        seconds = time.perf_counter() - self.started
+        counts = ", ".join(f"{self.counts[label]} {label}" for label in reversed(CLASSES))
+        rate = self.rows / seconds if seconds else 0.0
+        return f"{self.rows} files in {seconds:.1f} s ({rate:.0f} a second): {counts}, {self.errors} not readable"
+
+
+def build_parser() -> ArgumentParser:
+    """Describe the command line."""
+    parser = ArgumentParser(
+        prog="python -m runtime.classify",
+        description="Classify images of single white blood cells as ALL or healthy. For research, not a diagnosis.",
+        epilog="Exit codes: 0 all files read; 1 nothing classified; 2 finished, but some files could not be read.",
+    )
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="image, or folder with its sub-folders")
+    parser.add_argument(
+        "--bundle", type=Path, default=DEFAULT_BUNDLE, help="default: the model of the package"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help=".csv or .jsonl; default: CSV on standard output"
+    )
+    parser.add_argument("--backend", choices=BACKENDS, default="auto")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
+    parser.add_argument("--batch-size", type=positive_int, default=DEFAULT_BATCH_SIZE, metavar="N")
+    parser.add_argument(
+        "--threshold", type=probability, metavar="T", help="ALL from this p_all on; default: the bundle's"
+    )
+    parser.add_argument(
+        "--demo", action="store_true", help="classify the drawn cells that come with the package"
+    )
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Classify what the command line names; return the exit code."""
+    options = build_parser().parse_args(arguments)
+    inputs = requested_inputs(options)
+    with Classifier(classifier_options(options)) as classifier:
+        tell(
+            f"{classifier.manifest.training.config.options.model} {classifier.precision} on {classifier.backend.description}; "
+            f"ALL from p_all {classifier.threshold:g} on. For research, not a diagnosis."
+        )
+        summary = Summary()
+        try:
+            with ResultsFile(options.out) if options.out else results_on_stdout() as sink:
+                write_rows(classifier.classify(inputs.paths), sink, summary, total=len(inputs.paths))
+        except KeyboardInterrupt:
+            kept = f", kept in {partial_path(options.out)}" if options.out else ""
+            tell(f"interrupted: {summary}{kept}")
+            return INTERRUPTED
+    report(summary, inputs, options)
+    return PARTLY_DONE if summary.errors else DONE
+
+
+def classifier_options(options: argparse.Namespace) -> ClassifierOptions:
+    """Take from the command line what the classifier needs."""
+    return ClassifierOptions(
+        bundle=options.bundle,
+        backend=options.backend,
+        precision=options.precision,
+        batch_size=options.batch_size,
+        threshold=options.threshold,
+    )
+
+
+def requested_inputs(options: argparse.Namespace) -> Inputs:
+    """Return the files that the command line names, or the drawn cells for --demo."""
+    if options.demo and options.paths:
+        raise UsageError("expected either --demo or paths, received both; leave one away")
+    if options.demo:
+        return find_inputs([str(DEMO_CELLS)])
+    if not options.paths:
+        raise UsageError("expected an image or a folder of images, received no path; or try --demo")
+    return find_inputs(options.paths)
+
+
+def write_rows(
+    predictions: Iterable[Prediction], sink: ResultsFile | ResultsWriter, summary: Summary, *, total: int
+) -> None:
+    """Write and count every prediction; show a progress bar on a terminal that does not show the table itself."""
+    table_on_terminal = isinstance(sink, ResultsWriter) and sys.stdout.isatty()
+    hidden = True if table_on_terminal else None  # None: tqdm hides it where standard error is no terminal
+    for prediction in tqdm(predictions, total=total, unit="cell", disable=hidden, leave=False):
+        sink.write(prediction)
+        summary.add(prediction)
+
+
+def report(summary: Summary, inputs: Inputs, options: argparse.Namespace) -> None:
+    """Print the closing lines to standard error: counts, what was left out, what to run next."""
+    tell(str(summary))
+    if inputs.left_out:
+        tell(f"{inputs.left_out} hidden or companion files (such as .csv) were left out")
+    if options.demo:
+        tell(
+            "These cells were drawn, they are no photographs. Next: python -m runtime.classify FOLDER --out results.csv"
+        )
+    elif options.out:
+        tell(f"Results: {options.out}")
+    else:
+        tell("Next: add --out results.csv to keep the table")
+
+
+def tell(line: str) -> None:
+    """Print a line for people; standard output is the table's."""
+    print(line, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run_command(main)

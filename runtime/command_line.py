@@ -1,0 +1,59 @@
+"""What the command lines of all packages share: exit codes, one-line errors, checked arguments."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from runtime.errors import AllnetError
+
+DONE = 0
+REFUSED = 1  # a usage or data error: nothing was produced
+PARTLY_DONE = 2  # finished, but some inputs could not be used
+INTERRUPTED = 130  # the shells' code for Ctrl-C: 128 + SIGINT
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse, with exit code 1 for a wrong command line: 2 has another meaning here."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit with code 1."""
+        print(f"{self.prog}: {message} (--help lists the options)", file=sys.stderr)
+        raise SystemExit(REFUSED)
+
+
+def run_command(command: Callable[[], int]) -> NoReturn:
+    """Run `command` and exit with the code it returns; print an expected error as one line, without a traceback."""
+    try:
+        code = command()
+        sys.stdout.flush()
+    except AllnetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = REFUSED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has gone; without this Python complains again while it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = REFUSED
+    raise SystemExit(code)
+
+
+def positive_int(text: str) -> int:
+    """Parse a whole number of 1 or more."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, received {text}")
+    return number
+
+
+def probability(text: str) -> float:
+    """Parse a number from 0 to 1."""
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, received {text}")
+    return number

@@ -1,0 +1,51 @@
+"""The errors that the toolkit raises on purpose; each message is one line for the user.
+
+AllnetError
+├── UsageError          an option or an argument cannot be used
+├── DataError           a folder or table of labelled cells is not what it should be
+├── RunError            a run folder is missing, unfinished or does not fit
+├── BundleError         a bundle is missing, damaged or of another version
+├── BackendError        the inference asked for is not available on this machine
+├── ConversionError     a converted model does not decide like the one it came from
+├── OutputError         a result cannot be written
+└── UnreadableCellError one image cannot be used; costs its own row, never the run
+
+A message says what was expected, what was found and what to do. Everything else that is raised is a bug
+and keeps its traceback.
+"""
+
+
+class AllnetError(Exception):
+    """Base of all errors whose message is meant for the user."""
+
+
+class UsageError(AllnetError):
+    """An option or an argument cannot be used."""
+
+
+class DataError(AllnetError):
+    """A folder or table of labelled cells is not what it should be."""
+
+
+class RunError(AllnetError):
+    """A run folder is missing, unfinished or does not fit what was asked."""
+
+
+class BundleError(AllnetError):
+    """A bundle is missing, damaged or of another version."""
+
+
+class BackendError(AllnetError):
+    """The inference that was asked for is not available on this machine."""
+
+
+class ConversionError(AllnetError):
+    """A converted model does not decide like the model it came from."""
+
+
+class OutputError(AllnetError):
+    """A result cannot be written where it was asked for."""
+
+
+class UnreadableCellError(AllnetError):
+    """One image cannot be used; the message is the `reason` column of its row."""

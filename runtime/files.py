@@ -1,0 +1,126 @@
+"""Files and folders that appear under their name only when they are complete, and their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runtime.errors import OutputError
+
+HASH_BLOCK_BYTES = 1 << 20
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn an operating-system error while `path` is being written into an OutputError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}; choose a place that can be written"
+        ) from error
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` on success, delete it on any failure.
+
+    The content is flushed to the disk before the rename, so that a power cut leaves the old file or the new one.
+    Missing parent folders are made. Raises OutputError where the place cannot be written.
+    """
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+    aside = Path(name)
+    try:
+        yield aside
+        with output_errors(path):
+            give_usual_permissions(aside)
+            flush_to_disk(aside)
+            aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text_aside(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 to `path`, whole or not at all."""
+    with written_aside(path) as aside, output_errors(path):
+        aside.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def folder_written_aside(path: Path, marker: str) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; rename it to `path` on success, delete it on any failure.
+
+    An existing `path` is replaced only where it is empty or holds a file named `marker`: a folder that this
+    project wrote. Raises OutputError for any other existing path.
+    """
+    refuse_foreign_folder(path, marker)
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        yield aside
+        with output_errors(path):
+            aside.chmod(0o777 & ~current_umask())
+            for written in aside.rglob("*"):
+                if written.is_file():
+                    flush_to_disk(written)
+            replace_folder(aside, path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def refuse_foreign_folder(path: Path, marker: str) -> None:
+    """Raise OutputError where `path` exists and is neither empty nor a folder with a file named `marker`."""
+    if path.is_dir() and ((path / marker).exists() or not any(path.iterdir())):
+        return
+    if path.exists():
+        raise OutputError(
+            f"expected a new folder, or one that holds a {marker} to replace; "
+            f"found something else at {path}; choose another name"
+        )
+
+
+def replace_folder(new: Path, path: Path) -> None:
+    """Put the folder `new` in the place of `path`, which may exist; the old one goes last."""
+    if not path.exists():
+        new.rename(path)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
+    path.rename(old / path.name)
+    new.rename(path)
+    shutil.rmtree(old)
+
+
+def give_usual_permissions(path: Path) -> None:
+    """Give `path` the permissions of a file made in the ordinary way (a temporary file is private)."""
+    path.chmod(0o666 & ~current_umask())
+
+
+def current_umask() -> int:
+    """Return the process's umask; reading it means setting it, so it is set back at once."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def flush_to_disk(path: Path) -> None:
+    """Ask the operating system to put the file's content onto the disk."""
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())

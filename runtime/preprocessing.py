@@ -1,0 +1,114 @@
+"""From a file to pixels: the only code that does it, for training, calibration and serving alike.
+
+Decode, apply the EXIF orientation, put alpha over black, convert to RGB, pad to a square with black (the background
+of C-NMC cells), resize with Pillow's antialiased bilinear filter. Another resize differs by tens of grey levels and
+changes labels. Standardization is not here: it is the first layer of the network.
+"""
+
+from __future__ import annotations
+
+import io
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from runtime.errors import UnreadableCellError
+from runtime.schema import ImageSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FORMATS = ("BMP", "PNG", "JPEG", "TIFF")
+MAX_FILE_BYTES = 64 * 2**20
+MAX_PIXELS = 16 * 2**20  # a cell is 450x450; a decompression bomb is caught before a pixel is decoded
+MODES_OF_8_BITS = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
+
+
+def load_cell(path: str | Path, spec: ImageSpec) -> NDArray[np.uint8]:
+    """Read an image file as uint8 RGB [height, width, 3], values 0..255.
+
+    Raises UnreadableCellError, whose message is one line, for anything that is not one readable 8-bit image.
+    """
+    return decode_cell(read_bytes(path), spec)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """Read a regular file of at most MAX_FILE_BYTES; raise UnreadableCellError for anything else."""
+    path = Path(path)
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise UnreadableCellError("expected an image file, found something that is not a regular file")
+        if found.st_size > MAX_FILE_BYTES:
+            raise UnreadableCellError(
+                f"expected at most {MAX_FILE_BYTES // 2**20} MB, found {found.st_size // 2**20} MB"
+            )
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise UnreadableCellError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+    if not data:
+        raise UnreadableCellError("the file is empty")
+    return data
+
+
+def decode_cell(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
+    """Turn the bytes of an image file into uint8 RGB [height, width, 3], values 0..255, as `spec` says.
+
+    Raises UnreadableCellError for what is not one readable 8-bit image of a known format.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _refuse_unsuitable(image)
+            rgb = _to_rgb(image)
+    except UnreadableCellError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise UnreadableCellError(f"not an image that can be read (expected {', '.join(FORMATS)})") from error
+    except (
+        Exception
+    ) as error:  # Pillow raises a dozen types on damaged files, from SyntaxError to struct.error
+        raise UnreadableCellError(f"damaged image: {_one_line(error)}") from error
+    return np.asarray(resize_to_spec(rgb, spec))
+
+
+def resize_to_spec(image: Image.Image, spec: ImageSpec) -> Image.Image:
+    """Pad an RGB image to a square with black and resize it to the spec's width and height."""
+    side = max(image.size)
+    if image.size != (side, side):
+        square = Image.new("RGB", (side, side))
+        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        image = square
+    if image.size == (spec.width, spec.height):
+        return image
+    return image.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
+
+
+def _refuse_unsuitable(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise UnreadableCellError(
+            f"expected one cell of at most {MAX_PIXELS} pixels, found {image.width}x{image.height} pixels"
+        )
+    if image.mode not in MODES_OF_8_BITS:
+        # Pillow would clip 16-bit and float pixels to white instead of scaling them.
+        raise UnreadableCellError(f"expected 8 bits per channel, found pixels of type {image.mode}")
+    if getattr(image, "n_frames", 1) != 1:
+        raise UnreadableCellError(f"expected one image in the file, found {getattr(image, 'n_frames', 0)}")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        image.load()
+        return image
+    if image.has_transparency_data:
+        with_alpha = image.convert("RGBA")
+        black = Image.new("RGBA", with_alpha.size, (0, 0, 0, 255))
+        return Image.alpha_composite(black, with_alpha).convert("RGB")
+    return image.convert("RGB")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,229 @@
+"""Every shape that is written to disk and read again by another stage; standard library only.
+
+A manifest is read strictly: a missing key, an unknown key or a value of another type is an error that names it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from runtime.errors import BundleError, RunError
+
+SCHEMA_VERSION = 1
+CLASSES = ("healthy", "ALL")  # index = label: 0 is healthy, 1 is ALL, the positive class
+MANIFEST_NAME = "bundle.json"
+GOLDEN_NAME = "golden.npz"
+INPUT_NAME = "cells"  # uint8 [N, height, width, 3], RGB, 0..255
+OUTPUT_NAME = "p_all"  # float32 [N], probability of ALL
+
+# Largest difference in p_all from the Keras model that a variant may show on any cell. Measured differences of
+# fp32 are near 1e-6; another CPU's kernels add in another order and reach a few 1e-5.
+TOLERANCES = {"fp32": 1e-4}
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """How a file becomes the network's input; `runtime.preprocessing` follows it."""
+
+    width: int  # pixels
+    height: int  # pixels
+    color: str = "RGB"
+    resize: str = "pillow-bilinear-antialiased"
+    padding: str = "black-to-square"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A metric with its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The five metrics at `threshold`; fractions 0..1, positive class ALL."""
+
+    cells: int
+    threshold: float
+    accuracy: Interval
+    sensitivity: Interval
+    specificity: Interval
+    auc: Interval
+    f1: Interval
+    interval_method: str
+    constant: str | None  # the one label that a constant classifier gives to every cell
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far a variant's p_all lay from the Keras model's, over the golden cells, when it was exported."""
+
+    cells: int
+    batch_sizes: tuple[int, ...]
+    max_difference: float
+    tolerance: float
+    flipped: int  # cells whose label at the bundle's threshold differs
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One converted model file of a bundle."""
+
+    precision: str
+    file: str
+    sha256: str
+    opset: int
+    parity: Parity
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What a user decides about a run."""
+
+    model: str  # allnet, vgg, resnet, inception or compact
+    data: str  # folder or table of labelled cells
+    split: str  # "image": cells of one subject may stand in several parts
+    fractions: tuple[float, ...]  # shares of training, validation and test
+    epochs: int
+    batch_size: int
+    image_size: int  # pixels, height and width
+    weights: str  # "none", "imagenet", or a folder with Keras' official files
+    seed: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the paper leaves open: how a network is optimized. Binary cross-entropy throughout."""
+
+    optimizer: str  # "adam" or "adamw"
+    learning_rate: float
+    schedule: str  # "constant", or "cosine": from learning_rate down to 0 over all epochs
+    weight_decay: float
+    label_smoothing: float
+    augment: bool  # turn, mirror, zoom and shift the training cells
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The content of a run's config.json."""
+
+    options: FitOptions
+    recipe: Recipe
+    parameters: int
+    part_sizes: dict[str, int]
+    standardization_mean: tuple[float, ...]  # per channel R, G, B, of pixels 0..255 of the training part
+    standardization_std: tuple[float, ...]
+    code_version: str
+    library_versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Training:
+    """Where a bundle's model comes from."""
+
+    run: str  # the run folder, relative to the bundle, when it was exported
+    keras_sha256: str  # of the run's best.keras
+    best_epoch: int
+    config: RunConfig
+    validation: Metrics
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of bundle.json."""
+
+    schema_version: int
+    classes: tuple[str, ...]
+    threshold: float  # a cell is ALL where p_all >= threshold
+    image: ImageSpec
+    golden_sha256: str
+    training: Training
+    variants: tuple[Variant, ...]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One row of a results table."""
+
+    path: str
+    label: str  # one of CLASSES, empty for an error
+    p_all: float | None  # probability of ALL, None for an error
+    status: str  # "ok" or "error"
+    reason: str  # why it is an error, one line
+    seconds: float  # time of reading this cell plus its share of its batch's inference
+
+
+Shape = TypeVar("Shape")
+
+
+def to_json(shape: object) -> str:
+    """Write a dataclass of this module as indented JSON text."""
+    if not dataclasses.is_dataclass(shape) or isinstance(shape, type):
+        raise TypeError(f"expected an instance of a dataclass, received {type(shape).__name__}")
+    return json.dumps(dataclasses.asdict(shape), indent=2, allow_nan=False) + "\n"
+
+
+class _MismatchError(Exception):
+    """JSON that is not of the expected shape; turned into the reader's own error below."""
+
+
+def manifest_from_json(text: str) -> Manifest:
+    """Read bundle.json; raise BundleError where it is not exactly a manifest of this schema version."""
+    try:
+        raw = json.loads(text)
+        if isinstance(raw, dict) and raw.get("schema_version") != SCHEMA_VERSION:
+            raise _MismatchError(
+                f"expected schema_version {SCHEMA_VERSION}, found {raw.get('schema_version')!r}"
+            )
+        manifest: Manifest = _read(Manifest, raw, "the manifest")
+        if manifest.classes != CLASSES:
+            raise _MismatchError(f"expected the classes {list(CLASSES)}, found {list(manifest.classes)}")
+    except (ValueError, _MismatchError) as error:
+        raise BundleError(
+            f"{MANIFEST_NAME} is not one of this version: {error}; export the bundle again"
+        ) from error
+    return manifest
+
+
+def run_record_from_json(shape: type[Shape], text: str, name: str) -> Shape:
+    """Read a run's JSON file called `name` as `shape`; raise RunError where it is not exactly that."""
+    try:
+        record: Shape = _read(shape, json.loads(text), "the record")
+    except (ValueError, _MismatchError) as error:
+        raise RunError(f"{name} is not one of this version: {error}; fit the model again") from error
+    return record
+
+
+def _read(kind: Any, raw: object, where: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _read_dataclass(kind, raw, where)
+    if get_origin(kind) is tuple and isinstance(raw, list):
+        return tuple(_read(get_args(kind)[0], item, f"{where}[{index}]") for index, item in enumerate(raw))
+    if get_origin(kind) is dict and isinstance(raw, dict):
+        return {key: _read(get_args(kind)[1], item, f"{where}.{key}") for key, item in raw.items()}
+    if isinstance(kind, types.UnionType):
+        present, _ = get_args(kind)
+        return None if raw is None else _read(present, raw, where)
+    if kind is float and type(raw) is int:
+        return float(raw)
+    if type(raw) is not kind:
+        raise _MismatchError(f"expected {getattr(kind, '__name__', kind)} at {where}, found {raw!r}")
+    return raw
+
+
+def _read_dataclass(kind: Any, raw: object, where: str) -> Any:
+    if not isinstance(raw, dict):
+        raise _MismatchError(f"expected an object at {where}, found {raw!r}")
+    hints = get_type_hints(kind)
+    missing, unknown = sorted(hints.keys() - raw.keys()), sorted(raw.keys() - hints.keys())
+    if missing or unknown:
+        raise _MismatchError(
+            f"expected the keys {sorted(hints)} at {where}, missing {missing}, unknown {unknown}"
+        )
+    return kind(**{name: _read(hint, raw[name], f"{where}.{name}") for name, hint in hints.items()})

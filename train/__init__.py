@@ -1,0 +1,1 @@
+"""Fits the networks on labelled cells and leaves a run folder."""

@@ -1,0 +1,90 @@
+"""The batch generator: the paper's ImageGenerator as a keras PyDataset over prepared images.
+
+What a batch holds depends on the seed, the epoch and the batch's number alone, so that a resumed run sees the
+batches that an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import keras
+import numpy as np
+from PIL import Image
+
+from train.prepared import PreparedImages
+from train.splits import PlacedCell
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Batches(keras.utils.PyDataset):  # type: ignore[misc]
+    """Batches (cells uint8 [B, size, size, 3], labels float32 [B, 1]) of one part, read from disk as needed.
+
+    The cells of an epoch are dealt to nearly equal batches: no cell is left out, and no batch is left with one cell,
+    whose statistics would upset batch normalization.
+    """
+
+    def __init__(
+        self,
+        images: PreparedImages,
+        cells: Sequence[PlacedCell],
+        *,
+        batch_size: int,
+        shuffle_seed: int | None = None,
+        augment: bool = False,
+    ) -> None:
+        """Read `cells` in their order, or shuffled anew in each epoch where there is a `shuffle_seed`."""
+        super().__init__(workers=1, use_multiprocessing=False)
+        self.epoch = 0
+        self._pixels = images.pixels
+        self._rows = images.rows([cell.sha256 for cell in cells])
+        self._labels = np.array([cell.label for cell in cells], dtype=np.float32)
+        self._count = math.ceil(len(cells) / batch_size)
+        self._shuffle_seed = shuffle_seed
+        self._augment = augment
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch."""
+        return self._count
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Return batch `index` of the present epoch."""
+        chosen = np.array_split(self._order(), self._count)[index]
+        cells = np.asarray(self._pixels[self._rows[chosen]])
+        if self._augment:
+            rng = np.random.default_rng([self._shuffle_seed or 0, self.epoch, 1 + index])
+            cells = np.stack([augmented(cell, rng) for cell in cells])
+        return cells, self._labels[chosen, None]
+
+    def _order(self) -> NDArray[np.intp]:
+        if self._shuffle_seed is None:
+            return np.arange(len(self._rows))
+        return np.random.default_rng([self._shuffle_seed, self.epoch, 0]).permutation(len(self._rows))
+
+
+MAX_ZOOM = 0.1  # natural logarithm of the largest change of scale
+MAX_SHIFT = 0.04  # of the image's side
+
+
+def augmented(cell: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Turn a cell by any angle, mirror it or not, zoom and shift it a little; the background stays black.
+
+    A cell has no up and down. Its colours stay as they are: strong colour jitter made every metric worse.
+    """
+    side = cell.shape[0]
+    angle, zoom = rng.uniform(0, 2 * math.pi), math.exp(rng.uniform(-MAX_ZOOM, MAX_ZOOM))
+    mirror = rng.choice((-1.0, 1.0))
+    shift_x, shift_y = rng.uniform(-MAX_SHIFT, MAX_SHIFT, 2) * side
+    cos, sin, centre = math.cos(angle) / zoom, math.sin(angle) / zoom, (side - 1) / 2
+    x, y = centre + shift_x, centre + shift_y
+    # Pillow asks where each pixel of the result comes from: (a x + b y + c, d x + e y + f).
+    a, b, d, e = mirror * cos, -mirror * sin, sin, cos
+    coefficients = (a, b, centre - a * x - b * y, d, e, centre - d * x - e * y)
+    turned = Image.fromarray(cell).transform(
+        (side, side), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
+    )
+    return np.asarray(turned)

@@ -1,0 +1,190 @@
+"""Finds labelled cells: C-NMC folders, a folder for each class, or a CSV table.
+
+The label comes from a name (of the file, the folder or the table), never from an order: sorted folder names would
+make ALL the class 0, the opposite of the release.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from runtime.errors import DataError
+from runtime.files import sha256_of_file
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
+NAME_TO_LABEL = {"all": 1, "hem": 0, "healthy": 0, "1": 1, "0": 0}
+CSV_COLUMNS = ("path", "label", "subject")
+
+# C-NMC 2019: UID_<subject>_<image>_<cell>_all.bmp, UID_H<subject>_..._hem.bmp, in upper or lower case.
+# DRAWN_ stands for UID_ in the names of drawn cells.
+CELL_NAME = re.compile(r"(?:UID|DRAWN)_(?P<subject>H?\d+)_\d+_\d+_(?P<class>all|hem)", re.IGNORECASE)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One labelled image file."""
+
+    path: Path
+    label: int  # 1 is ALL, 0 is healthy
+    subject: str  # empty where it is not known
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Found:
+    path: Path
+    label: int
+    subject: str
+
+
+def find_cells(data: Path) -> list[Cell]:
+    """Find the labelled cells of a folder or a CSV table, sorted by path, with the hash of each file.
+
+    Raises DataError where there are none, where an image has no label or two that contradict each other, and where
+    a file cannot be read at all. Whether it holds a picture is not looked at here.
+    """
+    if data.suffix.lower() == ".csv":
+        found = _from_csv(data)
+    elif data.is_dir():
+        found = _from_folder(data)
+    else:
+        raise DataError(f"expected a folder of cells or a .csv table at {data}, found neither; check --data")
+    found.sort(key=lambda cell: str(cell.path))
+    hashes = in_parallel(_hash, (cell.path for cell in found), total=len(found), title="hashing")
+    cells = [Cell(f.path, f.label, f.subject, sha256) for f, sha256 in zip(found, hashes, strict=True)]
+    _refuse_contradictions(cells)
+    return cells
+
+
+def refuse_one_class(cells: Iterable[Cell], where: str) -> None:
+    """Raise DataError unless both classes are there."""
+    count = {label: 0 for label in (0, 1)}
+    for cell in cells:
+        count[cell.label] += 1
+    if not all(count.values()):
+        raise DataError(
+            f"expected cells of both classes in {where}, found {count[1]} ALL and {count[0]} healthy; "
+            "add cells of the missing class"
+        )
+
+
+def in_parallel(
+    work: Callable[[Item], Result], items: Iterable[Item], *, total: int, title: str
+) -> list[Result]:
+    """Apply `work` to each item in threads, with a progress bar on a terminal; results in the items' order."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(
+            tqdm(pool.map(work, items), total=total, desc=title, unit="cell", disable=None, leave=False)
+        )
+
+
+def _from_folder(folder: Path) -> list[_Found]:
+    images = [
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    ]
+    if not images:
+        raise DataError(
+            f"expected images ({', '.join(sorted(IMAGE_SUFFIXES))}) below {folder}, found none; check --data"
+        )
+    return [_labelled_by_name(path, folder) for path in images]
+
+
+def _labelled_by_name(path: Path, folder: Path) -> _Found:
+    named = CELL_NAME.fullmatch(path.stem)
+    from_name = NAME_TO_LABEL[named["class"].lower()] if named else None
+    from_folder = _folder_label(path, folder)
+    if from_name is None and from_folder is None:
+        raise DataError(
+            f"expected a name like UID_11_2_3_all.bmp, or a folder named {' or '.join(_folder_names())}, "
+            f"found {path}; move it or use a .csv table with the columns {','.join(CSV_COLUMNS)}"
+        )
+    if from_name is not None and from_folder is not None and from_name != from_folder:
+        raise DataError(
+            f"expected the label in a cell's name to agree with its folder, found {path}; "
+            "correct the one that is wrong"
+        )
+    label = from_folder if from_name is None else from_name
+    return _Found(path, int(label or 0), named["subject"].upper() if named else "")
+
+
+def _folder_names() -> list[str]:
+    return [name for name in NAME_TO_LABEL if name.isalpha()]
+
+
+def _folder_label(path: Path, folder: Path) -> int | None:
+    """Return the label of the nearest folder, from the file up to and with `folder`, that is named like a class."""
+    inside = path.parent.relative_to(folder).parts
+    for name in (*reversed(inside), folder.resolve().name):
+        if name.lower() in _folder_names():
+            return NAME_TO_LABEL[name.lower()]
+    return None
+
+
+def _from_csv(table: Path) -> list[_Found]:
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
+            missing = [column for column in CSV_COLUMNS if column not in (reader.fieldnames or [])]
+            if missing:
+                raise DataError(
+                    f"expected the columns {','.join(CSV_COLUMNS)} in {table}, missing {','.join(missing)}; "
+                    "add them (subject may stay empty)"
+                )
+            found = [_from_row(row, table, reader.line_num) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"expected a CSV table in UTF-8 at {table}, found: {error}") from error
+    if not found:
+        raise DataError(f"expected a row for each cell in {table}, found none; add rows below the header")
+    return found
+
+
+def _from_row(row: dict[str, str | None], table: Path, line: int) -> _Found:
+    path = table.parent / (row["path"] or "")
+    label = NAME_TO_LABEL.get((row["label"] or "").strip().lower())
+    if label is None:
+        raise DataError(
+            f"expected a label out of {', '.join(NAME_TO_LABEL)} in line {line} of {table}, found {row['label']!r}"
+        )
+    named = CELL_NAME.fullmatch(path.stem)
+    if named and NAME_TO_LABEL[named["class"].lower()] != label:
+        raise DataError(
+            f"expected the label in line {line} of {table} to agree with the cell's name, "
+            f"found {row['label']!r} for {path.name}; correct the one that is wrong"
+        )
+    if not path.is_file():
+        raise DataError(
+            f"expected an image at {path} (line {line} of {table}), found none; paths are relative to the table"
+        )
+    return _Found(path, label, (row["subject"] or "").strip().upper())
+
+
+def _hash(path: Path) -> str:
+    try:
+        return sha256_of_file(path)
+    except OSError as error:
+        raise DataError(f"expected a file that can be read at {path}, found: {error.strerror}") from error
+
+
+def _refuse_contradictions(cells: list[Cell]) -> None:
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        same = first.setdefault(cell.sha256, cell)
+        if same.label != cell.label:
+            raise DataError(
+                f"expected one label for identical files, found two: {same.path} and {cell.path}; "
+                "remove or relabel one of them"
+            )

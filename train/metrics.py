@@ -1,0 +1,101 @@
+"""The five metrics of the paper with 95 % intervals; numpy and scikit-learn, no keras."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from runtime.errors import DataError
+from runtime.schema import CLASSES, Interval, Metrics
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+METRIC_NAMES = ("accuracy", "sensitivity", "specificity", "auc", "f1")
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+BOOTSTRAP_SEED = 0
+
+
+def measure(labels: NDArray[np.bool_], p_all: NDArray[np.floating], threshold: float) -> Metrics:
+    """Compute the five metrics of scored cells, with percentile-bootstrap intervals over images.
+
+    Args:
+        labels: bool [N], True for ALL, the positive class.
+        p_all: float [N], probability of ALL.
+        threshold: A cell is called ALL where p_all >= threshold.
+
+    Raises DataError where a class is missing, since sensitivity or specificity would be undefined.
+    """
+    if not labels.any() or labels.all():
+        raise DataError(
+            f"expected cells of both classes, found {int(labels.sum())} ALL of {len(labels)} cells"
+        )
+    values = _five(labels, p_all, threshold)
+    low, high = _bootstrap_limits(labels, p_all, threshold)
+    intervals = {
+        name: Interval(round(float(values[i]), 6), round(float(low[i]), 6), round(float(high[i]), 6))
+        for i, name in enumerate(METRIC_NAMES)
+    }
+    called = p_all >= threshold
+    constant = CLASSES[int(called[0])] if called.all() or not called.any() else None
+    method = f"bootstrap over images, {RESAMPLES} resamples, {CONFIDENCE:.0%}"
+    return Metrics(
+        cells=len(labels), threshold=threshold, **intervals, interval_method=method, constant=constant
+    )
+
+
+def metrics_table(name_to_metrics: dict[str, Metrics]) -> str:
+    """Format metrics as the paper's tables, a row for each name, with the intervals below the values.
+
+    A classifier that gives every cell the same label is called that: its figures measure the data, not a model.
+    """
+    lines = [
+        f"{'':12s}{'cells':>7s}{'accuracy %':>15s}{'sensitivity %':>15s}{'specificity %':>15s}{'AUC':>15s}{'F1':>15s}"
+    ]
+    for name, metrics in name_to_metrics.items():
+        intervals = [getattr(metrics, metric) for metric in METRIC_NAMES]
+        scales = [100, 100, 100, 1, 1]
+        digits = [2, 2, 2, 4, 4]
+        values = [f"{i.value * s:.{d}f}" for i, s, d in zip(intervals, scales, digits, strict=True)]
+        limits = [
+            f"{i.low * s:.{d - 1}f}-{i.high * s:.{d - 1}f}"
+            for i, s, d in zip(intervals, scales, digits, strict=True)
+        ]
+        lines.append(f"{name:12s}{metrics.cells:7d}" + "".join(f"{value:>15s}" for value in values))
+        lines.append(" " * 19 + "".join(f"{limit:>15s}" for limit in limits))
+        if metrics.constant:
+            lines.append(f"{'':12s}constant classifier: it calls every cell {metrics.constant}")
+    return "\n".join(lines)
+
+
+def _five(labels: NDArray[np.bool_], p_all: NDArray[np.floating], threshold: float) -> NDArray[np.float64]:
+    called = p_all >= threshold
+    true_positives, true_negatives = np.sum(called & labels), np.sum(~called & ~labels)
+    positives, negatives = labels.sum(), (~labels).sum()
+    return np.array(
+        [
+            (true_positives + true_negatives) / len(labels),
+            true_positives / positives,
+            true_negatives / negatives,
+            roc_auc_score(labels, p_all),
+            2 * true_positives / (called.sum() + positives),
+        ]
+    )
+
+
+def _bootstrap_limits(
+    labels: NDArray[np.bool_], p_all: NDArray[np.floating], threshold: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the limits of the five metrics; a resample that lacks a class is drawn again."""
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    samples: list[NDArray[np.float64]] = []
+    while len(samples) < RESAMPLES:
+        drawn = rng.integers(0, len(labels), len(labels))
+        if labels[drawn].any() and not labels[drawn].all():
+            samples.append(_five(labels[drawn], p_all[drawn], threshold))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(np.stack(samples), [tail, 1 - tail], axis=0)
+    return low, high

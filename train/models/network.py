@@ -1,0 +1,84 @@
+"""Builds a network by name, from uint8 cells to the probability of ALL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import layers
+
+from runtime.errors import UsageError
+from runtime.schema import INPUT_NAME, OUTPUT_NAME, Recipe
+from train.models.allnet import allnet_features
+from train.models.baselines import baseline_features
+from train.models.compact import compact_features
+from train.standardization import Standardization
+
+BACKBONE_OF_BASELINE = {"vgg": "vgg16", "resnet": "resnet50", "inception": "inception_v3"}
+MODELS = ("allnet", *BACKBONE_OF_BASELINE, "compact")
+SMALLEST_SIZE, LARGEST_SIZE = 75, 450  # pixels: InceptionV3's smallest, the release's own
+SIZE_OF_MODEL = {"compact": 128}
+PAPER_SIZE = 250
+
+PAPER_RECIPE = Recipe("adam", 1e-4, "constant", weight_decay=0.0, label_smoothing=0.0, augment=False)
+COMPACT_RECIPE = Recipe("adamw", 2e-3, "cosine", weight_decay=0.01, label_smoothing=0.05, augment=True)
+
+
+def default_size(model: str) -> int:
+    """Return the image size in pixels that a network is meant for."""
+    return SIZE_OF_MODEL.get(model, PAPER_SIZE)
+
+
+def default_weights(model: str) -> str:
+    """Return the weights that a network starts from: ImageNet's for the paper's four, random ones for compact."""
+    return "none" if model == "compact" else "imagenet"
+
+
+def recipe_of(model: str) -> Recipe:
+    """Return how a network is optimized."""
+    return COMPACT_RECIPE if model == "compact" else PAPER_RECIPE
+
+
+def build_network(model: str, size: int, standardization: Standardization, weights: str) -> Any:
+    """Build a keras.Model from uint8 RGB cells [N, size, size, 3] to p_all, float32 [N, 1].
+
+    The first layer standardizes, so that the file of the model is complete: no other code has to know the mean.
+
+    Raises UsageError for a size or weights that the network cannot take.
+    """
+    if not SMALLEST_SIZE <= size <= LARGEST_SIZE:
+        raise UsageError(f"expected an image size from {SMALLEST_SIZE} to {LARGEST_SIZE} px, received {size}")
+    cells = keras.Input((size, size, 3), dtype="uint8", name=INPUT_NAME)
+    variance = [std**2 for std in standardization.std]
+    x = layers.Normalization(mean=list(standardization.mean), variance=variance, name="standardize")(cells)
+    p_all = layers.Dense(1, activation="sigmoid", name=OUTPUT_NAME)(_features(model, x, weights))
+    return keras.Model(cells, p_all, name=model)
+
+
+def _features(model: str, cells: Any, weights: str) -> Any:
+    if model == "allnet":
+        return allnet_features(cells, weights)
+    if model == "compact":
+        if weights != "none":
+            raise UsageError(f"expected --weights none for compact, which has no others, received {weights}")
+        return compact_features(cells)
+    return baseline_features(BACKBONE_OF_BASELINE[model], cells, weights)
+
+
+def compile_network(network: Any, recipe: Recipe, steps: int) -> None:
+    """Give the network its loss, its optimizer and the accuracy that checkpoints are chosen by.
+
+    Args:
+        network: As built by `build_network`.
+        recipe: How to optimize.
+        steps: Batches in all epochs together, over which a cosine schedule falls to zero.
+    """
+    rate: Any = recipe.learning_rate
+    if recipe.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, decay_steps=steps)
+    if recipe.optimizer == "adamw":
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay)
+    else:
+        optimizer = keras.optimizers.Adam(rate)
+    loss = keras.losses.BinaryCrossentropy(label_smoothing=recipe.label_smoothing)
+    network.compile(optimizer, loss, metrics=["accuracy"])

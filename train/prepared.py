@@ -1,0 +1,104 @@
+"""Prepared images on disk: every cell decoded and resized once, then memory-mapped.
+
+An entry is two files, `<key>.npy` (uint8 [N, size, size, 3], one row for each readable cell, in the order of the
+hashes) and `<key>.json` (the hashes of the rows, the reasons for the cells that could not be read). The key covers
+the cells' contents, the image size and the way of preparing, so that an entry never has to be invalidated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from runtime.errors import DataError, UnreadableCellError
+from runtime.files import output_errors, write_text_aside, written_aside
+from runtime.preprocessing import load_cell
+from runtime.schema import ImageSpec
+from train.dataset import Cell, in_parallel
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PREPARATION_VERSION = 1  # raise it whenever runtime.preprocessing gives other pixels
+
+
+@dataclass(frozen=True)
+class PreparedImages:
+    """Memory-mapped pixels of cells, found by their hash."""
+
+    pixels: NDArray[np.uint8]  # [N, size, size, 3], RGB, on disk
+    sha256_to_row: dict[str, int]
+    unreadable: dict[str, str]  # hash to reason
+
+    def rows(self, hashes: Sequence[str]) -> NDArray[np.intp]:
+        """Return the row of each hash; raise DataError where a cell is not among them."""
+        missing = [sha256 for sha256 in hashes if sha256 not in self.sha256_to_row]
+        if missing:
+            raise DataError(
+                f"expected all {len(hashes)} cells of the run in --data, {len(missing)} are missing or not readable "
+                f"(first SHA-256: {missing[0][:12]}…); point --data to the folder that the run was fitted on"
+            )
+        return np.array([self.sha256_to_row[sha256] for sha256 in hashes], dtype=np.intp)
+
+
+def default_cache_folder() -> Path:
+    """Return the user's cache folder for prepared images."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "allnet-edge" / "prepared"
+
+
+def prepare_images(cells: Sequence[Cell], size: int, cache: Path | None = None) -> PreparedImages:
+    """Open the prepared images of `cells` at size x size pixels, making them first where the cache lacks them.
+
+    Raises OutputError where the cache cannot be written, DataError where no cell at all can be read.
+    """
+    sha256_to_path = {cell.sha256: cell.path for cell in cells}
+    hashes = sorted(sha256_to_path)
+    entry = (cache or default_cache_folder()) / _key(hashes, size)
+    index_path, pixels_path = entry.with_suffix(".json"), entry.with_suffix(".npy")
+    if not (index_path.exists() and pixels_path.exists()):
+        unreadable = _write_pixels(pixels_path, [sha256_to_path[sha256] for sha256 in hashes], size)
+        reasons = {hashes[row]: reason for row, reason in unreadable.items()}
+        write_text_aside(index_path, json.dumps({"hashes": hashes, "unreadable": reasons}))
+    index = json.loads(index_path.read_text(encoding="utf-8"))
+    sha256_to_row = {
+        sha256: row for row, sha256 in enumerate(index["hashes"]) if sha256 not in index["unreadable"]
+    }
+    if not sha256_to_row:
+        reason = next(iter(index["unreadable"].values()))
+        raise DataError(
+            f"expected images, found {len(hashes)} files of which none can be read (first: {reason})"
+        )
+    return PreparedImages(np.load(pixels_path, mmap_mode="r"), sha256_to_row, index["unreadable"])
+
+
+def _key(hashes: Sequence[str], size: int) -> str:
+    content = json.dumps({"version": PREPARATION_VERSION, "size": size, "hashes": list(hashes)})
+    return f"{size}px-{hashlib.sha256(content.encode()).hexdigest()[:32]}"
+
+
+def _write_pixels(target: Path, paths: Sequence[Path], size: int) -> dict[int, str]:
+    """Write the pixels of all paths, zeros where a cell cannot be read; return row to reason for those."""
+    spec = ImageSpec(width=size, height=size)
+    with written_aside(target) as aside:
+        with output_errors(target):
+            pixels = np.lib.format.open_memmap(aside, "w+", np.uint8, (len(paths), size, size, 3))
+
+        def prepare(row: int) -> str:
+            try:
+                pixels[row] = load_cell(paths[row], spec)
+            except UnreadableCellError as error:
+                return str(error)
+            return ""
+
+        reasons = in_parallel(prepare, range(len(paths)), total=len(paths), title=f"preparing at {size} px")
+        pixels.flush()
+        del pixels
+    return {row: reason for row, reason in enumerate(reasons) if reason}
