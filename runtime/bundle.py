@@ -53,9 +53,7 @@ class Bundle:
             if variant.precision == precision:
                 return variant
         held = ", ".join(variant.precision for variant in self.manifest.variants)
-        raise BundleError(
-            f"expected a variant of precision {precision} in {self.folder}, found {held or 'none'}"
-        )
+        raise BundleError(f"expected a variant of precision {precision} in {self.folder}, found {held or 'none'}")
 
     def verified_path(self, variant: Variant) -> Path:
         """Return the path of the variant's model file; raise BundleError where its hash is not the recorded one."""
@@ -70,9 +68,7 @@ class Bundle:
     def _verified(self, name: str, sha256: str) -> Path:
         path = self.folder / name
         if Path(name).name != name or not path.is_file():
-            raise BundleError(
-                f"expected the file {name} in the bundle {self.folder}, found none; export it again"
-            )
+            raise BundleError(f"expected the file {name} in the bundle {self.folder}, found none; export it again")
         found = sha256_of_file(path)
         if found != sha256:
             raise BundleError(

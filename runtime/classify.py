@@ -23,19 +23,18 @@ from runtime.command_line import (
     probability,
     run_command,
 )
+from runtime.demo import DEMO_CELLS
 from runtime.errors import UsageError
 from runtime.inputs import Inputs, find_inputs
 from runtime.results import ResultsFile, ResultsWriter, partial_path, results_on_stdout
 from runtime.schema import CLASSES, Prediction
-
-DEMO_CELLS = Path(__file__).parent / "demo_cells"
 
 
 @dataclass
 class Summary:
     """Counts over one run; memory does not grow with the number of rows."""
 
-    counts: dict[str, int] = field(default_factory=lambda: {label: 0 for label in CLASSES})
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CLASSES, 0))
     errors: int = 0
     started: float = field(default_factory=time.perf_counter)
 
@@ -66,21 +65,15 @@ def build_parser() -> ArgumentParser:
         epilog="Exit codes: 0 all files read; 1 nothing classified; 2 finished, but some files could not be read.",
     )
     parser.add_argument("paths", nargs="*", metavar="PATH", help="image, or folder with its sub-folders")
-    parser.add_argument(
-        "--bundle", type=Path, default=DEFAULT_BUNDLE, help="default: the model of the package"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help=".csv or .jsonl; default: CSV on standard output"
-    )
+    parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE, help="default: the model of the package")
+    parser.add_argument("--out", type=Path, metavar="FILE", help=".csv or .jsonl; default: CSV on standard output")
     parser.add_argument("--backend", choices=BACKENDS, default="auto")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto")
     parser.add_argument("--batch-size", type=positive_int, default=DEFAULT_BATCH_SIZE, metavar="N")
     parser.add_argument(
         "--threshold", type=probability, metavar="T", help="ALL from this p_all on; default: the bundle's"
     )
-    parser.add_argument(
-        "--demo", action="store_true", help="classify the drawn cells that come with the package"
-    )
+    parser.add_argument("--demo", action="store_true", help="classify the drawn cells that come with the package")
     return parser
 
 

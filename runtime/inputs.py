@@ -29,9 +29,7 @@ def find_inputs(names: list[str]) -> Inputs:
     left_out = 0
     for name in names:
         if not os.path.lexists(name):
-            raise UsageError(
-                f"expected an image or a folder of images at {name}, found nothing; check the path"
-            )
+            raise UsageError(f"expected an image or a folder of images at {name}, found nothing; check the path")
         if not os.path.isdir(name):  # noqa: PTH112  strings: a million Path objects cost a gigabyte
             paths.append(name)
             continue
@@ -40,9 +38,7 @@ def find_inputs(names: list[str]) -> Inputs:
         paths.extend(wanted)
         left_out += len(found) - len(wanted)
     if not paths:
-        raise UsageError(
-            f"expected images in {', '.join(names)}, found none; name a folder that holds image files"
-        )
+        raise UsageError(f"expected images in {', '.join(names)}, found none; name a folder that holds image files")
     return Inputs(tuple(paths), left_out)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from runtime.errors import UnreadableCellError
 from runtime.schema import ImageSpec
@@ -65,11 +65,9 @@ def decode_cell(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
             rgb = _to_rgb(image)
     except UnreadableCellError:
         raise
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise UnreadableCellError(f"not an image that can be read (expected {', '.join(FORMATS)})") from error
-    except (
-        Exception
-    ) as error:  # Pillow raises a dozen types on damaged files, from SyntaxError to struct.error
+    except Exception as error:  # Pillow raises a dozen types on damaged files, from SyntaxError to struct.error
         raise UnreadableCellError(f"damaged image: {_one_line(error)}") from error
     return np.asarray(resize_to_spec(rgb, spec))
 

@@ -56,9 +56,7 @@ class ResultsFile:
 
     def __init__(self, path: Path) -> None:
         if path.suffix not in FORMATS:
-            raise UsageError(
-                f"expected an output name ending in {' or '.join(FORMATS)}, received {path.name!r}"
-            )
+            raise UsageError(f"expected an output name ending in {' or '.join(FORMATS)}, received {path.name!r}")
         self.path = path
         self.partial_path = partial_path(path)
         with output_errors(path):

@@ -178,16 +178,12 @@ def manifest_from_json(text: str) -> Manifest:
     try:
         raw = json.loads(text)
         if isinstance(raw, dict) and raw.get("schema_version") != SCHEMA_VERSION:
-            raise _MismatchError(
-                f"expected schema_version {SCHEMA_VERSION}, found {raw.get('schema_version')!r}"
-            )
+            raise _MismatchError(f"expected schema_version {SCHEMA_VERSION}, found {raw.get('schema_version')!r}")
         manifest: Manifest = _read(Manifest, raw, "the manifest")
         if manifest.classes != CLASSES:
             raise _MismatchError(f"expected the classes {list(CLASSES)}, found {list(manifest.classes)}")
     except (ValueError, _MismatchError) as error:
-        raise BundleError(
-            f"{MANIFEST_NAME} is not one of this version: {error}; export the bundle again"
-        ) from error
+        raise BundleError(f"{MANIFEST_NAME} is not one of this version: {error}; export the bundle again") from error
     return manifest
 
 
@@ -223,7 +219,5 @@ def _read_dataclass(kind: Any, raw: object, where: str) -> Any:
     hints = get_type_hints(kind)
     missing, unknown = sorted(hints.keys() - raw.keys()), sorted(raw.keys() - hints.keys())
     if missing or unknown:
-        raise _MismatchError(
-            f"expected the keys {sorted(hints)} at {where}, missing {missing}, unknown {unknown}"
-        )
+        raise _MismatchError(f"expected the keys {sorted(hints)} at {where}, missing {missing}, unknown {unknown}")
     return kind(**{name: _read(hint, raw[name], f"{where}.{name}") for name, hint in hints.items()})

@@ -16,9 +16,7 @@ MODELS = ("allnet", "vgg", "resnet", "inception", "compact")
 
 def build_parser() -> ArgumentParser:
     """Describe the command line."""
-    parser = ArgumentParser(
-        prog="python -m train", description="Fit and evaluate the networks on labelled cells."
-    )
+    parser = ArgumentParser(prog="python -m train", description="Fit and evaluate the networks on labelled cells.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{fit,evaluate,draw}")
 
     fit = commands.add_parser("fit", help="fit a network and leave a run folder")
@@ -66,9 +64,7 @@ def build_parser() -> ArgumentParser:
 
 def add_cache(parser: argparse.ArgumentParser) -> None:
     """Add the option that says where prepared images are kept."""
-    parser.add_argument(
-        "--cache", type=Path, metavar="DIR", help="prepared images; default: the user's cache folder"
-    )
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="prepared images; default: the user's cache folder")
 
 
 def seed(text: str) -> int:

@@ -70,7 +70,7 @@ def find_cells(data: Path) -> list[Cell]:
 
 def refuse_one_class(cells: Iterable[Cell], where: str) -> None:
     """Raise DataError unless both classes are there."""
-    count = {label: 0 for label in (0, 1)}
+    count = dict.fromkeys((0, 1), 0)
     for cell in cells:
         count[cell.label] += 1
     if not all(count.values()):
@@ -80,14 +80,10 @@ def refuse_one_class(cells: Iterable[Cell], where: str) -> None:
         )
 
 
-def in_parallel(
-    work: Callable[[Item], Result], items: Iterable[Item], *, total: int, title: str
-) -> list[Result]:
+def in_parallel(work: Callable[[Item], Result], items: Iterable[Item], *, total: int, title: str) -> list[Result]:
     """Apply `work` to each item in threads, with a progress bar on a terminal; results in the items' order."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(
-            tqdm(pool.map(work, items), total=total, desc=title, unit="cell", disable=None, leave=False)
-        )
+        return list(tqdm(pool.map(work, items), total=total, desc=title, unit="cell", disable=None, leave=False))
 
 
 def _from_folder(folder: Path) -> list[_Found]:
@@ -114,8 +110,7 @@ def _labelled_by_name(path: Path, folder: Path) -> _Found:
         )
     if from_name is not None and from_folder is not None and from_name != from_folder:
         raise DataError(
-            f"expected the label in a cell's name to agree with its folder, found {path}; "
-            "correct the one that is wrong"
+            f"expected the label in a cell's name to agree with its folder, found {path}; correct the one that is wrong"
         )
     label = from_folder if from_name is None else from_name
     return _Found(path, int(label or 0), named["subject"].upper() if named else "")

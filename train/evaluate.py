@@ -37,9 +37,7 @@ def evaluate(
     evaluate_part(folder, prepare_images(find_cells(data), size, cache), part, tell)
 
 
-def evaluate_part(
-    folder: RunFolder, images: PreparedImages, part: str, tell: Callable[[str], None]
-) -> Metrics:
+def evaluate_part(folder: RunFolder, images: PreparedImages, part: str, tell: Callable[[str], None]) -> Metrics:
     """Measure the best model on a part of the prepared images; write metrics.json and print the table."""
     config = folder.config()
     cells = cells_of_part(folder.cells(), part)

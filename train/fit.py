@@ -41,9 +41,7 @@ class _Fit:
     history: list[Epoch]
 
 
-def fit(
-    options: FitOptions, out: Path, *, resume: bool = False, cache: Path | None = None, tell: Tell = print
-) -> None:
+def fit(options: FitOptions, out: Path, *, resume: bool = False, cache: Path | None = None, tell: Tell = print) -> None:
     """Fit a network and leave a run folder at `out`.
 
     The checkpoint with the best validation accuracy is kept as best.keras; of equal ones that with the lower
@@ -70,9 +68,7 @@ def fit(
 
 def _check_folder(folder: RunFolder, resume: bool) -> None:
     if resume and not folder.exists:
-        raise RunError(
-            f"expected a run to resume at {folder.path}, found none; leave --resume away to begin one"
-        )
+        raise RunError(f"expected a run to resume at {folder.path}, found none; leave --resume away to begin one")
     if folder.exists and not resume:
         raise RunError(
             f"expected a new folder for the run, found a run at {folder.path}; "
@@ -93,9 +89,7 @@ def _begun(folder: RunFolder, options: FitOptions, images: PreparedImages, place
     return run
 
 
-def _resumed(
-    folder: RunFolder, options: FitOptions, images: PreparedImages, placed: list[PlacedCell]
-) -> _Fit:
+def _resumed(folder: RunFolder, options: FitOptions, images: PreparedImages, placed: list[PlacedCell]) -> _Fit:
     config = folder.config()
     _refuse_other_options(options, config)
     history = folder.history()
@@ -114,16 +108,13 @@ def _resumed(
 
 def _refuse_other_options(options: FitOptions, config: RunConfig) -> None:
     """Raise UsageError where a resumed run would not be the one that was begun; its data may have moved."""
-    free = {"data": options.data}
+    begun = replace(config.options, data=options.data)
     if config.recipe.schedule == "constant":
-        free["epochs"] = options.epochs  # with any other schedule the rate depends on the number of epochs
-    begun = replace(config.options, **free)
+        begun = replace(begun, epochs=options.epochs)  # with another schedule the rate depends on their number
     if begun != options:
         names = [name for name in vars(options) if getattr(options, name) != getattr(begun, name)]
         expected = ", ".join(f"--{name.replace('_', '-')} {getattr(begun, name)}" for name in names)
-        raise UsageError(
-            f"expected the options that the run was begun with, received others; resume with {expected}"
-        )
+        raise UsageError(f"expected the options that the run was begun with, received others; resume with {expected}")
 
 
 def _with_batches(
@@ -161,11 +152,12 @@ def _fit_epoch(run: _Fit, epoch: int, epochs: int, tell: Tell) -> None:
         **{name: float(logs[name][0]) for name in ("loss", "accuracy", "val_loss", "val_accuracy")},
         learning_rate=float(run.network.optimizer.learning_rate),
         seconds=round(time.perf_counter() - started, 3),
+        best=0,
     )
     if not math.isfinite(done.loss):
         raise RunError(f"the loss is {done.loss} in epoch {done.epoch}: the run diverged; try another --seed")
-    is_best = all(_better(done, earlier) for earlier in run.history)
-    if is_best:
+    if all(_better(done, earlier) for earlier in run.history):
+        done = replace(done, best=1)
         run.folder.write_model(run.network, run.folder.best_model)
     run.folder.write_model(run.network, run.folder.resume_model(done.epoch))
     run.history.append(done)
@@ -174,7 +166,7 @@ def _fit_epoch(run: _Fit, epoch: int, epochs: int, tell: Tell) -> None:
     tell(
         f"epoch {done.epoch}/{epochs}  loss {done.loss:.4f}  accuracy {done.accuracy:.4f}  "
         f"val_loss {done.val_loss:.4f}  val_accuracy {done.val_accuracy:.4f}  {done.seconds:.0f} s"
-        + ("  best so far" if is_best else "")
+        + ("  best so far" if done.best else "")
     )
 
 
@@ -222,6 +214,4 @@ def _part_sizes(placed: list[PlacedCell]) -> dict[str, int]:
 def _describe(placed: list[PlacedCell]) -> str:
     positives = sum(cell.label for cell in placed)
     parts = ", ".join(f"{size} {part}" for part, size in sorted(_part_sizes(placed).items()))
-    return (
-        f"{len(placed)} cells ({positives} ALL, {len(placed) - positives} healthy): {parts}; split by image"
-    )
+    return f"{len(placed)} cells ({positives} ALL, {len(placed) - positives} healthy): {parts}; split by image"

@@ -30,9 +30,7 @@ def measure(labels: NDArray[np.bool_], p_all: NDArray[np.floating], threshold: f
     Raises DataError where a class is missing, since sensitivity or specificity would be undefined.
     """
     if not labels.any() or labels.all():
-        raise DataError(
-            f"expected cells of both classes, found {int(labels.sum())} ALL of {len(labels)} cells"
-        )
+        raise DataError(f"expected cells of both classes, found {int(labels.sum())} ALL of {len(labels)} cells")
     values = _five(labels, p_all, threshold)
     low, high = _bootstrap_limits(labels, p_all, threshold)
     intervals = {
@@ -42,9 +40,7 @@ def measure(labels: NDArray[np.bool_], p_all: NDArray[np.floating], threshold: f
     called = p_all >= threshold
     constant = CLASSES[int(called[0])] if called.all() or not called.any() else None
     method = f"bootstrap over images, {RESAMPLES} resamples, {CONFIDENCE:.0%}"
-    return Metrics(
-        cells=len(labels), threshold=threshold, **intervals, interval_method=method, constant=constant
-    )
+    return Metrics(cells=len(labels), threshold=threshold, **intervals, interval_method=method, constant=constant)
 
 
 def metrics_table(name_to_metrics: dict[str, Metrics]) -> str:
@@ -61,8 +57,7 @@ def metrics_table(name_to_metrics: dict[str, Metrics]) -> str:
         digits = [2, 2, 2, 4, 4]
         values = [f"{i.value * s:.{d}f}" for i, s, d in zip(intervals, scales, digits, strict=True)]
         limits = [
-            f"{i.low * s:.{d - 1}f}-{i.high * s:.{d - 1}f}"
-            for i, s, d in zip(intervals, scales, digits, strict=True)
+            f"{i.low * s:.{d - 1}f}-{i.high * s:.{d - 1}f}" for i, s, d in zip(intervals, scales, digits, strict=True)
         ]
         lines.append(f"{name:12s}{metrics.cells:7d}" + "".join(f"{value:>15s}" for value in values))
         lines.append(" " * 19 + "".join(f"{limit:>15s}" for limit in limits))

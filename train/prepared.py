@@ -68,14 +68,10 @@ def prepare_images(cells: Sequence[Cell], size: int, cache: Path | None = None) 
         reasons = {hashes[row]: reason for row, reason in unreadable.items()}
         write_text_aside(index_path, json.dumps({"hashes": hashes, "unreadable": reasons}))
     index = json.loads(index_path.read_text(encoding="utf-8"))
-    sha256_to_row = {
-        sha256: row for row, sha256 in enumerate(index["hashes"]) if sha256 not in index["unreadable"]
-    }
+    sha256_to_row = {sha256: row for row, sha256 in enumerate(index["hashes"]) if sha256 not in index["unreadable"]}
     if not sha256_to_row:
         reason = next(iter(index["unreadable"].values()))
-        raise DataError(
-            f"expected images, found {len(hashes)} files of which none can be read (first: {reason})"
-        )
+        raise DataError(f"expected images, found {len(hashes)} files of which none can be read (first: {reason})")
     return PreparedImages(np.load(pixels_path, mmap_mode="r"), sha256_to_row, index["unreadable"])
 
 
@@ -86,19 +82,24 @@ def _key(hashes: Sequence[str], size: int) -> str:
 
 def _write_pixels(target: Path, paths: Sequence[Path], size: int) -> dict[int, str]:
     """Write the pixels of all paths, zeros where a cell cannot be read; return row to reason for those."""
-    spec = ImageSpec(width=size, height=size)
     with written_aside(target) as aside:
         with output_errors(target):
             pixels = np.lib.format.open_memmap(aside, "w+", np.uint8, (len(paths), size, size, 3))
-
-        def prepare(row: int) -> str:
-            try:
-                pixels[row] = load_cell(paths[row], spec)
-            except UnreadableCellError as error:
-                return str(error)
-            return ""
-
-        reasons = in_parallel(prepare, range(len(paths)), total=len(paths), title=f"preparing at {size} px")
-        pixels.flush()
-        del pixels
+        reasons = _fill(pixels, paths)
+        del pixels  # unmaps the file: Windows does not rename a mapped one
     return {row: reason for row, reason in enumerate(reasons) if reason}
+
+
+def _fill(pixels: NDArray[np.uint8], paths: Sequence[Path]) -> list[str]:
+    """Prepare each path into its row; return the reason for each, empty where the cell was read."""
+    height, width = pixels.shape[1:3]
+    spec = ImageSpec(width=width, height=height)
+
+    def prepare(row: int) -> str:
+        try:
+            pixels[row] = load_cell(paths[row], spec)
+        except UnreadableCellError as error:
+            return str(error)
+        return ""
+
+    return in_parallel(prepare, range(len(paths)), total=len(paths), title=f"preparing at {width} px")

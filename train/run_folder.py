@@ -10,7 +10,7 @@ import csv
 import json
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from runtime.errors import RunError
 from runtime.files import output_errors, write_text_aside, written_aside
@@ -29,6 +29,7 @@ class Epoch:
     val_accuracy: float
     learning_rate: float  # at the end of the epoch
     seconds: float
+    best: int  # 1 where best.keras was written after this epoch, else 0
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,10 @@ class RunFolder:
         try:
             with path.open(newline="") as stream:
                 rows = list(csv.DictReader(stream))
-            return [
-                Epoch(int(row.pop("epoch")), **{key: float(value) for key, value in row.items()})
-                for row in rows
-            ]
+            types = get_type_hints(Epoch)
+            return [Epoch(**{name: types[name](value) for name, value in row.items()}) for row in rows]
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise RunError(
-                f"expected the finished epochs in {path}, found: {error!r}; fit the model again"
-            ) from error
+            raise RunError(f"expected the finished epochs in {path}, found: {error!r}; fit the model again") from error
 
     def write_model(self, model: Any, path: Path) -> None:
         """Save a keras.Model with its optimizer."""

@@ -48,7 +48,7 @@ def split_by_image(
     Raises UsageError for fractions that are no shares; DataError where a part would lack a class.
     """
     check_fractions(fractions)
-    sha256_to_part: dict[str, str] = {sha256: UNREADABLE for sha256 in unreadable}
+    sha256_to_part: dict[str, str] = dict.fromkeys(unreadable, UNREADABLE)
     for label in (0, 1):
         hashes = sorted({cell.sha256 for cell in cells if cell.label == label} - sha256_to_part.keys())
         sha256_to_part |= _deal(hashes, fractions, np.random.default_rng([seed, label]))
@@ -76,11 +76,14 @@ def cells_of_part(placed: Iterable[PlacedCell], part: str) -> list[PlacedCell]:
 
 def write_cells(path: Path, placed: Iterable[PlacedCell]) -> None:
     """Write cells.csv."""
-    with written_aside(path) as aside, output_errors(path):
-        with aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            writer.writerows([getattr(cell, column) for column in COLUMNS] for cell in placed)
+    with (
+        written_aside(path) as aside,
+        output_errors(path),
+        aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
+    ):
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows([getattr(cell, column) for column in COLUMNS] for cell in placed)
 
 
 def read_cells(path: Path) -> list[PlacedCell]:
@@ -89,14 +92,10 @@ def read_cells(path: Path) -> list[PlacedCell]:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
             reader = csv.DictReader(stream)
             if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise RunError(
-                    f"expected the columns {','.join(COLUMNS)} in {path}, found {reader.fieldnames}"
-                )
-            return [PlacedCell(**{**row, "label": int(row["label"])}) for row in reader]
+                raise RunError(f"expected the columns {','.join(COLUMNS)} in {path}, found {reader.fieldnames}")
+            return [PlacedCell(**{**row, "label": int(row["label"])}) for row in reader]  # type: ignore[arg-type]
     except (OSError, ValueError, TypeError) as error:
-        raise RunError(
-            f"expected the cells of a run at {path}, found: {error}; check the run folder"
-        ) from error
+        raise RunError(f"expected the cells of a run at {path}, found: {error}; check the run folder") from error
 
 
 def _deal(hashes: list[str], fractions: Sequence[float], rng: np.random.Generator) -> dict[str, str]:

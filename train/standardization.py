@@ -47,7 +47,5 @@ def standardization_of(pixels: NDArray[np.uint8], rows: NDArray[np.intp]) -> Sta
     mean = total / count
     variance = squares / count - np.square(mean)
     if not (variance > 0).all():
-        raise DataError(
-            "expected cells with some colour in every channel, found a channel that never changes"
-        )
+        raise DataError("expected cells with some colour in every channel, found a channel that never changes")
     return Standardization(tuple(mean.tolist()), tuple(np.sqrt(variance).tolist()))

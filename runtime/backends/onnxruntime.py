@@ -52,7 +52,7 @@ class OnnxRuntimeBackend(Backend):
             return [(node.name, node.type, node.shape[1:]) for node in nodes]
 
         found = signature(self._session.get_inputs()), signature(self._session.get_outputs())
-        expected = (
+        expected: tuple[Any, Any] = (
             [(INPUT_NAME, "tensor(uint8)", list(self._cell_shape))],
             [(OUTPUT_NAME, "tensor(float)", [])],
         )

@@ -37,10 +37,7 @@ def allnet_features(cells: Any, weights: str) -> Any:
     side = min(activation.shape[1] for activation in last)
 
     concatenate2 = layers.Concatenate(name="concatenate2")(
-        [
-            pooled_to(layers.AveragePooling2D, x, side, f"{name}_last")
-            for name, x in zip(backbones, last, strict=True)
-        ]
+        [pooled_to(layers.AveragePooling2D, x, side, f"{name}_last") for name, x in zip(backbones, last, strict=True)]
     )
     concatenate1 = layers.Concatenate(name="concatenate1")(
         [

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from keras.applications import InceptionV3, ResNet50, VGG16
+from keras.applications import VGG16, InceptionV3, ResNet50
 
 from runtime.errors import UsageError
 

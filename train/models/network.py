@@ -49,8 +49,10 @@ def build_network(model: str, size: int, standardization: Standardization, weigh
     if not SMALLEST_SIZE <= size <= LARGEST_SIZE:
         raise UsageError(f"expected an image size from {SMALLEST_SIZE} to {LARGEST_SIZE} px, received {size}")
     cells = keras.Input((size, size, 3), dtype="uint8", name=INPUT_NAME)
-    variance = [std**2 for std in standardization.std]
-    x = layers.Normalization(mean=list(standardization.mean), variance=variance, name="standardize")(cells)
+    # (x - mean) / std as x * scale + offset: Rescaling keeps its numbers in the file and exports as constants.
+    scale = [1 / std for std in standardization.std]
+    offset = [-mean / std for mean, std in zip(standardization.mean, standardization.std, strict=True)]
+    x = layers.Rescaling(scale, offset, name="standardize")(cells)
     p_all = layers.Dense(1, activation="sigmoid", name=OUTPUT_NAME)(_features(model, x, weights))
     return keras.Model(cells, p_all, name=model)
 

@@ -1,0 +1,90 @@
+"""Writes the page that tells people what a bundle's model is and is not."""
+
+from __future__ import annotations
+
+from runtime.schema import Interval, Manifest
+
+CARD = """\
+# {model}: ALL or healthy, from the image of one white blood cell
+
+**For research, not a diagnosis.** This model has not been approved as a medical device, it has not been tried on
+patients, and no decision about a patient may rest on it. It always answers: with a picture of anything else too.
+
+## What it does
+
+It takes one segmented white blood cell on black, {width} x {height} pixels after resizing, and gives `p_all`, the
+probability that the cell is leukemic (acute lymphocytic leukemia, ALL). From {threshold:g} on a cell is called ALL.
+
+## What it was fitted on
+
+- Data: {source}
+- Cells: {parts}
+- Protocol: split by {split}, seed {seed}. {protocol}
+- Network: {model}, {parameters:,} parameters, {epochs} epochs, the checkpoint of epoch {best_epoch} (best validation
+  accuracy), starting from {weights}.
+- Standardization (mean and standard deviation per channel, of the training cells): {mean} and {std}; it is part of
+  the graph.
+
+## How well it does
+
+On the {cells} validation cells, with 95 % intervals ({method}). The checkpoint was chosen on these same cells, so
+cells that it has never met will be told apart somewhat less well.
+
+| accuracy | sensitivity | specificity | AUC | F1 |
+|---|---|---|---|---|
+| {accuracy} | {sensitivity} | {specificity} | {auc} | {f1} |
+{constant}
+## Files
+
+{files}
+"""
+
+PROTOCOLS = {
+    "image": "Cells of one subject stand in several parts, so these figures say nothing about unseen subjects, "
+    "for whom they will be lower.",
+}
+
+
+def model_card(manifest: Manifest, source: str) -> str:
+    """Return the card of a bundle as Markdown; `source` says in the user's words where the cells come from."""
+    config, validation = manifest.training.config, manifest.training.validation
+    return CARD.format(
+        model=config.options.model,
+        width=manifest.image.width,
+        height=manifest.image.height,
+        threshold=manifest.threshold,
+        source=source,
+        parts=", ".join(f"{size} {part}" for part, size in sorted(config.part_sizes.items())),
+        split=config.options.split,
+        seed=config.options.seed,
+        protocol=PROTOCOLS[config.options.split],
+        parameters=config.parameters,
+        epochs=config.options.epochs,
+        best_epoch=manifest.training.best_epoch,
+        weights="random weights" if config.options.weights == "none" else "ImageNet weights",
+        mean=", ".join(f"{value:.2f}" for value in config.standardization_mean),
+        std=", ".join(f"{value:.2f}" for value in config.standardization_std),
+        cells=validation.cells,
+        method=validation.interval_method,
+        accuracy=_percent(validation.accuracy),
+        sensitivity=_percent(validation.sensitivity),
+        specificity=_percent(validation.specificity),
+        auc=_fraction(validation.auc),
+        f1=_fraction(validation.f1),
+        constant=f"\nA constant classifier: it calls every cell {validation.constant}.\n"
+        if validation.constant
+        else "",
+        files="\n".join(
+            f"- `{variant.file}`: {variant.precision}, opset {variant.opset}; p_all differs from the Keras model by "
+            f"at most {variant.parity.max_difference:.1e} on {variant.parity.cells} drawn cells"
+            for variant in manifest.variants
+        ),
+    )
+
+
+def _percent(interval: Interval) -> str:
+    return f"{interval.value * 100:.1f} % ({interval.low * 100:.1f} to {interval.high * 100:.1f})"
+
+
+def _fraction(interval: Interval) -> str:
+    return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
