@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,13 +50,16 @@ class KerasModel:
         """
         [shape] = {tuple(node.shape) for node in self._model.inputs}
         flat = keras.layers.Reshape((), name="flat")(self._model.output)
-        keras.Model(self._model.input, flat).export(
-            target,
-            format="onnx",
-            verbose=False,
-            opset_version=OPSET,
-            input_signature=[keras.InputSpec(shape=shape, dtype="uint8", name=INPUT_NAME)],
-        )
+        with warnings.catch_warnings():
+            # Keras asks numpy for an alias that is gone, in order to give it to tf2onnx.
+            warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
+            keras.Model(self._model.input, flat).export(
+                target,
+                format="onnx",
+                verbose=False,
+                opset_version=OPSET,
+                input_signature=[keras.InputSpec(shape=shape, dtype="uint8", name=INPUT_NAME)],
+            )
         graph = onnx.load(target)
         _name_output(graph)
         _check(graph, target)

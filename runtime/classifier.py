@@ -53,6 +53,11 @@ class Classifier:
         self.precision = "fp32" if options.precision == "auto" else options.precision
         self_test(self.bundle, self.backend, self.precision)
 
+    @property
+    def description(self) -> str:
+        """The model, its precision and what runs it, for people."""
+        return f"{self.manifest.training.config.options.model} {self.precision} on {self.backend.description}"
+
     def classify(self, paths: Iterable[str]) -> Iterator[Prediction]:
         """Yield one Prediction for each path, in order, reading ahead; a file that cannot be used is one of them."""
         scored = score_files(

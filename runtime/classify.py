@@ -82,10 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     inputs = requested_inputs(options)
     with Classifier(classifier_options(options)) as classifier:
-        tell(
-            f"{classifier.manifest.training.config.options.model} {classifier.precision} on {classifier.backend.description}; "
-            f"ALL from p_all {classifier.threshold:g} on. For research, not a diagnosis."
-        )
+        tell(f"{classifier.description}; ALL from p_all {classifier.threshold:g} on. For research, not a diagnosis.")
         summary = Summary()
         try:
             with ResultsFile(options.out) if options.out else results_on_stdout() as sink:

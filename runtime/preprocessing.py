@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import stat
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 FORMATS = ("BMP", "PNG", "JPEG", "TIFF")
 MAX_FILE_BYTES = 64 * 2**20
 MAX_PIXELS = 16 * 2**20  # a cell is 450x450; a decompression bomb is caught before a pixel is decoded
+# Larger images are refused below, so that Pillow need not warn of those that it would still decode.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 MODES_OF_8_BITS = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 
 
@@ -65,6 +68,8 @@ def decode_cell(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
             rgb = _to_rgb(image)
     except UnreadableCellError:
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UnreadableCellError(f"expected one cell of at most {MAX_PIXELS} pixels: {_one_line(error)}") from error
     except UnidentifiedImageError as error:
         raise UnreadableCellError(f"not an image that can be read (expected {', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow raises a dozen types on damaged files, from SyntaxError to struct.error

@@ -43,6 +43,15 @@ class ResultsWriter:
             self._stream.write(json.dumps(row) + "\n")
 
 
+class LiveResults(ResultsWriter):
+    """A ResultsWriter whose reader sees each row at once."""
+
+    def write(self, prediction: Prediction) -> None:
+        """Append one row and hand it over."""
+        super().write(prediction)
+        self._stream.flush()
+
+
 def partial_path(path: Path) -> Path:
     """Return the name that a results file bears until it is complete."""
     return path.with_name(path.name + ".partial")
@@ -92,4 +101,4 @@ def results_on_stdout() -> Iterator[ResultsWriter]:
     """Yield a writer of CSV on standard output."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
-    yield ResultsWriter(sys.stdout, ".csv")
+    yield LiveResults(sys.stdout, ".csv")

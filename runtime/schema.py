@@ -105,8 +105,7 @@ class Recipe:
     learning_rate: float
     schedule: str  # "constant", or "cosine": from learning_rate down to 0 over all epochs
     weight_decay: float
-    label_smoothing: float
-    augment: bool  # turn, mirror, zoom and shift the training cells
+    augment: bool  # turn and mirror the training cells
 
 
 @dataclass(frozen=True)
@@ -180,11 +179,21 @@ def manifest_from_json(text: str) -> Manifest:
         if isinstance(raw, dict) and raw.get("schema_version") != SCHEMA_VERSION:
             raise _MismatchError(f"expected schema_version {SCHEMA_VERSION}, found {raw.get('schema_version')!r}")
         manifest: Manifest = _read(Manifest, raw, "the manifest")
-        if manifest.classes != CLASSES:
-            raise _MismatchError(f"expected the classes {list(CLASSES)}, found {list(manifest.classes)}")
+        _check_values(manifest)
     except (ValueError, _MismatchError) as error:
         raise BundleError(f"{MANIFEST_NAME} is not one of this version: {error}; export the bundle again") from error
     return manifest
+
+
+def _check_values(manifest: Manifest) -> None:
+    """Raise _MismatchError where a value of the right type is not one that this version of the runtime obeys."""
+    if manifest.classes != CLASSES:
+        raise _MismatchError(f"expected the classes {list(CLASSES)}, found {list(manifest.classes)}")
+    known = ImageSpec(manifest.image.width, manifest.image.height)
+    if manifest.image != known or min(known.width, known.height) < 1:
+        raise _MismatchError(f"expected the image preparation {known}, found {manifest.image}")
+    if not 0 <= manifest.threshold <= 1:
+        raise _MismatchError(f"expected a threshold from 0 to 1, found {manifest.threshold:g}")
 
 
 def run_record_from_json(shape: type[Shape], text: str, name: str) -> Shape:

@@ -107,4 +107,5 @@ def _spot(
     """Return a nucleolus: a soft pale spot somewhere in the cell."""
     at_x, at_y = rng.uniform(-0.5, 0.5, 2) * radius
     size = rng.uniform(8, 14)
-    return 0.3 * np.exp(-((x - at_x) ** 2 + (y - at_y) ** 2) / (2 * size**2))
+    spot: NDArray[np.float64] = 0.3 * np.exp(-((x - at_x) ** 2 + (y - at_y) ** 2) / (2 * size**2))
+    return spot

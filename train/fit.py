@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from train.run_folder import Epoch, RunFolder
 from train.splits import PlacedCell, cells_of_part, refuse_too_few, split_by_image
 from train.standardization import Standardization, standardization_of
 
+KEEP = os.environ.get("KEEP")
 RECORDED_LIBRARIES = ("keras", "tensorflow", "numpy", "pillow")
 
 Tell = Callable[[str], None]

@@ -21,7 +21,7 @@ def backbone(name: str, cells: Any, weights: str) -> Any:
     Args:
         name: A key of BACKBONES.
         cells: Standardized cells [N, size, size, 3].
-        weights: "none" for random ones, "imagenet", or a folder with Keras' official `<name>_*notop.h5` files.
+        weights: "none" for random ones, "imagenet", or a folder with Keras' official `<name>*notop*.h5` files.
 
     Raises UsageError where the weights cannot be had or do not fit.
     """
@@ -47,10 +47,10 @@ def _build(name: str, cells: Any, weights: str | None) -> Any:
 
 
 def _load(model: Any, name: str, folder: Path) -> None:
-    found = sorted(folder.glob(f"{name}*notop.h5"))
+    found = sorted(folder.glob(f"{name}*notop*.h5"))
     if len(found) != 1:
         raise UsageError(
-            f"expected one file {name}*notop.h5 in {folder}, found {len(found)}; give --weights the folder that "
+            f"expected one file {name}*notop*.h5 in {folder}, found {len(found)}; give --weights the folder that "
             "holds Keras' official files"
         )
     try:

@@ -20,8 +20,8 @@ SMALLEST_SIZE, LARGEST_SIZE = 75, 450  # pixels: InceptionV3's smallest, the rel
 SIZE_OF_MODEL = {"compact": 128}
 PAPER_SIZE = 250
 
-PAPER_RECIPE = Recipe("adam", 1e-4, "constant", weight_decay=0.0, label_smoothing=0.0, augment=False)
-COMPACT_RECIPE = Recipe("adamw", 2e-3, "cosine", weight_decay=0.01, label_smoothing=0.05, augment=True)
+PAPER_RECIPE = Recipe("adam", 1e-4, "constant", weight_decay=0.0, augment=False)
+COMPACT_RECIPE = Recipe("adamw", 2e-3, "cosine", weight_decay=0.01, augment=True)
 
 
 def default_size(model: str) -> int:
@@ -82,5 +82,4 @@ def compile_network(network: Any, recipe: Recipe, steps: int) -> None:
         optimizer = keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay)
     else:
         optimizer = keras.optimizers.Adam(rate)
-    loss = keras.losses.BinaryCrossentropy(label_smoothing=recipe.label_smoothing)
-    network.compile(optimizer, loss, metrics=["accuracy"])
+    network.compile(optimizer, "binary_crossentropy", metrics=["accuracy"])

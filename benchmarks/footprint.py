@@ -1,0 +1,91 @@
+"""python -m benchmarks.footprint: start-up time and memory of `python -m runtime.classify` as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from itertools import cycle, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from benchmarks.cells import bmp_cells
+from benchmarks.record import Row, print_table, write_record
+from runtime.bundle import DEFAULT_BUNDLE
+from runtime.command_line import DONE, ArgumentParser, positive_int, run_command
+from runtime.errors import BackendError
+
+KILOBYTE = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss
+
+
+def build_parser() -> ArgumentParser:
+    """Describe the command line."""
+    parser = ArgumentParser(
+        prog="python -m benchmarks.footprint",
+        description="Time from the start of the process to the first result, and peak memory by number of files.",
+    )
+    parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE)
+    parser.add_argument("--starts", type=positive_int, default=5, help="how often it is started; default 5")
+    parser.add_argument("--files", type=positive_int, nargs="+", default=[1000, 20000], metavar="N")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where footprint.json is written")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print the tables, write the record; return the exit code."""
+    options = build_parser().parse_args(arguments)
+    with bmp_cells() as cells:
+        starts = [seconds_to_first_row(options.bundle, cells) for _ in range(options.starts)]
+        start_rows: list[Row] = [
+            {"starts": len(starts), "median_s": float(np.median(starts)), "slowest_s": max(starts)}
+        ]
+        memory_rows = [memory_row(options.bundle, cells, count) for count in options.files]
+    print("From the start of the process to the first row on standard output")
+    print_table(start_rows)
+    print("Peak resident memory while classifying")
+    print_table(memory_rows)
+    if options.out:
+        write_record(options.out, "footprint", options.bundle, {"start": start_rows, "memory": memory_rows})
+    return DONE
+
+
+def seconds_to_first_row(bundle: Path, cells: list[str]) -> float:
+    """Start a process that classifies one cell; return the seconds until its row is there."""
+    started = time.perf_counter()
+    with subprocess.Popen([*command(bundle), cells[0]], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        lines = [process.stdout.readline() for _ in range(2)] if process.stdout else []  # the header, then the row
+        seconds = time.perf_counter() - started
+    if process.returncode or not all(lines):
+        raise BackendError(f"runtime.classify failed with exit code {process.returncode}; run it by hand to see why")
+    return seconds
+
+
+def memory_row(bundle: Path, cells: list[str], count: int) -> Row:
+    """Classify `count` files in a process of its own; return its peak memory and its rate."""
+    with TemporaryDirectory(dir=Path(cells[0]).parent) as folder:
+        for index, cell in enumerate(islice(cycle(cells), count)):
+            (Path(folder) / f"{index}.bmp").hardlink_to(cell)  # many names of a few files: no gigabytes on disk
+        started = time.perf_counter()
+        pid = os.posix_spawn(sys.executable, [*command(bundle), folder, "--out", f"{folder}/results.csv"], os.environ)
+        _, status, usage = os.wait4(pid, 0)
+        seconds = time.perf_counter() - started
+    code = os.waitstatus_to_exitcode(status)
+    if code:
+        raise BackendError(f"runtime.classify failed with exit code {code}; its message stands above")
+    return {
+        "files": count,
+        "peak_mb": round(usage.ru_maxrss * KILOBYTE / 2**20, 1),
+        "files_per_second": round(count / seconds, 1),
+    }
+
+
+def command(bundle: Path) -> list[str]:
+    """Return the command line that is measured, without its inputs."""
+    return [sys.executable, "-m", "runtime.classify", "--bundle", str(bundle), "--backend", "cpu"]
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtime.backends.base import Backend
+from runtime.backends.onnxruntime import OnnxRuntimeBackend
+from runtime.backends.select import open_backend
+from runtime.bundle import DEFAULT_BUNDLE, Bundle
+from runtime.errors import BackendError
+from runtime.schema import ImageSpec
+from tests.runtime.fake_backend import BrightnessBackend
+
+
+@pytest.fixture(params=["fake", "cpu"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Every backend that can run here."""
+    if request.param == "fake":
+        return BrightnessBackend()
+    return open_backend(Bundle.open(DEFAULT_BUNDLE), request.param)
+
+
+def cells(backend: Backend, count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    height, width, channels = backend._cell_shape
+    return np.random.default_rng(0).integers(0, 256, (count, height, width, channels), dtype=np.uint8)
+
+
+def test_any_number_of_cells_gives_as_many_probabilities(backend: Backend) -> None:
+    for count in (1, 2, 7):
+        p_all = backend.infer(cells(backend, count))
+        assert p_all.dtype == np.float32
+        assert p_all.shape == (count,)
+        assert ((p_all >= 0) & (p_all <= 1)).all()
+
+
+def test_a_cells_answer_does_not_depend_on_its_batch(backend: Backend) -> None:
+    batch = cells(backend, 7)
+    alone = np.concatenate([backend.infer(cell[None]) for cell in batch])
+    np.testing.assert_allclose(backend.infer(batch), alone, atol=1e-5)
+
+
+def test_a_wrong_input_is_refused_with_what_was_expected(backend: Backend) -> None:
+    right = cells(backend, 2)
+    wrong_inputs: list[Any] = [right.astype(np.float32), right[:, :-1], right[..., :1], right[0], right[:0]]
+    for wrong in wrong_inputs:
+        with pytest.raises(BackendError, match=r"expected uint8 cells of shape \[N, .*, 3\] with N >= 1, received"):
+            backend.infer(wrong)
+
+
+def test_values_that_are_not_finite_are_never_answers() -> None:
+    broken = BrightnessBackend(scale=float("nan"))
+    with pytest.raises(BackendError, match="found values that are not finite"):
+        broken.infer(cells(broken, 1))
+
+
+def test_a_named_backend_that_is_not_there_is_an_error_and_no_silent_cpu_run() -> None:
+    with pytest.raises(BackendError, match=r"expected the provider CUDAExecutionProvider .* allnet-edge\[gpu\]"):
+        open_backend(Bundle.open(DEFAULT_BUNDLE), "cuda")
+
+
+def test_auto_says_what_it_took() -> None:
+    backend = open_backend(Bundle.open(DEFAULT_BUNDLE), "auto")
+    assert backend.name == "cpu"
+    assert "CPUExecutionProvider" in backend.description
+
+
+def test_a_missing_library_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(BackendError, match=r'pip install "allnet-edge\[cpu\]"'):
+        open_backend(Bundle.open(DEFAULT_BUNDLE), "cpu")
+
+
+def test_a_graph_of_another_size_is_refused() -> None:
+    bundle = Bundle.open(DEFAULT_BUNDLE)
+    with pytest.raises(BackendError, match=r"expected the graph .* to take and give"):
+        OnnxRuntimeBackend(bundle.verified_path(bundle.variant("fp32")), ImageSpec(width=99, height=99), "cpu")

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtime.bundle import DEFAULT_BUNDLE, Bundle
+from runtime.classifier import Classifier, ClassifierOptions
+from runtime.errors import AllnetError, BackendError, BundleError
+from runtime.files import sha256_of_file
+from runtime.schema import Manifest, manifest_from_json, to_json
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the default bundle to damage."""
+    shutil.copytree(DEFAULT_BUNDLE, tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = folder / "bundle.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def test_a_manifest_survives_being_written_and_read() -> None:
+    manifest = Bundle.open(DEFAULT_BUNDLE).manifest
+    assert isinstance(manifest, Manifest)
+    assert manifest_from_json(to_json(manifest)) == manifest
+
+
+EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "missing key": (lambda m: m.pop("threshold"), r"missing \['threshold'\]"),
+    "unknown key": (lambda m: m.update(treshold=0.4), r"unknown \['treshold'\]"),
+    "nested key": (lambda m: m["image"].pop("resize"), r"at the manifest\.image, missing \['resize'\]"),
+    "wrong type": (lambda m: m.update(threshold="0.5"), r"expected float at the manifest\.threshold, found '0\.5'"),
+    "truth for number": (lambda m: m["image"].update(width=True), r"expected int at the manifest\.image\.width"),
+    "swapped classes": (lambda m: m["classes"].reverse(), r"expected the classes \['healthy', 'ALL'\]"),
+    "other version": (lambda m: m.update(schema_version=99), "expected schema_version 1, found 99"),
+    "other resize": (lambda m: m["image"].update(resize="opencv-area"), "expected the image preparation"),
+    "threshold above 1": (lambda m: m.update(threshold=50.0), "expected a threshold from 0 to 1, found 50"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), EDITS.values(), ids=EDITS.keys())
+def test_a_manifest_that_is_not_exactly_one_is_refused(
+    folder: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    edit(folder, change)
+    with pytest.raises(BundleError, match=message):
+        Bundle.open(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"bundle"'])
+def test_a_file_that_is_no_manifest_is_refused(folder: Path, text: str) -> None:
+    (folder / "bundle.json").write_text(text)
+    with pytest.raises(BundleError, match=r"bundle\.json is not one of this version"):
+        Bundle.open(folder)
+
+
+def test_a_folder_without_a_manifest_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"expected a bundle with a bundle\.json .* python -m export onnx"):
+        Bundle.open(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.fp32.onnx", "golden.npz"])
+def test_one_changed_byte_is_found(folder: Path, name: str) -> None:
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(BundleError, match=f"{name} to have the SHA-256"):
+        Classifier(ClassifierOptions(bundle=folder))
+
+
+@pytest.mark.parametrize("name", ["model.fp32.onnx", "golden.npz"])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(BundleError, match=f"expected the file {name}"):
+        Classifier(ClassifierOptions(bundle=folder))
+
+
+def test_a_file_outside_the_bundle_is_never_opened(folder: Path) -> None:
+    (folder.parent / "model.fp32.onnx").write_bytes((folder / "model.fp32.onnx").read_bytes())
+    edit(folder, lambda m: m["variants"][0].update(file="../model.fp32.onnx"))
+    with pytest.raises(BundleError, match=r"expected the file \.\./model"):
+        Classifier(ClassifierOptions(bundle=folder))
+
+
+def test_a_variant_that_is_not_there_is_refused_with_those_that_are() -> None:
+    with pytest.raises(BundleError, match=r"expected a variant of precision int8 .* found fp32"):
+        Bundle.open(DEFAULT_BUNDLE).variant("int8")
+
+
+def test_a_model_that_answers_otherwise_than_keras_did_stops_before_the_first_cell(folder: Path) -> None:
+    golden = Bundle.open(folder).golden()
+    np.savez_compressed(folder / "golden.npz", cells=golden.cells, p_all=golden.p_all + np.float32(0.01))
+    edit(folder, lambda m: m.update(golden_sha256=sha256_of_file(folder / "golden.npz")))
+    with pytest.raises(BackendError, match=r"self-test failed: .* p_all differs by 0\.01 .* nothing was classified"):
+        Classifier(ClassifierOptions(bundle=folder))
+
+
+def test_every_refusal_is_one_line(folder: Path) -> None:
+    (folder / "model.fp32.onnx").write_bytes(b"no model")
+    edit(folder, lambda m: m["variants"][0].update(sha256=sha256_of_file(folder / "model.fp32.onnx")))
+    with pytest.raises(AllnetError) as refused:
+        Classifier(ClassifierOptions(bundle=folder))
+    assert "\n" not in str(refused.value)

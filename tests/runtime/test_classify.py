@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runtime.bundle import DEFAULT_BUNDLE
+from runtime.classifier import Classifier
+from runtime.classify import main
+from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, REFUSED
+
+CellFile = Callable[[str], Path]
+ROOT = Path(__file__).parents[2]
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "runtime.classify", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_a_folder_gives_a_row_for_each_cell_in_the_order_of_names(cell_file: CellFile, tmp_path: Path) -> None:
+    for name in ("cells/b.bmp", "cells/a.png", "cells/sub/c.bmp"):
+        cell_file(name)
+    assert main([str(tmp_path / "cells"), "--out", str(tmp_path / "r.csv")]) == DONE
+    rows = rows_of(tmp_path / "r.csv")
+    assert list(rows[0]) == ["path", "label", "p_all", "status", "reason", "seconds"]
+    assert [Path(row["path"]).name for row in rows] == ["a.png", "b.bmp", "c.bmp"]
+    assert {row["status"] for row in rows} == {"ok"}
+    assert all(row["label"] == ("ALL" if float(row["p_all"]) >= 0.5 else "healthy") for row in rows)
+
+
+def test_json_lines_hold_the_same_values_as_csv(cell_file: CellFile, tmp_path: Path) -> None:
+    cell_file("cells/a.bmp")
+    (tmp_path / "cells" / "b.bmp").write_bytes(b"")
+    for name in ("r.csv", "r.jsonl"):
+        assert main([str(tmp_path / "cells"), "--out", str(tmp_path / name)]) == PARTLY_DONE
+    good, bad = (json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines())
+    good_row, bad_row = rows_of(tmp_path / "r.csv")
+    assert good["p_all"] == pytest.approx(float(good_row["p_all"]), abs=1e-6)
+    assert (bad["label"], bad["p_all"], bad["status"], bad["reason"]) == ("", None, "error", "the file is empty")
+    assert (bad_row["label"], bad_row["p_all"], bad_row["status"]) == ("", "", "error")
+
+
+def test_bad_files_cost_their_own_rows_and_exit_code_2(
+    cell_file: CellFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = cell_file("cells/good.bmp")
+    for name, content in {
+        "cut.bmp": good.read_bytes()[:9999],
+        "empty.png": b"",
+        "notes.txt": b"hello",
+        "page.dcm": b"?" * 300,
+    }.items():
+        (tmp_path / "cells" / name).write_bytes(content)
+    (tmp_path / "cells" / "labels.csv").write_text("path,label\n")
+    (tmp_path / "cells" / ".hidden.bmp").write_bytes(b"")
+    assert main([str(tmp_path / "cells"), "--out", str(tmp_path / "r.csv")]) == PARTLY_DONE
+    rows = {Path(row["path"]).name: row for row in rows_of(tmp_path / "r.csv")}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "cut.bmp": "error",
+        "empty.png": "error",
+        "good.bmp": "ok",
+        "notes.txt": "error",
+        "page.dcm": "error",
+    }
+    said = capsys.readouterr().err
+    assert "4 not readable" in said
+    assert "2 hidden or companion files" in said
+
+
+def test_the_threshold_decides_the_label(cell_file: CellFile, tmp_path: Path) -> None:
+    cell = cell_file("cell.bmp")
+    for threshold, label in (("0", "ALL"), ("1", "healthy")):
+        assert main([str(cell), "--threshold", threshold, "--out", str(tmp_path / "r.csv")]) == DONE
+        assert [row["label"] for row in rows_of(tmp_path / "r.csv")] == [label]
+
+
+def test_a_file_name_may_hold_anything(cell_file: CellFile, tmp_path: Path) -> None:
+    names = ['comma, "quote".bmp', "line\nbreak.bmp", "ü 細胞.bmp"]
+    if sys.platform.startswith("linux"):
+        names.append(os.fsdecode(b"not-utf8-\xff.bmp"))
+    for name in names:
+        cell_file(f"cells/{name}")
+    assert main([str(tmp_path / "cells"), "--out", str(tmp_path / "r.csv")]) == DONE
+    assert {Path(row["path"]).name for row in rows_of(tmp_path / "r.csv")} == set(names)
+
+
+REFUSALS: dict[str, tuple[list[str], str]] = {
+    "no path": ([], "expected an image or a folder of images, received no path"),
+    "missing": (["/no/such/folder"], "expected an image or a folder of images at /no/such/folder, found nothing"),
+    "empty folder": (["{tmp}"], "expected images in {tmp}, found none"),
+    "other output": (["{cell}", "--out", "{tmp}/r.xlsx"], "expected an output name ending in .csv or .jsonl"),
+    "output is a folder": (["{cell}", "--out", "{tmp}/folder.csv"], "expected a file name for the results"),
+    "output below a file": (["{cell}", "--out", "{cell}/r.csv"], "cannot write"),
+    "no bundle": (["{cell}", "--bundle", "{tmp}"], "expected a bundle with a bundle.json"),
+    "no such backend": (["{cell}", "--backend", "cuda"], "expected the provider CUDAExecutionProvider"),
+    "demo and paths": (["{cell}", "--demo"], "expected either --demo or paths"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSALS.values(), ids=REFUSALS.keys())
+def test_a_refusal_is_one_line_with_exit_code_1_and_leaves_nothing(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    (work / "folder.csv").mkdir(parents=True)
+    cell = tmp_path / "cell.bmp"
+    cell.write_bytes(b"not looked at")
+    places = {"tmp": str(work), "cell": str(cell)}
+    before = sorted(tmp_path.rglob("*"))
+    done = run(*(argument.format(**places) for argument in arguments))
+    assert done.returncode == REFUSED
+    assert done.stderr.splitlines()[-1].startswith("error: " + message.format(**places))
+    assert "Traceback" not in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("arguments", [["--batch-size", "0"], ["--threshold", "2"], ["--treshold", "0.5"]])
+def test_a_wrong_option_is_exit_code_1_too(arguments: list[str]) -> None:
+    done = run("--demo", *arguments)
+    assert done.returncode == REFUSED
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_demo_needs_no_data_and_says_that_its_cells_are_drawn() -> None:
+    done = run("--demo")
+    assert done.returncode == DONE
+    assert len(done.stdout.splitlines()) == 10
+    assert "drawn" in done.stderr
+    assert "not a diagnosis" in done.stderr
+
+
+def test_interrupting_ends_quietly_and_keeps_the_rows_that_were_done(
+    cell_file: CellFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = str(cell_file("cell.bmp"))
+    whole = Classifier.classify
+
+    def interrupted(self: Classifier, paths: object) -> object:
+        yield from whole(self, [cell, cell])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Classifier, "classify", interrupted)
+    assert main([cell, "--out", str(tmp_path / "r.csv")]) == INTERRUPTED
+    assert not (tmp_path / "r.csv").exists()
+    assert len(rows_of(tmp_path / "r.csv.partial")) == 2
+    assert "interrupted: 2 files" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send SIGINT to one process")
+def test_ctrl_c_in_the_middle_of_a_real_run_is_quiet(cell_file: CellFile, tmp_path: Path) -> None:
+    cell = cell_file("cells/0.bmp")
+    for number in range(1, 3000):
+        (tmp_path / "cells" / f"{number}.bmp").hardlink_to(cell)
+    command = [sys.executable, "-m", "runtime.classify", str(tmp_path / "cells"), "--out", str(tmp_path / "r.csv")]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        partial = tmp_path / "r.csv.partial"
+        while process.poll() is None and not (partial.exists() and partial.stat().st_size):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED
+    assert "Traceback" not in said
+    assert not (tmp_path / "r.csv").exists()
+    assert rows_of(partial)
+
+
+def test_a_reader_that_goes_away_ends_the_run_quietly() -> None:
+    command = f"{sys.executable} -m runtime.classify --demo | head -1"
+    done = subprocess.run(["/bin/sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "path,label,p_all,status,reason,seconds\n"
+    assert "Traceback" not in done.stderr
+
+
+def test_no_training_library_is_in_the_process() -> None:
+    code = """
+import sys
+for name in ("tensorflow", "keras", "onnx", "tf2onnx", "sklearn", "scipy"):
+    sys.modules[name] = None
+import importlib, pkgutil, runtime
+for module in pkgutil.walk_packages(runtime.__path__, "runtime."):
+    importlib.import_module(module.name)
+from runtime.classify import main
+sys.exit(main(["--demo"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == DONE, done.stderr
+
+
+def test_the_default_bundle_is_small_and_says_what_it_is() -> None:
+    size = sum(path.stat().st_size for path in DEFAULT_BUNDLE.rglob("*"))
+    assert size < 8 * 2**20
+    card = (DEFAULT_BUNDLE / "MODEL_CARD.md").read_text()
+    for words in ("not a diagnosis", "doi 10.7937/tcia.2019.dc64i46r", "95 % intervals", "split by image"):
+        assert words in card
+
+
+def test_the_default_bundle_tells_real_cells_apart(real_cells: Path) -> None:
+    paths = [str(path) for path in sorted((real_cells / "bmp").glob("*.bmp"))]
+    with Classifier() as classifier:
+        labels = [prediction.label for prediction in classifier.classify(paths)]
+    right = sum(label == ("ALL" if "_all" in path else "healthy") for label, path in zip(labels, paths, strict=True))
+    assert right >= 9, labels

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import hashlib
+import stat
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import OutputError
+from runtime.files import current_umask, folder_written_aside, sha256_of_file, write_text_aside, written_aside
+
+
+def test_a_file_appears_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.txt"
+    write_text_aside(path, "Zelle\n")
+    assert path.read_text(encoding="utf-8") == "Zelle\n"
+    assert list(path.parent.iterdir()) == [path]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~current_umask()
+
+
+def test_a_failure_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), written_aside(path) as aside:
+        aside.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"cannot write .*x\.txt: .*; choose a place that can be written"):
+        write_text_aside(tmp_path / "file" / "x.txt", "")
+
+
+def test_a_folder_appears_whole_and_replaces_one_of_its_kind(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    for content in ("first", "second"):
+        with folder_written_aside(target, "marker") as folder:
+            (folder / "marker").write_text(content)
+            (folder / content).write_text("")
+            assert not (target / content).exists()
+    assert sorted(path.name for path in target.iterdir()) == ["marker", "second"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_an_interrupted_folder_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), folder_written_aside(tmp_path / "bundle", "marker") as folder:
+        (folder / "marker").write_text("")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_someone_elses_folder_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1").write_text("years of work")
+    with (
+        pytest.raises(OutputError, match="or one that holds a marker to replace"),
+        folder_written_aside(tmp_path / "thesis", "marker"),
+    ):
+        pass
+    assert (tmp_path / "thesis" / "chapter1").exists()
+
+
+def test_the_hash_is_sha256(tmp_path: Path) -> None:
+    content = b"cell" * 1_000_000
+    (tmp_path / "file").write_bytes(content)
+    assert sha256_of_file(tmp_path / "file") == hashlib.sha256(content).hexdigest()

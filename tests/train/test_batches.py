@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from train.batches import Batches, augmented
+from train.prepared import PreparedImages
+from train.splits import PlacedCell
+
+COUNT = 67  # at 32 a batch, two full batches would leave three cells over
+
+
+@pytest.fixture
+def images() -> PreparedImages:
+    pixels = np.random.default_rng(0).integers(0, 256, (COUNT, 8, 8, 3), dtype=np.uint8)
+    pixels[:, 0, 0, 0] = np.arange(COUNT)  # each cell bears its number
+    return PreparedImages(pixels, {str(n): n for n in range(COUNT)}, {})
+
+
+@pytest.fixture
+def cells() -> list[PlacedCell]:
+    return [PlacedCell(str(Path(f"{n}.bmp")), n % 2, "", "", "training", str(n)) for n in range(COUNT)]
+
+
+def numbers(batches: Batches) -> list[int]:
+    return [int(cell[0, 0, 0]) for index in range(len(batches)) for cell in batches[index][0]]
+
+
+def test_a_batch_is_uint8_cells_with_their_labels(images: PreparedImages, cells: list[PlacedCell]) -> None:
+    pixels, labels = Batches(images, cells, batch_size=32, shuffle_seed=0)[0]
+    assert pixels.dtype == np.uint8
+    assert labels.dtype == np.float32
+    assert pixels.shape[1:] == (8, 8, 3)
+    assert labels.shape == (len(pixels), 1)
+    np.testing.assert_array_equal(labels[:, 0], pixels[:, 0, 0, 0] % 2)
+
+
+def test_every_epoch_holds_every_cell_once_in_nearly_equal_batches(
+    images: PreparedImages, cells: list[PlacedCell]
+) -> None:
+    batches = Batches(images, cells, batch_size=32, shuffle_seed=0)
+    assert [len(batches[index][0]) for index in range(len(batches))] == [23, 22, 22]
+    assert sorted(numbers(batches)) == list(range(COUNT))
+
+
+def test_a_batch_depends_on_seed_epoch_and_number_alone(images: PreparedImages, cells: list[PlacedCell]) -> None:
+    def at(seed: int, epoch: int) -> Batches:
+        batches = Batches(images, cells, batch_size=32, shuffle_seed=seed, augment=True)
+        batches.epoch = epoch
+        return batches
+
+    np.testing.assert_array_equal(at(0, 5)[1][0], at(0, 5)[1][0])
+    assert not np.array_equal(at(0, 5)[1][0], at(0, 6)[1][0])
+    assert not np.array_equal(at(0, 5)[1][0], at(1, 5)[1][0])
+
+
+def test_without_a_shuffle_seed_the_order_is_the_cells_own(images: PreparedImages, cells: list[PlacedCell]) -> None:
+    assert numbers(Batches(images, cells, batch_size=32)) == list(range(COUNT))
+
+
+def test_augmentation_keeps_size_type_and_background() -> None:
+    cell = np.zeros((64, 64, 3), np.uint8)
+    cell[16:48, 16:48] = 200
+    for seed in range(40):
+        turned = augmented(cell, np.random.default_rng(seed))
+        assert turned.dtype == np.uint8
+        assert turned.shape == cell.shape
+        assert not turned[0, 0].any()
+        assert 0.95 < turned.sum() / cell.sum() < 1.05
+
+
+def test_half_of_the_augmented_cells_keep_their_very_pixels() -> None:
+    cell = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    eight = [np.rot90(side, turn) for side in (cell, cell[:, ::-1]) for turn in range(4)]
+    kept = sum(
+        any(np.array_equal(augmented(cell, np.random.default_rng(seed)), one) for one in eight) for seed in range(200)
+    )
+    assert 70 < kept < 130

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import DataError
+from train.dataset import find_cells, refuse_one_class
+
+
+def write(folder: Path, *names: str) -> None:
+    """Write files whose content is their name; whether it is a picture is not this module's business."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+
+
+def labels(data: Path) -> dict[str, tuple[int, str]]:
+    return {cell.path.name: (cell.label, cell.subject) for cell in find_cells(data)}
+
+
+def test_the_release_is_labelled_by_names_in_any_case(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "fold_0/all/UID_11_10_1_all.bmp",
+        "fold_0/hem/UID_H12_5_1_hem.bmp",
+        "fold_1/ALL/uid_7_1_2_ALL.BMP",
+        "fold_2/hem/UID_h3_22_1_hem.png",
+    )
+    assert labels(tmp_path) == {
+        "UID_11_10_1_all.bmp": (1, "11"),
+        "UID_H12_5_1_hem.bmp": (0, "H12"),
+        "uid_7_1_2_ALL.BMP": (1, "7"),
+        "UID_h3_22_1_hem.png": (0, "H3"),
+    }
+
+
+def test_a_folder_for_each_class_labels_what_lies_below(tmp_path: Path) -> None:
+    write(tmp_path, "ALL/a.png", "Healthy/deep/b.jpg", "hem/c.tiff")
+    assert labels(tmp_path) == {"a.png": (1, ""), "b.jpg": (0, ""), "c.tiff": (0, "")}
+
+
+def test_a_table_names_paths_labels_and_subjects(tmp_path: Path) -> None:
+    write(tmp_path, "x/a.png", "b.png", "c.png")
+    table = tmp_path / "cells.csv"
+    table.write_text("subject,path,label,note\np1,x/a.png,ALL,\n,b.png,0,hm\nh2,c.png,healthy,\n")
+    assert labels(table) == {"a.png": (1, "P1"), "b.png": (0, ""), "c.png": (0, "H2")}
+
+
+def test_what_is_no_image_is_left_out(tmp_path: Path) -> None:
+    write(tmp_path, "all/a.png", "hem/b.png", "hem/notes.txt", "hem/._b.png", "labels.csv")
+    assert set(labels(tmp_path)) == {"a.png", "b.png"}
+
+
+BAD_FOLDERS = {
+    "empty": ([], r"expected images \(.*\) below .*, found none"),
+    "no label": (["cells/a.png"], r"expected a name like UID_11_2_3_all\.bmp, or a folder named all or hem or healthy"),
+    "contradiction": (["all/UID_H1_2_3_hem.bmp"], "expected the label in a cell's name to agree with its folder"),
+    "other class names": (["blast/a.png", "normal/b.png"], "expected a name like"),
+}
+
+
+@pytest.mark.parametrize(("names", "message"), BAD_FOLDERS.values(), ids=BAD_FOLDERS.keys())
+def test_a_folder_that_cannot_be_labelled_is_refused(names: list[str], message: str, tmp_path: Path) -> None:
+    write(tmp_path, *names)
+    with pytest.raises(DataError, match=message):
+        find_cells(tmp_path)
+
+
+BAD_TABLES = {
+    "missing column": ("path,label\na.png,1\n", "missing subject"),
+    "no rows": ("path,label,subject\n", "expected a row for each cell"),
+    "no file": ("path,label,subject\nnone.png,1,\n", r"expected an image at .*none\.png \(line 2 of .*\), found none"),
+    "strange label": ("path,label,subject\na.png,2,\n", "expected a label out of .* in line 2 of .*, found '2'"),
+    "short row": ("path,label,subject\na.png\n", "expected a label out of .* found None"),
+    "contradiction": ("path,label,subject\nUID_1_2_3_all.bmp,0,\n", "to agree with the cell's name"),
+    "nothing": ("", "missing path,label,subject"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_TABLES.values(), ids=BAD_TABLES.keys())
+def test_a_table_that_cannot_be_used_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    write(tmp_path, "a.png", "UID_1_2_3_all.bmp")
+    (tmp_path / "cells.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        find_cells(tmp_path / "cells.csv")
+
+
+def test_identical_files_with_two_labels_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, "all/a.png", "hem/b.png")
+    (tmp_path / "hem" / "b.png").write_text("all/a.png")
+    with pytest.raises(DataError, match="expected one label for identical files, found two"):
+        find_cells(tmp_path)
+
+
+def test_a_place_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected a folder of cells or a \.csv table"):
+        find_cells(tmp_path / "none")
+
+
+def test_one_class_is_refused_with_both_counts(tmp_path: Path) -> None:
+    write(tmp_path, "all/a.png", "all/b.png")
+    with pytest.raises(DataError, match="found 2 ALL and 0 healthy"):
+        refuse_one_class(find_cells(tmp_path), "the data")
+
+
+def test_the_real_cells_are_those_of_the_readme(real_cells: Path) -> None:
+    cells = find_cells(real_cells / "C-NMC_training_data")
+    assert len(cells) == 2860
+    assert sum(cell.label for cell in cells) == 1934
+    assert {cell.subject for cell in cells if cell.label == 0} == {"H10", "H14", "H22"}
+    assert len({cell.sha256 for cell in cells}) == 2860

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
+
+from runtime.errors import DataError
+from train.metrics import METRIC_NAMES, measure, metrics_table
+
+
+def scored(count: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.random(count) < 0.68
+    return labels, np.clip(rng.normal(0.35 + 0.3 * labels, 0.2), 0, 1)
+
+
+def test_the_five_metrics_are_scikit_learns() -> None:
+    labels, p_all = scored()
+    called = p_all >= 0.4
+    metrics = measure(labels, p_all, 0.4)
+    expected = {
+        "accuracy": accuracy_score(labels, called),
+        "sensitivity": recall_score(labels, called),
+        "specificity": recall_score(labels, called, pos_label=0),
+        "auc": roc_auc_score(labels, p_all),
+        "f1": f1_score(labels, called),
+    }
+    for name, value in expected.items():
+        assert getattr(metrics, name).value == pytest.approx(value, abs=1e-6)
+
+
+def test_the_papers_constant_classifier_is_called_that() -> None:
+    # Table I, row Inception: 2138 cells of which 70.1123 % are ALL, all of them called ALL.
+    labels = np.arange(2138) < 1499
+    metrics = measure(labels, np.full(2138, 0.9), 0.5)
+    assert metrics.accuracy.value == pytest.approx(0.701123, abs=1e-6)
+    assert (metrics.sensitivity.value, metrics.specificity.value, metrics.auc.value) == (1, 0, 0.5)
+    assert metrics.f1.value == pytest.approx(0.82430, abs=1e-5)
+    assert metrics.constant == "ALL"
+    assert "constant classifier: it calls every cell ALL" in metrics_table({"inception": metrics})
+
+
+def test_the_intervals_hold_the_truth_about_as_often_as_they_promise() -> None:
+    held = dict.fromkeys(METRIC_NAMES, 0)
+    labels, p_all = scored(100_000, seed=99)
+    truth = measure_values(labels, p_all)
+    for seed in range(30):
+        metrics = measure(*scored(300, seed), 0.5)
+        for name in METRIC_NAMES:
+            interval = getattr(metrics, name)
+            assert interval.low <= interval.value <= interval.high
+            held[name] += interval.low <= truth[name] <= interval.high
+    assert all(26 <= count <= 30 for count in held.values()), held
+
+
+def measure_values(labels: np.ndarray, p_all: np.ndarray) -> dict[str, float]:
+    called = p_all >= 0.5
+    return {
+        "accuracy": float((called == labels).mean()),
+        "sensitivity": float(called[labels].mean()),
+        "specificity": float((~called[~labels]).mean()),
+        "auc": float(roc_auc_score(labels, p_all)),
+        "f1": float(f1_score(labels, called)),
+    }
+
+
+def test_one_class_alone_is_refused() -> None:
+    with pytest.raises(DataError, match="expected cells of both classes, found 5 ALL of 5 cells"):
+        measure(np.ones(5, bool), np.ones(5), 0.5)
+
+
+def test_a_few_cells_are_enough() -> None:
+    metrics = measure(np.array([True, False]), np.array([0.9, 0.1]), 0.5)
+    assert (metrics.accuracy.value, metrics.constant) == (1, None)

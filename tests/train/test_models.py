@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from runtime.errors import UsageError
+from train.models.allnet import INNER_LAYERS, pooled_to
+from train.models.backbones import BACKBONES
+from train.models.network import MODELS, build_network
+from train.standardization import Standardization
+
+STANDARDIZATION = Standardization((11.0, 5.0, 13.0), (26.0, 12.0, 30.0))
+
+
+def build(model: str, size: int = 75) -> Any:
+    return build_network(model, size, STANDARDIZATION, "none")
+
+
+@pytest.fixture(scope="module")
+def allnet() -> Any:
+    return build("allnet")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_network_takes_uint8_cells_and_gives_a_probability(model: str) -> None:
+    network = build(model)
+    assert network.input.dtype == "uint8"
+    assert network.output.shape == (None, 1)
+    cells = np.random.default_rng(0).integers(0, 256, (2, 75, 75, 3), dtype=np.uint8)
+    p_all = np.asarray(network(cells))
+    assert ((p_all > 0) & (p_all < 1)).all()
+
+
+def test_compact_has_fewer_than_a_million_weights() -> None:
+    assert build("compact", 128).count_params() < 1_000_000
+
+
+def test_the_first_layer_standardizes() -> None:
+    network = build("compact")
+    cells = np.random.default_rng(0).integers(0, 256, (2, 75, 75, 3), dtype=np.uint8)
+    standardized = keras.Model(network.input, network.get_layer("standardize").output)(cells)
+    np.testing.assert_allclose(standardized, (cells - np.array([11, 5, 13])) / np.array([26, 12, 30]), atol=1e-5)
+
+
+def test_allnet_joins_what_the_paper_joins(allnet: Any) -> None:
+    def parents(name: str) -> list[str]:
+        return [tensor._keras_history.operation.name for tensor in allnet.get_layer(name).input]
+
+    assert parents("concatenate2") == ["vgg16_last_pool", "resnet50_last_pool", "mixed10"]
+    assert parents("concatenate1") == [
+        f"{backbone}_{layer}_conv2" for backbone, inner in INNER_LAYERS.items() for layer in inner
+    ]
+    assert parents("concatenate3") == ["joined_conv2", "concatenate2"]
+    pool = allnet.get_layer("last_pool")
+    assert (pool.pool_size, pool.strides) == ((3, 3), (2, 2))
+    assert allnet.get_layer("last_conv").kernel_size == (1, 1)
+    assert [layer.name for layer in allnet.layers if isinstance(layer, keras.layers.Dense)] == [
+        "dense1",
+        "dense2",
+        "p_all",
+    ]
+
+
+@pytest.mark.parametrize("size", [75, 97, 250, 450])
+def test_the_three_last_activations_meet_at_any_size(size: int) -> None:
+    cells = keras.Input((size, size, 3))
+    last = [build(include_top=False, weights=None, input_tensor=cells).output for build in BACKBONES.values()]
+    side = min(x.shape[1] for x in last)
+    assert {pooled_to(keras.layers.AveragePooling2D, x, side, f"x{n}").shape[1] for n, x in enumerate(last)} == {side}
+
+
+@pytest.mark.parametrize(("height", "side"), [(7, 6), (8, 6), (62, 6), (31, 6), (9, 1), (29, 12), (13, 6), (6, 6)])
+def test_pooling_covers_an_activation_from_edge_to_edge(height: int, side: int) -> None:
+    for row in range(height):  # a mark in any row must reach the maximum somewhere
+        x = np.zeros((1, height, height, 1), np.float32)
+        x[0, row, row, 0] = 1
+        inputs = keras.Input((height, height, 1))
+        pooled = keras.Model(inputs, pooled_to(keras.layers.MaxPooling2D, inputs, side, "x"))(x)
+        assert pooled.shape == (1, side, side, 1)
+        assert np.asarray(pooled).max() == 1
+
+
+@pytest.mark.parametrize("size", [74, 451])
+def test_a_size_that_no_backbone_takes_is_refused(size: int) -> None:
+    with pytest.raises(UsageError, match=f"expected an image size from 75 to 450 px, received {size}"):
+        build("allnet", size)
+
+
+def test_weights_are_loaded_from_a_folder_of_official_files(tmp_path: Path) -> None:
+    cells = keras.Input((75, 75, 3))
+    official = keras.applications.ResNet50(include_top=False, weights=None, input_tensor=cells)
+    official.save_weights(tmp_path / "resnet50.weights.h5")
+    (tmp_path / "resnet50.weights.h5").rename(tmp_path / "resnet50_weights_notop.weights.h5")
+    network = build_network("resnet", 75, STANDARDIZATION, str(tmp_path))
+    name = "conv4_block6_3_conv"
+    np.testing.assert_array_equal(network.get_layer(name).get_weights()[0], official.get_layer(name).get_weights()[0])
+
+
+def test_missing_weights_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"expected one file vgg16\*notop\*\.h5 in .*, found 0"):
+        build_network("vgg", 75, STANDARDIZATION, str(tmp_path))
+
+
+def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "vgg16_weights_notop.h5").write_bytes(b"no weights")
+    with pytest.raises(UsageError, match=r"vgg16_weights_notop\.h5 does not fit vgg16"):
+        build_network("vgg", 75, STANDARDIZATION, str(tmp_path))
+
+
+def test_compact_has_no_other_weights_than_random_ones() -> None:
+    with pytest.raises(UsageError, match="expected --weights none for compact"):
+        build_network("compact", 75, STANDARDIZATION, "imagenet")
