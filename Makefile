@@ -1,7 +1,7 @@
 # Two commands: `make demo` classifies the drawn cells that come with the package, `make test` runs every check.
 # Both make the environment that they need; set PYTHON to use another interpreter.
 
-PYTHON ?= python3.11
+PYTHON ?= python3
 DEMO_VENV := .venv-demo
 TEST_VENV := .venv
 

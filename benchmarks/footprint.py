@@ -37,6 +37,8 @@ def build_parser() -> ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print the tables, write the record; return the exit code."""
     options = build_parser().parse_args(arguments)
+    if not hasattr(os, "wait4"):
+        raise BackendError("expected a system that tells a process's peak memory (Linux, macOS), found another")
     with bmp_cells() as cells:
         starts = [seconds_to_first_row(options.bundle, cells) for _ in range(options.starts)]
         start_rows: list[Row] = [

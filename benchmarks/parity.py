@@ -17,7 +17,7 @@ from export.gate import Verdict, judge
 from runtime.backends.base import Backend
 from runtime.backends.select import open_backend
 from runtime.bundle import Bundle
-from runtime.command_line import DONE, REFUSED, ArgumentParser, positive_int, run_command
+from runtime.command_line import DONE, REFUSED, ArgumentParser, positive_int, quiet_tensorflow, run_command
 from runtime.errors import BundleError, UnreadableCellError
 from runtime.files import sha256_of_file
 from runtime.preprocessing import load_cell
@@ -51,6 +51,7 @@ def build_parser() -> ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Compare, print the tables, write the record; return the exit code."""
+    quiet_tensorflow()
     options = build_parser().parse_args(arguments)
     bundle = Bundle.open(options.bundle)
     keras_file = reference_file(bundle, options.run)

@@ -22,7 +22,7 @@ from benchmarks.parity import reference_file
 from benchmarks.record import Row, print_table, write_record
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import DEFAULT_BATCH_SIZE, Classifier, ClassifierOptions
-from runtime.command_line import DONE, ArgumentParser, positive_int, run_command
+from runtime.command_line import DONE, ArgumentParser, positive_int, quiet_tensorflow, run_command
 from runtime.inputs import find_inputs
 from runtime.preprocessing import load_cell
 from runtime.results import ResultsFile
@@ -51,6 +51,7 @@ def build_parser() -> ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print the table, write the record; return the exit code."""
+    quiet_tensorflow()
     options = build_parser().parse_args(arguments)
     with files_of(options) as paths, TemporaryDirectory() as folder:
         settings = ClassifierOptions(bundle=options.bundle, backend="cpu", batch_size=options.batch_size)

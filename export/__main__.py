@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from pathlib import Path
 
-from runtime.command_line import DONE, ArgumentParser, run_command
+from runtime.allocator import keep_freed_memory
+from runtime.command_line import DONE, ArgumentParser, quiet_tensorflow, run_command
 
-# TensorFlow's C++ side logs to standard error, where the user's one line would drown.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+quiet_tensorflow()
 
 
 def build_parser() -> ArgumentParser:
@@ -47,6 +46,7 @@ def _write_onnx(options: argparse.Namespace) -> None:
     started = time.perf_counter()
     from export.bundle_writer import write_bundle
 
+    keep_freed_memory()
     manifest = write_bundle(run, options.out, options.data_source)
     for variant in manifest.variants:
         print(

@@ -138,7 +138,7 @@ def report(summary: Summary, inputs: Inputs, options: argparse.Namespace) -> Non
             "These cells were drawn, they are no photographs. Next: python -m runtime.classify FOLDER --out results.csv"
         )
     elif options.out:
-        tell(f"Results: {options.out}")
+        tell(f"Results: {options.out}. Next: python -m benchmarks.latency --bundle {options.bundle} times this machine")
     else:
         tell("Next: add --out results.csv to keep the table")
 

@@ -25,6 +25,11 @@ class ArgumentParser(argparse.ArgumentParser):
         raise SystemExit(REFUSED)
 
 
+def quiet_tensorflow() -> None:
+    """Silence TensorFlow's C++ log, in which the user's one line would drown; to be called before its import."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
 def run_command(command: Callable[[], int]) -> NoReturn:
     """Run `command` and exit with the code it returns; print an expected error as one line, without a traceback."""
     try:

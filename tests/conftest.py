@@ -33,3 +33,36 @@ def cell_file(tmp_path: Path) -> Callable[[str], Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty drawn cells."""
+    from train.drawn_cells import draw_cells
+
+    folder = tmp_path_factory.mktemp("drawn") / "cells"
+    draw_cells(folder, 30)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished_run(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run of compact at 75 px on the drawn cells, long enough for its batch norms to settle."""
+    from runtime.schema import FitOptions
+    from train.fit import fit
+
+    folder = tmp_path_factory.mktemp("runs") / "compact"
+    options = FitOptions("compact", str(drawn), "image", (0.6, 0.4, 0.0), 20, 6, 75, "none", 0)
+    fit(options, folder, cache=tmp_path_factory.mktemp("cache"), tell=lambda _: None)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle(finished_run: Path) -> Path:
+    """The bundle of that run."""
+    from export.bundle_writer import write_bundle
+    from export.finished_run import find_run
+
+    folder = finished_run.parent / "bundle"
+    write_bundle(find_run(finished_run), folder, "drawn cells")
+    return folder

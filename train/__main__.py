@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
+import sys
 from pathlib import Path
 
-from runtime.command_line import DONE, ArgumentParser, positive_int, run_command
+from runtime.command_line import DONE, INTERRUPTED, ArgumentParser, positive_int, quiet_tensorflow, run_command
 
-# TensorFlow's C++ side logs to standard error, where the user's one line would drown.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+quiet_tensorflow()
 
 MODELS = ("allnet", "vgg", "resnet", "inception", "compact")
 
@@ -78,17 +77,20 @@ def seed(text: str) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run one of the commands; return the exit code."""
     options = build_parser().parse_args(arguments)
-    {"fit": _fit, "evaluate": _evaluate, "draw": _draw}[options.command](options)
+    try:
+        {"fit": _fit, "evaluate": _evaluate, "draw": _draw}[options.command](options)
+    except KeyboardInterrupt:
+        hint = "; the same command with --resume goes on after the last finished epoch"
+        print(f"interrupted{hint if options.command == 'fit' else ''}", file=sys.stderr)
+        return INTERRUPTED
     return DONE
 
 
 def _fit(options: argparse.Namespace) -> None:
     from runtime.schema import FitOptions
-    from train.allocator import keep_freed_memory
     from train.splits import check_fractions
 
     check_fractions(options.fractions)
-    keep_freed_memory()
     from train.fit import fit
     from train.models.network import default_size, default_weights
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -13,20 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 import runtime
+from runtime.allocator import keep_freed_memory
 from runtime.errors import RunError, UsageError
 from runtime.schema import FitOptions, Recipe, RunConfig
 from train.batches import Batches
-from train.dataset import find_cells
+from train.dataset import find_cells, refuse_one_class
 from train.evaluate import evaluate_part
-from train.models.network import build_network, compile_network, recipe_of
+from train.models.network import build_network, check_size, compile_network, recipe_of
 from train.prepared import PreparedImages, prepare_images
 from train.run_folder import Epoch, RunFolder
 from train.splits import PlacedCell, cells_of_part, refuse_too_few, split_by_image
 from train.standardization import Standardization, standardization_of
 
-KEEP = os.environ.get("KEEP")
 RECORDED_LIBRARIES = ("keras", "tensorflow", "numpy", "pillow")
 
 Tell = Callable[[str], None]
@@ -41,6 +41,7 @@ class _Fit:
     training: Batches
     validation: Batches
     history: list[Epoch]
+    seed: int
 
 
 def fit(options: FitOptions, out: Path, *, resume: bool = False, cache: Path | None = None, tell: Tell = print) -> None:
@@ -54,7 +55,9 @@ def fit(options: FitOptions, out: Path, *, resume: bool = False, cache: Path | N
     """
     folder = RunFolder(out)
     _check_folder(folder, resume)
+    check_size(options.image_size)
     cells = find_cells(Path(options.data))
+    refuse_one_class(cells, options.data)
     images = prepare_images(cells, options.image_size, cache)
     if resume:
         placed = folder.cells()
@@ -134,6 +137,7 @@ def _with_batches(
         ),
         validation=Batches(images, cells_of_part(placed, "validation"), batch_size=options.batch_size),
         history=[],
+        seed=options.seed,
     )
 
 
@@ -141,13 +145,16 @@ def _fit_epoch(run: _Fit, epoch: int, epochs: int, tell: Tell) -> None:
     """Train for one epoch, keep what is best, then record the epoch as finished."""
     started = time.perf_counter()
     run.training.epoch = epoch
+    seed_dropout(run.network, run.seed, epoch)
     logs = run.network.fit(
         run.training,
         validation_data=run.validation,
         initial_epoch=epoch,
         epochs=epoch + 1,
-        verbose=0,
         shuffle=False,
+        verbose=0,
+        # Here, because TensorFlow's generator undoes it when its first batch is asked for.
+        callbacks=[keras.callbacks.LambdaCallback(on_train_batch_begin=lambda *_: keep_freed_memory())],
     ).history
     done = Epoch(
         epoch=epoch + 1,
@@ -170,6 +177,14 @@ def _fit_epoch(run: _Fit, epoch: int, epochs: int, tell: Tell) -> None:
         f"val_loss {done.val_loss:.4f}  val_accuracy {done.val_accuracy:.4f}  {done.seconds:.0f} s"
         + ("  best so far" if done.best else "")
     )
+
+
+def seed_dropout(network: Any, seed: int, epoch: int) -> None:
+    """Let the dropped units of an epoch depend on seed and epoch alone: Keras does not save the generators' state."""
+    for index, layer in enumerate(network.layers):
+        if hasattr(layer, "seed_generator"):
+            drawn = np.random.default_rng([seed, epoch, index]).integers(2**31, size=2)
+            layer.seed_generator.state.assign(drawn)
 
 
 def _better(epoch: Epoch, other: Epoch) -> bool:

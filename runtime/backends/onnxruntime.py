@@ -62,21 +62,31 @@ class OnnxRuntimeBackend(Backend):
             )
 
 
+def has_provider(name: str) -> bool:
+    """Say whether the installed ONNX Runtime was built for the backend `name`; whether it runs is another matter."""
+    return PROVIDERS[name] in _import_library(name).get_available_providers()
+
+
 def import_onnxruntime(name: str) -> Any:
     """Import ONNX Runtime for the backend `name`; raise BackendError where it or its provider is missing."""
+    library = _import_library(name)
+    if not has_provider(name):
+        raise BackendError(
+            f"expected the provider {PROVIDERS[name]} for the backend {name}, "
+            f"found {', '.join(library.get_available_providers())}; {INSTALL_HINTS[name]}"
+        )
+    if name == "cuda" and hasattr(library, "preload_dlls"):
+        library.preload_dlls()  # finds the CUDA and cuDNN libraries that pip installed
+    return library
+
+
+def _import_library(name: str) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
         raise BackendError(
             f"expected ONNX Runtime for the backend {name}, found {error}; {INSTALL_HINTS[name]}"
         ) from error
-    if PROVIDERS[name] not in onnxruntime.get_available_providers():
-        raise BackendError(
-            f"expected the provider {PROVIDERS[name]} for the backend {name}, "
-            f"found {', '.join(onnxruntime.get_available_providers())}; {INSTALL_HINTS[name]}"
-        )
-    if name == "cuda" and hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()  # finds the CUDA and cuDNN libraries that pip installed
     return onnxruntime
 
 

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from runtime.backends.base import Backend
-from runtime.backends.onnxruntime import OnnxRuntimeBackend
+from runtime.backends.onnxruntime import OnnxRuntimeBackend, has_provider
 from runtime.bundle import Bundle
 from runtime.errors import BackendError
+from runtime.schema import ImageSpec
 
 BACKENDS = ("auto", "cuda", "cpu")
 PRECISIONS = ("auto", "fp32")
 
 
 def open_backend(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Backend:
-    """Load a variant of `bundle`; "auto" takes CUDA where it really runs, else the CPU.
+    """Load a variant of `bundle`; "auto" takes CUDA where it really runs, else the CPU, and says why.
 
     Raises BackendError where the backend is not available here, BundleError where the variant is missing or damaged.
     """
     variant = bundle.variant("fp32" if precision == "auto" else precision)
     path = bundle.verified_path(variant)
-    if backend != "auto":
-        return OnnxRuntimeBackend(path, bundle.manifest.image, backend)
+    if backend == "auto":
+        return _open_best(path, bundle.manifest.image)
+    return OnnxRuntimeBackend(path, bundle.manifest.image, backend)
+
+
+def _open_best(model: Path, image: ImageSpec) -> Backend:
+    if not has_provider("cuda"):
+        return OnnxRuntimeBackend(model, image, "cpu")
     try:
-        return OnnxRuntimeBackend(path, bundle.manifest.image, "cuda")
-    except BackendError:
-        return OnnxRuntimeBackend(path, bundle.manifest.image, "cpu")
+        return OnnxRuntimeBackend(model, image, "cuda")
+    except BackendError as error:
+        backend = OnnxRuntimeBackend(model, image, "cpu")
+        backend.description += f" (not on CUDA: {error})"
+        return backend

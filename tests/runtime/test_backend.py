@@ -67,6 +67,31 @@ def test_auto_says_what_it_took() -> None:
     assert "CPUExecutionProvider" in backend.description
 
 
+def test_auto_says_why_it_is_not_on_cuda_where_that_was_to_be_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    backend = open_backend(Bundle.open(DEFAULT_BUNDLE), "auto")
+    assert backend.name == "cpu"
+    assert "(not on CUDA: " in backend.description
+
+
+def test_a_session_that_falls_back_to_the_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    real = onnxruntime.InferenceSession
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda path, options, providers: real(path, options, providers=["CPUExecutionProvider"]),
+    )
+    with pytest.raises(BackendError, match="expected a session on CUDAExecutionProvider, ONNX Runtime fell back to"):
+        open_backend(Bundle.open(DEFAULT_BUNDLE), "cuda")
+
+
 def test_a_missing_library_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(BackendError, match=r'pip install "allnet-edge\[cpu\]"'):

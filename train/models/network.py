@@ -39,6 +39,12 @@ def recipe_of(model: str) -> Recipe:
     return COMPACT_RECIPE if model == "compact" else PAPER_RECIPE
 
 
+def check_size(size: int) -> None:
+    """Raise UsageError for an image size in pixels that some network cannot take."""
+    if not SMALLEST_SIZE <= size <= LARGEST_SIZE:
+        raise UsageError(f"expected an image size from {SMALLEST_SIZE} to {LARGEST_SIZE} px, received {size}")
+
+
 def build_network(model: str, size: int, standardization: Standardization, weights: str) -> Any:
     """Build a keras.Model from uint8 RGB cells [N, size, size, 3] to p_all, float32 [N, 1].
 
@@ -46,8 +52,7 @@ def build_network(model: str, size: int, standardization: Standardization, weigh
 
     Raises UsageError for a size or weights that the network cannot take.
     """
-    if not SMALLEST_SIZE <= size <= LARGEST_SIZE:
-        raise UsageError(f"expected an image size from {SMALLEST_SIZE} to {LARGEST_SIZE} px, received {size}")
+    check_size(size)
     cells = keras.Input((size, size, 3), dtype="uint8", name=INPUT_NAME)
     # (x - mean) / std as x * scale + offset: Rescaling keeps its numbers in the file and exports as constants.
     scale = [1 / std for std in standardization.std]

@@ -1,4 +1,4 @@
-"""Tells the C library to keep freed memory: on Linux, handing it back costs about half of a training step."""
+"""Tells the C library to keep freed memory: on Linux, handing it back and forth costs much of a training step."""
 
 from __future__ import annotations
 

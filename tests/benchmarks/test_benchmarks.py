@@ -1,0 +1,150 @@
+"""That each benchmark measures what it says and fails where it should; no test here is timed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from benchmarks import footprint, latency, parity, throughput
+from benchmarks.cells import bmp_cells, spread_over
+from runtime.command_line import DONE, REFUSED
+from runtime.errors import BundleError, DataError
+from runtime.files import sha256_of_file
+
+
+def record(folder: Path, name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
+    assert content["measurement"] == name
+    environment = content["environment"]
+    assert environment["cpus"] >= 1
+    assert len(environment["bundle_sha256"]) == 64
+    return content
+
+
+def test_parity_passes_where_the_variant_is_the_model(
+    bundle: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert parity.main(["--bundle", str(bundle), "--data", str(drawn), "--out", str(tmp_path)]) == DONE
+    [row] = record(tmp_path, "parity")["rows"]
+    assert (row["variant"], row["cells"], row["flipped"], row["verdict"]) == ("fp32", 30, 0, "passed")
+    said = capsys.readouterr().out
+    assert "sensitivity %" in said
+    assert "passed" in said
+
+
+def test_parity_fails_and_names_the_cells_that_flip(
+    bundle: Path, finished_run: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(bundle, tmp_path / "bundle")
+    file = tmp_path / "bundle" / "model.fp32.onnx"
+    model = onnx.load(file)
+    [bias] = [i for i in model.graph.initializer if list(i.dims) == [1] and i.data_type == onnx.TensorProto.FLOAT]
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.array([-100], np.float32), bias.name))
+    onnx.save(model, file)
+    manifest = json.loads((tmp_path / "bundle" / "bundle.json").read_text())
+    manifest["variants"][0]["sha256"] = sha256_of_file(file)
+    (tmp_path / "bundle" / "bundle.json").write_text(json.dumps(manifest))
+    command = ["--bundle", str(tmp_path / "bundle"), "--data", str(drawn), "--run", str(finished_run)]
+    assert parity.main(command) == REFUSED
+    said = capsys.readouterr().out
+    assert "FAILED" in said
+    assert "fp32 flips " in said
+    assert "constant classifier: it calls every cell healthy" in said
+
+
+def test_parity_refuses_another_runs_model(bundle: Path, finished_run: Path, drawn: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished_run, tmp_path / "run")
+    (tmp_path / "run" / "best.keras").write_bytes(b"another")
+    with pytest.raises(BundleError, match="the bundle came from another run"):
+        parity.main(["--bundle", str(bundle), "--data", str(drawn), "--run", str(tmp_path / "run")])
+
+
+def test_parity_says_where_it_looked_for_the_keras_model(bundle: Path, drawn: Path, tmp_path: Path) -> None:
+    shutil.copytree(bundle, tmp_path / "far" / "away" / "bundle")
+    with pytest.raises(
+        BundleError, match=r"expected the Keras model of the bundle at .*; give its run folder with --run"
+    ):
+        parity.main(["--bundle", str(tmp_path / "far" / "away" / "bundle"), "--data", str(drawn)])
+
+
+def test_parity_needs_both_classes(bundle: Path, drawn: Path) -> None:
+    with pytest.raises(DataError, match="found 20 ALL and 0 healthy"):
+        parity.main(["--bundle", str(bundle), "--data", str(drawn / "all")])
+
+
+def test_parity_lists_what_it_could_not_read(
+    bundle: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(drawn, tmp_path / "cells")
+    (tmp_path / "cells" / "hem" / "broken.bmp").write_bytes(b"BM")
+    run = str(bundle.parent / "compact")
+    assert parity.main(["--bundle", str(bundle), "--data", str(tmp_path / "cells"), "--run", run]) == DONE
+    assert "broken.bmp: damaged image" in capsys.readouterr().out
+
+
+def test_latency_has_a_row_for_the_model_and_the_files_at_each_batch_size(tmp_path: Path) -> None:
+    arguments = ["--batch-sizes", "1", "3", "--seconds", "0.01", "--out", str(tmp_path)]
+    assert latency.main(arguments) == DONE
+    content = record(tmp_path, "latency")
+    rows = content["rows"]
+    assert [(row["measured"], row["batch"]) for row in rows] == [
+        ("model", 1),
+        ("file to result", 1),
+        ("model", 3),
+        ("file to result", 3),
+    ]
+    for row in rows:
+        assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
+        samples = content["samples_ms"][f"{row['measured']}, batch {row['batch']}"]
+        assert len(samples) == row["runs"] >= latency.FEWEST_RUNS
+
+
+def test_the_warm_up_is_not_timed() -> None:
+    calls: list[int] = []
+    samples = latency.timed(lambda: calls.append(1), 0.001)
+    assert len(calls) >= len(samples) + latency.WARM_UP_RUNS
+
+
+def test_throughput_compares_all_candidates_in_the_same_rounds(
+    bundle: Path, finished_run: Path, tmp_path: Path
+) -> None:
+    arguments = ["--bundle", str(bundle), "--keras", "--run", str(finished_run), "--cells", "11", "--batch-size", "4"]
+    assert throughput.main([*arguments, "--rounds", "2", "--out", str(tmp_path)]) == DONE
+    content = record(tmp_path, "throughput")
+    assert list(content["seconds"]) == [
+        "classify",
+        "session.run alone, cells in memory",
+        "load a batch, session.run, in turns",
+        "keras predict, 2 loading threads",
+    ]
+    assert content["rows"][0]["ratio"] == 1
+
+
+def test_a_ratio_is_taken_within_a_round() -> None:
+    row = throughput.row_of("other", [2.0, 40.0, 6.0], [1.0, 10.0, 2.0], 100)
+    assert (row["ratio"], row["lowest"], row["highest"]) == (3, 2, 4)
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="this system does not tell a process's peak memory")
+def test_footprint_starts_real_processes(tmp_path: Path) -> None:
+    assert footprint.main(["--starts", "1", "--files", "20", "--out", str(tmp_path)]) == DONE
+    [row] = record(tmp_path, "footprint")["memory"]
+    assert row["files"] == 20
+    assert row["peak_mb"] > 10
+
+
+def test_a_limit_takes_cells_from_everywhere() -> None:
+    assert spread_over(list("abcdefghij"), 5) == list("acegi")
+    assert spread_over(list("abc"), None) == list("abc")
+
+
+def test_the_files_of_a_measurement_are_bmp_of_the_releases_size() -> None:
+    with bmp_cells() as paths:
+        assert {Path(path).stat().st_size for path in paths} == {450 * 450 * 3 + 450 * 2 + 54}

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+
+import train.fit
+from runtime.errors import DataError, OutputError, RunError, UsageError
+from runtime.schema import FitOptions, Recipe
+from train.__main__ import main
+from train.drawn_cells import draw_cells
+from train.evaluate import evaluate
+from train.fit import fit
+from train.run_folder import RunFolder
+from train.splits import cells_of_part
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn") / "cells"
+    draw_cells(folder, 36)
+    return folder
+
+
+def options_for(data: Path) -> FitOptions:
+    return FitOptions(
+        model="compact",
+        data=str(data),
+        split="image",
+        fractions=(0.5, 0.25, 0.25),
+        epochs=3,
+        batch_size=6,
+        image_size=75,
+        weights="none",
+        seed=0,
+    )
+
+
+@pytest.fixture
+def options(data: Path) -> FitOptions:
+    return options_for(data)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def quiet(_: str) -> None:
+    """Say nothing."""
+
+
+def weights(run: Path, name: str) -> list[np.ndarray]:
+    """All weights of a saved network, with those of its optimizer where it has one."""
+    model = keras.models.load_model(run / name)
+    return [variable.numpy() for variable in (*model.variables, *model.optimizer.variables)]
+
+
+def history(run: Path) -> list[dict[str, str]]:
+    with (run / "history.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def stop_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupt a run in the middle of the epoch after `epochs`, once its batches were trained on."""
+    real = RunFolder.write_model
+
+    def write_model(self: RunFolder, model: object, path: Path) -> None:
+        if len(self.history()) == epochs:
+            raise KeyboardInterrupt
+        real(self, model, path)
+
+    monkeypatch.setattr(RunFolder, "write_model", write_model)
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never interrupted."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    fit(options_for(data), folder, cache=cache, tell=quiet)
+    return folder
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path) -> Path:
+    """A copy of that run to work on."""
+    shutil.copytree(whole, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_a_run_leaves_what_others_read(options: FitOptions, whole: Path) -> None:
+    folder = RunFolder(whole)
+    assert {path.name for path in whole.iterdir()} == {
+        "best.keras",
+        "cells.csv",
+        "config.json",
+        "history.csv",
+        "metrics.json",
+        "resume-3.keras",
+    }
+    config = folder.config()
+    assert config.options == options
+    assert config.part_sizes == {"training": 18, "validation": 9, "test": 9}
+    assert len(cells_of_part(folder.cells(), "test")) == 9
+    assert [row["epoch"] for row in history(whole)] == ["1", "2", "3"]
+    assert all(math.isfinite(float(row[name])) for row in history(whole) for name in ("loss", "val_loss"))
+    assert json.loads((whole / "metrics.json").read_text())["validation"]["cells"] == 9
+
+
+@pytest.mark.parametrize("finished", [0, 1])
+def test_a_resumed_run_ends_like_one_that_never_stopped(
+    options: FitOptions, whole: Path, tmp_path: Path, cache: Path, finished: int
+) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        stop_after(finished, monkeypatch)
+        with pytest.raises(KeyboardInterrupt):
+            fit(options, tmp_path / "cut", cache=cache, tell=quiet)
+    assert len(history(tmp_path / "cut")) == finished, "no finished epoch is lost"
+    fit(options, tmp_path / "cut", resume=True, cache=cache, tell=quiet)
+    for name in ("best.keras", "resume-3.keras"):
+        for of_whole, of_cut in zip(weights(whole, name), weights(tmp_path / "cut", name), strict=True):
+            np.testing.assert_allclose(of_whole, of_cut, rtol=1e-4, atol=1e-5)
+    losses = [[float(row["loss"]) for row in history(run)] for run in (whole, tmp_path / "cut")]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+def test_the_best_epoch_is_kept_and_not_the_last(
+    options: FitOptions, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted = iter([(0.6, 0.5), (0.9, 0.3), (0.9, 0.4)])
+    kept: list[str] = []
+
+    def scripted_fit(*_: object, **__: object) -> SimpleNamespace:
+        accuracy, loss = next(scripted)
+        history = {"loss": [0.1], "accuracy": [0.9], "val_accuracy": [accuracy], "val_loss": [loss]}
+        return SimpleNamespace(history=history)
+
+    def write_model(self: RunFolder, model: object, path: Path) -> None:
+        kept.append(path.name)
+
+    monkeypatch.setattr(keras.Model, "fit", scripted_fit)
+    monkeypatch.setattr(RunFolder, "write_model", write_model)
+    monkeypatch.setattr(train.fit, "evaluate_part", lambda *_: None)
+    fit(options, tmp_path, cache=cache, tell=quiet)
+    assert kept == ["best.keras", "resume-1.keras", "best.keras", "resume-2.keras", "resume-3.keras"]
+    assert [row["best"] for row in history(tmp_path)] == ["1", "1", "0"]
+
+
+def test_a_run_that_diverges_stops_with_a_reason(
+    options: FitOptions, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe("adam", 1e30, "constant", weight_decay=0.0, augment=False)
+    monkeypatch.setattr(train.fit, "recipe_of", lambda _: recipe)
+    with pytest.raises(RunError, match=r"the loss is \w+ in epoch \d: the run diverged"):
+        fit(options, tmp_path, cache=cache, tell=quiet)
+
+
+def test_a_resumed_run_must_be_the_one_that_was_begun(options: FitOptions, copy: Path, cache: Path) -> None:
+    other = replace(options, seed=5, batch_size=4)
+    with pytest.raises(UsageError, match="resume with --batch-size 6, --seed 0"):
+        fit(other, copy, resume=True, cache=cache, tell=quiet)
+    with pytest.raises(UsageError, match="resume with --epochs 3"):
+        fit(replace(options, epochs=9), copy, resume=True, cache=cache, tell=quiet)
+
+
+def test_a_run_is_never_written_over(options: FitOptions, whole: Path, cache: Path) -> None:
+    with pytest.raises(RunError, match=r"found a run at .*; add --resume"):
+        fit(options, whole, cache=cache, tell=quiet)
+
+
+def test_there_must_be_a_run_to_resume(options: FitOptions, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="expected a run to resume"):
+        fit(options, tmp_path / "none", resume=True)
+
+
+def test_too_few_cells_leave_no_run(options: FitOptions, tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(DataError, match="expected at least one batch of 64 cells"):
+        fit(replace(options, batch_size=64), tmp_path / "run", cache=cache, tell=quiet)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unwritable_place_is_an_error_of_one_line(options: FitOptions, tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write"):
+        fit(options, tmp_path / "file" / "run", cache=cache, tell=quiet)
+
+
+def test_evaluate_finds_the_cells_by_their_content(data: Path, copy: Path, tmp_path: Path, cache: Path) -> None:
+    moved = tmp_path / "moved"
+    for index, cell in enumerate(sorted(data.glob("*/*.bmp"))):
+        target = moved / cell.parent.name / f"{index}.bmp"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(cell.read_bytes())
+    said: list[str] = []
+    evaluate(copy, moved, "test", cache=cache, tell=said.append)
+    metrics = json.loads((copy / "metrics.json").read_text())
+    assert set(metrics) == {"validation", "test"}
+    assert f"{metrics['test']['accuracy']['value'] * 100:.2f}" in said[0]
+
+
+def test_evaluate_names_the_cells_that_are_not_there(data: Path, copy: Path, cache: Path) -> None:
+    table = copy / "few.csv"
+    cells = sorted(data.glob("*/*.bmp"))[::12]
+    rows = [f"{cell},{cell.parent.name}," for cell in cells]
+    table.write_text("\n".join(["path,label,subject", *rows]))
+    with pytest.raises(DataError, match=r"expected all 9 cells of the run in --data, \d are missing"):
+        evaluate(copy, table, "validation", cache=cache)
+
+
+def test_evaluate_refuses_a_part_without_cells(data: Path, copy: Path, cache: Path) -> None:
+    folder = RunFolder(copy)
+    folder.write_cells([cell for cell in folder.cells() if cell.part != "test"])
+    with pytest.raises(UsageError, match="expected cells in the test part"):
+        evaluate(copy, data, "test", cache=cache)
+
+
+def test_the_command_line_names_what_comes_next(
+    data: Path, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["fit", "--data", str(data), "--model", "compact", "--out", str(tmp_path / "run"), "--epochs", "1"]
+    size = ["--image-size", "75", "--batch-size", "9", "--fractions", "0.5", "0.5", "0", "--cache", str(cache)]
+    assert main([*command, *size]) == 0
+    said = capsys.readouterr().out
+    assert "36 cells (24 ALL, 12 healthy): 18 training, 18 validation; split by image" in said
+    assert f"Next: python -m export onnx --run {tmp_path / 'run'} --out BUNDLE" in said
