@@ -18,7 +18,15 @@ from runtime.bundle import DEFAULT_BUNDLE
 from runtime.command_line import DONE, ArgumentParser, positive_int, run_command
 from runtime.errors import BackendError
 
-KILOBYTE = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
+
+# A process inherits the peak of the one that starts it, so it is started by one that is small.
+LAUNCHER = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
 
 
 def build_parser() -> ArgumentParser:
@@ -37,7 +45,7 @@ def build_parser() -> ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print the tables, write the record; return the exit code."""
     options = build_parser().parse_args(arguments)
-    if not hasattr(os, "wait4"):
+    if os.name == "nt":
         raise BackendError("expected a system that tells a process's peak memory (Linux, macOS), found another")
     with bmp_cells() as cells:
         starts = [seconds_to_first_row(options.bundle, cells) for _ in range(options.starts)]
@@ -71,15 +79,18 @@ def memory_row(bundle: Path, cells: list[str], count: int) -> Row:
         for index, cell in enumerate(islice(cycle(cells), count)):
             (Path(folder) / f"{index}.bmp").hardlink_to(cell)  # many names of a few files: no gigabytes on disk
         started = time.perf_counter()
-        pid = os.posix_spawn(sys.executable, [*command(bundle), folder, "--out", f"{folder}/results.csv"], os.environ)
-        _, status, usage = os.wait4(pid, 0)
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", LAUNCHER, *command(bundle), folder, "--out", f"{folder}/results.csv"],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
         seconds = time.perf_counter() - started
-    code = os.waitstatus_to_exitcode(status)
-    if code:
-        raise BackendError(f"runtime.classify failed with exit code {code}; its message stands above")
+    if done.returncode:
+        raise BackendError(f"runtime.classify failed with exit code {done.returncode}; its message stands above")
     return {
         "files": count,
-        "peak_mb": round(usage.ru_maxrss * KILOBYTE / 2**20, 1),
+        "peak_mb": round(int(done.stdout) * RSS_UNIT / 2**20, 1),
         "files_per_second": round(count / seconds, 1),
     }
 

@@ -24,6 +24,7 @@ from runtime.preprocessing import load_cell
 from runtime.schema import Metrics
 from train.dataset import Cell, find_cells, refuse_one_class
 from train.metrics import measure, metrics_table
+from train.splits import cells_of_part, read_cells
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,6 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     readable = [cell for cell in cells if str(cell.path) not in unreadable]
     rows = [row_of(verdict, readable) for verdict in verdicts]
     report(name_to_metrics, rows, unreadable)
+    print(f"{seen_in_training(keras_file.parent, readable)} of these cells are of the run's training part")
     if options.out:
         content = {
             "rows": rows,
@@ -94,6 +96,12 @@ def reference_file(bundle: Bundle, run: Path | None) -> Path:
     return file
 
 
+def seen_in_training(run: Path, cells: list[Cell]) -> int:
+    """Return how many of the cells the run was fitted on: on those the metrics flatter the model."""
+    fitted = {cell.sha256 for cell in cells_of_part(read_cells(run / "cells.csv"), "training")}
+    return sum(cell.sha256 in fitted for cell in cells)
+
+
 def chosen_cells(data: Path, limit: int | None) -> list[Cell]:
     """Return the labelled cells of `data`, or `limit` of them; raise DataError unless both classes are there."""
     path_to_cell = {str(cell.path): cell for cell in find_cells(data)}
@@ -109,7 +117,7 @@ def score_all(
     from export.to_onnx import KerasModel
 
     reference = KerasModel(keras_file)
-    backends = {v.precision: open_backend(bundle, "cpu", v.precision) for v in bundle.manifest.variants}
+    backends = {variant.precision: open_backend(bundle, "cpu", variant) for variant in bundle.manifest.variants}
     labels: list[bool] = []
     scores: dict[str, list[NDArray[np.float32]]] = {name: [] for name in (REFERENCE, *backends)}
     unreadable: dict[str, str] = {}

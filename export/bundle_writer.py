@@ -21,6 +21,7 @@ from runtime.files import folder_written_aside, refuse_foreign_folder, sha256_of
 from runtime.preprocessing import load_cell
 from runtime.schema import (
     CLASSES,
+    DEFAULT_THRESHOLD,
     GOLDEN_NAME,
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -34,7 +35,6 @@ from runtime.schema import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-THRESHOLD = 0.5
 PARITY_BATCH_SIZES = (1, 5)  # 5 leaves a short last batch
 
 
@@ -62,7 +62,7 @@ def write_bundle(run: FinishedRun, out: Path, source: str) -> Manifest:
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             classes=CLASSES,
-            threshold=THRESHOLD,
+            threshold=DEFAULT_THRESHOLD,
             image=image,
             golden_sha256=sha256_of_file(folder / GOLDEN_NAME),
             training=_training(run, out),
@@ -85,8 +85,8 @@ def _write_fp32(
     file = folder / f"model.{precision}.onnx"
     reference.write_onnx(file)
     with OnnxRuntimeBackend(file, image, "cpu") as backend:
-        parity = parity_at_batch_sizes(backend, precision, cells, p_all, THRESHOLD, PARITY_BATCH_SIZES)
-    if parity.max_difference > parity.tolerance:
+        parity = parity_at_batch_sizes(backend, precision, cells, p_all, DEFAULT_THRESHOLD, PARITY_BATCH_SIZES)
+    if not parity.max_difference <= parity.tolerance:
         raise ConversionError(
             f"expected {file.name} to agree with the Keras model within {parity.tolerance:.0e}, found a difference "
             f"of {parity.max_difference:.2g} on {parity.cells} cells; no bundle was written"
@@ -95,12 +95,21 @@ def _write_fp32(
 
 
 def _training(run: FinishedRun, out: Path) -> Training:
-    # The folder's name alone: the full path may name a person or a ward, and a bundle travels.
-    options = replace(run.config.options, data=Path(run.config.options.data).name)
+    # The folders' names alone: a full path may name a person or a ward, and a bundle travels.
+    options = run.config.options
+    options = replace(options, data=Path(options.data).name, weights=Path(options.weights).name)
     return Training(
-        run=os.path.relpath(run.folder.resolve(), out.resolve()),
+        run=_relative(run.folder, out),
         keras_sha256=sha256_of_file(run.keras_file),
         best_epoch=run.best_epoch,
         config=replace(run.config, options=options),
         validation=run.validation,
     )
+
+
+def _relative(run: Path, out: Path) -> str:
+    """Return the way from the bundle to the run with forward slashes; the run's name where there is none."""
+    try:
+        return Path(os.path.relpath(run.resolve(), out.resolve())).as_posix()
+    except ValueError:  # two drives of Windows
+        return run.name

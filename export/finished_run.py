@@ -49,7 +49,10 @@ def _open(folder: Path) -> FinishedRun:
         config = run_record_from_json(RunConfig, _text(folder / CONFIG), f"{folder / CONFIG}")
         metrics = json.loads(_text(folder / "metrics.json"))["validation"]
         with (folder / "history.csv").open(newline="") as stream:
-            best_epoch = max(int(row["epoch"]) for row in csv.DictReader(stream) if row["best"] == "1")
+            epochs = list(csv.DictReader(stream))
+        if len(epochs) != config.options.epochs:
+            raise ValueError(f"{len(epochs)} of {config.options.epochs} epochs")
+        best_epoch = max(int(row["epoch"]) for row in epochs if row["best"] == "1")
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise RunError(
             f"expected a finished run at {folder}, found: {error}; finish it with `python -m train fit --resume`"

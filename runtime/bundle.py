@@ -69,7 +69,10 @@ class Bundle:
         path = self.folder / name
         if Path(name).name != name or not path.is_file():
             raise BundleError(f"expected the file {name} in the bundle {self.folder}, found none; export it again")
-        found = sha256_of_file(path)
+        try:
+            found = sha256_of_file(path)
+        except OSError as error:
+            raise BundleError(f"expected {path} to be readable, found: {error.strerror}") from error
         if found != sha256:
             raise BundleError(
                 f"expected {path} to have the SHA-256 {sha256[:12]}…, found {found[:12]}…: the file was changed "

@@ -12,7 +12,7 @@ import numpy as np
 
 from runtime.backends.base import Backend
 from runtime.backends.onnxruntime import available_cpus
-from runtime.backends.select import open_backend
+from runtime.backends.select import choose_variant, open_backend
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.errors import BackendError
 from runtime.pipeline import Scored, score_files
@@ -49,8 +49,9 @@ class Classifier:
         self.manifest = self.bundle.manifest
         self.threshold = self.manifest.threshold if options.threshold is None else options.threshold
         self.batch_size = options.batch_size
-        self.backend = open_backend(self.bundle, options.backend, options.precision)
-        self.precision = "fp32" if options.precision == "auto" else options.precision
+        variant = choose_variant(self.bundle, options.precision)
+        self.precision = variant.precision
+        self.backend = open_backend(self.bundle, options.backend, variant)
         self_test(self.bundle, self.backend, self.precision)
 
     @property
@@ -95,7 +96,7 @@ def self_test(bundle: Bundle, backend: Backend, precision: str) -> None:
     """Compare the backend with the Keras model on the golden cells; raise BackendError where it differs."""
     golden = bundle.golden()
     difference = float(np.abs(backend.infer(golden.cells) - golden.p_all).max())
-    if difference > TOLERANCES[precision]:
+    if not difference <= TOLERANCES[precision]:
         raise BackendError(
             f"self-test failed: on the golden cells of {bundle.folder} p_all differs by {difference:.2g} from the "
             f"Keras model (at most {TOLERANCES[precision]:.0e} is accepted) on {backend.description}; "

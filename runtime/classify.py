@@ -19,7 +19,7 @@ from runtime.command_line import (
     INTERRUPTED,
     PARTLY_DONE,
     ArgumentParser,
-    positive_int,
+    batch_size,
     probability,
     run_command,
 )
@@ -69,7 +69,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="FILE", help=".csv or .jsonl; default: CSV on standard output")
     parser.add_argument("--backend", choices=BACKENDS, default="auto")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto")
-    parser.add_argument("--batch-size", type=positive_int, default=DEFAULT_BATCH_SIZE, metavar="N")
+    parser.add_argument("--batch-size", type=batch_size, default=DEFAULT_BATCH_SIZE, metavar="N")
     parser.add_argument(
         "--threshold", type=probability, metavar="T", help="ALL from this p_all on; default: the bundle's"
     )

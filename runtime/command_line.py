@@ -13,6 +13,8 @@ from runtime.errors import AllnetError
 DONE = 0
 REFUSED = 1  # a usage or data error: nothing was produced
 PARTLY_DONE = 2  # finished, but some inputs could not be used
+LARGEST_BATCH = 1024  # cells; a typing error must not ask for all memory
+
 INTERRUPTED = 130  # the shells' code for Ctrl-C: 128 + SIGINT
 
 
@@ -53,6 +55,14 @@ def positive_int(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, received {text}")
+    return number
+
+
+def batch_size(text: str) -> int:
+    """Parse a whole number from 1 to LARGEST_BATCH."""
+    number = positive_int(text)
+    if number > LARGEST_BATCH:
+        raise argparse.ArgumentTypeError(f"expected at most {LARGEST_BATCH}, received {text}")
     return number
 
 

@@ -9,6 +9,7 @@ AllnetError
 ├── ConversionError     a converted model does not decide like the one it came from
 ├── OutputError         a result cannot be written
 └── UnreadableCellError one image cannot be used; costs its own row, never the run
+    └── UnopenableCellError its file could not be read just now, whatever it holds
 
 A message says what was expected, what was found and what to do. Everything else that is raised is a bug
 and keeps its traceback.
@@ -49,3 +50,7 @@ class OutputError(AllnetError):
 
 class UnreadableCellError(AllnetError):
     """One image cannot be used; the message is the `reason` column of its row."""
+
+
+class UnopenableCellError(UnreadableCellError):
+    """A file could not be read just now, such as one on a lost network share; it may hold a good cell."""

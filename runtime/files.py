@@ -70,6 +70,7 @@ def folder_written_aside(path: Path, marker: str) -> Iterator[Path]:
     An existing `path` is replaced only where it is empty or holds a file named `marker`: a folder that this
     project wrote. Raises OutputError for any other existing path.
     """
+    path = path.resolve()
     refuse_foreign_folder(path, marker)
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,9 +89,11 @@ def folder_written_aside(path: Path, marker: str) -> Iterator[Path]:
 
 def refuse_foreign_folder(path: Path, marker: str) -> None:
     """Raise OutputError where `path` exists and is neither empty nor a folder with a file named `marker`."""
-    if path.is_dir() and ((path / marker).exists() or not any(path.iterdir())):
-        return
-    if path.exists():
+    with output_errors(path):
+        if path.is_dir() and ((path / marker).exists() or not any(path.iterdir())):
+            return
+        is_taken = path.exists()
+    if is_taken:
         raise OutputError(
             f"expected a new folder, or one that holds a {marker} to replace; "
             f"found something else at {path}; choose another name"
@@ -102,9 +105,13 @@ def replace_folder(new: Path, path: Path) -> None:
     if not path.exists():
         new.rename(path)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
-    path.rename(old / path.name)
-    new.rename(path)
+    old = path.with_name(f"{new.name}-old")
+    path.rename(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
     shutil.rmtree(old)
 
 

@@ -33,7 +33,7 @@ def find_inputs(names: list[str]) -> Inputs:
         if not os.path.isdir(name):  # noqa: PTH112  strings: a million Path objects cost a gigabyte
             paths.append(name)
             continue
-        found = list(_files_below(name))
+        found = files_below(name)
         wanted = [path for path in found if not is_companion(path)]
         paths.extend(wanted)
         left_out += len(found) - len(wanted)
@@ -48,12 +48,23 @@ def is_companion(path: str) -> bool:
     return name.startswith(".") or name.lower().endswith(COMPANION_SUFFIXES)
 
 
-def _files_below(folder: str) -> list[str]:
+def files_below(folder: str) -> list[str]:
+    """List the files of a folder and its sub-folders, sorted folder by folder; each folder once, links followed.
+
+    Raises UsageError where a folder cannot be read.
+    """
+
     def refuse(error: OSError) -> None:
         raise UsageError(f"expected a folder that can be read at {error.filename}, found: {error.strerror}")
 
     found: list[str] = []
-    for parent, folders, files in os.walk(folder, onerror=refuse):
+    seen: set[str] = set()
+    for parent, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link leads back to where we were
+            folders.clear()
+            continue
+        seen.add(real)
         folders.sort()
         found.extend(os.path.join(parent, file) for file in sorted(files))  # noqa: PTH118
     return found

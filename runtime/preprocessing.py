@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from runtime.errors import UnreadableCellError
+from runtime.errors import UnopenableCellError, UnreadableCellError
 from runtime.schema import ImageSpec
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("BMP", "PNG", "JPEG", "TIFF")
 MAX_FILE_BYTES = 64 * 2**20
-MAX_PIXELS = 16 * 2**20  # a cell is 450x450; a decompression bomb is caught before a pixel is decoded
+MAX_SIDE = 4096  # pixels; a cell has 450. A decompression bomb is caught before a pixel is decoded
 # Larger images are refused below, so that Pillow need not warn of those that it would still decode.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 MODES_OF_8_BITS = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
@@ -51,7 +51,7 @@ def read_bytes(path: str | Path) -> bytes:
             )
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise UnreadableCellError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+        raise UnopenableCellError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
     if not data:
         raise UnreadableCellError("the file is empty")
     return data
@@ -65,16 +65,17 @@ def decode_cell(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _refuse_unsuitable(image)
-            rgb = _to_rgb(image)
+            return np.asarray(resize_to_spec(_to_rgb(image), spec))
     except UnreadableCellError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UnreadableCellError(f"expected one cell of at most {MAX_PIXELS} pixels: {_one_line(error)}") from error
+        raise UnreadableCellError(
+            f"expected one cell of at most {MAX_SIDE}x{MAX_SIDE} pixels: {_one_line(error)}"
+        ) from error
     except UnidentifiedImageError as error:
         raise UnreadableCellError(f"not an image that can be read (expected {', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow raises a dozen types on damaged files, from SyntaxError to struct.error
         raise UnreadableCellError(f"damaged image: {_one_line(error)}") from error
-    return np.asarray(resize_to_spec(rgb, spec))
 
 
 def resize_to_spec(image: Image.Image, spec: ImageSpec) -> Image.Image:
@@ -90,15 +91,20 @@ def resize_to_spec(image: Image.Image, spec: ImageSpec) -> Image.Image:
 
 
 def _refuse_unsuitable(image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:
+    if max(image.size) > MAX_SIDE:
         raise UnreadableCellError(
-            f"expected one cell of at most {MAX_PIXELS} pixels, found {image.width}x{image.height} pixels"
+            f"expected one cell of at most {MAX_SIDE}x{MAX_SIDE} pixels, found {image.width}x{image.height}"
         )
-    if image.mode not in MODES_OF_8_BITS:
-        # Pillow would clip 16-bit and float pixels to white instead of scaling them.
-        raise UnreadableCellError(f"expected 8 bits per channel, found pixels of type {image.mode}")
+    # Pillow would clip 16-bit grey and float pixels to white, and halve the bits of 16-bit colours, which it opens as
+    # RGB: its decoder's arguments alone tell them.
+    if image.mode not in MODES_OF_8_BITS or ";16" in str(getattr(image, "tile", "")):
+        raise UnreadableCellError(f"expected 8 bits per channel, found pixels of type {_pixel_type(image)}")
     if getattr(image, "n_frames", 1) != 1:
         raise UnreadableCellError(f"expected one image in the file, found {getattr(image, 'n_frames', 0)}")
+
+
+def _pixel_type(image: Image.Image) -> str:
+    return image.mode if image.mode not in MODES_OF_8_BITS else f"{image.mode} with 16 bits"
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -47,9 +47,14 @@ class LiveResults(ResultsWriter):
     """A ResultsWriter whose reader sees each row at once."""
 
     def write(self, prediction: Prediction) -> None:
-        """Append one row and hand it over."""
-        super().write(prediction)
-        self._stream.flush()
+        """Append one row and hand it over; raise BrokenPipeError where the reader has gone."""
+        try:
+            super().write(prediction)
+            self._stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(f"cannot write to standard output: {error.strerror}; use --out") from error
 
 
 def partial_path(path: Path) -> Path:

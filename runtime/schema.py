@@ -17,6 +17,8 @@ SCHEMA_VERSION = 1
 CLASSES = ("healthy", "ALL")  # index = label: 0 is healthy, 1 is ALL, the positive class
 MANIFEST_NAME = "bundle.json"
 GOLDEN_NAME = "golden.npz"
+MODELS = ("allnet", "vgg", "resnet", "inception", "compact")
+DEFAULT_THRESHOLD = 0.5
 INPUT_NAME = "cells"  # uint8 [N, height, width, 3], RGB, 0..255
 OUTPUT_NAME = "p_all"  # float32 [N], probability of ALL
 

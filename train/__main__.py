@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 from runtime.command_line import DONE, INTERRUPTED, ArgumentParser, positive_int, quiet_tensorflow, run_command
+from runtime.schema import MODELS
 
 quiet_tensorflow()
-
-MODELS = ("allnet", "vgg", "resnet", "inception", "compact")
 
 
 def build_parser() -> ArgumentParser:
@@ -80,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         {"fit": _fit, "evaluate": _evaluate, "draw": _draw}[options.command](options)
     except KeyboardInterrupt:
-        hint = "; the same command with --resume goes on after the last finished epoch"
+        hint = "; if an epoch was finished, the same command with --resume goes on after it"
         print(f"interrupted{hint if options.command == 'fit' else ''}", file=sys.stderr)
         return INTERRUPTED
     return DONE

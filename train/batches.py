@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]
     """Batches (cells uint8 [B, size, size, 3], labels float32 [B, 1]) of one part, read from disk as needed.
 
-    The cells of an epoch are dealt to nearly equal batches: no cell is left out, and no batch is left with one cell,
-    whose statistics would upset batch normalization.
+    The cells of an epoch are dealt to nearly equal batches: no cell is left out, and no batch is left with a single
+    cell over, whose statistics would upset batch normalization.
     """
 
     def __init__(

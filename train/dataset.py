@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from runtime.errors import DataError
 from runtime.files import sha256_of_file
+from runtime.inputs import files_below
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
-NAME_TO_LABEL = {"all": 1, "hem": 0, "healthy": 0, "1": 1, "0": 0}
+NAME_TO_LABEL = {"all": 1, "hem": 0, "healthy": 0, "normal": 0, "1": 1, "0": 0}
 CSV_COLUMNS = ("path", "label", "subject")
 
 # C-NMC 2019: UID_<subject>_<image>_<cell>_all.bmp, UID_H<subject>_..._hem.bmp, in upper or lower case.
@@ -87,11 +88,8 @@ def in_parallel(work: Callable[[Item], Result], items: Iterable[Item], *, total:
 
 
 def _from_folder(folder: Path) -> list[_Found]:
-    images = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    ]
+    files = (Path(name) for name in files_below(str(folder)))
+    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")]
     if not images:
         raise DataError(
             f"expected images ({', '.join(sorted(IMAGE_SUFFIXES))}) below {folder}, found none; check --data"
@@ -121,12 +119,12 @@ def _folder_names() -> list[str]:
 
 
 def _folder_label(path: Path, folder: Path) -> int | None:
-    """Return the label of the nearest folder, from the file up to and with `folder`, that is named like a class."""
+    """Return the label of the folders between `folder` and the file that are named like a class, None without one."""
     inside = path.parent.relative_to(folder).parts
-    for name in (*reversed(inside), folder.resolve().name):
-        if name.lower() in _folder_names():
-            return NAME_TO_LABEL[name.lower()]
-    return None
+    labels = {NAME_TO_LABEL[name.lower()] for name in inside if name.lower() in _folder_names()}
+    if len(labels) > 1:
+        raise DataError(f"expected one class among the folders of a cell, found two in {path}; move it")
+    return labels.pop() if labels else None
 
 
 def _from_csv(table: Path) -> list[_Found]:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from runtime.errors import RunError, UsageError
-from runtime.schema import Metrics
+from runtime.schema import DEFAULT_THRESHOLD, Metrics
 from train.batches import Batches
 from train.dataset import find_cells
 from train.metrics import measure, metrics_table
@@ -20,8 +20,6 @@ from train.splits import cells_of_part
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-THRESHOLD = 0.5
 
 
 def evaluate(
@@ -49,7 +47,7 @@ def evaluate_part(folder: RunFolder, images: PreparedImages, part: str, tell: Ca
     batches = Batches(images, cells, batch_size=config.options.batch_size)
     p_all = predict(load_best(folder), batches)
     labels = np.array([cell.label == 1 for cell in cells])
-    metrics = measure(labels, p_all, THRESHOLD)
+    metrics = measure(labels, p_all, DEFAULT_THRESHOLD)
     folder.add_metrics(part, metrics)
     tell(metrics_table({config.options.model: metrics}))
     tell(f"{part} part, split by {config.options.split}, {metrics.interval_method}")

@@ -8,28 +8,32 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+from tqdm import tqdm
 
 import runtime
 from runtime.allocator import keep_freed_memory
 from runtime.errors import RunError, UsageError
+from runtime.files import refuse_foreign_folder
 from runtime.schema import FitOptions, Recipe, RunConfig
 from train.batches import Batches
 from train.dataset import find_cells, refuse_one_class
 from train.evaluate import evaluate_part
 from train.models.network import build_network, check_size, compile_network, recipe_of
 from train.prepared import PreparedImages, prepare_images
-from train.run_folder import Epoch, RunFolder
+from train.run_folder import CONFIG_NAME, Epoch, RunFolder
 from train.splits import PlacedCell, cells_of_part, refuse_too_few, split_by_image
 from train.standardization import Standardization, standardization_of
 
 RECORDED_LIBRARIES = ("keras", "tensorflow", "numpy", "pillow")
 
 Tell = Callable[[str], None]
+say = partial(print, flush=True)  # a log file shows an epoch when it ends
 
 
 @dataclass
@@ -44,7 +48,7 @@ class _Fit:
     seed: int
 
 
-def fit(options: FitOptions, out: Path, *, resume: bool = False, cache: Path | None = None, tell: Tell = print) -> None:
+def fit(options: FitOptions, out: Path, *, resume: bool = False, cache: Path | None = None, tell: Tell = say) -> None:
     """Fit a network and leave a run folder at `out`.
 
     The checkpoint with the best validation accuracy is kept as best.keras; of equal ones that with the lower
@@ -66,6 +70,8 @@ def fit(options: FitOptions, out: Path, *, resume: bool = False, cache: Path | N
         refuse_too_few(placed, options.batch_size)
     tell(_describe(placed))
     run = _resumed(folder, options, images, placed) if resume else _begun(folder, options, images, placed)
+    if len(run.history) < options.epochs:
+        folder.forget_metrics()  # they are of a checkpoint that the next epochs may replace
     for epoch in range(len(run.history), options.epochs):
         _fit_epoch(run, epoch, options.epochs, tell)
     evaluate_part(folder, images, "validation", tell)
@@ -79,6 +85,8 @@ def _check_folder(folder: RunFolder, resume: bool) -> None:
             f"expected a new folder for the run, found a run at {folder.path}; "
             "add --resume to go on with it, or choose another --out"
         )
+    if not resume:
+        refuse_foreign_folder(folder.path, CONFIG_NAME)
 
 
 def _begun(folder: RunFolder, options: FitOptions, images: PreparedImages, placed: list[PlacedCell]) -> _Fit:
@@ -96,8 +104,8 @@ def _begun(folder: RunFolder, options: FitOptions, images: PreparedImages, place
 
 def _resumed(folder: RunFolder, options: FitOptions, images: PreparedImages, placed: list[PlacedCell]) -> _Fit:
     config = folder.config()
-    _refuse_other_options(options, config)
     history = folder.history()
+    _refuse_other_options(options, config, len(history))
     if not history:
         return _begun(folder, options, images, placed)
     state = folder.resume_model(len(history))
@@ -105,21 +113,27 @@ def _resumed(folder: RunFolder, options: FitOptions, images: PreparedImages, pla
         network = keras.models.load_model(state)
     except (OSError, ValueError) as error:
         raise RunError(
-            f"expected the state after epoch {len(history)} at {state}, found: {error}; fit again"
+            f"expected the state after epoch {len(history)} at {state}, "
+            f"found: {' '.join(str(error).split())}; fit again"
         ) from error
     folder.write_config(replace(config, options=options))
     return replace(_with_batches(folder, options, images, placed, network), history=history)
 
 
-def _refuse_other_options(options: FitOptions, config: RunConfig) -> None:
+def _refuse_other_options(options: FitOptions, config: RunConfig, finished: int) -> None:
     """Raise UsageError where a resumed run would not be the one that was begun; its data may have moved."""
     begun = replace(config.options, data=options.data)
-    if config.recipe.schedule == "constant":
+    if config.recipe.schedule == "constant" and options.epochs >= finished:
         begun = replace(begun, epochs=options.epochs)  # with another schedule the rate depends on their number
     if begun != options:
         names = [name for name in vars(options) if getattr(options, name) != getattr(begun, name)]
-        expected = ", ".join(f"--{name.replace('_', '-')} {getattr(begun, name)}" for name in names)
+        expected = " ".join(_as_argument(name, getattr(begun, name)) for name in names)
         raise UsageError(f"expected the options that the run was begun with, received others; resume with {expected}")
+
+
+def _as_argument(name: str, value: object) -> str:
+    text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return f"--{name.replace('_', '-')} {text}"
 
 
 def _with_batches(
@@ -146,16 +160,16 @@ def _fit_epoch(run: _Fit, epoch: int, epochs: int, tell: Tell) -> None:
     started = time.perf_counter()
     run.training.epoch = epoch
     seed_dropout(run.network, run.seed, epoch)
-    logs = run.network.fit(
-        run.training,
-        validation_data=run.validation,
-        initial_epoch=epoch,
-        epochs=epoch + 1,
-        shuffle=False,
-        verbose=0,
-        # Here, because TensorFlow's generator undoes it when its first batch is asked for.
-        callbacks=[keras.callbacks.LambdaCallback(on_train_batch_begin=lambda *_: keep_freed_memory())],
-    ).history
+    with tqdm(total=len(run.training), desc=f"epoch {epoch + 1}", unit="batch", disable=None, leave=False) as bar:
+        logs = run.network.fit(
+            run.training,
+            validation_data=run.validation,
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            shuffle=False,
+            verbose=0,
+            callbacks=[EachBatch(bar)],
+        ).history
     done = Epoch(
         epoch=epoch + 1,
         **{name: float(logs[name][0]) for name in ("loss", "accuracy", "val_loss", "val_accuracy")},
@@ -163,8 +177,11 @@ def _fit_epoch(run: _Fit, epoch: int, epochs: int, tell: Tell) -> None:
         seconds=round(time.perf_counter() - started, 3),
         best=0,
     )
-    if not math.isfinite(done.loss):
-        raise RunError(f"the loss is {done.loss} in epoch {done.epoch}: the run diverged; try another --seed")
+    if not (math.isfinite(done.loss) and math.isfinite(done.val_loss)):
+        raise RunError(
+            f"expected finite losses, found {done.loss} and {done.val_loss} in epoch {done.epoch}: "
+            "the run diverged; try another --seed"
+        )
     if all(_better(done, earlier) for earlier in run.history):
         done = replace(done, best=1)
         run.folder.write_model(run.network, run.folder.best_model)
@@ -177,6 +194,22 @@ def _fit_epoch(run: _Fit, epoch: int, epochs: int, tell: Tell) -> None:
         f"val_loss {done.val_loss:.4f}  val_accuracy {done.val_accuracy:.4f}  {done.seconds:.0f} s"
         + ("  best so far" if done.best else "")
     )
+
+
+class EachBatch(keras.callbacks.Callback):  # type: ignore[misc]
+    """Moves the progress bar, and keeps freed memory: TensorFlow's generator undoes that before its first batch."""
+
+    def __init__(self, bar: Any) -> None:
+        super().__init__()
+        self._bar = bar
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Let the C library keep what is freed from here on."""
+        keep_freed_memory()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Count the batch."""
+        self._bar.update()
 
 
 def seed_dropout(network: Any, seed: int, epoch: int) -> None:

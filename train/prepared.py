@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runtime.errors import DataError, UnreadableCellError
+from runtime.errors import DataError, UnopenableCellError, UnreadableCellError, UsageError
 from runtime.files import output_errors, write_text_aside, written_aside
 from runtime.preprocessing import load_cell
 from runtime.schema import ImageSpec
@@ -50,8 +50,11 @@ class PreparedImages:
 
 def default_cache_folder() -> Path:
     """Return the user's cache folder for prepared images."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "allnet-edge" / "prepared"
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:
+        raise UsageError("expected a home folder for the prepared images, found none; name one with --cache") from error
+    return base / "allnet-edge" / "prepared"
 
 
 def prepare_images(cells: Sequence[Cell], size: int, cache: Path | None = None) -> PreparedImages:
@@ -85,9 +88,17 @@ def _write_pixels(target: Path, paths: Sequence[Path], size: int) -> dict[int, s
     with written_aside(target) as aside:
         with output_errors(target):
             pixels = np.lib.format.open_memmap(aside, "w+", np.uint8, (len(paths), size, size, 3))
+            _reserve_space(aside)
         reasons = _fill(pixels, paths)
         del pixels  # unmaps the file: Windows does not rename a mapped one
     return {row: reason for row, reason in enumerate(reasons) if reason}
+
+
+def _reserve_space(file: Path) -> None:
+    """Let a full disk be an error now: written through a mapping, it would kill the process."""
+    if hasattr(os, "posix_fallocate"):
+        with file.open("rb+") as stream:
+            os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
 
 
 def _fill(pixels: NDArray[np.uint8], paths: Sequence[Path]) -> list[str]:
@@ -98,6 +109,8 @@ def _fill(pixels: NDArray[np.uint8], paths: Sequence[Path]) -> list[str]:
     def prepare(row: int) -> str:
         try:
             pixels[row] = load_cell(paths[row], spec)
+        except UnopenableCellError as error:  # not the cell's fault: kept as its reason, it would stay for ever
+            raise DataError(f"expected a file that can be read at {paths[row]}, it {error}; try again") from error
         except UnreadableCellError as error:
             return str(error)
         return ""

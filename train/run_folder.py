@@ -17,6 +17,8 @@ from runtime.files import output_errors, write_text_aside, written_aside
 from runtime.schema import Metrics, RunConfig, run_record_from_json, to_json
 from train.splits import PlacedCell, read_cells, write_cells
 
+CONFIG_NAME = "config.json"
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -96,13 +98,22 @@ class RunFolder:
 
     def add_metrics(self, part: str, metrics: Metrics) -> None:
         """Write the metrics of a part into metrics.json beside those of other parts."""
-        path = self.path / "metrics.json"
+        path = self._metrics_path
         held = json.loads(self._text(path)) if path.exists() else {}
         write_text_aside(path, json.dumps({**held, part: asdict(metrics)}, indent=2) + "\n")
 
+    def forget_metrics(self) -> None:
+        """Delete metrics.json."""
+        with output_errors(self._metrics_path):
+            self._metrics_path.unlink(missing_ok=True)
+
+    @property
+    def _metrics_path(self) -> Path:
+        return self.path / "metrics.json"
+
     @property
     def _config_path(self) -> Path:
-        return self.path / "config.json"
+        return self.path / CONFIG_NAME
 
     def _text(self, path: Path) -> str:
         try:

@@ -42,7 +42,7 @@ class Backend(ABC):
         if not np.isfinite(p_all).all():
             raise BackendError(
                 f"expected probabilities from {self.description}, found values that are not finite; "
-                "check the bundle with `python -m export verify`"
+                "check the bundle with `python -m benchmarks.parity`"
             )
         return p_all
 

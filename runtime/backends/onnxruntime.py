@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 INSTALL_HINTS = {
-    "cpu": 'pip install "allnet-edge[cpu]"',
-    "cuda": 'pip install "allnet-edge[gpu]"',
+    "cpu": "pip install onnxruntime",
+    "cuda": 'pip install "onnxruntime-gpu[cuda,cudnn]"',
 }
 
 
@@ -39,7 +39,13 @@ class OnnxRuntimeBackend(Backend):
         self.description = f"ONNX Runtime {library.__version__} {PROVIDERS[name]}"
 
     def _infer(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
-        (p_all,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: cells})
+        try:
+            (p_all,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: cells})
+        except Exception as error:  # ONNX Runtime raises its own types, without a common base class
+            raise BackendError(
+                f"{self.description} failed on a batch of {len(cells)} cells: {' '.join(str(error).split())}; "
+                "try a smaller --batch-size"
+            ) from error
         found: NDArray[np.float32] = p_all
         return found
 
@@ -64,7 +70,7 @@ class OnnxRuntimeBackend(Backend):
 
 def has_provider(name: str) -> bool:
     """Say whether the installed ONNX Runtime was built for the backend `name`; whether it runs is another matter."""
-    return PROVIDERS[name] in _import_library(name).get_available_providers()
+    return PROVIDERS[name] in _import_library("cpu").get_available_providers()
 
 
 def import_onnxruntime(name: str) -> Any:

@@ -8,18 +8,22 @@ from runtime.backends.base import Backend
 from runtime.backends.onnxruntime import OnnxRuntimeBackend, has_provider
 from runtime.bundle import Bundle
 from runtime.errors import BackendError
-from runtime.schema import ImageSpec
+from runtime.schema import ImageSpec, Variant
 
 BACKENDS = ("auto", "cuda", "cpu")
 PRECISIONS = ("auto", "fp32")
 
 
-def open_backend(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Backend:
+def choose_variant(bundle: Bundle, precision: str) -> Variant:
+    """Return the variant of that precision, fp32 for "auto"; raise BundleError where the bundle has none."""
+    return bundle.variant("fp32" if precision == "auto" else precision)
+
+
+def open_backend(bundle: Bundle, backend: str, variant: Variant) -> Backend:
     """Load a variant of `bundle`; "auto" takes CUDA where it really runs, else the CPU, and says why.
 
-    Raises BackendError where the backend is not available here, BundleError where the variant is missing or damaged.
+    Raises BackendError where the backend is not available here, BundleError where the file is missing or damaged.
     """
-    variant = bundle.variant("fp32" if precision == "auto" else precision)
     path = bundle.verified_path(variant)
     if backend == "auto":
         return _open_best(path, bundle.manifest.image)

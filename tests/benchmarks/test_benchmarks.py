@@ -84,9 +84,10 @@ def test_parity_lists_what_it_could_not_read(
 ) -> None:
     shutil.copytree(drawn, tmp_path / "cells")
     (tmp_path / "cells" / "hem" / "broken.bmp").write_bytes(b"BM")
-    run = str(bundle.parent / "compact")
-    assert parity.main(["--bundle", str(bundle), "--data", str(tmp_path / "cells"), "--run", run]) == DONE
-    assert "broken.bmp: damaged image" in capsys.readouterr().out
+    assert parity.main(["--bundle", str(bundle), "--data", str(tmp_path / "cells")]) == DONE
+    said = capsys.readouterr().out
+    assert "broken.bmp: damaged image" in said
+    assert "18 of these cells are of the run's training part" in said
 
 
 def test_latency_has_a_row_for_the_model_and_the_files_at_each_batch_size(tmp_path: Path) -> None:
@@ -132,12 +133,12 @@ def test_a_ratio_is_taken_within_a_round() -> None:
     assert (row["ratio"], row["lowest"], row["highest"]) == (3, 2, 4)
 
 
-@pytest.mark.skipif(not hasattr(os, "wait4"), reason="this system does not tell a process's peak memory")
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not tell a process's peak memory")
 def test_footprint_starts_real_processes(tmp_path: Path) -> None:
     assert footprint.main(["--starts", "1", "--files", "20", "--out", str(tmp_path)]) == DONE
     [row] = record(tmp_path, "footprint")["memory"]
     assert row["files"] == 20
-    assert row["peak_mb"] > 10
+    assert 20 < row["peak_mb"] < 300, "the memory of the process itself, not of the one that runs the tests"
 
 
 def test_a_limit_takes_cells_from_everywhere() -> None:

@@ -130,6 +130,14 @@ def test_a_run_that_is_not_finished_is_refused(finished_run: Path, tmp_path: Pat
         find_run(tmp_path / "run")
 
 
+def test_a_run_with_epochs_to_go_is_refused(finished_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished_run, tmp_path / "run")
+    lines = (tmp_path / "run" / "history.csv").read_text().splitlines()
+    (tmp_path / "run" / "history.csv").write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(RunError, match=r"expected a finished run .* found: 19 of 20 epochs"):
+        find_run(tmp_path / "run")
+
+
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="expected a run folder, or a folder of them"):
         find_run(tmp_path)

@@ -15,12 +15,17 @@ from runtime.schema import ImageSpec
 from tests.runtime.fake_backend import BrightnessBackend
 
 
+def open_default(backend: str) -> Backend:
+    bundle = Bundle.open(DEFAULT_BUNDLE)
+    return open_backend(bundle, backend, bundle.variant("fp32"))
+
+
 @pytest.fixture(params=["fake", "cpu"])
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Every backend that can run here."""
     if request.param == "fake":
         return BrightnessBackend()
-    return open_backend(Bundle.open(DEFAULT_BUNDLE), request.param)
+    return open_default(request.param)
 
 
 def cells(backend: Backend, count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -57,12 +62,14 @@ def test_values_that_are_not_finite_are_never_answers() -> None:
 
 
 def test_a_named_backend_that_is_not_there_is_an_error_and_no_silent_cpu_run() -> None:
-    with pytest.raises(BackendError, match=r"expected the provider CUDAExecutionProvider .* allnet-edge\[gpu\]"):
-        open_backend(Bundle.open(DEFAULT_BUNDLE), "cuda")
+    with pytest.raises(
+        BackendError, match=r"expected the provider CUDAExecutionProvider .* onnxruntime-gpu\[cuda,cudnn\]"
+    ):
+        open_default("cuda")
 
 
 def test_auto_says_what_it_took() -> None:
-    backend = open_backend(Bundle.open(DEFAULT_BUNDLE), "auto")
+    backend = open_default("auto")
     assert backend.name == "cpu"
     assert "CPUExecutionProvider" in backend.description
 
@@ -72,7 +79,7 @@ def test_auto_says_why_it_is_not_on_cuda_where_that_was_to_be_expected(monkeypat
 
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
-    backend = open_backend(Bundle.open(DEFAULT_BUNDLE), "auto")
+    backend = open_default("auto")
     assert backend.name == "cpu"
     assert "(not on CUDA: " in backend.description
 
@@ -89,13 +96,14 @@ def test_a_session_that_falls_back_to_the_cpu_is_refused(monkeypatch: pytest.Mon
         lambda path, options, providers: real(path, options, providers=["CPUExecutionProvider"]),
     )
     with pytest.raises(BackendError, match="expected a session on CUDAExecutionProvider, ONNX Runtime fell back to"):
-        open_backend(Bundle.open(DEFAULT_BUNDLE), "cuda")
+        open_default("cuda")
 
 
 def test_a_missing_library_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(BackendError, match=r'pip install "allnet-edge\[cpu\]"'):
-        open_backend(Bundle.open(DEFAULT_BUNDLE), "cpu")
+    for name, package in (("auto", "onnxruntime"), ("cpu", "onnxruntime"), ("cuda", ".onnxruntime-gpu")):
+        with pytest.raises(BackendError, match=f"pip install {package}"):
+            open_default(name)
 
 
 def test_a_graph_of_another_size_is_refused() -> None:

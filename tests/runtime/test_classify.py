@@ -186,9 +186,24 @@ def test_ctrl_c_in_the_middle_of_a_real_run_is_quiet(cell_file: CellFile, tmp_pa
 
 
 def test_a_reader_that_goes_away_ends_the_run_quietly() -> None:
-    command = f"{sys.executable} -m runtime.classify --demo | head -1"
-    done = subprocess.run(["/bin/sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
-    assert done.stdout == "path,label,p_all,status,reason,seconds\n"
+    command = [sys.executable, "-m", "runtime.classify", "--demo"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.close()  # before the process has written anything
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert process.returncode == REFUSED
+    assert "Traceback" not in said
+    assert "Exception" not in said
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_an_output_that_is_full_is_an_error_of_one_line() -> None:
+    command = [sys.executable, "-m", "runtime.classify", "--demo"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == REFUSED
+    assert "error: cannot write to standard output: No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -94,13 +94,13 @@ def test_other_modes_become_what_pillow_makes_of_them(mode: str) -> None:
     )
 
 
-def png_that_claims(width: int, height: int) -> bytes:
+def png_that_claims(width: int, height: int, bits: int = 8) -> bytes:
     """A PNG whose header names a size that its data does not hold."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
@@ -112,9 +112,14 @@ BAD_CONTENT = {
     "empty": (b"", "the file is empty"),
     "text": (b"patient,label\n", "not an image that can be read (expected BMP, PNG, JPEG, TIFF)"),
     "unknown format": (encoded(random_image(), "GIF"), "not an image that can be read"),
-    "bomb": (png_that_claims(60000, 60000), "expected one cell of at most 16777216 pixels: "),
-    "large": (png_that_claims(12000, 12000), "expected one cell of at most 16777216 pixels"),
-    "very wide": (png_that_claims(9000, 2000), "expected one cell of at most 16777216 pixels, found 9000x2000 pixels"),
+    "bomb": (png_that_claims(60000, 60000), "expected one cell of at most 4096x4096 pixels: "),
+    "large": (png_that_claims(12000, 12000), "expected one cell of at most 4096x4096 pixels"),
+    "very wide": (png_that_claims(9000, 2000), "expected one cell of at most 4096x4096 pixels, found 9000x2000"),
+    "a line": (encoded(Image.new("RGB", (100_000, 1)), "PNG"), "expected one cell of at most 4096x4096 pixels"),
+    "16-bit colours": (
+        png_that_claims(60, 60, bits=16),
+        "expected 8 bits per channel, found pixels of type RGB with 16",
+    ),
     "no pixels": (png_that_claims(60, 60), "damaged image"),
     "truncated BMP": (encoded(random_image(), "BMP")[:5000], "damaged image: image file is truncated"),
     "truncated PNG": (encoded(random_image(), "PNG")[:5000], "damaged image"),

@@ -48,6 +48,19 @@ def test_a_table_names_paths_labels_and_subjects(tmp_path: Path) -> None:
     assert labels(table) == {"a.png": (1, "P1"), "b.png": (0, ""), "c.png": (0, "H2")}
 
 
+def test_the_data_folders_own_name_is_no_label(tmp_path: Path) -> None:
+    write(tmp_path / "ALL", "healthy/a.png", "unsure/b.png")
+    with pytest.raises(DataError, match=r"found .*unsure/b\.png"):
+        find_cells(tmp_path / "ALL")
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    write(tmp_path, "data/all/a.png", "elsewhere/hem/b.png")
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "all" / "loop").symlink_to(tmp_path / "data")
+    assert set(labels(tmp_path / "data")) == {"a.png", "b.png"}
+
+
 def test_what_is_no_image_is_left_out(tmp_path: Path) -> None:
     write(tmp_path, "all/a.png", "hem/b.png", "hem/notes.txt", "hem/._b.png", "labels.csv")
     assert set(labels(tmp_path)) == {"a.png", "b.png"}
@@ -55,9 +68,13 @@ def test_what_is_no_image_is_left_out(tmp_path: Path) -> None:
 
 BAD_FOLDERS = {
     "empty": ([], r"expected images \(.*\) below .*, found none"),
-    "no label": (["cells/a.png"], r"expected a name like UID_11_2_3_all\.bmp, or a folder named all or hem or healthy"),
+    "no label": (
+        ["cells/a.png"],
+        r"expected a name like UID_11_2_3_all\.bmp, or a folder named all or hem or healthy or normal",
+    ),
     "contradiction": (["all/UID_H1_2_3_hem.bmp"], "expected the label in a cell's name to agree with its folder"),
-    "other class names": (["blast/a.png", "normal/b.png"], "expected a name like"),
+    "other class names": (["blast/a.png", "lymphocyte/b.png"], "expected a name like"),
+    "two classes": (["all/normal/a.png"], "expected one class among the folders of a cell, found two"),
 }
 
 

@@ -159,13 +159,13 @@ def test_a_run_that_diverges_stops_with_a_reason(
 ) -> None:
     recipe = Recipe("adam", 1e30, "constant", weight_decay=0.0, augment=False)
     monkeypatch.setattr(train.fit, "recipe_of", lambda _: recipe)
-    with pytest.raises(RunError, match=r"the loss is \w+ in epoch \d: the run diverged"):
+    with pytest.raises(RunError, match=r"expected finite losses, found .* in epoch \d: the run diverged"):
         fit(options, tmp_path, cache=cache, tell=quiet)
 
 
 def test_a_resumed_run_must_be_the_one_that_was_begun(options: FitOptions, copy: Path, cache: Path) -> None:
     other = replace(options, seed=5, batch_size=4)
-    with pytest.raises(UsageError, match="resume with --batch-size 6, --seed 0"):
+    with pytest.raises(UsageError, match="resume with --batch-size 6 --seed 0"):
         fit(other, copy, resume=True, cache=cache, tell=quiet)
     with pytest.raises(UsageError, match="resume with --epochs 3"):
         fit(replace(options, epochs=9), copy, resume=True, cache=cache, tell=quiet)
@@ -174,6 +174,18 @@ def test_a_resumed_run_must_be_the_one_that_was_begun(options: FitOptions, copy:
 def test_a_run_is_never_written_over(options: FitOptions, whole: Path, cache: Path) -> None:
     with pytest.raises(RunError, match=r"found a run at .*; add --resume"):
         fit(options, whole, cache=cache, tell=quiet)
+
+
+def test_the_option_to_resume_with_can_be_pasted(options: FitOptions, copy: Path, cache: Path) -> None:
+    with pytest.raises(UsageError, match=r"resume with --fractions 0\.5 0\.25 0\.25$"):
+        fit(replace(options, fractions=(0.6, 0.2, 0.2)), copy, resume=True, cache=cache, tell=quiet)
+
+
+def test_someone_elses_folder_is_never_written_into(options: FitOptions, tmp_path: Path) -> None:
+    (tmp_path / "cells.csv").write_text("a lab's own table")
+    with pytest.raises(OutputError, match=r"expected a new folder, or one that holds a config\.json"):
+        fit(options, tmp_path, tell=quiet)
+    assert (tmp_path / "cells.csv").read_text() == "a lab's own table"
 
 
 def test_there_must_be_a_run_to_resume(options: FitOptions, tmp_path: Path) -> None:

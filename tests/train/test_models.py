@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from runtime.errors import UsageError
+from runtime.schema import MODELS
 from train.models.allnet import INNER_LAYERS, pooled_to
 from train.models.backbones import BACKBONES
-from train.models.network import MODELS, build_network
+from train.models.network import build_network
 from train.standardization import Standardization
 
 STANDARDIZATION = Standardization((11.0, 5.0, 13.0), (26.0, 12.0, 30.0))

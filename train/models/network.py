@@ -15,7 +15,6 @@ from train.models.compact import compact_features
 from train.standardization import Standardization
 
 BACKBONE_OF_BASELINE = {"vgg": "vgg16", "resnet": "resnet50", "inception": "inception_v3"}
-MODELS = ("allnet", *BACKBONE_OF_BASELINE, "compact")
 SMALLEST_SIZE, LARGEST_SIZE = 75, 450  # pixels: InceptionV3's smallest, the release's own
 SIZE_OF_MODEL = {"compact": 128}
 PAPER_SIZE = 250
