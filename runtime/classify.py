@@ -26,7 +26,7 @@ from runtime.command_line import (
 from runtime.demo import DEMO_CELLS
 from runtime.errors import UsageError
 from runtime.inputs import Inputs, find_inputs
-from runtime.results import ResultsFile, ResultsWriter, partial_path, results_on_stdout
+from runtime.results import LiveResults, ResultsFile, partial_path
 from runtime.schema import CLASSES, Prediction
 
 
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         tell(f"{classifier.description}; ALL from p_all {classifier.threshold:g} on. For research, not a diagnosis.")
         summary = Summary()
         try:
-            with ResultsFile(options.out) if options.out else results_on_stdout() as sink:
+            with ResultsFile(options.out) if options.out else LiveResults() as sink:
                 write_rows(classifier.classify(inputs.paths), sink, summary, total=len(inputs.paths))
         except KeyboardInterrupt:
             kept = f", kept in {partial_path(options.out)}" if options.out else ""
@@ -118,10 +118,10 @@ def requested_inputs(options: argparse.Namespace) -> Inputs:
 
 
 def write_rows(
-    predictions: Iterable[Prediction], sink: ResultsFile | ResultsWriter, summary: Summary, *, total: int
+    predictions: Iterable[Prediction], sink: ResultsFile | LiveResults, summary: Summary, *, total: int
 ) -> None:
     """Write and count every prediction; show a progress bar on a terminal that does not show the table itself."""
-    table_on_terminal = isinstance(sink, ResultsWriter) and sys.stdout.isatty()
+    table_on_terminal = isinstance(sink, LiveResults) and sys.stdout.isatty()
     hidden = True if table_on_terminal else None  # None: tqdm hides it where standard error is no terminal
     for prediction in tqdm(predictions, total=total, unit="cell", disable=hidden, leave=False):
         sink.write(prediction)
@@ -134,9 +134,8 @@ def report(summary: Summary, inputs: Inputs, options: argparse.Namespace) -> Non
     if inputs.left_out:
         tell(f"{inputs.left_out} hidden or companion files (such as .csv) were left out")
     if options.demo:
-        tell(
-            "These cells were drawn, they are no photographs. Next: python -m runtime.classify FOLDER --out results.csv"
-        )
+        tell("These cells were drawn: what a model that was fitted on photographs says of them means nothing.")
+        tell("Next: python -m runtime.classify FOLDER --out results.csv")
     elif options.out:
         tell(f"Results: {options.out}. Next: python -m benchmarks.latency --bundle {options.bundle} times this machine")
     else:

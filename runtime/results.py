@@ -43,18 +43,41 @@ class ResultsWriter:
             self._stream.write(json.dumps(row) + "\n")
 
 
-class LiveResults(ResultsWriter):
-    """A ResultsWriter whose reader sees each row at once."""
+class LiveResults:
+    """CSV on standard output, each row handed over at once."""
+
+    def __init__(self) -> None:
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+        with _stdout_errors():
+            self._writer = ResultsWriter(sys.stdout, ".csv")
 
     def write(self, prediction: Prediction) -> None:
-        """Append one row and hand it over; raise BrokenPipeError where the reader has gone."""
-        try:
-            super().write(prediction)
-            self._stream.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise OutputError(f"cannot write to standard output: {error.strerror}; use --out") from error
+        """Append one row; raise BrokenPipeError where the reader has gone, OutputError where it cannot be written."""
+        with _stdout_errors():
+            self._writer.write(prediction)
+            sys.stdout.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Nothing to close: standard output is not ours."""
+
+
+@contextmanager
+def _stdout_errors() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write to standard output: {error.strerror}; use --out") from error
 
 
 def partial_path(path: Path) -> Path:
@@ -99,11 +122,3 @@ class ResultsFile:
             self._stream.close()
             if kind is None:
                 self.partial_path.replace(self.path)
-
-
-@contextmanager
-def results_on_stdout() -> Iterator[ResultsWriter]:
-    """Yield a writer of CSV on standard output."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
-    yield LiveResults(sys.stdout, ".csv")

@@ -63,7 +63,7 @@ def test_values_that_are_not_finite_are_never_answers() -> None:
 
 def test_a_named_backend_that_is_not_there_is_an_error_and_no_silent_cpu_run() -> None:
     with pytest.raises(
-        BackendError, match=r"expected the provider CUDAExecutionProvider .* onnxruntime-gpu\[cuda,cudnn\]"
+        BackendError, match=r"expected the provider CUDAExecutionProvider .*onnxruntime-gpu\[cuda,cudnn\]"
     ):
         open_default("cuda")
 

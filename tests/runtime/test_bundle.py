@@ -66,7 +66,7 @@ def test_a_file_that_is_no_manifest_is_refused(folder: Path, text: str) -> None:
 
 
 def test_a_folder_without_a_manifest_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"expected a bundle with a bundle\.json .* python -m export onnx"):
+    with pytest.raises(BundleError, match=r"expected a bundle with a bundle\.json .*`python -m export onnx`"):
         Bundle.open(tmp_path)
 
 
