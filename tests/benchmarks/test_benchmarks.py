@@ -86,7 +86,7 @@ def test_parity_lists_what_it_could_not_read(
     (tmp_path / "cells" / "hem" / "broken.bmp").write_bytes(b"BM")
     assert parity.main(["--bundle", str(bundle), "--data", str(tmp_path / "cells")]) == DONE
     said = capsys.readouterr().out
-    assert "broken.bmp: damaged image" in said
+    assert "broken.bmp: not an image that can be read" in said
     assert "18 of these cells are of the run's training part" in said
 
 
