@@ -182,10 +182,10 @@ def _fit_epoch(run: _Fit, epoch: int, epochs: int, tell: Tell) -> None:
             f"expected finite losses, found {done.loss} and {done.val_loss} in epoch {done.epoch}: "
             "the run diverged; try another --seed"
         )
+    run.folder.write_state(run.network, done.epoch)
     if all(_better(done, earlier) for earlier in run.history):
         done = replace(done, best=1)
-        run.folder.write_model(run.network, run.folder.best_model)
-    run.folder.write_model(run.network, run.folder.resume_model(done.epoch))
+        run.folder.keep_as_best(done.epoch)
     run.history.append(done)
     run.folder.write_history(run.history)
     run.folder.resume_model(epoch).unlink(missing_ok=True)

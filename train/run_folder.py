@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -91,10 +92,16 @@ class RunFolder:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise RunError(f"expected the finished epochs in {path}, found: {error!r}; fit the model again") from error
 
-    def write_model(self, model: Any, path: Path) -> None:
-        """Save a keras.Model with its optimizer."""
+    def write_state(self, model: Any, epoch: int) -> None:
+        """Save a keras.Model with its optimizer as the state after `epoch`."""
+        path = self.resume_model(epoch)
         with written_aside(path) as aside, output_errors(path):
             model.save(aside)
+
+    def keep_as_best(self, epoch: int) -> None:
+        """Make the state after `epoch` the best model."""
+        with written_aside(self.best_model) as aside, output_errors(self.best_model):
+            shutil.copyfile(self.resume_model(epoch), aside)
 
     def add_metrics(self, part: str, metrics: Metrics) -> None:
         """Write the metrics of a part into metrics.json beside those of other parts."""

@@ -18,6 +18,7 @@ from export.to_onnx import KerasModel
 from runtime.bundle import Bundle
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.errors import BackendError, ConversionError, OutputError, RunError
+from runtime.preprocessing import load_cell
 
 
 def test_the_graph_is_the_one_that_was_promised(bundle: Path) -> None:
@@ -35,10 +36,9 @@ def test_the_graph_is_the_one_that_was_promised(bundle: Path) -> None:
     assert model.graph.node[0].input == ["cells"]
 
 
-def test_the_graph_decides_like_keras_at_any_batch_size(bundle: Path, finished_run: Path) -> None:
-    rng = np.random.default_rng(0)
-    cells = rng.integers(0, 256, (9, 75, 75, 3), dtype=np.uint8)
-    cells[3:] //= 4
+def test_the_graph_decides_like_keras_at_any_batch_size(bundle: Path, finished_run: Path, drawn: Path) -> None:
+    image = Bundle.open(bundle).manifest.image
+    cells = np.stack([load_cell(path, image) for path in sorted(drawn.glob("*/*.bmp"))[13:22]])  # of both classes
     reference = KerasModel(finished_run / "best.keras").predict(cells)
     assert np.ptp(reference) > 1e-3, "cells that all get one answer would prove nothing"
     session = onnxruntime.InferenceSession(bundle / "model.fp32.onnx", providers=["CPUExecutionProvider"])
@@ -126,7 +126,7 @@ def test_of_a_folder_of_runs_the_best_is_taken_and_named(
 def test_a_run_that_is_not_finished_is_refused(finished_run: Path, tmp_path: Path) -> None:
     shutil.copytree(finished_run, tmp_path / "run")
     (tmp_path / "run" / "metrics.json").unlink()
-    with pytest.raises(RunError, match=r"expected a finished run .* python -m train fit --resume"):
+    with pytest.raises(RunError, match=r"expected a finished run .*`python -m train fit --resume`"):
         find_run(tmp_path / "run")
 
 

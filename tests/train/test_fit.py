@@ -71,14 +71,14 @@ def history(run: Path) -> list[dict[str, str]]:
 
 def stop_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupt a run in the middle of the epoch after `epochs`, once its batches were trained on."""
-    real = RunFolder.write_model
+    real = RunFolder.write_state
 
-    def write_model(self: RunFolder, model: object, path: Path) -> None:
+    def write_state(self: RunFolder, model: object, epoch: int) -> None:
         if len(self.history()) == epochs:
             raise KeyboardInterrupt
-        real(self, model, path)
+        real(self, model, epoch)
 
-    monkeypatch.setattr(RunFolder, "write_model", write_model)
+    monkeypatch.setattr(RunFolder, "write_state", write_state)
 
 
 @pytest.fixture(scope="module")
@@ -136,21 +136,19 @@ def test_the_best_epoch_is_kept_and_not_the_last(
     options: FitOptions, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted = iter([(0.6, 0.5), (0.9, 0.3), (0.9, 0.4)])
-    kept: list[str] = []
+    kept: list[int] = []
 
     def scripted_fit(*_: object, **__: object) -> SimpleNamespace:
         accuracy, loss = next(scripted)
         history = {"loss": [0.1], "accuracy": [0.9], "val_accuracy": [accuracy], "val_loss": [loss]}
         return SimpleNamespace(history=history)
 
-    def write_model(self: RunFolder, model: object, path: Path) -> None:
-        kept.append(path.name)
-
     monkeypatch.setattr(keras.Model, "fit", scripted_fit)
-    monkeypatch.setattr(RunFolder, "write_model", write_model)
+    monkeypatch.setattr(RunFolder, "write_state", lambda *_: None)
+    monkeypatch.setattr(RunFolder, "keep_as_best", lambda self, epoch: kept.append(epoch))
     monkeypatch.setattr(train.fit, "evaluate_part", lambda *_: None)
     fit(options, tmp_path, cache=cache, tell=quiet)
-    assert kept == ["best.keras", "resume-1.keras", "best.keras", "resume-2.keras", "resume-3.keras"]
+    assert kept == [1, 2]
     assert [row["best"] for row in history(tmp_path)] == ["1", "1", "0"]
 
 
