@@ -100,8 +100,6 @@ def _open_session(library: Any, model: Path, provider: str) -> Any:
     options = library.SessionOptions()
     options.intra_op_num_threads = available_cpus()
     options.log_severity_level = 3  # errors alone: what it warns of is checked here
-    # Waiting threads that spin would take the cores from the threads that decode images.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = library.InferenceSession(str(model), options, providers=[provider])
     except Exception as error:  # ONNX Runtime raises its own types, without a common base class
