@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,12 +12,10 @@ from runtime.backends.base import Backend
 from runtime.backends.onnxruntime import available_cpus
 from runtime.backends.select import choose_variant, open_backend
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
+from runtime.closing import Closing
 from runtime.errors import BackendError
 from runtime.pipeline import Scored, score_files
 from runtime.schema import CLASSES, TOLERANCES, Prediction
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 DEFAULT_BATCH_SIZE = 16
 
@@ -35,7 +31,7 @@ class ClassifierOptions:
     threshold: float | None = None  # None: the bundle's own
 
 
-class Classifier:
+class Classifier(Closing):
     """Classifies image files with one bundle; a context manager.
 
     Opening it verifies the bundle's hashes, loads the model and compares its answers on the golden cells with those
@@ -73,17 +69,6 @@ class Classifier:
     def close(self) -> None:
         """Free the model."""
         self.backend.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _prediction(self, scored: Scored) -> Prediction:
         if scored.p_all is None:

@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
         tell(f"{classifier.description}; ALL from p_all {classifier.threshold:g} on. For research, not a diagnosis.")
         summary = Summary()
         try:
-            with ResultsFile(options.out) if options.out else LiveResults() as sink:
+            with ResultsFile(options.out) if options.out else nullcontext(LiveResults()) as sink:
                 write_rows(classifier.classify(inputs.paths), sink, summary, total=len(inputs.paths))
         except KeyboardInterrupt:
             kept = f", kept in {partial_path(options.out)}" if options.out else ""

@@ -58,17 +58,6 @@ class LiveResults:
             self._writer.write(prediction)
             sys.stdout.flush()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Nothing to close: standard output is not ours."""
-
 
 @contextmanager
 def _stdout_errors() -> Iterator[None]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from types import TracebackType
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from runtime.closing import Closing
 from runtime.errors import BackendError
 from runtime.schema import ImageSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from typing_extensions import Self
 
 
-class Backend(ABC):
+class Backend(Closing):
     """One model loaded by one inference library; a context manager.
 
     `infer` checks its input once; a subclass's `_infer` only computes.
@@ -48,18 +47,3 @@ class Backend(ABC):
 
     @abstractmethod
     def _infer(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]: ...
-
-    @abstractmethod
-    def close(self) -> None:
-        """Free the model and its memory; the backend cannot be used afterwards."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
