@@ -52,7 +52,6 @@ def build_parser() -> ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Compare, print the tables, write the record; return the exit code."""
-    quiet_tensorflow()
     options = build_parser().parse_args(arguments)
     bundle = Bundle.open(options.bundle)
     keras_file = reference_file(bundle, options.run)
@@ -114,7 +113,8 @@ def score_all(
     bundle: Bundle, keras_file: Path, cells: list[Cell]
 ) -> tuple[NDArray[np.bool_], dict[str, NDArray[np.float32]], dict[str, str]]:
     """Return labels [N], p_all [N] of the reference and each variant, and the reasons for unreadable files."""
-    from export.to_onnx import KerasModel
+    with quiet_tensorflow():
+        from export.to_onnx import KerasModel
 
     reference = KerasModel(keras_file)
     backends = {variant.precision: open_backend(bundle, "cpu", variant) for variant in bundle.manifest.variants}

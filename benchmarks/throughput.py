@@ -51,7 +51,6 @@ def build_parser() -> ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print the table, write the record; return the exit code."""
-    quiet_tensorflow()
     options = build_parser().parse_args(arguments)
     with files_of(options) as paths, TemporaryDirectory() as folder:
         settings = ClassifierOptions(bundle=options.bundle, backend="cpu", batch_size=options.batch_size)
@@ -121,7 +120,8 @@ def keras_predict(
     bundle: Bundle, run: Path | None, batches: list[list[str]], load: Callable[[list[str]], Any]
 ) -> Candidate:
     """Return keras.Model.predict over a PyDataset that loads the same files in threads."""
-    import keras
+    with quiet_tensorflow():
+        import keras
 
     class Files(keras.utils.PyDataset):  # type: ignore[misc]
         def __len__(self) -> int:

@@ -9,8 +9,6 @@ from pathlib import Path
 from runtime.allocator import keep_freed_memory
 from runtime.command_line import DONE, ArgumentParser, quiet_tensorflow, run_command
 
-quiet_tensorflow()
-
 
 def build_parser() -> ArgumentParser:
     """Describe the command line."""
@@ -44,7 +42,8 @@ def _write_onnx(options: argparse.Namespace) -> None:
     accuracy = run.validation.accuracy.value
     print(f"{run.config.options.model} of {run.folder}, validation accuracy {accuracy:.2%}, epoch {run.best_epoch}")
     started = time.perf_counter()
-    from export.bundle_writer import write_bundle
+    with quiet_tensorflow():
+        from export.bundle_writer import write_bundle
 
     keep_freed_memory()
     manifest = write_bundle(run, options.out, options.data_source)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from runtime.errors import AllnetError
@@ -15,6 +17,7 @@ REFUSED = 1  # a usage or data error: nothing was produced
 PARTLY_DONE = 2  # finished, but some inputs could not be used
 LARGEST_BATCH = 1024  # cells; a typing error must not ask for all memory
 
+STANDARD_ERROR = 2  # its file descriptor
 INTERRUPTED = 130  # the shells' code for Ctrl-C: 128 + SIGINT
 
 
@@ -27,9 +30,26 @@ class ArgumentParser(argparse.ArgumentParser):
         raise SystemExit(REFUSED)
 
 
-def quiet_tensorflow() -> None:
-    """Silence TensorFlow's C++ log, in which the user's one line would drown; to be called before its import."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+@contextmanager
+def quiet_tensorflow() -> Iterator[None]:
+    """Silence TensorFlow's C++ log, in which the user's one line would drown; what imports it belongs inside.
+
+    Its first lines, written while it is imported, obey no setting: they are held back, and shown if the import fails.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    own = os.dup(STANDARD_ERROR)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), STANDARD_ERROR)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(own, held.read())
+            raise
+        finally:
+            os.dup2(own, STANDARD_ERROR)
+            os.close(own)
 
 
 def run_command(command: Callable[[], int]) -> NoReturn:

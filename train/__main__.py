@@ -9,8 +9,6 @@ from pathlib import Path
 from runtime.command_line import DONE, INTERRUPTED, ArgumentParser, positive_int, quiet_tensorflow, run_command
 from runtime.schema import MODELS
 
-quiet_tensorflow()
-
 
 def build_parser() -> ArgumentParser:
     """Describe the command line."""
@@ -90,8 +88,9 @@ def _fit(options: argparse.Namespace) -> None:
     from train.splits import check_fractions
 
     check_fractions(options.fractions)
-    from train.fit import fit
-    from train.models.network import default_size, default_weights
+    with quiet_tensorflow():
+        from train.fit import fit
+        from train.models.network import default_size, default_weights
 
     fit(
         FitOptions(
@@ -113,7 +112,8 @@ def _fit(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from train.evaluate import evaluate
+    with quiet_tensorflow():
+        from train.evaluate import evaluate
 
     evaluate(options.run, options.data, options.split_part, cache=options.cache)
 

@@ -32,7 +32,8 @@ def evaluate(
     """
     folder = RunFolder(run)
     size = folder.config().options.image_size
-    evaluate_part(folder, prepare_images(find_cells(data), size, cache), part, tell)
+    with folder.claimed():
+        evaluate_part(folder, prepare_images(find_cells(data), size, cache), part, tell)
 
 
 def evaluate_part(folder: RunFolder, images: PreparedImages, part: str, tell: Callable[[str], None]) -> Metrics:

@@ -26,7 +26,7 @@ from train.dataset import find_cells, refuse_one_class
 from train.evaluate import evaluate_part
 from train.models.network import build_network, check_size, compile_network, recipe_of
 from train.prepared import PreparedImages, prepare_images
-from train.run_folder import CONFIG_NAME, Epoch, RunFolder
+from train.run_folder import LOCK_NAME, Epoch, RunFolder
 from train.splits import PlacedCell, cells_of_part, refuse_too_few, split_by_image
 from train.standardization import Standardization, standardization_of
 
@@ -58,8 +58,13 @@ def fit(options: FitOptions, out: Path, *, resume: bool = False, cache: Path | N
     Raises UsageError, DataError, RunError or OutputError where something does not fit.
     """
     folder = RunFolder(out)
-    _check_folder(folder, resume)
     check_size(options.image_size)
+    _check_folder(folder, resume)
+    with folder.claimed():
+        _fit_claimed(folder, options, resume, cache, tell)
+
+
+def _fit_claimed(folder: RunFolder, options: FitOptions, resume: bool, cache: Path | None, tell: Tell) -> None:
     cells = find_cells(Path(options.data))
     refuse_one_class(cells, options.data)
     images = prepare_images(cells, options.image_size, cache)
@@ -86,7 +91,7 @@ def _check_folder(folder: RunFolder, resume: bool) -> None:
             "add --resume to go on with it, or choose another --out"
         )
     if not resume:
-        refuse_foreign_folder(folder.path, CONFIG_NAME)
+        refuse_foreign_folder(folder.path, LOCK_NAME)
 
 
 def _begun(folder: RunFolder, options: FitOptions, images: PreparedImages, placed: list[PlacedCell]) -> _Fit:

@@ -1,7 +1,7 @@
 """The files of a run folder: what each is called, how it is written and read.
 
-config.json, cells.csv, history.csv, best.keras, metrics.json and `resume-<epoch>.keras`. A line of history.csv is
-what makes an epoch finished: it is written last, after the state that it refers to.
+config.json, cells.csv, history.csv, best.keras, metrics.json, `resume-<epoch>.keras` and run.lock. A line of
+history.csv is what makes an epoch finished: it is written last, after the state that it refers to.
 """
 
 from __future__ import annotations
@@ -9,9 +9,13 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
+
+from filelock import FileLock, Timeout
 
 from runtime.errors import RunError
 from runtime.files import output_errors, write_text_aside, written_aside
@@ -19,6 +23,7 @@ from runtime.schema import Metrics, RunConfig, run_record_from_json, to_json
 from train.splits import PlacedCell, read_cells, write_cells
 
 CONFIG_NAME = "config.json"
+LOCK_NAME = "run.lock"
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,30 @@ class RunFolder:
     def exists(self) -> bool:
         """Whether a run was begun here."""
         return self._config_path.exists()
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folder and keep other processes of this toolkit out of it; remove it where no run was begun.
+
+        Raises RunError where another process has it, OutputError where it cannot be written.
+        """
+        with output_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / LOCK_NAME)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout as error:
+                raise RunError(
+                    f"expected a run folder that no other process uses, found one at work in {self.path}; "
+                    "wait for its end, or choose another --out"
+                ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+            if not self.exists:
+                (self.path / LOCK_NAME).unlink(missing_ok=True)
+                self.path.rmdir()
 
     def write_config(self, config: RunConfig) -> None:
         """Write config.json."""

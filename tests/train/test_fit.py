@@ -4,6 +4,8 @@ import csv
 import json
 import math
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,6 +107,7 @@ def test_a_run_leaves_what_others_read(options: FitOptions, whole: Path) -> None
         "history.csv",
         "metrics.json",
         "resume-3.keras",
+        "run.lock",
     }
     config = folder.config()
     assert config.options == options
@@ -181,7 +184,7 @@ def test_the_option_to_resume_with_can_be_pasted(options: FitOptions, copy: Path
 
 def test_someone_elses_folder_is_never_written_into(options: FitOptions, tmp_path: Path) -> None:
     (tmp_path / "cells.csv").write_text("a lab's own table")
-    with pytest.raises(OutputError, match=r"expected a new folder, or one that holds a config\.json"):
+    with pytest.raises(OutputError, match="expected a new folder"):
         fit(options, tmp_path, tell=quiet)
     assert (tmp_path / "cells.csv").read_text() == "a lab's own table"
 
@@ -197,10 +200,31 @@ def test_too_few_cells_leave_no_run(options: FitOptions, tmp_path: Path, cache: 
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unwritable_place_is_an_error_of_one_line(options: FitOptions, tmp_path: Path, cache: Path) -> None:
+def test_an_unwritable_place_is_an_error_before_any_image_is_read(options: FitOptions, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write"):
-        fit(options, tmp_path / "file" / "run", cache=cache, tell=quiet)
+        fit(options, tmp_path / "file" / "run", cache=tmp_path / "cache", tell=quiet)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_second_process_on_the_same_run_is_refused_and_harms_nothing(
+    options: FitOptions, copy: Path, cache: Path
+) -> None:
+    before = history(copy)
+    code = (
+        "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); "
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(copy / "run.lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout
+        assert other.stdout.readline().strip() == b"held"
+        with pytest.raises(RunError, match="no other process uses, found one at work"):
+            fit(options, copy, resume=True, cache=cache, tell=quiet)
+        other.communicate()
+    assert history(copy) == before
+    fit(options, copy, resume=True, cache=cache, tell=quiet)  # the lock of a process that has gone does not hold
 
 
 def test_evaluate_finds_the_cells_by_their_content(data: Path, copy: Path, tmp_path: Path, cache: Path) -> None:
