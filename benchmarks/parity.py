@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     keras_file = reference_file(bundle, options.run)
     cells = chosen_cells(options.data, options.limit)
     labels, scores, unreadable = score_all(bundle, keras_file, cells)
-    threshold = bundle.manifest.threshold
+    threshold = bundle.manifest.decision.threshold
     name_to_metrics = {name: measure(labels, p_all, threshold) for name, p_all in scores.items()}
     verdicts = [
         judge(precision, p_all, scores[REFERENCE], threshold)
@@ -116,7 +116,7 @@ def score_all(
     with quiet_tensorflow():
         from export.to_onnx import KerasModel
 
-    reference = KerasModel(keras_file)
+    reference = KerasModel(keras_file, bundle.manifest.decision.temperature)
     backends = {variant.precision: open_backend(bundle, "cpu", variant) for variant in bundle.manifest.variants}
     labels: list[bool] = []
     scores: dict[str, list[NDArray[np.float32]]] = {name: [] for name in (REFERENCE, *backends)}

@@ -21,7 +21,6 @@ from runtime.files import folder_written_aside, refuse_foreign_folder, sha256_of
 from runtime.preprocessing import load_cell
 from runtime.schema import (
     CLASSES,
-    DEFAULT_THRESHOLD,
     GOLDEN_NAME,
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -54,7 +53,7 @@ def write_bundle(run: FinishedRun, out: Path, source: str) -> Manifest:
     refuse_foreign_folder(out, MANIFEST_NAME)
     size = run.config.options.image_size
     image = ImageSpec(width=size, height=size)
-    reference = KerasModel(run.keras_file)
+    reference = KerasModel(run.keras_file, run.decision.temperature)
     cells = np.stack([load_cell(path, image) for path in demo_cells()])
     p_all = reference.predict(cells)
     with folder_written_aside(out, MANIFEST_NAME) as folder:
@@ -62,11 +61,11 @@ def write_bundle(run: FinishedRun, out: Path, source: str) -> Manifest:
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             classes=CLASSES,
-            threshold=DEFAULT_THRESHOLD,
+            decision=run.decision,
             image=image,
             golden_sha256=sha256_of_file(folder / GOLDEN_NAME),
             training=_training(run, out),
-            variants=(_write_fp32(reference, folder, image, cells, p_all),),
+            variants=(_write_fp32(reference, folder, image, cells, p_all, run.decision.threshold),),
         )
         (folder / MANIFEST_NAME).write_text(to_json(manifest), encoding="utf-8")
         (folder / "MODEL_CARD.md").write_text(model_card(manifest, source), encoding="utf-8")
@@ -80,12 +79,13 @@ def _write_fp32(
     image: ImageSpec,
     cells: NDArray[np.uint8],
     p_all: NDArray[np.float32],
+    threshold: float,
 ) -> Variant:
     precision = "fp32"
     file = folder / f"model.{precision}.onnx"
     reference.write_onnx(file)
     with OnnxRuntimeBackend(file, image, "cpu") as backend:
-        parity = parity_at_batch_sizes(backend, precision, cells, p_all, DEFAULT_THRESHOLD, PARITY_BATCH_SIZES)
+        parity = parity_at_batch_sizes(backend, precision, cells, p_all, threshold, PARITY_BATCH_SIZES)
     if not parity.max_difference <= parity.tolerance:
         raise ConversionError(
             f"expected {file.name} to agree with the Keras model within {parity.tolerance:.0e}, found a difference "
@@ -97,7 +97,8 @@ def _write_fp32(
 def _training(run: FinishedRun, out: Path) -> Training:
     # The folders' names alone: a full path may name a person or a ward, and a bundle travels.
     options = run.config.options
-    options = replace(options, data=Path(options.data).name, weights=Path(options.weights).name)
+    split = replace(options.split, source=Path(options.split.source).name, test_data=Path(options.split.test_data).name)
+    options = replace(options, data=Path(options.data).name, weights=Path(options.weights).name, split=split)
     return Training(
         run=_relative(run.folder, out),
         keras_sha256=sha256_of_file(run.keras_file),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import RunError
-from runtime.schema import Metrics, RunConfig, run_record_from_json
+from runtime.schema import Decision, Metrics, RunConfig, run_record_from_json
 
 CONFIG = "config.json"
 
@@ -20,6 +20,7 @@ class FinishedRun:
     folder: Path
     config: RunConfig
     validation: Metrics
+    decision: Decision
     best_epoch: int
 
     @property
@@ -48,17 +49,15 @@ def _open(folder: Path) -> FinishedRun:
     try:
         config = run_record_from_json(RunConfig, _text(folder / CONFIG), f"{folder / CONFIG}")
         metrics = json.loads(_text(folder / "metrics.json"))["validation"]
+        decision = run_record_from_json(Decision, _text(folder / "decision.json"), f"{folder / 'decision.json'}")
         with (folder / "history.csv").open(newline="") as stream:
-            epochs = list(csv.DictReader(stream))
-        if len(epochs) != config.options.epochs:
-            raise ValueError(f"{len(epochs)} of {config.options.epochs} epochs")
-        best_epoch = max(int(row["epoch"]) for row in epochs if row["best"] == "1")
+            best_epoch = max(int(row["epoch"]) for row in csv.DictReader(stream) if row["best"] == "1")
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise RunError(
             f"expected a finished run at {folder}, found: {error}; finish it with `python -m train fit --resume`"
         ) from error
     validation = run_record_from_json(Metrics, json.dumps(metrics), f"{folder / 'metrics.json'}")
-    return FinishedRun(folder, config, validation, best_epoch)
+    return FinishedRun(folder, config, validation, decision, best_epoch)
 
 
 def _text(path: Path) -> str:

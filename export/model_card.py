@@ -13,7 +13,10 @@ patients, and no decision about a patient may rest on it. It always answers: wit
 ## What it does
 
 It takes one segmented white blood cell on black, {width} x {height} pixels after resizing, and gives `p_all`, the
-probability that the cell is leukemic (acute lymphocytic leukemia, ALL). From {threshold:g} on a cell is called ALL.
+probability that the cell is leukemic (acute lymphocytic leukemia, ALL). From {threshold:.4g} on a cell is called ALL
+(aim: {aim}). Between {review_low:.3f} and {review_high:.3f} a person should look at it. The probability is calibrated
+on the validation cells by the temperature {temperature:.3f}: its expected calibration error there is {error_after:.3f},
+before it was {error_before:.3f}.
 
 ## What it was fitted on
 
@@ -39,25 +42,32 @@ cells that it has never met will be told apart somewhat less well.
 {files}
 """
 
-PROTOCOLS = {
-    "image": "Cells of one subject stand in several parts, so these figures say nothing about unseen subjects, "
-    "for whom they will be lower.",
-}
+SEEN_SUBJECTS = (
+    "Cells of one subject stand in several parts, so these figures say nothing about unseen subjects, for whom they "
+    "will be lower."
+)
+UNSEEN_SUBJECTS = "No subject stands in two parts, so these figures speak for subjects that the network has not seen."
 
 
 def model_card(manifest: Manifest, source: str) -> str:
     """Return the card of a bundle as Markdown; `source` says in the user's words where the cells come from."""
-    config, validation = manifest.training.config, manifest.training.validation
+    config, validation, decision = manifest.training.config, manifest.training.validation, manifest.decision
     return CARD.format(
         model=config.options.model,
         width=manifest.image.width,
         height=manifest.image.height,
-        threshold=manifest.threshold,
+        threshold=decision.threshold,
+        aim=decision.aim,
+        review_low=decision.review_low,
+        review_high=decision.review_high,
+        temperature=decision.temperature,
+        error_before=decision.calibration_error_before,
+        error_after=decision.calibration_error_after,
         source=source,
         parts=", ".join(f"{size} {part}" for part, size in sorted(config.part_sizes.items())),
-        split=config.options.split,
+        split=config.options.split.kind,
         seed=config.options.seed,
-        protocol=PROTOCOLS[config.options.split],
+        protocol=UNSEEN_SUBJECTS if config.unseen_subjects else SEEN_SUBJECTS,
         parameters=config.parameters,
         epochs=config.options.epochs,
         best_epoch=manifest.training.best_epoch,

@@ -26,10 +26,14 @@ REFERENCE_BATCH_SIZE = 8
 
 
 class KerasModel:
-    """A run's best.keras: the reference that every conversion is compared with."""
+    """A run's best.keras with its calibration: the reference that every conversion is compared with."""
 
-    def __init__(self, file: Path) -> None:
-        """Load the file; raise RunError where it is missing or no Keras model."""
+    def __init__(self, file: Path, temperature: float) -> None:
+        """Load the file; raise RunError where it is missing or no Keras model.
+
+        sigmoid(logit / temperature) is folded into the last layer, by dividing its weights, so that the graph needs
+        nothing more for it.
+        """
         try:
             self._model: Any = keras.models.load_model(file, compile=False)
         except (OSError, ValueError) as error:
@@ -37,6 +41,8 @@ class KerasModel:
                 f"expected a Keras model at {file}, found: {' '.join(str(error).split())}; "
                 "finish the run with `python -m train fit --resume`"
             ) from error
+        last = self._model.get_layer(OUTPUT_NAME)
+        last.set_weights([weights / temperature for weights in last.get_weights()])
 
     def predict(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return p_all, float32 [N], for uint8 RGB cells [N, height, width, 3]."""

@@ -43,7 +43,7 @@ class Classifier(Closing):
         options = options or ClassifierOptions()
         self.bundle = Bundle.open(options.bundle)
         self.manifest = self.bundle.manifest
-        self.threshold = self.manifest.threshold if options.threshold is None else options.threshold
+        self.threshold = self.manifest.decision.threshold if options.threshold is None else options.threshold
         self.batch_size = options.batch_size
         variant = choose_variant(self.bundle, options.precision)
         self.precision = variant.precision

@@ -13,10 +13,14 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from runtime.errors import BundleError, RunError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CLASSES = ("healthy", "ALL")  # index = label: 0 is healthy, 1 is ALL, the positive class
 MANIFEST_NAME = "bundle.json"
 GOLDEN_NAME = "golden.npz"
+SPLITS = ("image", "subject", "folds", "fixed")
+OPTIMIZERS = ("adam", "sgd")
+SCHEDULES = ("constant", "cosine")
+TRAINING_PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 MODELS = ("allnet", "vgg", "resnet", "inception", "compact")
 DEFAULT_THRESHOLD = 0.5
 INPUT_NAME = "cells"  # uint8 [N, height, width, 3], RGB, 0..255
@@ -63,6 +67,19 @@ class Metrics:
 
 
 @dataclass(frozen=True)
+class Decision:
+    """How a network's output becomes an answer; all of it chosen on the validation part."""
+
+    aim: str  # what the threshold was chosen for: "none", "youden", "sensitivity=0.95" or "specificity=0.95"
+    threshold: float  # a cell is ALL where the calibrated p_all >= threshold
+    temperature: float  # calibrated p_all = sigmoid(logit / temperature)
+    calibration_error_before: float  # expected calibration error of p_all, 0..1
+    calibration_error_after: float
+    review_low: float  # a person should look at cells with a calibrated p_all
+    review_high: float  # from review_low to review_high
+
+
+@dataclass(frozen=True)
 class Parity:
     """How far a variant's p_all lay from the Keras model's, over the golden cells, when it was exported."""
 
@@ -85,29 +102,49 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class SplitOptions:
+    """Which cells are for training, validation and test."""
+
+    kind: str  # one of SPLITS
+    fractions: tuple[float, ...]  # shares of training, validation and test, for "image" and "subject"
+    validation_subjects: tuple[str, ...] = ()  # for "subject": these instead of a share
+    validation_fold: str = ""  # for "folds": the name of a folder of the release
+    source: str = ""  # for "fixed": the run whose cells.csv is followed
+    test_data: str = ""  # folder or table whose cells are the test part
+
+
+@dataclass(frozen=True)
 class FitOptions:
     """What a user decides about a run."""
 
-    model: str  # allnet, vgg, resnet, inception or compact
+    model: str  # one of MODELS
     data: str  # folder or table of labelled cells
-    split: str  # "image": cells of one subject may stand in several parts
-    fractions: tuple[float, ...]  # shares of training, validation and test
+    split: SplitOptions
     epochs: int
     batch_size: int
     image_size: int  # pixels, height and width
-    weights: str  # "none", "imagenet", or a folder with Keras' official files
+    weights: str  # "none", "imagenet", or a file or folder with Keras' official files
     seed: int
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the paper leaves open: how a network is optimized. Binary cross-entropy throughout."""
+    """What the paper leaves open: how a network is optimized. Binary cross-entropy throughout; 0 switches off."""
 
-    optimizer: str  # "adam" or "adamw"
+    optimizer: str  # one of OPTIMIZERS
     learning_rate: float
-    schedule: str  # "constant", or "cosine": from learning_rate down to 0 over all epochs
-    weight_decay: float
-    augment: bool  # turn and mirror the training cells
+    schedule: str  # one of SCHEDULES; cosine falls from learning_rate to 0 over all epochs
+    weight_decay: float = 0.0  # decoupled from the gradient (Loshchilov, Hutter 2019), in proportion to the rate
+    clip_norm: float = 0.0  # largest norm of all gradients together
+    class_weights: bool = False  # both classes weigh the same in the loss
+    average: float = 0.0  # momentum of the moving average of the weights, which is then what is validated and kept
+    early_stopping: int = 0  # epochs without a better one after which the run ends
+    turn: bool = False  # turn and mirror the training cells
+    scale: float = 0.0  # largest relative change of size
+    stain_jitter: float = 0.0  # standard deviation of the logarithm of the optical density's gain
+    blur: float = 0.0  # pixels, largest standard deviation of a Gaussian blur, or sharpening by as much
+    precision: str = "float32"  # one of TRAINING_PRECISIONS; what is kept is float32 in any case
+    compiled: bool = False  # by XLA
 
 
 @dataclass(frozen=True)
@@ -118,6 +155,7 @@ class RunConfig:
     recipe: Recipe
     parameters: int
     part_sizes: dict[str, int]
+    unseen_subjects: bool  # no subject of one part, nor one who shares a file with them, stands in another
     standardization_mean: tuple[float, ...]  # per channel R, G, B, of pixels 0..255 of the training part
     standardization_std: tuple[float, ...]
     code_version: str
@@ -141,7 +179,7 @@ class Manifest:
 
     schema_version: int
     classes: tuple[str, ...]
-    threshold: float  # a cell is ALL where p_all >= threshold
+    decision: Decision
     image: ImageSpec
     golden_sha256: str
     training: Training
@@ -194,8 +232,14 @@ def _check_values(manifest: Manifest) -> None:
     known = ImageSpec(manifest.image.width, manifest.image.height)
     if manifest.image != known or min(known.width, known.height) < 1:
         raise _MismatchError(f"expected the image preparation {known}, found {manifest.image}")
-    if not 0 <= manifest.threshold <= 1:
-        raise _MismatchError(f"expected a threshold from 0 to 1, found {manifest.threshold:g}")
+    decision = manifest.decision
+    if not 0 <= decision.review_low <= decision.threshold <= decision.review_high <= 1:
+        raise _MismatchError(
+            "expected a threshold from 0 to 1 and a review band round it, found "
+            f"{decision.threshold:g} and {decision.review_low:g} to {decision.review_high:g}"
+        )
+    if not decision.temperature > 0:
+        raise _MismatchError(f"expected a temperature above 0, found {decision.temperature:g}")
 
 
 def run_record_from_json(shape: type[Shape], text: str, name: str) -> Shape:

@@ -48,11 +48,11 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def finished_run(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small run of compact at 75 px on the drawn cells, long enough for its batch norms to settle."""
-    from runtime.schema import FitOptions
+    from runtime.schema import FitOptions, SplitOptions
     from train.fit import fit
 
     folder = tmp_path_factory.mktemp("runs") / "compact"
-    options = FitOptions("compact", str(drawn), "image", (0.6, 0.4, 0.0), 20, 6, 75, "none", 0)
+    options = FitOptions("compact", str(drawn), SplitOptions("image", (0.6, 0.4, 0.0)), 20, 6, 75, "none", 0)
     fit(options, folder, cache=tmp_path_factory.mktemp("cache"), tell=lambda _: None)
     return folder
 

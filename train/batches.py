@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
-from PIL import Image
 
+from runtime.schema import Recipe
+from train.augmentation import augmented, augments
 from train.prepared import PreparedImages
 from train.splits import PlacedCell
 
@@ -35,9 +36,12 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         *,
         batch_size: int,
         shuffle_seed: int | None = None,
-        augment: bool = False,
+        recipe: Recipe | None = None,
     ) -> None:
-        """Read `cells` in their order, or shuffled anew in each epoch where there is a `shuffle_seed`."""
+        """Read `cells` in their order, or shuffled anew in each epoch where there is a `shuffle_seed`.
+
+        With a `recipe` the cells are augmented as it says.
+        """
         super().__init__(workers=1, use_multiprocessing=False)
         self.epoch = 0
         self._pixels = images.pixels
@@ -45,7 +49,12 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         self._labels = np.array([cell.label for cell in cells], dtype=np.float32)
         self._count = math.ceil(len(cells) / batch_size)
         self._shuffle_seed = shuffle_seed
-        self._augment = augment
+        self._recipe = recipe if recipe and augments(recipe) else None
+
+    def class_weights(self) -> dict[int, float]:
+        """Return the weights with which both classes count the same and the mean weight is 1."""
+        positives = float(self._labels.mean())
+        return {0: 0.5 / (1 - positives), 1: 0.5 / positives}
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
@@ -55,30 +64,12 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         """Return batch `index` of the present epoch."""
         chosen = np.array_split(self._order(), self._count)[index]
         cells = np.asarray(self._pixels[self._rows[chosen]])
-        if self._augment:
+        if self._recipe:
             rng = np.random.default_rng([self._shuffle_seed or 0, self.epoch, 1 + index])
-            cells = np.stack([augmented(cell, rng) for cell in cells])
+            cells = np.stack([augmented(cell, rng, self._recipe) for cell in cells])
         return cells, self._labels[chosen, None]
 
     def _order(self) -> NDArray[np.intp]:
         if self._shuffle_seed is None:
             return np.arange(len(self._rows))
         return np.random.default_rng([self._shuffle_seed, self.epoch, 0]).permutation(len(self._rows))
-
-
-RESAMPLED_SHARE = 0.5
-
-
-def augmented(cell: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Turn a cell by a right angle and mirror it, or not; turn half of the cells by any angle besides.
-
-    A cell has no up and down. Only half are turned by any angle, because that resamples and so blurs, and a network
-    that is fitted on blurred cells alone takes sharp ones for ALL. Size and colours stay as they are: both tell the
-    classes apart.
-    """
-    turned = np.rot90(cell, int(rng.integers(4)))
-    mirrored = turned[:, ::-1] if rng.integers(2) else turned
-    if rng.random() >= RESAMPLED_SHARE:
-        return mirrored
-    image = Image.fromarray(np.ascontiguousarray(mirrored))
-    return np.asarray(image.rotate(rng.uniform(0, 90), Image.Resampling.BILINEAR))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from tqdm import tqdm
 
@@ -24,6 +24,9 @@ from runtime.inputs import files_below
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
 NAME_TO_LABEL = {"all": 1, "hem": 0, "healthy": 0, "normal": 0, "1": 1, "0": 0}
 CSV_COLUMNS = ("path", "label", "subject")
+# The table of the release's preliminary test set, whose images are called 1.bmp, 2.bmp and so on.
+PRELIMINARY_COLUMNS = ("Patient_ID", "new_names", "labels")
+PRELIMINARY_SUFFIX = "_labels"  # the images are beside the table, or in the folder that is called like it without this
 
 # C-NMC 2019: UID_<subject>_<image>_<cell>_all.bmp, UID_H<subject>_..._hem.bmp, in upper or lower case.
 # DRAWN_ stands for UID_ in the names of drawn cells.
@@ -41,6 +44,13 @@ class Cell:
     label: int  # 1 is ALL, 0 is healthy
     subject: str  # empty where it is not known
     sha256: str
+
+
+class Labelled(Protocol):
+    """What has a label, 1 for ALL and 0 for healthy."""
+
+    @property
+    def label(self) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,7 @@ def find_cells(data: Path) -> list[Cell]:
     return cells
 
 
-def refuse_one_class(cells: Iterable[Cell], where: str) -> None:
+def refuse_one_class(cells: Iterable[Labelled], where: str) -> None:
     """Raise DataError unless both classes are there."""
     count = dict.fromkeys((0, 1), 0)
     for cell in cells:
@@ -131,13 +141,15 @@ def _from_csv(table: Path) -> list[_Found]:
     try:
         with table.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
-            missing = [column for column in CSV_COLUMNS if column not in (reader.fieldnames or [])]
-            if missing:
+            columns = reader.fieldnames or []
+            read = _from_preliminary_row if set(PRELIMINARY_COLUMNS) <= set(columns) else _from_row
+            missing = [column for column in CSV_COLUMNS if column not in columns]
+            if missing and read is _from_row:
                 raise DataError(
                     f"expected the columns {','.join(CSV_COLUMNS)} in {table}, missing {','.join(missing)}; "
                     "add them (subject may stay empty)"
                 )
-            found = [_from_row(row, table, reader.line_num) for row in reader]
+            found = [read(row, table, reader.line_num) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"expected a CSV table in UTF-8 at {table}, found: {error}") from error
     if not found:
@@ -147,22 +159,42 @@ def _from_csv(table: Path) -> list[_Found]:
 
 def _from_row(row: dict[str, str | None], table: Path, line: int) -> _Found:
     path = table.parent / (row["path"] or "")
-    label = NAME_TO_LABEL.get((row["label"] or "").strip().lower())
+    label = _label_of_row(row["label"], path.stem, table, line)
+    return _Found(_existing([path], table, line), label, (row["subject"] or "").strip().upper())
+
+
+def _from_preliminary_row(row: dict[str, str | None], table: Path, line: int) -> _Found:
+    name, original = row["new_names"] or "", Path(row["Patient_ID"] or "").stem
+    label = _label_of_row(row["labels"], original, table, line)
+    folder = table.with_name(table.stem.removesuffix(PRELIMINARY_SUFFIX))
+    named = CELL_NAME.fullmatch(original)
+    return _Found(
+        _existing([table.parent / name, folder / name], table, line), label, named["subject"].upper() if named else ""
+    )
+
+
+def _label_of_row(text: str | None, name: str, table: Path, line: int) -> int:
+    """Return the label that `text` stands for; raise DataError where it is none, or not that of the cell's name."""
+    label = NAME_TO_LABEL.get((text or "").strip().lower())
     if label is None:
-        raise DataError(
-            f"expected a label out of {', '.join(NAME_TO_LABEL)} in line {line} of {table}, found {row['label']!r}"
-        )
-    named = CELL_NAME.fullmatch(path.stem)
+        raise DataError(f"expected a label out of {', '.join(NAME_TO_LABEL)} in line {line} of {table}, found {text!r}")
+    named = CELL_NAME.fullmatch(name)
     if named and NAME_TO_LABEL[named["class"].lower()] != label:
         raise DataError(
             f"expected the label in line {line} of {table} to agree with the cell's name, "
-            f"found {row['label']!r} for {path.name}; correct the one that is wrong"
+            f"found {text!r} for {name}; correct the one that is wrong"
         )
-    if not path.is_file():
-        raise DataError(
-            f"expected an image at {path} (line {line} of {table}), found none; paths are relative to the table"
-        )
-    return _Found(path, label, (row["subject"] or "").strip().upper())
+    return label
+
+
+def _existing(candidates: list[Path], table: Path, line: int) -> Path:
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise DataError(
+        f"expected an image at {' or '.join(map(str, candidates))} (line {line} of {table}), found none; "
+        "paths are relative to the table"
+    )
 
 
 def _hash(path: Path) -> str:

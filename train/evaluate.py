@@ -10,49 +10,94 @@ import keras
 import numpy as np
 
 from runtime.errors import RunError, UsageError
-from runtime.schema import DEFAULT_THRESHOLD, Metrics
+from runtime.schema import Decision, Metrics, RunConfig
 from train.batches import Batches
 from train.dataset import find_cells
+from train.decision import calibrated, check_aim, decide
 from train.metrics import measure, metrics_table
 from train.prepared import PreparedImages, prepare_images
 from train.run_folder import RunFolder
-from train.splits import cells_of_part
+from train.splits import VALIDATION, cells_of_part
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
 def evaluate(
-    run: Path, data: Path, part: str, *, cache: Path | None = None, tell: Callable[[str], None] = print
+    run: Path,
+    data: Path,
+    part: str,
+    *,
+    aim: str | None = None,
+    cache: Path | None = None,
+    tell: Callable[[str], None] = print,
 ) -> None:
     """Measure a run's best model on a part of its cells, found in `data` by their content.
 
-    Raises RunError for a folder without a finished run, UsageError for a part without cells, DataError where cells
-    of the part are not in `data`.
+    With an `aim` the threshold is chosen anew, on the validation part.
+
+    Raises RunError for a folder without a finished run, UsageError for a part without cells or an aim that is none,
+    DataError where cells of the part are not in `data`.
     """
     folder = RunFolder(run)
     size = folder.config().options.image_size
+    if aim is not None:
+        check_aim(aim)
+        if part != VALIDATION:
+            raise UsageError(
+                f"expected --split-part {VALIDATION} with --aim, received {part}: a threshold that is chosen on the "
+                "cells it is judged by flatters the network; choose it first, then evaluate the test part"
+            )
     with folder.claimed():
-        evaluate_part(folder, prepare_images(find_cells(data), size, cache), part, tell)
+        evaluate_part(folder, prepare_images(find_cells(data), size, cache), part, tell, aim=aim)
 
 
-def evaluate_part(folder: RunFolder, images: PreparedImages, part: str, tell: Callable[[str], None]) -> Metrics:
-    """Measure the best model on a part of the prepared images; write metrics.json and print the table."""
+def evaluate_part(
+    folder: RunFolder, images: PreparedImages, part: str, tell: Callable[[str], None], aim: str | None = None
+) -> Metrics:
+    """Measure the best model on a part of the prepared images; write scores and metrics, and print the table.
+
+    On the validation part this also chooses temperature, threshold and review band, for `aim` or as before.
+    """
     config = folder.config()
     cells = cells_of_part(folder.cells(), part)
     if not cells:
         raise UsageError(
-            f"expected cells in the {part} part of {folder.path}, found none: it was fitted with "
-            f"--fractions {' '.join(f'{share:g}' for share in config.options.fractions)}; name another --split-part"
+            f"expected cells in the {part} part of {folder.path}, found none; name another --split-part, or fit with "
+            "other --fractions or with --test-data"
         )
-    batches = Batches(images, cells, batch_size=config.options.batch_size)
-    p_all = predict(load_best(folder), batches)
+    p_all = predict(load_best(folder), Batches(images, cells, batch_size=config.options.batch_size))
     labels = np.array([cell.label == 1 for cell in cells])
-    metrics = measure(labels, p_all, DEFAULT_THRESHOLD)
+    folder.write_scores(part, cells, p_all)
+    if part == VALIDATION:
+        folder.write_decision(decide(labels, p_all, aim if aim is not None else folder.aim()))
+    decision = folder.decision()
+    metrics = measure(
+        labels,
+        calibrated(p_all, decision.temperature),
+        decision.threshold,
+        [cell.group for cell in cells] if config.unseen_subjects else None,
+    )
     folder.add_metrics(part, metrics)
     tell(metrics_table({config.options.model: metrics}))
-    tell(f"{part} part, split by {config.options.split}, {metrics.interval_method}")
+    tell(f"{part} part, {protocol(config)}; {metrics.interval_method}")
+    if part == VALIDATION:
+        tell(_describe(decision))
     return metrics
+
+
+def protocol(config: RunConfig) -> str:
+    """Say in a few words what the figures of a run speak for."""
+    kind = config.options.split.kind
+    return f"split by {kind}, {'no subject' if config.unseen_subjects else 'subjects'} in several parts"
+
+
+def _describe(decision: Decision) -> str:
+    return (
+        f"threshold {decision.threshold:.4g} (aim: {decision.aim}), temperature {decision.temperature:.3f}, "
+        f"calibration error {decision.calibration_error_before:.3f} before and {decision.calibration_error_after:.3f} "
+        f"after, to be looked at by a person: p_all {decision.review_low:.3f} to {decision.review_high:.3f}"
+    )
 
 
 def load_best(folder: RunFolder) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 import runtime
@@ -24,12 +25,23 @@ from runtime.schema import FitOptions, Recipe, RunConfig
 from train.batches import Batches
 from train.dataset import find_cells, refuse_one_class
 from train.evaluate import evaluate_part
+from train.leaks import leak_report
 from train.models.network import build_network, check_size, compile_network, recipe_of
 from train.prepared import PreparedImages, prepare_images
 from train.run_folder import LOCK_NAME, Epoch, RunFolder
-from train.splits import PlacedCell, cells_of_part, refuse_too_few, split_by_image
+from train.splits import (
+    TRAINING,
+    VALIDATION,
+    PlacedCell,
+    cells_of_part,
+    check_split,
+    has_unseen_subjects,
+    refuse_too_few,
+    split_cells,
+)
 from train.standardization import Standardization, standardization_of
 
+DIVERGED = "the run diverged; try a lower --learning-rate, --clip-norm 1, or another --seed"
 RECORDED_LIBRARIES = ("keras", "tensorflow", "numpy", "pillow")
 
 Tell = Callable[[str], None]
@@ -41,45 +53,70 @@ class _Fit:
     """A run in progress."""
 
     folder: RunFolder
-    network: Any
+    recipe: Recipe
+    network: Any  # what is trained
+    kept: Any  # what is validated and kept: the network itself, or its float32 twin with averaged weights
     training: Batches
     validation: Batches
     history: list[Epoch]
     seed: int
 
 
-def fit(options: FitOptions, out: Path, *, resume: bool = False, cache: Path | None = None, tell: Tell = say) -> None:
+def fit(
+    options: FitOptions,
+    out: Path,
+    recipe: Recipe | None = None,
+    *,
+    resume: bool = False,
+    cache: Path | None = None,
+    tell: Tell = say,
+) -> None:
     """Fit a network and leave a run folder at `out`.
 
     The checkpoint with the best validation accuracy is kept as best.keras; of equal ones that with the lower
     validation loss. With `resume`, a run that was cut off goes on after its last finished epoch, with the same batches
-    and the same optimizer state as if it had never stopped.
+    and the same optimizer state as if it had never stopped. Without a `recipe`, the model's own is followed.
 
     Raises UsageError, DataError, RunError or OutputError where something does not fit.
     """
     folder = RunFolder(out)
     check_size(options.image_size)
+    check_split(options.split)
     _check_folder(folder, resume)
     with folder.claimed():
-        _fit_claimed(folder, options, resume, cache, tell)
+        _fit_claimed(folder, options, recipe or recipe_of(options.model), resume, cache, tell)
 
 
-def _fit_claimed(folder: RunFolder, options: FitOptions, resume: bool, cache: Path | None, tell: Tell) -> None:
+def _fit_claimed(
+    folder: RunFolder, options: FitOptions, recipe: Recipe, resume: bool, cache: Path | None, tell: Tell
+) -> None:
     cells = find_cells(Path(options.data))
     refuse_one_class(cells, options.data)
-    images = prepare_images(cells, options.image_size, cache)
+    test_cells = find_cells(Path(options.split.test_data)) if options.split.test_data else []
+    images = prepare_images([*cells, *test_cells], options.image_size, cache)
     if resume:
         placed = folder.cells()
     else:
-        placed = split_by_image(cells, images.unreadable, options.fractions, options.seed)
+        placed = split_cells(cells, test_cells, images.unreadable, options.split, options.seed)
         refuse_too_few(placed, options.batch_size)
-    tell(_describe(placed))
-    run = _resumed(folder, options, images, placed) if resume else _begun(folder, options, images, placed)
+    tell(_describe(placed, options))
+    leaks = leak_report(placed, images)
+    tell(str(leaks))
+    if resume:
+        run = _resumed(folder, options, recipe, images, placed)
+    else:
+        run = _begun(folder, options, recipe, images, placed)
+        folder.write_leaks(leaks)
     if len(run.history) < options.epochs:
         folder.forget_metrics()  # they are of a checkpoint that the next epochs may replace
-    for epoch in range(len(run.history), options.epochs):
-        _fit_epoch(run, epoch, options.epochs, tell)
-    evaluate_part(folder, images, "validation", tell)
+    with SummaryWriter(str(folder.logs), purge_step=len(run.history)) as logs:
+        for epoch in range(len(run.history), options.epochs):
+            if _has_stopped_getting_better(run):
+                tell(f"stopped: no better epoch in the last {recipe.early_stopping}")
+                break
+            _fit_epoch(run, epoch, options.epochs, tell)
+            _log(logs, run.history[-1])
+    evaluate_part(folder, images, VALIDATION, tell)
 
 
 def _check_folder(folder: RunFolder, resume: bool) -> None:
@@ -94,67 +131,104 @@ def _check_folder(folder: RunFolder, resume: bool) -> None:
         refuse_foreign_folder(folder.path, LOCK_NAME)
 
 
-def _begun(folder: RunFolder, options: FitOptions, images: PreparedImages, placed: list[PlacedCell]) -> _Fit:
+def _begun(
+    folder: RunFolder, options: FitOptions, recipe: Recipe, images: PreparedImages, placed: list[PlacedCell]
+) -> _Fit:
     keras.utils.set_random_seed(options.seed)
-    training = cells_of_part(placed, "training")
+    training = cells_of_part(placed, TRAINING)
     standardization = standardization_of(images.pixels, images.rows([cell.sha256 for cell in training]))
-    network = build_network(options.model, options.image_size, standardization, options.weights)
-    run = _with_batches(folder, options, images, placed, network)
-    recipe = recipe_of(options.model)
+
+    def build(weights: str, precision: str) -> Any:
+        return build_network(options.model, options.image_size, standardization, weights, precision)
+
+    network = build(options.weights, recipe.precision)
+    kept = network
+    if needs_twin(recipe):
+        kept = build("none", "float32")
+        kept.set_weights(network.get_weights())
+    run = _with_batches(folder, options, recipe, images, placed, network, kept)
     compile_network(network, recipe, steps=len(run.training) * options.epochs)
     folder.write_cells(placed)
     folder.write_config(_config(options, recipe, standardization, placed, network))
     return run
 
 
-def _resumed(folder: RunFolder, options: FitOptions, images: PreparedImages, placed: list[PlacedCell]) -> _Fit:
+def needs_twin(recipe: Recipe) -> bool:
+    """Say whether the network that is kept differs from the one that is trained."""
+    return recipe.average > 0 or recipe.precision != "float32"
+
+
+def _resumed(
+    folder: RunFolder, options: FitOptions, recipe: Recipe, images: PreparedImages, placed: list[PlacedCell]
+) -> _Fit:
     config = folder.config()
     history = folder.history()
-    _refuse_other_options(options, config, len(history))
+    _refuse_other_options(options, recipe, config, len(history))
     if not history:
-        return _begun(folder, options, images, placed)
-    state = folder.resume_model(len(history))
+        return _begun(folder, options, recipe, images, placed)
+    network = _loaded(folder.resume_model(len(history)))
+    kept = _loaded(folder.kept_model(len(history))) if needs_twin(recipe) else network
+    folder.write_config(replace(config, options=options))
+    return replace(_with_batches(folder, options, recipe, images, placed, network, kept), history=history)
+
+
+def _loaded(state: Path) -> Any:
     try:
-        network = keras.models.load_model(state)
+        return keras.models.load_model(state)
     except (OSError, ValueError) as error:
         raise RunError(
-            f"expected the state after epoch {len(history)} at {state}, "
+            f"expected the state after the last finished epoch at {state}, "
             f"found: {' '.join(str(error).split())}; fit again"
         ) from error
-    folder.write_config(replace(config, options=options))
-    return replace(_with_batches(folder, options, images, placed, network), history=history)
 
 
-def _refuse_other_options(options: FitOptions, config: RunConfig, finished: int) -> None:
+def _refuse_other_options(options: FitOptions, recipe: Recipe, config: RunConfig, finished: int) -> None:
     """Raise UsageError where a resumed run would not be the one that was begun; its data may have moved."""
     begun = replace(config.options, data=options.data)
     if config.recipe.schedule == "constant" and options.epochs >= finished:
         begun = replace(begun, epochs=options.epochs)  # with another schedule the rate depends on their number
-    if begun != options:
-        names = [name for name in vars(options) if getattr(options, name) != getattr(begun, name)]
-        expected = " ".join(_as_argument(name, getattr(begun, name)) for name in names)
-        raise UsageError(f"expected the options that the run was begun with, received others; resume with {expected}")
+    before, now = _as_arguments(begun, config.recipe), _as_arguments(options, recipe)
+    expected = [f"{name} {text}".strip() for name, text in before.items() if now[name] != text]
+    if expected:
+        raise UsageError(
+            "expected the options that the run was begun with, received others; resume with " + " ".join(expected)
+        )
 
 
-def _as_argument(name: str, value: object) -> str:
-    text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    return f"--{name.replace('_', '-')} {text}"
+def _as_arguments(options: FitOptions, recipe: Recipe) -> dict[str, str]:
+    """Return all options as command-line arguments: name to text."""
+    values = {**vars(options), **vars(options.split), **vars(recipe)}
+    values["split"] = values.pop("kind")
+    values["split_of"] = values.pop("source")
+    return {f"--{name.replace('_', '-')}": _as_text(value) for name, value in values.items()}
+
+
+def _as_text(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _with_batches(
-    folder: RunFolder, options: FitOptions, images: PreparedImages, placed: list[PlacedCell], network: Any
+    folder: RunFolder,
+    options: FitOptions,
+    recipe: Recipe,
+    images: PreparedImages,
+    placed: list[PlacedCell],
+    network: Any,
+    kept: Any,
 ) -> _Fit:
     return _Fit(
         folder,
+        recipe,
         network,
+        kept,
         training=Batches(
             images,
-            cells_of_part(placed, "training"),
+            cells_of_part(placed, TRAINING),
             batch_size=options.batch_size,
             shuffle_seed=options.seed,
-            augment=recipe_of(options.model).augment,
+            recipe=recipe,
         ),
-        validation=Batches(images, cells_of_part(placed, "validation"), batch_size=options.batch_size),
+        validation=Batches(images, cells_of_part(placed, VALIDATION), batch_size=options.batch_size),
         history=[],
         seed=options.seed,
     )
@@ -163,37 +237,28 @@ def _with_batches(
 def _fit_epoch(run: _Fit, epoch: int, epochs: int, tell: Tell) -> None:
     """Train for one epoch, keep what is best, then record the epoch as finished."""
     started = time.perf_counter()
-    run.training.epoch = epoch
-    seed_dropout(run.network, run.seed, epoch)
-    with tqdm(total=len(run.training), desc=f"epoch {epoch + 1}", unit="batch", disable=None, leave=False) as bar:
-        logs = run.network.fit(
-            run.training,
-            validation_data=run.validation,
-            initial_epoch=epoch,
-            epochs=epoch + 1,
-            shuffle=False,
-            verbose=0,
-            callbacks=[EachBatch(bar)],
-        ).history
+    logs = _trained(run, epoch)
+    logs |= {f"val_{name}": value for name, value in _validated(run).items()}
     done = Epoch(
         epoch=epoch + 1,
-        **{name: float(logs[name][0]) for name in ("loss", "accuracy", "val_loss", "val_accuracy")},
+        **{name: float(logs[name]) for name in ("loss", "accuracy", "val_loss", "val_accuracy")},
         learning_rate=float(run.network.optimizer.learning_rate),
         seconds=round(time.perf_counter() - started, 3),
         best=0,
     )
-    if not (math.isfinite(done.loss) and math.isfinite(done.val_loss)):
-        raise RunError(
-            f"expected finite losses, found {done.loss} and {done.val_loss} in epoch {done.epoch}: "
-            "the run diverged; try another --seed"
-        )
-    run.folder.write_state(run.network, done.epoch)
+    if not math.isfinite(done.val_loss):
+        raise RunError(f"expected a finite validation loss, found {done.val_loss} in epoch {done.epoch}: {DIVERGED}")
+    saved = run.folder.resume_model(done.epoch)
+    run.folder.write_network(run.network, saved)
+    if run.kept is not run.network:
+        saved = run.folder.kept_model(done.epoch)
+        run.folder.write_network(run.kept, saved)
     if all(_better(done, earlier) for earlier in run.history):
         done = replace(done, best=1)
-        run.folder.keep_as_best(done.epoch)
+        run.folder.keep_as_best(saved)
     run.history.append(done)
     run.folder.write_history(run.history)
-    run.folder.resume_model(epoch).unlink(missing_ok=True)
+    run.folder.forget_states_before(done.epoch)
     tell(
         f"epoch {done.epoch}/{epochs}  loss {done.loss:.4f}  accuracy {done.accuracy:.4f}  "
         f"val_loss {done.val_loss:.4f}  val_accuracy {done.val_accuracy:.4f}  {done.seconds:.0f} s"
@@ -201,20 +266,74 @@ def _fit_epoch(run: _Fit, epoch: int, epochs: int, tell: Tell) -> None:
     )
 
 
-class EachBatch(keras.callbacks.Callback):  # type: ignore[misc]
-    """Moves the progress bar, and keeps freed memory: TensorFlow's generator undoes that before its first batch."""
+def _trained(run: _Fit, epoch: int) -> dict[str, float]:
+    """Train on all batches of an epoch; return its loss and accuracy."""
+    run.training.epoch = epoch
+    seed_dropout(run.network, run.seed, epoch)
+    with tqdm(total=len(run.training), desc=f"epoch {epoch + 1}", unit="batch", disable=None, leave=False) as bar:
+        history = run.network.fit(
+            run.training,
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            shuffle=False,
+            verbose=0,
+            class_weight=run.training.class_weights() if run.recipe.class_weights else None,
+            callbacks=[EachBatch(run, epoch, bar)],
+        ).history
+    if run.kept is not run.network and not run.recipe.average:
+        run.kept.set_weights(run.network.get_weights())
+    return {name: values[0] for name, values in history.items()}
 
-    def __init__(self, bar: Any) -> None:
+
+def _validated(run: _Fit) -> dict[str, float]:
+    """Return the loss and the accuracy of the network that is kept on the validation part."""
+    if run.kept is not run.network:
+        run.kept.compile(loss="binary_crossentropy", metrics=["accuracy"])
+    measured: dict[str, float] = run.kept.evaluate(run.validation, verbose=0, return_dict=True)
+    return measured
+
+
+def _has_stopped_getting_better(run: _Fit) -> bool:
+    recent = run.history[-run.recipe.early_stopping :] if run.recipe.early_stopping else []
+    return len(recent) == run.recipe.early_stopping > 0 and not any(epoch.best for epoch in recent)
+
+
+def _log(logs: SummaryWriter, epoch: Epoch) -> None:
+    """Write an epoch's figures for TensorBoard."""
+    for name, value in vars(epoch).items():
+        if name not in ("epoch", "best"):
+            logs.add_scalar(name, value, epoch.epoch)
+
+
+class EachBatch(keras.callbacks.Callback):  # type: ignore[misc]
+    """Moves the progress bar, averages the weights, stops where the loss is no number, and keeps freed memory."""
+
+    def __init__(self, run: _Fit, epoch: int, bar: Any) -> None:
         super().__init__()
+        self._run = run
+        self._epoch = epoch
         self._bar = bar
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Let the C library keep what is freed from here on."""
+        """Let the C library keep what is freed: TensorFlow's generator undoes that before its first batch."""
         keep_freed_memory()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Count the batch."""
+        """Count the batch; raise RunError where the loss is no number."""
         self._bar.update()
+        if logs and not math.isfinite(logs["loss"]):
+            raise RunError(
+                f"expected a finite loss, found {logs['loss']} in batch {batch + 1} of epoch {self._epoch + 1}: {DIVERGED}"
+            )
+        if self._run.recipe.average:
+            update_average(self._run.kept, self._run.network, self._run.recipe.average)
+
+
+def update_average(average: Any, network: Any, momentum: float) -> None:
+    """Move the weights of `average` towards those of `network`: momentum * own + (1 - momentum) * the other's."""
+    for own, other in zip(average.weights, network.weights, strict=True):
+        if keras.backend.is_float_dtype(other.dtype):
+            own.assign(own + (1 - momentum) * (other - own))
 
 
 def seed_dropout(network: Any, seed: int, epoch: int) -> None:
@@ -241,6 +360,7 @@ def _config(
         recipe=recipe,
         parameters=network.count_params(),
         part_sizes=_part_sizes(placed),
+        unseen_subjects=has_unseen_subjects(placed),
         standardization_mean=standardization.mean,
         standardization_std=standardization.std,
         code_version=runtime.__version__,
@@ -266,7 +386,11 @@ def _part_sizes(placed: list[PlacedCell]) -> dict[str, int]:
     return sizes
 
 
-def _describe(placed: list[PlacedCell]) -> str:
+def _describe(placed: list[PlacedCell], options: FitOptions) -> str:
     positives = sum(cell.label for cell in placed)
     parts = ", ".join(f"{size} {part}" for part, size in sorted(_part_sizes(placed).items()))
-    return f"{len(placed)} cells ({positives} ALL, {len(placed) - positives} healthy): {parts}; split by image"
+    devices = " and ".join(keras.distribution.list_devices())
+    return (
+        f"{len(placed)} cells ({positives} ALL, {len(placed) - positives} healthy): {parts}; "
+        f"split by {options.split.kind}; {options.model} is trained on {devices}"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,27 +20,36 @@ CONFIDENCE = 0.95
 BOOTSTRAP_SEED = 0
 
 
-def measure(labels: NDArray[np.bool_], p_all: NDArray[np.floating], threshold: float) -> Metrics:
-    """Compute the five metrics of scored cells, with percentile-bootstrap intervals over images.
+def measure(
+    labels: NDArray[np.bool_],
+    p_all: NDArray[np.floating],
+    threshold: float,
+    groups: Sequence[str] | None = None,
+) -> Metrics:
+    """Compute the five metrics of scored cells, with percentile-bootstrap intervals.
 
     Args:
         labels: bool [N], True for ALL, the positive class.
         p_all: float [N], probability of ALL.
         threshold: A cell is called ALL where p_all >= threshold.
+        groups: The group of subjects of each cell, where no cell of these groups was trained on: then whole groups are
+            drawn, since cells of one subject resemble each other. Otherwise images are drawn.
 
     Raises DataError where a class is missing, since sensitivity or specificity would be undefined.
     """
     if not labels.any() or labels.all():
         raise DataError(f"expected cells of both classes, found {int(labels.sum())} ALL of {len(labels)} cells")
     values = _five(labels, p_all, threshold)
-    low, high = _bootstrap_limits(labels, p_all, threshold)
+    resamples, method = _resamples(labels, groups)
+    samples = [_five(labels[drawn], p_all[drawn], threshold) for drawn in resamples]
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(np.stack(samples), [tail, 1 - tail], axis=0)
     intervals = {
         name: Interval(round(float(values[i]), 6), round(float(low[i]), 6), round(float(high[i]), 6))
         for i, name in enumerate(METRIC_NAMES)
     }
     called = p_all >= threshold
     constant = CLASSES[int(called[0])] if called.all() or not called.any() else None
-    method = f"bootstrap over images, {RESAMPLES} resamples, {CONFIDENCE:.0%}"
     return Metrics(cells=len(labels), threshold=threshold, **intervals, interval_method=method, constant=constant)
 
 
@@ -89,16 +99,36 @@ def _auc(labels: NDArray[np.bool_], p_all: NDArray[np.floating]) -> float:
     return float(wins / (positives * (len(labels) - positives)))
 
 
-def _bootstrap_limits(
-    labels: NDArray[np.bool_], p_all: NDArray[np.floating], threshold: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the limits of the five metrics; a resample that lacks a class is drawn again."""
+def _resamples(labels: NDArray[np.bool_], groups: Sequence[str] | None) -> tuple[Iterator[NDArray[np.intp]], str]:
+    """Return the rows of RESAMPLES resamples, and in words what was drawn."""
+    size = f"{RESAMPLES} resamples, {CONFIDENCE:.0%}"
+    if groups is None:
+        return _of_images(labels), f"bootstrap over images, {size}"
+    rows_of_class = [_rows_of_groups(np.asarray(groups), labels == is_all) for is_all in (False, True)]
+    healthy, leukemic = (len(rows) for rows in rows_of_class)
+    if min(healthy, leukemic) < 2:
+        few = f"only {healthy} healthy and {leukemic} ALL subjects: how much subjects differ is not in them"
+        return _of_images(labels), f"bootstrap over images, {size}; {few}"
+    return _of_groups(rows_of_class), f"bootstrap over {healthy} healthy and {leukemic} ALL subjects, {size}"
+
+
+def _of_images(labels: NDArray[np.bool_]) -> Iterator[NDArray[np.intp]]:
+    """Draw images; a resample that lacks a class is drawn again."""
     rng = np.random.default_rng(BOOTSTRAP_SEED)
-    samples: list[NDArray[np.float64]] = []
-    while len(samples) < RESAMPLES:
+    yielded = 0
+    while yielded < RESAMPLES:
         drawn = rng.integers(0, len(labels), len(labels))
         if labels[drawn].any() and not labels[drawn].all():
-            samples.append(_five(labels[drawn], p_all[drawn], threshold))
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.stack(samples), [tail, 1 - tail], axis=0)
-    return low, high
+            yielded += 1
+            yield drawn
+
+
+def _of_groups(rows_of_class: list[list[NDArray[np.intp]]]) -> Iterator[NDArray[np.intp]]:
+    """Draw as many groups of each class as there are, each with all its cells."""
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    for _ in range(RESAMPLES):
+        yield np.concatenate([rows[index] for rows in rows_of_class for index in rng.integers(0, len(rows), len(rows))])
+
+
+def _rows_of_groups(groups: NDArray[np.str_], chosen: NDArray[np.bool_]) -> list[NDArray[np.intp]]:
+    return [np.flatnonzero((groups == group) & chosen) for group in np.unique(groups[chosen])]

@@ -1,7 +1,8 @@
 """The files of a run folder: what each is called, how it is written and read.
 
-config.json, cells.csv, history.csv, best.keras, metrics.json, `resume-<epoch>.keras` and run.lock. A line of
-history.csv is what makes an epoch finished: it is written last, after the state that it refers to.
+config.json, cells.csv, leaks.json, history.csv, best.keras, scores-<part>.csv, decision.json, metrics.json,
+`resume-<epoch>.keras`, `kept-<epoch>.keras`, run.lock and logs. A line of history.csv is what makes an epoch
+finished: it is written last, after the state that it refers to. metrics.json is there once all epochs are.
 """
 
 from __future__ import annotations
@@ -9,21 +10,27 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from runtime.errors import RunError
 from runtime.files import output_errors, write_text_aside, written_aside
-from runtime.schema import Metrics, RunConfig, run_record_from_json, to_json
+from runtime.schema import Decision, Metrics, RunConfig, run_record_from_json, to_json
+from train.leaks import LeakReport
 from train.splits import PlacedCell, read_cells, write_cells
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 CONFIG_NAME = "config.json"
 LOCK_NAME = "run.lock"
+SCORE_COLUMNS = ("sha256", "label", "group", "p_all")
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,16 @@ class Epoch:
     learning_rate: float  # at the end of the epoch
     seconds: float
     best: int  # 1 where best.keras was written after this epoch, else 0
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the best model says of the cells of a part."""
+
+    hashes: list[str]  # SHA-256 of each cell
+    labels: NDArray[np.bool_]  # [N], True for ALL
+    groups: list[str]  # of subjects; empty where the subject is not known
+    p_all: NDArray[np.float64]  # [N], before calibration
 
 
 @dataclass(frozen=True)
@@ -92,6 +109,10 @@ class RunFolder:
         """Read config.json; raise RunError where there is none."""
         return run_record_from_json(RunConfig, self._text(self._config_path), str(self._config_path))
 
+    def write_leaks(self, leaks: LeakReport) -> None:
+        """Write leaks.json."""
+        write_text_aside(self.path / "leaks.json", to_json(leaks))
+
     def write_cells(self, placed: list[PlacedCell]) -> None:
         """Write cells.csv."""
         write_cells(self.path / "cells.csv", placed)
@@ -121,22 +142,89 @@ class RunFolder:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise RunError(f"expected the finished epochs in {path}, found: {error!r}; fit the model again") from error
 
-    def write_state(self, model: Any, epoch: int) -> None:
-        """Save a keras.Model with its optimizer as the state after `epoch`."""
-        path = self.resume_model(epoch)
+    @property
+    def logs(self) -> Path:
+        """TensorBoard's folder."""
+        return self.path / "logs"
+
+    def kept_model(self, epoch: int) -> Path:
+        """The float32 network after `epoch` that is validated and kept, where that is not the trained one itself."""
+        return self.path / f"kept-{epoch}.keras"
+
+    def write_network(self, model: Any, path: Path) -> None:
+        """Save a keras.Model, with its optimizer where it has one."""
         with written_aside(path) as aside, output_errors(path):
             model.save(aside)
 
-    def keep_as_best(self, epoch: int) -> None:
-        """Make the state after `epoch` the best model."""
+    def keep_as_best(self, saved: Path) -> None:
+        """Make a saved network the best model."""
         with written_aside(self.best_model) as aside, output_errors(self.best_model):
-            shutil.copyfile(self.resume_model(epoch), aside)
+            shutil.copyfile(saved, aside)
+
+    def forget_states_before(self, epoch: int) -> None:
+        """Delete the states that are no longer needed to go on after `epoch`."""
+        for path in (self.resume_model(epoch - 1), self.kept_model(epoch - 1)):
+            path.unlink(missing_ok=True)
+
+    def write_scores(self, part: str, cells: Sequence[PlacedCell], p_all: NDArray[np.floating]) -> None:
+        """Write scores-<part>.csv: the network's own p_all, before calibration, of each cell of a part."""
+        path = self._scores_path(part)
+        with written_aside(path) as aside, output_errors(path), aside.open("w", newline="") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(SCORE_COLUMNS)
+            writer.writerows(
+                (cell.sha256, cell.label, cell.group, repr(float(p))) for cell, p in zip(cells, p_all, strict=True)
+            )
+
+    def scores(self, part: str) -> Scores:
+        """Read scores-<part>.csv; raise RunError where that part was not evaluated."""
+        path = self._scores_path(part)
+        try:
+            with path.open(newline="") as stream:
+                rows = list(csv.DictReader(stream))
+            return Scores(
+                hashes=[row["sha256"] for row in rows],
+                labels=np.array([row["label"] == "1" for row in rows]),
+                groups=[row["group"] for row in rows],
+                p_all=np.array([float(row["p_all"]) for row in rows]),
+            )
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise RunError(
+                f"expected the scores of the {part} part at {path}, found: {error}; write them with "
+                f"`python -m train evaluate --run {self.path} --split-part {part} --data DIR`"
+            ) from error
+
+    def write_decision(self, decision: Decision) -> None:
+        """Write decision.json."""
+        write_text_aside(self._decision_path, to_json(decision))
+
+    def aim(self) -> str:
+        """Return the aim of the present decision.json, "none" before there is one."""
+        return self.decision().aim if self._decision_path.exists() else "none"
+
+    def decision(self) -> Decision:
+        """Read decision.json; raise RunError where the run was not finished."""
+        return run_record_from_json(Decision, self._text(self._decision_path), str(self._decision_path))
 
     def add_metrics(self, part: str, metrics: Metrics) -> None:
         """Write the metrics of a part into metrics.json beside those of other parts."""
         path = self._metrics_path
         held = json.loads(self._text(path)) if path.exists() else {}
         write_text_aside(path, json.dumps({**held, part: asdict(metrics)}, indent=2) + "\n")
+
+    def metrics(self) -> dict[str, Metrics]:
+        """Read metrics.json: part to metrics."""
+        path = self._metrics_path
+        try:
+            held = json.loads(self._text(path))
+            return {
+                part: run_record_from_json(Metrics, json.dumps(values), f"{part} of {path}")
+                for part, values in held.items()
+            }
+        except (ValueError, AttributeError) as error:
+            raise RunError(
+                f"expected the metrics of a run at {path}, found: {error}; evaluate the run again"
+            ) from error
 
     def forget_metrics(self) -> None:
         """Delete metrics.json."""
@@ -146,6 +234,13 @@ class RunFolder:
     @property
     def _metrics_path(self) -> Path:
         return self.path / "metrics.json"
+
+    @property
+    def _decision_path(self) -> Path:
+        return self.path / "decision.json"
+
+    def _scores_path(self, part: str) -> Path:
+        return self.path / f"scores-{part}.csv"
 
     @property
     def _config_path(self) -> Path:

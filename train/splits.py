@@ -1,22 +1,34 @@
-"""Puts each cell into one part: training, validation or test."""
+"""Puts each cell into one part: training, validation or test.
+
+Whatever the split, an unreadable file is in no part, of identical files one is kept, and a test part that was given
+apart is left whole: what would leak into it is left out of the other parts.
+"""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from runtime.errors import DataError, RunError, UsageError
 from runtime.files import output_errors, written_aside
+from runtime.schema import SplitOptions
 from train.dataset import Cell, refuse_one_class
+from train.groups import groups_of_subjects
 
-PARTS = ("training", "validation", "test")
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TRAINING, VALIDATION, TEST = PARTS = ("training", "validation", "test")
 DUPLICATE = "duplicate"  # an identical file was kept under another name; in no part
 UNREADABLE = "unreadable"  # no picture could be read from it; in no part
+LEFT_OUT = "left out"  # its subject is in the test part that was given apart; in no part
 COLUMNS = ("path", "label", "subject", "group", "part", "sha256")
+DEALS = 200  # random orders of the groups, of which the one that meets the shares best is taken
 
 
 @dataclass(frozen=True)
@@ -31,32 +43,71 @@ class PlacedCell:
     sha256: str
 
 
-def split_by_image(
-    cells: Sequence[Cell], unreadable: Iterable[str], fractions: Sequence[float], seed: int
+def split_cells(
+    cells: Sequence[Cell], test_cells: Sequence[Cell], unreadable: Iterable[str], options: SplitOptions, seed: int
 ) -> list[PlacedCell]:
-    """Deal the cells to the parts at random, each class on its own, so that all parts have the same share of ALL.
+    """Put each cell into a part.
 
-    This is the paper's protocol: cells of one subject stand in several parts, so its figures say nothing about
-    unseen subjects. Of identical files the first is kept, so that no picture stands in two parts.
+    - "image": at random, each class on its own, so that all parts have the same share of ALL. This is the paper's
+      protocol: cells of one subject stand in several parts, so its figures say nothing about unseen subjects.
+    - "subject": whole groups of subjects, again each class on its own; or the named subjects into validation.
+    - "folds": one of the release's own folders is the validation part.
+    - "fixed": as in the cells.csv of another run.
 
     Args:
         cells: All cells that were found.
+        test_cells: Cells of a test part that was given apart.
         unreadable: SHA-256 of the files from which no picture could be read.
-        fractions: Shares of training, validation and test, which sum to 1.
+        options: How to split.
         seed: Makes the split repeatable; the order of `cells` does not matter, only their content.
 
-    Raises UsageError for fractions that are no shares; DataError where a part would lack a class.
+    Raises UsageError or DataError where the options do not fit the cells, or where a part would lack a class.
     """
-    check_fractions(fractions)
-    sha256_to_part: dict[str, str] = dict.fromkeys(unreadable, UNREADABLE)
-    for label in (0, 1):
-        hashes = sorted({cell.sha256 for cell in cells if cell.label == label} - sha256_to_part.keys())
-        sha256_to_part |= _deal(hashes, fractions, np.random.default_rng([seed, label]))
-    placed = _keep_first_of_identical([_place(cell, sha256_to_part[cell.sha256]) for cell in cells])
-    for part, fraction in zip(PARTS, fractions, strict=True):
-        if fraction > 0:
-            refuse_one_class((c for c in cells if sha256_to_part[c.sha256] == part), f"the {part} part")
-    return placed
+    check_split(options)
+    subject_to_group = groups_of_subjects([*cells, *test_cells])
+    no_part = dict.fromkeys(unreadable, UNREADABLE) | {cell.sha256: TEST for cell in test_cells}
+    free = [cell for cell in cells if cell.sha256 not in no_part]
+    if options.kind == "image":
+        sha256_to_part = _by_image(free, _shares(options), seed)
+    elif options.kind == "subject":
+        sha256_to_part = _by_subject(free, subject_to_group, options, seed)
+    elif options.kind == "folds":
+        sha256_to_part = _by_fold(free, options.validation_fold)
+    else:
+        sha256_to_part = _as_before(free, Path(options.source))
+    sha256_to_part = {**sha256_to_part, **no_part}
+    if test_cells and options.kind == "subject":
+        tested = {subject_to_group[cell.subject] for cell in test_cells if cell.subject}
+        sha256_to_part |= {cell.sha256: LEFT_OUT for cell in free if subject_to_group[cell.subject] in tested}
+    # The cells of a test part that was given apart come first, so that of identical files theirs is kept.
+    placed = [_place(cell, subject_to_group, sha256_to_part) for cell in (*test_cells, *cells)]
+    _refuse_missing_classes(placed, has_test=bool(test_cells) or _deals_a_test_part(options))
+    return _keep_first_of_identical(placed)
+
+
+def check_split(options: SplitOptions) -> None:
+    """Raise UsageError for options that do not go together."""
+    if options.kind in ("image", "subject") and not options.validation_subjects:
+        check_fractions(options.fractions)
+    needed = {
+        "--validation-subjects": ("subject", bool(options.validation_subjects), False),
+        "--validation-fold": ("folds", bool(options.validation_fold), True),
+        "--split-of": ("fixed", bool(options.source), True),
+    }
+    for option, (kind, is_given, is_needed) in needed.items():
+        if is_given and options.kind != kind:
+            raise UsageError(f"expected --split {kind} with {option}, received --split {options.kind}")
+        if is_needed and not is_given and options.kind == kind:
+            raise UsageError(f"expected {option} with --split {kind}, received none; add it")
+
+
+def has_unseen_subjects(placed: Iterable[PlacedCell]) -> bool:
+    """Say whether each part holds subjects of its own: each cell's group is known and in one part alone."""
+    group_to_parts: dict[str, set[str]] = {}
+    for cell in placed:
+        if cell.part in PARTS:
+            group_to_parts.setdefault(cell.group, set()).add(cell.part)
+    return "" not in group_to_parts and all(len(parts) == 1 for parts in group_to_parts.values())
 
 
 def check_fractions(fractions: Sequence[float]) -> None:
@@ -98,19 +149,123 @@ def read_cells(path: Path) -> list[PlacedCell]:
         raise RunError(f"expected the cells of a run at {path}, found: {error}; check the run folder") from error
 
 
-def _deal(hashes: list[str], fractions: Sequence[float], rng: np.random.Generator) -> dict[str, str]:
-    shuffled = rng.permutation(np.array(hashes, dtype=object))
-    ends = np.rint(np.cumsum(fractions) * len(hashes)).astype(int)
-    starts = [0, *ends[:-1]]
-    return {
-        str(sha256): part
-        for part, start, end in zip(PARTS, starts, ends, strict=True)
-        for sha256 in shuffled[start:end]
-    }
+def _shares(options: SplitOptions) -> tuple[float, ...]:
+    """Return the shares of the parts; a test part that was given apart leaves its share to the other two."""
+    training, validation, test = options.fractions
+    if not options.test_data:
+        return options.fractions
+    return (training / (1 - test), validation / (1 - test), 0.0)
 
 
-def _place(cell: Cell, part: str) -> PlacedCell:
-    return PlacedCell(str(cell.path), cell.label, cell.subject, cell.subject, part, cell.sha256)
+def _by_image(cells: Sequence[Cell], shares: Sequence[float], seed: int) -> dict[str, str]:
+    sha256_to_part: dict[str, str] = {}
+    for label in (0, 1):
+        hashes = sorted({cell.sha256 for cell in cells if cell.label == label})
+        shuffled = np.random.default_rng([seed, label]).permutation(np.array(hashes, dtype=object))
+        ends = np.rint(np.cumsum(shares) * len(hashes)).astype(int)
+        for part, start, end in zip(PARTS, [0, *ends[:-1]], ends, strict=True):
+            sha256_to_part |= {str(sha256): part for sha256 in shuffled[start:end]}
+    return sha256_to_part
+
+
+def _by_subject(
+    cells: Sequence[Cell], subject_to_group: Mapping[str, str], options: SplitOptions, seed: int
+) -> dict[str, str]:
+    nameless = [cell for cell in cells if not cell.subject]
+    if nameless:
+        raise DataError(
+            f"expected the subject of each cell for a split by subject, found none for {len(nameless)} cells "
+            f"(such as {nameless[0].path}); give a .csv table with the column subject, or use --split image"
+        )
+    if options.validation_subjects:
+        group_to_part = _named_groups(subject_to_group, options.validation_subjects)
+    else:
+        group_to_part = _dealt_groups(cells, subject_to_group, _shares(options), seed)
+    return {cell.sha256: group_to_part[subject_to_group[cell.subject]] for cell in cells}
+
+
+def _named_groups(subject_to_group: Mapping[str, str], subjects: Sequence[str]) -> dict[str, str]:
+    unknown = [subject for subject in subjects if subject.upper() not in subject_to_group]
+    if unknown:
+        raise UsageError(
+            f"expected --validation-subjects out of {' '.join(subject_to_group)}, received {' '.join(unknown)}"
+        )
+    chosen = {subject_to_group[subject.upper()] for subject in subjects}
+    return {group: VALIDATION if group in chosen else TRAINING for group in subject_to_group.values()}
+
+
+def _dealt_groups(
+    cells: Sequence[Cell], subject_to_group: Mapping[str, str], shares: Sequence[float], seed: int
+) -> dict[str, str]:
+    """Deal the groups of each class so that the parts' numbers of cells come near their shares."""
+    group_to_part: dict[str, str] = {}
+    for label, name in enumerate(("healthy", "ALL")):
+        hashes = {cell.sha256: subject_to_group[cell.subject] for cell in cells if cell.label == label}
+        groups, sizes = np.unique(list(hashes.values()), return_counts=True)
+        parts = np.flatnonzero(np.array(shares) > 0)
+        if len(groups) < len(parts):
+            raise DataError(
+                f"expected at least {len(parts)} {name} subjects, one for each part, found {len(groups)} "
+                f"({', '.join(groups)}); add cells of others, or lower the number of parts with --fractions"
+            )
+        targets = np.array(shares)[parts] * sizes.sum()
+        rng = np.random.default_rng([seed, label])
+        deals = [_one_deal(sizes[order], targets)[np.argsort(order)] for order in _orders(rng, len(groups))]
+        best = min(deals, key=lambda deal: _unevenness(deal, sizes, targets))
+        group_to_part |= {str(group): PARTS[parts[place]] for group, place in zip(groups, best, strict=True)}
+    return group_to_part
+
+
+def _orders(rng: np.random.Generator, length: int) -> list[NDArray[np.intp]]:
+    return [rng.permutation(length) for _ in range(DEALS)]
+
+
+def _one_deal(sizes: NDArray[np.intp], targets: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Give each group in turn to the part that lacks the largest share of what it should have."""
+    held = np.zeros(len(targets))
+    places = np.empty(len(sizes), dtype=np.intp)
+    for index, size in enumerate(sizes):
+        places[index] = np.argmax(1 - held / targets)
+        held[places[index]] += size
+    return places
+
+
+def _unevenness(places: NDArray[np.intp], sizes: NDArray[np.intp], targets: NDArray[np.float64]) -> float:
+    """Return how far the parts lie from their shares; infinite where one is empty."""
+    held = np.bincount(places, weights=sizes, minlength=len(targets))
+    return float(np.abs(held - targets).sum()) if held.all() else np.inf
+
+
+def _by_fold(cells: Sequence[Cell], fold: str) -> dict[str, str]:
+    in_fold = {cell.sha256 for cell in cells if fold.lower() in {name.lower() for name in cell.path.parent.parts}}
+    if not in_fold:
+        raise UsageError(f"expected cells in a folder named {fold} for --validation-fold, found none")
+    return {cell.sha256: VALIDATION if cell.sha256 in in_fold else TRAINING for cell in cells}
+
+
+def _as_before(cells: Sequence[Cell], run: Path) -> dict[str, str]:
+    before = {cell.sha256: cell.part for cell in read_cells(run / "cells.csv") if cell.part in PARTS}
+    unknown = [cell for cell in cells if cell.sha256 not in before]
+    if unknown:
+        raise DataError(
+            f"expected only cells that {run / 'cells.csv'} places, found {len(unknown)} others "
+            f"(such as {unknown[0].path}); point --data to the cells of that run"
+        )
+    return {cell.sha256: before[cell.sha256] for cell in cells}
+
+
+def _deals_a_test_part(options: SplitOptions) -> bool:
+    return options.kind in ("image", "subject") and not options.validation_subjects and _shares(options)[2] > 0
+
+
+def _refuse_missing_classes(placed: Sequence[PlacedCell], *, has_test: bool) -> None:
+    for part in PARTS if has_test else (TRAINING, VALIDATION):
+        refuse_one_class((cell for cell in placed if cell.part == part), f"the {part} part")
+
+
+def _place(cell: Cell, subject_to_group: Mapping[str, str], sha256_to_part: Mapping[str, str]) -> PlacedCell:
+    group = subject_to_group.get(cell.subject, "")
+    return PlacedCell(str(cell.path), cell.label, cell.subject, group, sha256_to_part[cell.sha256], cell.sha256)
 
 
 def _keep_first_of_identical(placed: list[PlacedCell]) -> list[PlacedCell]:

@@ -37,15 +37,26 @@ def test_a_manifest_survives_being_written_and_read() -> None:
 
 
 EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "missing key": (lambda m: m.pop("threshold"), r"missing \['threshold'\]"),
-    "unknown key": (lambda m: m.update(treshold=0.4), r"unknown \['treshold'\]"),
+    "missing key": (lambda m: m.pop("decision"), r"missing \['decision'\]"),
+    "unknown key": (
+        lambda m: m["decision"].update(treshold=0.4),
+        r"at the manifest\.decision, .*unknown \['treshold'\]",
+    ),
     "nested key": (lambda m: m["image"].pop("resize"), r"at the manifest\.image, missing \['resize'\]"),
-    "wrong type": (lambda m: m.update(threshold="0.5"), r"expected float at the manifest\.threshold, found '0\.5'"),
+    "wrong type": (
+        lambda m: m["decision"].update(threshold="0.5"),
+        r"expected float at the manifest\.decision\.threshold",
+    ),
     "truth for number": (lambda m: m["image"].update(width=True), r"expected int at the manifest\.image\.width"),
     "swapped classes": (lambda m: m["classes"].reverse(), r"expected the classes \['healthy', 'ALL'\]"),
-    "other version": (lambda m: m.update(schema_version=99), "expected schema_version 1, found 99"),
+    "other version": (lambda m: m.update(schema_version=99), "expected schema_version 2, found 99"),
     "other resize": (lambda m: m["image"].update(resize="opencv-area"), "expected the image preparation"),
-    "threshold above 1": (lambda m: m.update(threshold=50.0), "expected a threshold from 0 to 1, found 50"),
+    "threshold above 1": (
+        lambda m: m["decision"].update(threshold=50.0),
+        "expected a threshold from 0 to 1 .* found 50",
+    ),
+    "band beside the threshold": (lambda m: m["decision"].update(review_low=0.9), "a review band round it"),
+    "no temperature": (lambda m: m["decision"].update(temperature=0.0), "expected a temperature above 0"),
 }
 
 

@@ -5,10 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.batches import Batches, augmented
+from runtime.schema import Recipe
+from train.augmentation import augmented
+from train.batches import Batches
 from train.prepared import PreparedImages
 from train.splits import PlacedCell
 
+TURN = Recipe("adam", 1e-3, "constant", turn=True)
 COUNT = 67  # at 32 a batch, two full batches would leave three cells over
 
 
@@ -47,7 +50,7 @@ def test_every_epoch_holds_every_cell_once_in_nearly_equal_batches(
 
 def test_a_batch_depends_on_seed_epoch_and_number_alone(images: PreparedImages, cells: list[PlacedCell]) -> None:
     def at(seed: int, epoch: int) -> Batches:
-        batches = Batches(images, cells, batch_size=32, shuffle_seed=seed, augment=True)
+        batches = Batches(images, cells, batch_size=32, shuffle_seed=seed, recipe=TURN)
         batches.epoch = epoch
         return batches
 
@@ -64,7 +67,7 @@ def test_augmentation_keeps_size_type_and_background() -> None:
     cell = np.zeros((64, 64, 3), np.uint8)
     cell[16:48, 16:48] = 200
     for seed in range(40):
-        turned = augmented(cell, np.random.default_rng(seed))
+        turned = augmented(cell, np.random.default_rng(seed), TURN)
         assert turned.dtype == np.uint8
         assert turned.shape == cell.shape
         assert not turned[0, 0].any()
@@ -75,6 +78,7 @@ def test_half_of_the_augmented_cells_keep_their_very_pixels() -> None:
     cell = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     eight = [np.rot90(side, turn) for side in (cell, cell[:, ::-1]) for turn in range(4)]
     kept = sum(
-        any(np.array_equal(augmented(cell, np.random.default_rng(seed)), one) for one in eight) for seed in range(200)
+        any(np.array_equal(augmented(cell, np.random.default_rng(seed), TURN), one) for one in eight)
+        for seed in range(200)
     )
     assert 70 < kept < 130

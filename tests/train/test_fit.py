@@ -16,7 +16,7 @@ import pytest
 
 import train.fit
 from runtime.errors import DataError, OutputError, RunError, UsageError
-from runtime.schema import FitOptions, Recipe
+from runtime.schema import FitOptions, Recipe, SplitOptions
 from train.__main__ import main
 from train.drawn_cells import draw_cells
 from train.evaluate import evaluate
@@ -36,8 +36,7 @@ def options_for(data: Path) -> FitOptions:
     return FitOptions(
         model="compact",
         data=str(data),
-        split="image",
-        fractions=(0.5, 0.25, 0.25),
+        split=SplitOptions("image", (0.5, 0.25, 0.25)),
         epochs=3,
         batch_size=6,
         image_size=75,
@@ -73,14 +72,14 @@ def history(run: Path) -> list[dict[str, str]]:
 
 def stop_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupt a run in the middle of the epoch after `epochs`, once its batches were trained on."""
-    real = RunFolder.write_state
+    real = RunFolder.write_network
 
-    def write_state(self: RunFolder, model: object, epoch: int) -> None:
+    def write_network(self: RunFolder, model: object, path: Path) -> None:
         if len(self.history()) == epochs:
             raise KeyboardInterrupt
-        real(self, model, epoch)
+        real(self, model, path)
 
-    monkeypatch.setattr(RunFolder, "write_state", write_state)
+    monkeypatch.setattr(RunFolder, "write_network", write_network)
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +103,14 @@ def test_a_run_leaves_what_others_read(options: FitOptions, whole: Path) -> None
         "best.keras",
         "cells.csv",
         "config.json",
+        "decision.json",
         "history.csv",
+        "leaks.json",
+        "logs",
         "metrics.json",
         "resume-3.keras",
         "run.lock",
+        "scores-validation.csv",
     }
     config = folder.config()
     assert config.options == options
@@ -139,29 +142,21 @@ def test_the_best_epoch_is_kept_and_not_the_last(
     options: FitOptions, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted = iter([(0.6, 0.5), (0.9, 0.3), (0.9, 0.4)])
-    kept: list[int] = []
-
-    def scripted_fit(*_: object, **__: object) -> SimpleNamespace:
-        accuracy, loss = next(scripted)
-        history = {"loss": [0.1], "accuracy": [0.9], "val_accuracy": [accuracy], "val_loss": [loss]}
-        return SimpleNamespace(history=history)
-
-    monkeypatch.setattr(keras.Model, "fit", scripted_fit)
-    monkeypatch.setattr(RunFolder, "write_state", lambda *_: None)
-    monkeypatch.setattr(RunFolder, "keep_as_best", lambda self, epoch: kept.append(epoch))
+    kept: list[str] = []
+    trained = SimpleNamespace(history={"loss": [0.1], "accuracy": [0.9]})
+    monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: trained)
+    monkeypatch.setattr(keras.Model, "evaluate", lambda *_, **__: dict(zip(("accuracy", "loss"), next(scripted))))
+    monkeypatch.setattr(RunFolder, "write_network", lambda *_: None)
+    monkeypatch.setattr(RunFolder, "keep_as_best", lambda self, saved: kept.append(saved.name))
     monkeypatch.setattr(train.fit, "evaluate_part", lambda *_: None)
     fit(options, tmp_path, cache=cache, tell=quiet)
-    assert kept == [1, 2]
+    assert kept == ["resume-1.keras", "resume-2.keras"]
     assert [row["best"] for row in history(tmp_path)] == ["1", "1", "0"]
 
 
-def test_a_run_that_diverges_stops_with_a_reason(
-    options: FitOptions, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = Recipe("adam", 1e30, "constant", weight_decay=0.0, augment=False)
-    monkeypatch.setattr(train.fit, "recipe_of", lambda _: recipe)
-    with pytest.raises(RunError, match=r"expected finite losses, found .* in epoch \d: the run diverged"):
-        fit(options, tmp_path, cache=cache, tell=quiet)
+def test_a_run_that_diverges_stops_and_says_where(options: FitOptions, tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(RunError, match=r"expected a finite loss, found nan in batch \d of epoch \d: the run diverged"):
+        fit(options, tmp_path, Recipe("adam", 1e30, "constant"), cache=cache, tell=quiet)
 
 
 def test_a_resumed_run_must_be_the_one_that_was_begun(options: FitOptions, copy: Path, cache: Path) -> None:
@@ -179,7 +174,7 @@ def test_a_run_is_never_written_over(options: FitOptions, whole: Path, cache: Pa
 
 def test_the_option_to_resume_with_can_be_pasted(options: FitOptions, copy: Path, cache: Path) -> None:
     with pytest.raises(UsageError, match=r"resume with --fractions 0\.5 0\.25 0\.25$"):
-        fit(replace(options, fractions=(0.6, 0.2, 0.2)), copy, resume=True, cache=cache, tell=quiet)
+        fit(replace(options, split=SplitOptions("image", (0.6, 0.2, 0.2))), copy, resume=True, cache=cache, tell=quiet)
 
 
 def test_someone_elses_folder_is_never_written_into(options: FitOptions, tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ SMALLEST_SIZE, LARGEST_SIZE = 75, 450  # pixels: InceptionV3's smallest, the rel
 SIZE_OF_MODEL = {"compact": 128}
 PAPER_SIZE = 250
 
-PAPER_RECIPE = Recipe("adam", 1e-4, "constant", weight_decay=0.0, augment=False)
-COMPACT_RECIPE = Recipe("adamw", 2e-3, "cosine", weight_decay=0.01, augment=True)
+PAPER_RECIPE = Recipe("adam", 1e-4, "constant")
+COMPACT_RECIPE = Recipe("adam", 2e-3, "cosine", weight_decay=0.01, turn=True)
+OPTIMIZERS = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
 
 
 def default_size(model: str) -> int:
@@ -44,20 +45,32 @@ def check_size(size: int) -> None:
         raise UsageError(f"expected an image size from {SMALLEST_SIZE} to {LARGEST_SIZE} px, received {size}")
 
 
-def build_network(model: str, size: int, standardization: Standardization, weights: str) -> Any:
+def build_network(
+    model: str, size: int, standardization: Standardization, weights: str, precision: str = "float32"
+) -> Any:
     """Build a keras.Model from uint8 RGB cells [N, size, size, 3] to p_all, float32 [N, 1].
 
     The first layer standardizes, so that the file of the model is complete: no other code has to know the mean.
+    `precision` is what its layers compute in; the first and the last always compute in float32, and so do all weights.
 
     Raises UsageError for a size or weights that the network cannot take.
     """
     check_size(size)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        return _build(model, size, standardization, weights)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _build(model: str, size: int, standardization: Standardization, weights: str) -> Any:
     cells = keras.Input((size, size, 3), dtype="uint8", name=INPUT_NAME)
     # (x - mean) / std as x * scale + offset: Rescaling keeps its numbers in the file and exports as constants.
     scale = [1 / std for std in standardization.std]
     offset = [-mean / std for mean, std in zip(standardization.mean, standardization.std, strict=True)]
-    x = layers.Rescaling(scale, offset, name="standardize")(cells)
-    p_all = layers.Dense(1, activation="sigmoid", name=OUTPUT_NAME)(_features(model, x, weights))
+    x = layers.Rescaling(scale, offset, dtype="float32", name="standardize")(cells)
+    p_all = layers.Dense(1, activation="sigmoid", dtype="float32", name=OUTPUT_NAME)(_features(model, x, weights))
     return keras.Model(cells, p_all, name=model)
 
 
@@ -82,8 +95,7 @@ def compile_network(network: Any, recipe: Recipe, steps: int) -> None:
     rate: Any = recipe.learning_rate
     if recipe.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, decay_steps=steps)
-    if recipe.optimizer == "adamw":
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay)
-    else:
-        optimizer = keras.optimizers.Adam(rate)
-    network.compile(optimizer, "binary_crossentropy", metrics=["accuracy"])
+    optimizer = OPTIMIZERS[recipe.optimizer](
+        rate, weight_decay=recipe.weight_decay or None, global_clipnorm=recipe.clip_norm or None
+    )
+    network.compile(optimizer, "binary_crossentropy", metrics=["accuracy"], jit_compile=recipe.compiled)

@@ -1,0 +1,183 @@
+"""The command line of train: what can be said, and the options objects that it becomes."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from runtime.command_line import ArgumentParser, positive_int
+from runtime.schema import (
+    MODELS,
+    OPTIMIZERS,
+    SCHEDULES,
+    SPLITS,
+    TRAINING_PRECISIONS,
+    FitOptions,
+    Recipe,
+    SplitOptions,
+)
+
+FRACTIONS = (0.6, 0.2, 0.2)  # the paper's
+EPOCHS, BATCH_SIZE = 40, 32  # the paper's
+
+RECIPE_HELP = {
+    "optimizer": "how the weights are moved",
+    "learning_rate": "at the start",
+    "schedule": "of the learning rate: cosine falls to 0 over all epochs",
+    "weight_decay": "decoupled from the gradient",
+    "clip_norm": "largest norm of all gradients together",
+    "class_weights": "let both classes weigh the same in the loss",
+    "average": "momentum of a moving average of the weights, which is then validated and kept; such as 0.99",
+    "early_stopping": "epochs without a better one after which the run ends",
+    "turn": "turn and mirror the cells",
+    "scale": "largest relative change of size; such as 0.05",
+    "stain_jitter": "spread of a random gain of the optical density; such as 0.1",
+    "blur": "pixels of blur or sharpening at most; such as 1",
+    "precision": "what the layers compute in; what is kept is float32",
+    "compiled": "compile the training step with XLA",
+}
+RECIPE_CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": TRAINING_PRECISIONS}
+
+
+def build_parser() -> ArgumentParser:
+    """Describe the command line."""
+    parser = ArgumentParser(prog="python -m train", description="Fit and evaluate the networks on labelled cells.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{fit,evaluate,draw}")
+    _add_fit(commands.add_parser("fit", help="fit a network and leave a run folder"))
+    _add_evaluate(commands.add_parser("evaluate", help="the five metrics of a run's best model"))
+    _add_draw(commands.add_parser("draw", help="draw cells like those of C-NMC, for demos, tests and load"))
+    return parser
+
+
+def fit_options(given: argparse.Namespace, image_size: int, weights: str) -> FitOptions:
+    """Return the options of a run; `image_size` and `weights` stand where the command line names none."""
+    return FitOptions(
+        model=given.model,
+        data=str(given.data),
+        split=SplitOptions(
+            kind=given.split,
+            fractions=tuple(given.fractions),
+            validation_subjects=tuple(given.validation_subjects),
+            validation_fold=given.validation_fold,
+            source=str(given.split_of or ""),
+            test_data=str(given.test_data or ""),
+        ),
+        epochs=given.epochs,
+        batch_size=given.batch_size,
+        image_size=given.image_size or image_size,
+        weights=given.weights or weights,
+        seed=given.seed,
+    )
+
+
+def recipe_with(given: argparse.Namespace, recipe: Recipe) -> Recipe:
+    """Return `recipe` with what the command line says otherwise."""
+    said = {field.name: getattr(given, field.name) for field in fields(Recipe)}
+    return replace(recipe, **{name: value for name, value in said.items() if value is not None})
+
+
+def _add_fit(fit: argparse.ArgumentParser) -> None:
+    fit.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="folder of labelled cells, or a .csv table"
+    )
+    fit.add_argument("--model", choices=MODELS, required=True)
+    fit.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder to write")
+    fit.add_argument("--epochs", type=positive_int, default=EPOCHS, help=f"default: {EPOCHS}")
+    fit.add_argument("--batch-size", type=positive_int, default=BATCH_SIZE, help=f"default: {BATCH_SIZE}")
+    fit.add_argument("--image-size", type=positive_int, metavar="PX", help="default: 250, for compact 128")
+    fit.add_argument(
+        "--weights",
+        metavar="{imagenet,none,PATH}",
+        help="default: imagenet, for compact none; PATH is an official *_notop.h5 file, or a folder of them",
+    )
+    fit.add_argument("--seed", type=_seed, default=0)
+    fit.add_argument("--resume", action="store_true", help="go on after the last finished epoch")
+    _add_cache(fit)
+    _add_split(fit.add_argument_group("which cells are for what"))
+    _add_recipe(fit.add_argument_group("how the network is optimized (default: the model's own way; 0 switches off)"))
+
+
+def _add_split(group: Any) -> None:
+    group.add_argument(
+        "--split",
+        choices=SPLITS,
+        default="image",
+        help="image: the paper's, subjects in several parts; subject: no subject in two parts; "
+        "folds: by the release's folders; fixed: as another run",
+    )
+    group.add_argument(
+        "--fractions",
+        type=float,
+        nargs=3,
+        default=FRACTIONS,
+        metavar=("TRAINING", "VALIDATION", "TEST"),
+        help="default: 0.6 0.2 0.2",
+    )
+    group.add_argument(
+        "--validation-subjects", nargs="+", default=(), metavar="S", help="with --split subject: these validate"
+    )
+    group.add_argument("--validation-fold", default="", metavar="NAME", help="with --split folds: such as fold_2")
+    group.add_argument("--split-of", type=Path, metavar="RUN", help="with --split fixed: the run whose parts to take")
+    group.add_argument("--test-data", type=Path, metavar="DIR", help="cells for the test part, folder or .csv table")
+
+
+def _add_recipe(group: Any) -> None:
+    types = get_type_hints(Recipe)
+    for field in fields(Recipe):
+        option, description = f"--{field.name.replace('_', '-')}", RECIPE_HELP[field.name]
+        if types[field.name] is bool:
+            group.add_argument(option, action=argparse.BooleanOptionalAction, help=description)
+        elif field.name in RECIPE_CHOICES:
+            group.add_argument(option, choices=RECIPE_CHOICES[field.name], help=description)
+        else:
+            convert = _count if types[field.name] is int else _amount
+            group.add_argument(option, type=convert, metavar="X", help=description)
+
+
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
+    evaluate.add_argument("--run", type=Path, required=True, metavar="RUN")
+    evaluate.add_argument("--data", type=Path, required=True, metavar="DIR", help="where the run's cells lie")
+    evaluate.add_argument("--split-part", choices=("validation", "test"), default="validation")
+    evaluate.add_argument(
+        "--aim",
+        metavar="{youden,sensitivity=S,specificity=S,none}",
+        help="choose the threshold on the validation part; none is 0.5",
+    )
+    _add_cache(evaluate)
+
+
+def _add_draw(draw: argparse.ArgumentParser) -> None:
+    draw.add_argument("--out", type=Path, required=True, metavar="DIR")
+    draw.add_argument("--images", type=positive_int, required=True, metavar="N")
+    draw.add_argument("--seed", type=_seed, default=0)
+    draw.add_argument("--format", choices=("bmp", "png"), default="bmp")
+
+
+def _add_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="prepared images; default: the user's cache folder")
+
+
+def _seed(text: str) -> int:
+    """Parse a whole number from 0 to 2^32 - 1, which every random generator in use accepts."""
+    number = int(text)
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {2**32 - 1}, received {text}")
+    return number
+
+
+def _amount(text: str) -> float:
+    """Parse a number of 0 or more."""
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of 0 or more, received {text}")
+    return number
+
+
+def _count(text: str) -> int:
+    """Parse a whole number of 0 or more."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more, received {text}")
+    return number

@@ -1,0 +1,127 @@
+"""Turns a network's output into an answer: calibration, threshold, review band; all chosen on validation cells.
+
+numpy, scipy and scikit-learn; no keras.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
+from sklearn.metrics import roc_curve
+
+from runtime.errors import UsageError
+from runtime.schema import DEFAULT_THRESHOLD, Decision
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NO_AIM = "none"
+AIM = re.compile(r"youden|(?P<metric>sensitivity|specificity)=(?P<value>0?\.\d+|1(?:\.0*)?)")
+AIMS = "youden, sensitivity=0.95 or specificity=0.95"
+SMALLEST_P = 1e-7  # float32 rounds a sigmoid beyond it to 0 or 1
+TEMPERATURES = (0.05, 20.0)
+CALIBRATION_BINS = 15  # Guo et al. 2017
+REVIEW_SHARE = 0.1  # of the validation cells: those nearest to the threshold
+
+
+def decide(labels: NDArray[np.bool_], p_all: NDArray[np.floating], aim: str = NO_AIM) -> Decision:
+    """Choose temperature, threshold and review band on validation cells.
+
+    Args:
+        labels: bool [N], True for ALL; both classes are there.
+        p_all: float [N], the network's own output.
+        aim: "none" for a threshold of 0.5, "youden" for the largest sum of sensitivity and specificity, or
+            "sensitivity=S" or "specificity=S": at least that, and as much as possible of the other.
+
+    Raises UsageError for another aim.
+    """
+    check_aim(aim)
+    temperature = fitted_temperature(labels, p_all)
+    p_calibrated = calibrated(p_all, temperature)
+    threshold = _threshold(labels, p_calibrated, aim)
+    low, high = _review_band(p_calibrated, threshold)
+    return Decision(
+        aim=aim,
+        threshold=threshold,
+        temperature=temperature,
+        calibration_error_before=calibration_error(labels, p_all),
+        calibration_error_after=calibration_error(labels, p_calibrated),
+        review_low=low,
+        review_high=high,
+    )
+
+
+def check_aim(aim: str) -> None:
+    """Raise UsageError for an aim that `decide` does not know."""
+    if aim != NO_AIM and not AIM.fullmatch(aim):
+        raise UsageError(f"expected an aim such as {AIMS}, received {aim}")
+
+
+def calibrated(p_all: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
+    """Return sigmoid(logit(p) / temperature), float64 [N] (temperature scaling, Guo et al. 2017)."""
+    scaled: NDArray[np.float64] = expit(_logits(p_all) / temperature)
+    return scaled
+
+
+def fitted_temperature(labels: NDArray[np.bool_], p_all: NDArray[np.floating]) -> float:
+    """Return the temperature with the smallest negative log-likelihood; 1 where none is to be found.
+
+    There is none where all cells are told apart: the likelihood then grows without end as the temperature falls.
+    """
+    logits = _logits(p_all)
+    signs = np.where(labels, 1.0, -1.0)
+
+    def loss(log_temperature: float) -> float:
+        return float(np.logaddexp(0, -signs * logits / np.exp(log_temperature)).mean())
+
+    limits = np.log(TEMPERATURES)
+    found = float(minimize_scalar(loss, bounds=tuple(limits), method="bounded").x)
+    at_a_limit = np.abs(limits - found).min() < 0.01
+    return 1.0 if at_a_limit else float(np.exp(found))
+
+
+def calibration_error(labels: NDArray[np.bool_], p_all: NDArray[np.floating]) -> float:
+    """Return the expected calibration error: the mean distance of p_all from the share of ALL, by bins of p_all.
+
+    With bins of equal width and each bin weighted by its cells (Naeini et al. 2015), for the probability of ALL.
+    """
+    bins = np.minimum((p_all * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins, weights=p_all - labels, minlength=CALIBRATION_BINS)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def _logits(p_all: NDArray[np.floating]) -> NDArray[np.float64]:
+    logits: NDArray[np.float64] = logit(np.clip(p_all.astype(np.float64), SMALLEST_P, 1 - SMALLEST_P))
+    return logits
+
+
+def _threshold(labels: NDArray[np.bool_], p_all: NDArray[np.float64], aim: str) -> float:
+    if aim == NO_AIM:
+        return DEFAULT_THRESHOLD
+    false_positive_rate, sensitivity, thresholds = roc_curve(labels, p_all, drop_intermediate=False)
+    specificity = 1 - false_positive_rate
+    match = AIM.fullmatch(aim)
+    if match and match["metric"]:
+        aimed, other = (sensitivity, specificity) if match["metric"] == "sensitivity" else (specificity, sensitivity)
+        merit = np.where(aimed >= float(match["value"]), other, -1)
+    else:
+        merit = sensitivity + specificity
+    return _halfway_below(p_all, float(thresholds[int(np.argmax(merit))]))
+
+
+def _halfway_below(p_all: NDArray[np.float64], score: float) -> float:
+    """Return a threshold that decides as `score` does, but lies between two cells, where rounding flips none."""
+    lower = p_all[p_all < score]
+    above = min(score, 1.0)  # roc_curve begins with infinity: no cell is called ALL
+    return float((above + (lower.max() if len(lower) else 0.0)) / 2)
+
+
+def _review_band(p_all: NDArray[np.float64], threshold: float) -> tuple[float, float]:
+    """Return the band, as wide to both sides in logits, that holds REVIEW_SHARE of the cells."""
+    centre = float(logit(np.clip(threshold, SMALLEST_P, 1 - SMALLEST_P)))
+    reach = float(np.quantile(np.abs(_logits(p_all) - centre), REVIEW_SHARE))
+    return float(min(expit(centre - reach), threshold)), float(max(expit(centre + reach), threshold))
