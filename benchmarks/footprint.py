@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from benchmarks.cells import bmp_cells
-from benchmarks.record import Row, print_table, write_record
+from benchmarks.record import Row, check_record_folder, print_table, write_record
 from runtime.bundle import DEFAULT_BUNDLE
 from runtime.command_line import DONE, ArgumentParser, positive_int, run_command
 from runtime.errors import BackendError
@@ -45,6 +45,7 @@ def build_parser() -> ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print the tables, write the record; return the exit code."""
     options = build_parser().parse_args(arguments)
+    check_record_folder(options.out)
     if os.name == "nt":
         raise BackendError("expected a system that tells a process's peak memory (Linux, macOS), found another")
     with bmp_cells() as cells:

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.cells import bmp_cells
-from benchmarks.record import Row, print_table, write_record
+from benchmarks.record import Row, check_record_folder, print_table, write_record
 from runtime.backends.select import BACKENDS
 from runtime.bundle import DEFAULT_BUNDLE
 from runtime.classifier import Classifier, ClassifierOptions
-from runtime.command_line import DONE, ArgumentParser, positive_float, positive_int, run_command
+from runtime.command_line import DONE, ArgumentParser, batch_size, positive_float, run_command
 from runtime.preprocessing import load_cell
 
 WARM_UP_RUNS = 5
@@ -31,7 +31,7 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE)
     parser.add_argument("--backend", choices=BACKENDS, default="auto")
-    parser.add_argument("--batch-sizes", type=positive_int, nargs="+", default=[1, 8, 32], metavar="N")
+    parser.add_argument("--batch-sizes", type=batch_size, nargs="+", default=[1, 8, 32], metavar="N")
     parser.add_argument("--seconds", type=positive_float, default=3.0, help="of timing for each row; default 3")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where latency.json is written")
     return parser
@@ -40,25 +40,35 @@ def build_parser() -> ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print the table, write the record; return the exit code."""
     options = build_parser().parse_args(arguments)
+    check_record_folder(options.out)
+    with Classifier(classifier_options(options, 1)) as classifier:
+        description = classifier.description
     rows: list[Row] = []
     samples: dict[str, list[float]] = {}
     with bmp_cells() as paths:
-        for batch_size in options.batch_sizes:
-            for name, milliseconds in measure_batch_size(options, paths, batch_size):
-                rows.append(row_of(name, batch_size, milliseconds))
-                samples[f"{name}, batch {batch_size}"] = [round(sample, 4) for sample in milliseconds]
+        for size in options.batch_sizes:
+            for name, milliseconds in measure_batch_size(options, paths, size):
+                rows.append(row_of(name, size, milliseconds))
+                samples[f"{name}, batch {size}"] = [round(sample, 4) for sample in milliseconds]
+    print(description)
     print_table(rows)
     print("Times are milliseconds a batch, after a warm-up. file to result: read, decode, resize, infer, no overlap")
     if options.out:
-        write_record(options.out, "latency", options.bundle, {"rows": rows, "samples_ms": samples})
+        write_record(
+            options.out, "latency", options.bundle, {"model": description, "rows": rows, "samples_ms": samples}
+        )
     return DONE
 
 
-def measure_batch_size(options: argparse.Namespace, paths: list[str], batch_size: int) -> list[tuple[str, list[float]]]:
+def classifier_options(options: argparse.Namespace, size: int) -> ClassifierOptions:
+    """Return what is measured, in batches of `size` cells."""
+    return ClassifierOptions(bundle=options.bundle, backend=options.backend, batch_size=size)
+
+
+def measure_batch_size(options: argparse.Namespace, paths: list[str], size: int) -> list[tuple[str, list[float]]]:
     """Return the samples in milliseconds of the model alone and from file to result."""
-    settings = ClassifierOptions(bundle=options.bundle, backend=options.backend, batch_size=batch_size)
-    with Classifier(settings) as classifier:
-        batch = list(islice(cycle(paths), batch_size))
+    with Classifier(classifier_options(options, size)) as classifier:
+        batch = list(islice(cycle(paths), size))
         cells = np.stack([load_cell(path, classifier.manifest.image) for path in batch])
         return [
             ("model", timed(lambda: classifier.backend.infer(cells), options.seconds)),

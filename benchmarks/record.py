@@ -6,10 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from benchmarks.environment import environment
-from runtime.files import write_text_aside
+from runtime.files import output_errors, write_text_aside
 
 Row = dict[str, Any]
 
@@ -25,6 +26,15 @@ def print_table(rows: Sequence[Row]) -> None:
             for text, width, number in zip(line, widths, is_number, strict=True)
         ]
         print("  ".join(cells).rstrip())
+
+
+def check_record_folder(out: Path | None) -> None:
+    """Make the folder for the record; raise OutputError where nothing can be written there, before any measuring."""
+    if out:
+        with output_errors(out):
+            out.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=out):
+                pass
 
 
 def write_record(out: Path, name: str, bundle: Path, content: dict[str, Any]) -> None:

@@ -18,15 +18,16 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cells import bmp_cells, spread_over
-from benchmarks.parity import reference_file
-from benchmarks.record import Row, print_table, write_record
+from benchmarks.record import Row, check_record_folder, print_table, write_record
+from benchmarks.reference import reference_file
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import DEFAULT_BATCH_SIZE, Classifier, ClassifierOptions
-from runtime.command_line import DONE, ArgumentParser, positive_int, quiet_tensorflow, run_command
+from runtime.command_line import DONE, ArgumentParser, batch_size, positive_int, quiet_tensorflow, run_command
+from runtime.errors import DataError, UnreadableCellError
 from runtime.inputs import find_inputs
 from runtime.preprocessing import load_cell
 from runtime.results import ResultsFile
-from runtime.schema import INPUT_NAME, OUTPUT_NAME
+from runtime.schema import INPUT_NAME, OUTPUT_NAME, ImageSpec
 
 CLASSIFY = "classify"
 Candidate = Callable[[], object]
@@ -42,7 +43,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--data", type=Path, metavar="DIR", help="images; default: drawn cells as 450x450 BMP")
     parser.add_argument("--cells", type=positive_int, default=512, metavar="N", help="files in a round; default 512")
     parser.add_argument("--rounds", type=positive_int, default=5, help="default 5")
-    parser.add_argument("--batch-size", type=positive_int, default=DEFAULT_BATCH_SIZE, metavar="N")
+    parser.add_argument("--batch-size", type=batch_size, default=DEFAULT_BATCH_SIZE, metavar="N")
     parser.add_argument("--keras", action="store_true", help="compare with keras.Model.predict, too")
     parser.add_argument("--run", type=Path, metavar="RUN", help="default: where the run lay when it was exported")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where throughput.json is written")
@@ -52,9 +53,11 @@ def build_parser() -> ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print the table, write the record; return the exit code."""
     options = build_parser().parse_args(arguments)
+    check_record_folder(options.out)
     with files_of(options) as paths, TemporaryDirectory() as folder:
         settings = ClassifierOptions(bundle=options.bundle, backend="cpu", batch_size=options.batch_size)
         with Classifier(settings) as classifier:
+            description = classifier.description
             candidates = candidates_of(options, classifier, paths, Path(folder))
             seconds = timed_in_turns(candidates, options.rounds)
     rows = [row_of(name, samples, seconds[CLASSIFY], len(paths)) for name, samples in seconds.items()]
@@ -62,7 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{len(paths)} files a round, {options.rounds} rounds in turns, batches of {options.batch_size}")
     print("ratio: a candidate's time as a multiple of classify's in the same round")
     if options.out:
-        write_record(options.out, "throughput", options.bundle, {"rows": rows, "seconds": seconds})
+        write_record(
+            options.out, "throughput", options.bundle, {"model": description, "rows": rows, "seconds": seconds}
+        )
     return DONE
 
 
@@ -86,7 +91,7 @@ def candidates_of(
     run_session = bare_session(classifier)
 
     def load(batch: list[str]) -> Any:
-        return np.stack([load_cell(path, image) for path in batch])
+        return np.stack([load_or_name(path, image) for path in batch])
 
     loaded = [load(batch) for batch in batches[:8]]  # enough to cycle through, whatever the number of files
 
@@ -105,6 +110,14 @@ def candidates_of(
     if options.keras:
         candidates["keras predict, 2 loading threads"] = keras_predict(classifier.bundle, options.run, batches, load)
     return candidates
+
+
+def load_or_name(path: str, image: ImageSpec) -> Any:
+    """Load a cell; raise DataError with its path where it cannot be read, since such a file times nothing."""
+    try:
+        return load_cell(path, image)
+    except UnreadableCellError as error:
+        raise DataError(f"expected images that can be read in --data, found {path}: {error}; take it out") from error
 
 
 def bare_session(classifier: Classifier) -> Callable[[Any], Any]:

@@ -17,7 +17,7 @@ from runtime.backends.onnxruntime import OnnxRuntimeBackend
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.demo import demo_cells
 from runtime.errors import ConversionError
-from runtime.files import folder_written_aside, refuse_foreign_folder, sha256_of_file
+from runtime.files import folder_written_aside, output_errors, refuse_foreign_folder, sha256_of_file
 from runtime.preprocessing import load_cell
 from runtime.schema import (
     CLASSES,
@@ -34,6 +34,8 @@ from runtime.schema import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+CARD_NAME = "MODEL_CARD.md"
+BUNDLE_FILES = ("model.*.onnx", GOLDEN_NAME, CARD_NAME)
 PARITY_BATCH_SIZES = (1, 5)  # 5 leaves a short last batch
 
 
@@ -50,13 +52,13 @@ def write_bundle(run: FinishedRun, out: Path, source: str) -> Manifest:
 
     Raises OutputError where `out` is something else than a bundle, ConversionError where a variant does not agree.
     """
-    refuse_foreign_folder(out, MANIFEST_NAME)
+    refuse_foreign_folder(out, MANIFEST_NAME, BUNDLE_FILES)
     size = run.config.options.image_size
     image = ImageSpec(width=size, height=size)
     reference = KerasModel(run.keras_file, run.decision.temperature)
     cells = np.stack([load_cell(path, image) for path in demo_cells()])
     p_all = reference.predict(cells)
-    with folder_written_aside(out, MANIFEST_NAME) as folder:
+    with folder_written_aside(out, MANIFEST_NAME, BUNDLE_FILES) as folder, output_errors(out):
         np.savez_compressed(folder / GOLDEN_NAME, cells=cells, p_all=p_all)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
@@ -68,7 +70,7 @@ def write_bundle(run: FinishedRun, out: Path, source: str) -> Manifest:
             variants=(_write_fp32(reference, folder, image, cells, p_all, run.decision.threshold),),
         )
         (folder / MANIFEST_NAME).write_text(to_json(manifest), encoding="utf-8")
-        (folder / "MODEL_CARD.md").write_text(model_card(manifest, source), encoding="utf-8")
+        (folder / CARD_NAME).write_text(model_card(manifest, source), encoding="utf-8")
         Classifier(ClassifierOptions(bundle=folder, backend="cpu")).close()
     return manifest
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,14 +30,22 @@ class FinishedRun:
         return self.folder / "best.keras"
 
 
-def find_run(folder: Path) -> FinishedRun:
-    """Open a run folder, or the best by validation accuracy of the runs in a folder of runs.
+def find_run(folder: Path, tell: Callable[[str], None] = print) -> FinishedRun:
+    """Open a run folder, or the best by validation accuracy of the finished runs in a folder of runs.
 
     Raises RunError where there is no finished run.
     """
     if (folder / CONFIG).exists():
         return _open(folder)
-    runs = [_open(config.parent) for config in sorted(folder.glob(f"*/{CONFIG}"))]
+    found = [config.parent for config in sorted(folder.glob(f"*/{CONFIG}"))]
+    runs = []
+    for run in found:
+        try:
+            runs.append(_open(run))
+        except RunError as error:
+            if run == found[-1] and not runs:
+                raise
+            tell(f"left out: {error}")
     if not runs:
         raise RunError(
             f"expected a run folder, or a folder of them, at {folder}, found neither; "

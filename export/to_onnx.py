@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +35,14 @@ class KerasModel:
         sigmoid(logit / temperature) is folded into the last layer, by dividing its weights, so that the graph needs
         nothing more for it.
         """
+        hint = "finish the run with `python -m train fit --resume`"
+        if not file.is_file():
+            raise RunError(f"expected a Keras model at {file}, found none; {hint}")
         try:
             self._model: Any = keras.models.load_model(file, compile=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise RunError(
-                f"expected a Keras model at {file}, found: {' '.join(str(error).split())}; "
-                "finish the run with `python -m train fit --resume`"
+                f"expected a Keras model at {file}, found: {' '.join(str(error).split())}; {hint}"
             ) from error
         last = self._model.get_layer(OUTPUT_NAME)
         last.set_weights([weights / temperature for weights in last.get_weights()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,8 +63,25 @@ class Bundle:
     def golden(self) -> Golden:
         """Load the golden cells; raise BundleError where the file is not the recorded one."""
         path = self._verified(GOLDEN_NAME, self.manifest.golden_sha256)
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            return Golden(cells=arrays["cells"], p_all=arrays["p_all"])
+        try:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+                golden = Golden(cells=arrays["cells"], p_all=arrays["p_all"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise BundleError(f"expected golden cells in {path}, found: {error}; export the bundle again") from error
+        image = self.manifest.image
+        shape = (len(golden.p_all), image.height, image.width, 3) if golden.p_all.ndim == 1 else ()
+        if (
+            not shape
+            or golden.cells.shape != shape
+            or golden.cells.dtype != np.uint8
+            or golden.p_all.dtype != np.float32
+        ):
+            raise BundleError(
+                f"expected golden cells uint8 [N, {image.height}, {image.width}, 3] with p_all float32 [N] in {path}, "
+                f"found {golden.cells.dtype} {list(golden.cells.shape)} with {golden.p_all.dtype} "
+                f"{list(golden.p_all.shape)}; export the bundle again"
+            )
+        return golden
 
     def _verified(self, name: str, sha256: str) -> Path:
         path = self.folder / name

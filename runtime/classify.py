@@ -6,7 +6,6 @@ import argparse
 import sys
 import time
 from collections.abc import Iterable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from runtime.command_line import (
 from runtime.demo import DEMO_CELLS
 from runtime.errors import UsageError
 from runtime.inputs import Inputs, find_inputs
-from runtime.results import LiveResults, ResultsFile, partial_path
+from runtime.results import LiveResults, ResultsFile, check_results_name
 from runtime.schema import CLASSES, Prediction
 
 
@@ -82,14 +81,17 @@ def main(arguments: list[str] | None = None) -> int:
     """Classify what the command line names; return the exit code."""
     options = build_parser().parse_args(arguments)
     inputs = requested_inputs(options)
+    if options.out:
+        check_results_name(options.out)
     with Classifier(classifier_options(options)) as classifier:
         tell(f"{classifier.description}; ALL from p_all {classifier.threshold:g} on. For research, not a diagnosis.")
         summary = Summary()
+        sink = ResultsFile(options.out) if options.out else LiveResults()
         try:
-            with ResultsFile(options.out) if options.out else nullcontext(LiveResults()) as sink:
+            with sink:
                 write_rows(classifier.classify(inputs.paths), sink, summary, total=len(inputs.paths))
         except KeyboardInterrupt:
-            kept = f", kept in {partial_path(options.out)}" if options.out else ""
+            kept = f", kept in {sink.partial_path}" if isinstance(sink, ResultsFile) else ""
             tell(f"interrupted: {summary}{kept}")
             return INTERRUPTED
     report(summary, inputs, options)

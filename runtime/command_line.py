@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,6 +21,13 @@ LARGEST_BATCH = 1024  # cells; a typing error must not ask for all memory
 
 STANDARD_ERROR = 2  # its file descriptor
 INTERRUPTED = 130  # the shells' code for Ctrl-C: 128 + SIGINT
+TERMINATED = 143  # 128 + SIGTERM
+
+# What is not installed with the base, and the extra that brings it.
+MODULE_TO_EXTRA = {
+    **dict.fromkeys(("filelock", "imagehash", "keras", "matplotlib", "scipy", "sklearn", "tensorboardX"), "train"),
+    **dict.fromkeys(("onnx", "tf2onnx"), "export"),
+}
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -54,20 +63,52 @@ def quiet_tensorflow() -> Iterator[None]:
 
 def run_command(command: Callable[[], int]) -> NoReturn:
     """Run `command` and exit with the code it returns; print an expected error as one line, without a traceback."""
+    signal.signal(signal.SIGTERM, _terminated)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are no text
     try:
         code = command()
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
     except AllnetError as error:
         print(f"error: {error}", file=sys.stderr)
         code = REFUSED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output, such as `head`, has gone; without this Python complains again while it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+        _forget_output()
+        code = REFUSED
+    except (ModuleNotFoundError, OSError) as error:
+        message = _explained(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        _forget_output()
         code = REFUSED
     raise SystemExit(code)
+
+
+def _explained(error: ModuleNotFoundError | OSError) -> str | None:
+    """Return what the user can do about an error that is no bug, None for one that is."""
+    if isinstance(error, ModuleNotFoundError):
+        extra = MODULE_TO_EXTRA.get(error.name or "")
+        return f'expected {error.name} for this command, found none; pip install -e ".[{extra}]"' if extra else None
+    if error.errno == errno.ENOSPC and not error.filename:
+        # Files are written where their errors are named: what is full is the standard output.
+        return f"cannot write to standard output: {error.strerror}"
+    return None
+
+
+def _forget_output() -> None:
+    """Drop what standard output still holds: otherwise Python complains of it again while it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _terminated(*_: object) -> NoReturn:
+    """Unwind the stack on SIGTERM, so that what was begun is cleared away."""
+    raise SystemExit(TERMINATED)
 
 
 def positive_int(text: str) -> int:

@@ -64,14 +64,13 @@ def write_text_aside(path: Path, text: str) -> None:
 
 
 @contextmanager
-def folder_written_aside(path: Path, marker: str) -> Iterator[Path]:
+def folder_written_aside(path: Path, marker: str, ours: tuple[str, ...]) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; rename it to `path` on success, delete it on any failure.
 
-    An existing `path` is replaced only where it is empty or holds a file named `marker`: a folder that this
-    project wrote. Raises OutputError for any other existing path.
+    An existing `path` is replaced only where it is a folder that this project wrote, as `refuse_foreign_folder` says.
     """
     path = path.resolve()
-    refuse_foreign_folder(path, marker)
+    refuse_foreign_folder(path, marker, ours)
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
@@ -87,17 +86,28 @@ def folder_written_aside(path: Path, marker: str) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def refuse_foreign_folder(path: Path, marker: str) -> None:
-    """Raise OutputError where `path` exists and is neither empty nor a folder with a file named `marker`."""
+def refuse_foreign_folder(path: Path, marker: str, ours: tuple[str, ...]) -> None:
+    """Raise OutputError unless `path` may be replaced.
+
+    It may where it does not exist, where it is an empty folder, and where it is a folder with a file named `marker`
+    in which every file matches one of the patterns `ours`.
+    """
     with output_errors(path):
-        if path.is_dir() and ((path / marker).exists() or not any(path.iterdir())):
-            return
         is_taken = path.exists()
-    if is_taken:
+        files = [file for file in path.rglob("*") if not file.is_dir()] if path.is_dir() else []
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if is_taken and not (path / marker).exists():
         raise OutputError(
             f"expected a new folder, or one that holds a {marker} to replace; "
             f"found something else at {path}; choose another name"
         )
+    for file in files:
+        if not any(file.match(pattern) for pattern in (marker, *ours)):
+            raise OutputError(
+                f"expected only files of this toolkit in {path}, which is to be replaced, found {file.name}; "
+                "move it away, or choose another name"
+            )
 
 
 def replace_folder(new: Path, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from runtime.errors import UsageError
 
@@ -34,7 +35,7 @@ def find_inputs(names: list[str]) -> Inputs:
             paths.append(name)
             continue
         found = files_below(name)
-        wanted = [path for path in found if not is_companion(path)]
+        wanted = [path for path in found if not is_companion(path[len(name) :])]
         paths.extend(wanted)
         left_out += len(found) - len(wanted)
     if not paths:
@@ -43,9 +44,9 @@ def find_inputs(names: list[str]) -> Inputs:
 
 
 def is_companion(path: str) -> bool:
-    """Say whether a file found in a folder is hidden or of a kind that lies beside images."""
-    name = os.path.basename(path)  # noqa: PTH119
-    return name.startswith(".") or name.lower().endswith(COMPANION_SUFFIXES)
+    """Say whether a file, by its path inside a named folder, is hidden or of a kind that lies beside images."""
+    is_hidden = any(name.startswith(".") for name in Path(path).parts)
+    return is_hidden or path.lower().endswith(COMPANION_SUFFIXES)
 
 
 def files_below(folder: str) -> list[str]:

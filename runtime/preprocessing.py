@@ -65,6 +65,8 @@ def decode_cell(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _refuse_unsuitable(image)
+            if image.format == "PNG":
+                _check_sums(data)
             return np.asarray(resize_to_spec(_to_rgb(image), spec))
     except UnreadableCellError:
         raise
@@ -76,6 +78,15 @@ def decode_cell(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
         raise UnreadableCellError(f"not an image that can be read (expected {', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow raises a dozen types on damaged files, from SyntaxError to struct.error
         raise UnreadableCellError(f"damaged image: {_one_line(error)}") from error
+
+
+def _check_sums(data: bytes) -> None:
+    """Raise what Pillow raises where a chunk of a PNG does not have its checksum: decoding does not look at them.
+
+    A single flipped bit can otherwise be another picture, and another label.
+    """
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        image.verify()
 
 
 def resize_to_spec(image: Image.Image, spec: ImageSpec) -> Image.Image:

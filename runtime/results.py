@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -13,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from runtime.errors import OutputError, UsageError
-from runtime.files import output_errors
+from runtime.files import give_usual_permissions, output_errors
 from runtime.schema import Prediction
 
 if TYPE_CHECKING:
@@ -23,12 +25,22 @@ COLUMNS = tuple(field.name for field in fields(Prediction))
 FORMATS = (".csv", ".jsonl")
 
 
+def check_results_name(path: Path) -> None:
+    """Raise UsageError or OutputError where `path` cannot be the name of a results file."""
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"expected an output name ending in {' or '.join(FORMATS)}, received {path.name!r}")
+    if path.is_dir():
+        raise OutputError(f"expected a file name for the results, found the folder {path}")
+
+
 class ResultsWriter:
     """Writes predictions to a stream as CSV with a header, or as JSON lines."""
 
     def __init__(self, stream: TextIO, suffix: str) -> None:
         self._stream = stream
         self._csv = csv.writer(stream, lineterminator="\n") if suffix == ".csv" else None
+        # The csv module leaves a carriage return unquoted where rows end in a line feed, and readers split there.
+        self._quoting_csv = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL)
         if self._csv:
             self._csv.writerow(COLUMNS)
 
@@ -38,7 +50,8 @@ class ResultsWriter:
         row["seconds"] = round(prediction.seconds, 6)
         if self._csv:
             row["p_all"] = "" if prediction.p_all is None else f"{prediction.p_all:.6f}"
-            self._csv.writerow(row.values())
+            writer = self._quoting_csv if "\r" in prediction.path else self._csv
+            writer.writerow(row.values())
         else:
             self._stream.write(json.dumps(row) + "\n")
 
@@ -47,10 +60,18 @@ class LiveResults:
     """CSV on standard output, each row handed over at once."""
 
     def __init__(self) -> None:
+        if sys.stdout is None:
+            raise OutputError("expected a standard output for the results, found it closed; use --out")
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
         with _stdout_errors():
             self._writer = ResultsWriter(sys.stdout, ".csv")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing: each row was handed over when it was written."""
 
     def write(self, prediction: Prediction) -> None:
         """Append one row; raise BrokenPipeError where the reader has gone, OutputError where it cannot be written."""
@@ -69,29 +90,24 @@ def _stdout_errors() -> Iterator[None]:
         raise OutputError(f"cannot write to standard output: {error.strerror}; use --out") from error
 
 
-def partial_path(path: Path) -> Path:
-    """Return the name that a results file bears until it is complete."""
-    return path.with_name(path.name + ".partial")
-
-
 class ResultsFile:
     """A results file that bears its name only when it is complete.
 
-    Rows go to `<name>.partial` beside it. After an interruption that file stays, with every row that was written.
+    Rows go to `<name>.<random>.partial` beside it, so that two runs never write into one file. After an interruption
+    that file stays, with every row that was written.
     """
 
     def __init__(self, path: Path) -> None:
-        if path.suffix not in FORMATS:
-            raise UsageError(f"expected an output name ending in {' or '.join(FORMATS)}, received {path.name!r}")
+        check_results_name(path)
         self.path = path
-        self.partial_path = partial_path(path)
         with output_errors(path):
-            if path.is_dir():
-                raise OutputError(f"expected a file name for the results, found the folder {path}")
             path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".partial", dir=path.parent)
+            self.partial_path = Path(name)
+            give_usual_permissions(self.partial_path)
             # A name may hold bytes that are not UTF-8; they are written back as they were read.
-            self._stream = self.partial_path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-        self._writer = ResultsWriter(self._stream, path.suffix)
+            self._stream = os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="")
+        self._writer = ResultsWriter(self._stream, path.suffix.lower())
 
     def write(self, prediction: Prediction) -> None:
         """Append one row."""

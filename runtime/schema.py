@@ -220,7 +220,7 @@ def manifest_from_json(text: str) -> Manifest:
             raise _MismatchError(f"expected schema_version {SCHEMA_VERSION}, found {raw.get('schema_version')!r}")
         manifest: Manifest = _read(Manifest, raw, "the manifest")
         _check_values(manifest)
-    except (ValueError, _MismatchError) as error:
+    except (ValueError, OverflowError, RecursionError, _MismatchError) as error:
         raise BundleError(f"{MANIFEST_NAME} is not one of this version: {error}; export the bundle again") from error
     return manifest
 
@@ -246,7 +246,7 @@ def run_record_from_json(shape: type[Shape], text: str, name: str) -> Shape:
     """Read a run's JSON file called `name` as `shape`; raise RunError where it is not exactly that."""
     try:
         record: Shape = _read(shape, json.loads(text), "the record")
-    except (ValueError, _MismatchError) as error:
+    except (ValueError, OverflowError, RecursionError, _MismatchError) as error:
         raise RunError(f"{name} is not one of this version: {error}; fit the model again") from error
     return record
 

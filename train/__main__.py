@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from runtime.command_line import DONE, INTERRUPTED, quiet_tensorflow, run_command
+from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, quiet_tensorflow, run_command
 from train.arguments import build_parser, fit_options, recipe_with
 
 
@@ -13,20 +13,19 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one of the commands; return the exit code."""
     given = build_parser().parse_args(arguments)
     try:
-        {"fit": _fit, "evaluate": _evaluate, "draw": _draw}[given.command](given)
+        return {"fit": _fit, "evaluate": _evaluate, "draw": _draw}[given.command](given)
     except KeyboardInterrupt:
         hint = "; if an epoch was finished, the same command with --resume goes on after it"
         print(f"interrupted{hint if given.command == 'fit' else ''}", file=sys.stderr)
         return INTERRUPTED
-    return DONE
 
 
-def _fit(given: argparse.Namespace) -> None:
+def _fit(given: argparse.Namespace) -> int:
     with quiet_tensorflow():
         from train.fit import fit
         from train.models.network import default_size, default_weights, recipe_of
 
-    fit(
+    unreadable = fit(
         fit_options(given, default_size(given.model), default_weights(given.model)),
         given.out,
         recipe_with(given, recipe_of(given.model)),
@@ -34,21 +33,24 @@ def _fit(given: argparse.Namespace) -> None:
         cache=given.cache,
     )
     print(f"Next: python -m export onnx --run {given.out} --out BUNDLE")
+    return PARTLY_DONE if unreadable else DONE
 
 
-def _evaluate(given: argparse.Namespace) -> None:
+def _evaluate(given: argparse.Namespace) -> int:
     with quiet_tensorflow():
         from train.evaluate import evaluate
 
     evaluate(given.run, given.data, given.split_part, aim=given.aim, cache=given.cache)
+    return DONE
 
 
-def _draw(given: argparse.Namespace) -> None:
+def _draw(given: argparse.Namespace) -> int:
     from train.drawn_cells import draw_cells
 
     draw_cells(given.out, given.images, seed=given.seed, suffix=f".{given.format}")
     print(f"{given.images} drawn cells, no photographs, in {given.out}")
     print(f"Next: python -m train fit --data {given.out} --model compact --out RUN")
+    return DONE
 
 
 if __name__ == "__main__":

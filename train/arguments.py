@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from runtime.command_line import ArgumentParser, positive_int
+from runtime.command_line import ArgumentParser, batch_size, positive_int
 from runtime.schema import (
     MODELS,
     OPTIMIZERS,
@@ -38,6 +38,7 @@ RECIPE_HELP = {
     "precision": "what the layers compute in; what is kept is float32",
     "compiled": "compile the training step with XLA",
 }
+RECIPE_SHARES = ("average", "scale")
 RECIPE_CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": TRAINING_PRECISIONS}
 
 
@@ -85,7 +86,7 @@ def _add_fit(fit: argparse.ArgumentParser) -> None:
     fit.add_argument("--model", choices=MODELS, required=True)
     fit.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder to write")
     fit.add_argument("--epochs", type=positive_int, default=EPOCHS, help=f"default: {EPOCHS}")
-    fit.add_argument("--batch-size", type=positive_int, default=BATCH_SIZE, help=f"default: {BATCH_SIZE}")
+    fit.add_argument("--batch-size", type=batch_size, default=BATCH_SIZE, help=f"default: {BATCH_SIZE}")
     fit.add_argument("--image-size", type=positive_int, metavar="PX", help="default: 250, for compact 128")
     fit.add_argument(
         "--weights",
@@ -132,7 +133,7 @@ def _add_recipe(group: Any) -> None:
         elif field.name in RECIPE_CHOICES:
             group.add_argument(option, choices=RECIPE_CHOICES[field.name], help=description)
         else:
-            convert = _count if types[field.name] is int else _amount
+            convert = _count if types[field.name] is int else _share if field.name in RECIPE_SHARES else _amount
             group.add_argument(option, type=convert, metavar="X", help=description)
 
 
@@ -172,6 +173,14 @@ def _amount(text: str) -> float:
     number = float(text)
     if not 0 <= number < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a number of 0 or more, received {text}")
+    return number
+
+
+def _share(text: str) -> float:
+    """Parse a number from 0 to below 1."""
+    number = float(text)
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to below 1, received {text}")
     return number
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,8 @@ PRELIMINARY_SUFFIX = "_labels"  # the images are beside the table, or in the fol
 
 # C-NMC 2019: UID_<subject>_<image>_<cell>_all.bmp, UID_H<subject>_..._hem.bmp, in upper or lower case.
 # DRAWN_ stands for UID_ in the names of drawn cells.
-CELL_NAME = re.compile(r"(?:UID|DRAWN)_(?P<subject>H?\d+)_\d+_\d+_(?P<class>all|hem)", re.IGNORECASE)
+# What follows, such as the " (1)" of a copy, changes nothing.
+CELL_NAME = re.compile(r"(?:UID|DRAWN)_(?P<subject>H?\d+)_\d+_\d+_(?P<class>all|hem)(?![a-z0-9])", re.IGNORECASE)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -64,7 +65,7 @@ def find_cells(data: Path) -> list[Cell]:
     """Find the labelled cells of a folder or a CSV table, sorted by path, with the hash of each file.
 
     Raises DataError where there are none, where an image has no label or two that contradict each other, and where
-    a file cannot be read at all. Whether it holds a picture is not looked at here.
+    a file cannot be opened. Whether it holds a picture is not looked at here.
     """
     if data.suffix.lower() == ".csv":
         found = _from_csv(data)
@@ -74,9 +75,7 @@ def find_cells(data: Path) -> list[Cell]:
         raise DataError(f"expected a folder of cells or a .csv table at {data}, found neither; check --data")
     found.sort(key=lambda cell: str(cell.path))
     hashes = in_parallel(_hash, (cell.path for cell in found), total=len(found), title="hashing")
-    cells = [Cell(f.path, f.label, f.subject, sha256) for f, sha256 in zip(found, hashes, strict=True)]
-    _refuse_contradictions(cells)
-    return cells
+    return [Cell(f.path, f.label, f.subject, sha256) for f, sha256 in zip(found, hashes, strict=True)]
 
 
 def refuse_one_class(cells: Iterable[Labelled], where: str) -> None:
@@ -108,7 +107,7 @@ def _from_folder(folder: Path) -> list[_Found]:
 
 
 def _labelled_by_name(path: Path, folder: Path) -> _Found:
-    named = CELL_NAME.fullmatch(path.stem)
+    named = CELL_NAME.match(path.stem)
     from_name = NAME_TO_LABEL[named["class"].lower()] if named else None
     from_folder = _folder_label(path, folder)
     if from_name is None and from_folder is None:
@@ -146,8 +145,8 @@ def _from_csv(table: Path) -> list[_Found]:
             missing = [column for column in CSV_COLUMNS if column not in columns]
             if missing and read is _from_row:
                 raise DataError(
-                    f"expected the columns {','.join(CSV_COLUMNS)} in {table}, missing {','.join(missing)}; "
-                    "add them (subject may stay empty)"
+                    f"expected the columns {','.join(CSV_COLUMNS)} in {table}, missing {','.join(missing)} "
+                    f"among {','.join(columns)}; add them (subject may stay empty)"
                 )
             found = [read(row, table, reader.line_num) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -160,6 +159,11 @@ def _from_csv(table: Path) -> list[_Found]:
 def _from_row(row: dict[str, str | None], table: Path, line: int) -> _Found:
     path = table.parent / (row["path"] or "")
     label = _label_of_row(row["label"], path.stem, table, line)
+    if path.is_relative_to(table.parent) and _folder_label(path, table.parent) not in (None, label):
+        raise DataError(
+            f"expected the label in line {line} of {table} to agree with the cell's folder, "
+            f"found {row['label']!r} for {path}; correct the one that is wrong"
+        )
     return _Found(_existing([path], table, line), label, (row["subject"] or "").strip().upper())
 
 
@@ -167,7 +171,7 @@ def _from_preliminary_row(row: dict[str, str | None], table: Path, line: int) ->
     name, original = row["new_names"] or "", Path(row["Patient_ID"] or "").stem
     label = _label_of_row(row["labels"], original, table, line)
     folder = table.with_name(table.stem.removesuffix(PRELIMINARY_SUFFIX))
-    named = CELL_NAME.fullmatch(original)
+    named = CELL_NAME.match(original)
     return _Found(
         _existing([table.parent / name, folder / name], table, line), label, named["subject"].upper() if named else ""
     )
@@ -178,7 +182,7 @@ def _label_of_row(text: str | None, name: str, table: Path, line: int) -> int:
     label = NAME_TO_LABEL.get((text or "").strip().lower())
     if label is None:
         raise DataError(f"expected a label out of {', '.join(NAME_TO_LABEL)} in line {line} of {table}, found {text!r}")
-    named = CELL_NAME.fullmatch(name)
+    named = CELL_NAME.match(name)
     if named and NAME_TO_LABEL[named["class"].lower()] != label:
         raise DataError(
             f"expected the label in line {line} of {table} to agree with the cell's name, "
@@ -204,9 +208,12 @@ def _hash(path: Path) -> str:
         raise DataError(f"expected a file that can be read at {path}, found: {error.strerror}") from error
 
 
-def _refuse_contradictions(cells: list[Cell]) -> None:
+def refuse_contradictions(cells: Iterable[Cell], unreadable: Container[str]) -> None:
+    """Raise DataError where identical files have two labels; files without a picture, such as empty ones, may."""
     first: dict[str, Cell] = {}
     for cell in cells:
+        if cell.sha256 in unreadable:
+            continue
         same = first.setdefault(cell.sha256, cell)
         if same.label != cell.label:
             raise DataError(

@@ -57,7 +57,7 @@ def draw_cells(out: Path, count: int, *, seed: int = 0, suffix: str = ".bmp") ->
         path = folder / name / f"DRAWN_{subject}_{index + 1}_1_{name}{suffix}"
         Image.fromarray(drawn_cell(name, subject, np.random.default_rng([seed, index]), seed)).save(path)
 
-    with folder_written_aside(out, MARKER) as folder, output_errors(out):
+    with folder_written_aside(out, MARKER, ("DRAWN_*",)) as folder, output_errors(out):
         for name in SUBJECTS:
             (folder / name).mkdir()
         (folder / MARKER).write_text(NOTICE, encoding="utf-8")

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 
-from runtime.errors import RunError, UsageError
+from runtime.errors import UsageError
 from runtime.schema import Decision, Metrics, RunConfig
 from train.batches import Batches
 from train.dataset import find_cells
 from train.decision import calibrated, check_aim, decide
 from train.metrics import measure, metrics_table
+from train.models.network import load_network
 from train.prepared import PreparedImages, prepare_images
 from train.run_folder import RunFolder
 from train.splits import VALIDATION, cells_of_part
@@ -66,7 +66,8 @@ def evaluate_part(
             f"expected cells in the {part} part of {folder.path}, found none; name another --split-part, or fit with "
             "other --fractions or with --test-data"
         )
-    p_all = predict(load_best(folder), Batches(images, cells, batch_size=config.options.batch_size))
+    network = load_network(folder.best_model, "finish the run with `python -m train fit --resume`")
+    p_all = predict(network, Batches(images, cells, batch_size=config.options.batch_size))
     labels = np.array([cell.label == 1 for cell in cells])
     folder.write_scores(part, cells, p_all)
     if part == VALIDATION:
@@ -98,17 +99,6 @@ def _describe(decision: Decision) -> str:
         f"calibration error {decision.calibration_error_before:.3f} before and {decision.calibration_error_after:.3f} "
         f"after, to be looked at by a person: p_all {decision.review_low:.3f} to {decision.review_high:.3f}"
     )
-
-
-def load_best(folder: RunFolder) -> Any:
-    """Load best.keras; raise RunError where there is none."""
-    try:
-        return keras.models.load_model(folder.best_model)
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"expected a model at {folder.best_model}, found: {' '.join(str(error).split())}; "
-            "finish the run with `python -m train fit --resume`"
-        ) from error
 
 
 def predict(model: Any, batches: Batches) -> NDArray[np.float32]:

@@ -6,7 +6,7 @@ import importlib.metadata
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,15 +20,14 @@ from tqdm import tqdm
 import runtime
 from runtime.allocator import keep_freed_memory
 from runtime.errors import RunError, UsageError
-from runtime.files import refuse_foreign_folder
 from runtime.schema import FitOptions, Recipe, RunConfig
 from train.batches import Batches
-from train.dataset import find_cells, refuse_one_class
+from train.dataset import Cell, find_cells, refuse_contradictions, refuse_one_class
 from train.evaluate import evaluate_part
 from train.leaks import leak_report
-from train.models.network import build_network, check_size, compile_network, recipe_of
+from train.models.network import build_network, check_size, compile_network, load_network, recipe_of
 from train.prepared import PreparedImages, prepare_images
-from train.run_folder import LOCK_NAME, Epoch, RunFolder
+from train.run_folder import Epoch, RunFolder
 from train.splits import (
     TRAINING,
     VALIDATION,
@@ -70,30 +69,33 @@ def fit(
     resume: bool = False,
     cache: Path | None = None,
     tell: Tell = say,
-) -> None:
+) -> int:
     """Fit a network and leave a run folder at `out`.
 
     The checkpoint with the best validation accuracy is kept as best.keras; of equal ones that with the lower
     validation loss. With `resume`, a run that was cut off goes on after its last finished epoch, with the same batches
     and the same optimizer state as if it had never stopped. Without a `recipe`, the model's own is followed.
 
-    Raises UsageError, DataError, RunError or OutputError where something does not fit.
+    Returns how many files could not be read and were left out. Raises UsageError, DataError, RunError or OutputError
+    where something does not fit.
     """
     folder = RunFolder(out)
     check_size(options.image_size)
     check_split(options.split)
     _check_folder(folder, resume)
     with folder.claimed():
-        _fit_claimed(folder, options, recipe or recipe_of(options.model), resume, cache, tell)
+        return _fit_claimed(folder, options, recipe or recipe_of(options.model), resume, cache, tell)
 
 
 def _fit_claimed(
     folder: RunFolder, options: FitOptions, recipe: Recipe, resume: bool, cache: Path | None, tell: Tell
-) -> None:
+) -> int:
     cells = find_cells(Path(options.data))
     refuse_one_class(cells, options.data)
     test_cells = find_cells(Path(options.split.test_data)) if options.split.test_data else []
     images = prepare_images([*cells, *test_cells], options.image_size, cache)
+    refuse_contradictions([*cells, *test_cells], images.unreadable)
+    name_unreadable([*cells, *test_cells], images, tell)
     if resume:
         placed = folder.cells()
     else:
@@ -117,6 +119,14 @@ def _fit_claimed(
             _fit_epoch(run, epoch, options.epochs, tell)
             _log(logs, run.history[-1])
     evaluate_part(folder, images, VALIDATION, tell)
+    return sum(cell.sha256 in images.unreadable for cell in (*cells, *test_cells))
+
+
+def name_unreadable(cells: Sequence[Cell], images: PreparedImages, tell: Tell) -> None:
+    """Tell which files are left out and why."""
+    for cell in cells:
+        if cell.sha256 in images.unreadable:
+            tell(f"not readable, left out: {cell.path}: {images.unreadable[cell.sha256]}")
 
 
 def _check_folder(folder: RunFolder, resume: bool) -> None:
@@ -127,8 +137,10 @@ def _check_folder(folder: RunFolder, resume: bool) -> None:
             f"expected a new folder for the run, found a run at {folder.path}; "
             "add --resume to go on with it, or choose another --out"
         )
-    if not resume:
-        refuse_foreign_folder(folder.path, LOCK_NAME)
+    if not resume and folder.holds_something_else:
+        raise RunError(
+            f"expected a new or an empty folder for the run, found other files in {folder.path}; choose another --out"
+        )
 
 
 def _begun(
@@ -166,20 +178,10 @@ def _resumed(
     _refuse_other_options(options, recipe, config, len(history))
     if not history:
         return _begun(folder, options, recipe, images, placed)
-    network = _loaded(folder.resume_model(len(history)))
-    kept = _loaded(folder.kept_model(len(history))) if needs_twin(recipe) else network
+    network = load_network(folder.resume_model(len(history)), "fit again")
+    kept = load_network(folder.kept_model(len(history)), "fit again") if needs_twin(recipe) else network
     folder.write_config(replace(config, options=options))
     return replace(_with_batches(folder, options, recipe, images, placed, network, kept), history=history)
-
-
-def _loaded(state: Path) -> Any:
-    try:
-        return keras.models.load_model(state)
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"expected the state after the last finished epoch at {state}, "
-            f"found: {' '.join(str(error).split())}; fit again"
-        ) from error
 
 
 def _refuse_other_options(options: FitOptions, recipe: Recipe, config: RunConfig, finished: int) -> None:
@@ -323,7 +325,8 @@ class EachBatch(keras.callbacks.Callback):  # type: ignore[misc]
         self._bar.update()
         if logs and not math.isfinite(logs["loss"]):
             raise RunError(
-                f"expected a finite loss, found {logs['loss']} in batch {batch + 1} of epoch {self._epoch + 1}: {DIVERGED}"
+                f"expected a finite loss, found {logs['loss']} in batch {batch + 1} of epoch {self._epoch + 1}: "
+                f"{DIVERGED}"
             )
         if self._run.recipe.average:
             update_average(self._run.kept, self._run.network, self._run.recipe.average)

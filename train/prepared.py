@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ from train.dataset import Cell, in_parallel
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-PREPARATION_VERSION = 1  # raise it whenever runtime.preprocessing gives other pixels
+PREPARATION_VERSION = 2  # raise it whenever runtime.preprocessing gives other pixels
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,32 @@ def prepare_images(cells: Sequence[Cell], size: int, cache: Path | None = None) 
     hashes = sorted(sha256_to_path)
     entry = (cache or default_cache_folder()) / _key(hashes, size)
     index_path, pixels_path = entry.with_suffix(".json"), entry.with_suffix(".npy")
-    if not (index_path.exists() and pixels_path.exists()):
+    prepared = _opened(index_path, pixels_path, (len(hashes), size, size, 3))
+    if prepared is None:
         unreadable = _write_pixels(pixels_path, [sha256_to_path[sha256] for sha256 in hashes], size)
         reasons = {hashes[row]: reason for row, reason in unreadable.items()}
         write_text_aside(index_path, json.dumps({"hashes": hashes, "unreadable": reasons}))
-    index = json.loads(index_path.read_text(encoding="utf-8"))
-    sha256_to_row = {sha256: row for row, sha256 in enumerate(index["hashes"]) if sha256 not in index["unreadable"]}
-    if not sha256_to_row:
-        reason = next(iter(index["unreadable"].values()))
+        prepared = PreparedImages(np.load(pixels_path, mmap_mode="r"), _rows(hashes, reasons), reasons)
+    if not prepared.sha256_to_row:
+        reason = next(iter(prepared.unreadable.values()))
         raise DataError(f"expected images, found {len(hashes)} files of which none can be read (first: {reason})")
-    return PreparedImages(np.load(pixels_path, mmap_mode="r"), sha256_to_row, index["unreadable"])
+    return prepared
+
+
+def _opened(index_path: Path, pixels_path: Path, shape: tuple[int, ...]) -> PreparedImages | None:
+    """Open an entry; None where there is none, or one that is damaged and is to be made anew."""
+    try:
+        index = json.loads(index_path.read_text(encoding="utf-8"))
+        pixels = np.load(pixels_path, mmap_mode="r")
+        if pixels.shape != shape or pixels.dtype != np.uint8:
+            return None
+        return PreparedImages(pixels, _rows(index["hashes"], index["unreadable"]), index["unreadable"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _rows(hashes: Sequence[str], unreadable: Mapping[str, str]) -> dict[str, int]:
+    return {sha256: row for row, sha256 in enumerate(hashes) if sha256 not in unreadable}
 
 
 def _key(hashes: Sequence[str], size: int) -> str:

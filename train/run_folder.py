@@ -83,6 +83,7 @@ class RunFolder:
 
         Raises RunError where another process has it, OutputError where it cannot be written.
         """
+        was_there = self.path.exists()
         with output_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / LOCK_NAME)
@@ -94,12 +95,29 @@ class RunFolder:
                     "wait for its end, or choose another --out"
                 ) from error
         try:
+            self._forget_unfinished_files()
             yield
         finally:
+            if not self.exists:
+                self._cells_path.unlink(missing_ok=True)
             lock.release()
             if not self.exists:
                 (self.path / LOCK_NAME).unlink(missing_ok=True)
-                self.path.rmdir()
+                if not was_there:
+                    self.path.rmdir()
+
+    @property
+    def holds_something_else(self) -> bool:
+        """Whether there is something at the path that is no run: a file, or a folder with other things in it."""
+        if self.path.is_dir():
+            return not self.exists and any(entry.name != LOCK_NAME for entry in self.path.iterdir())
+        return self.path.exists()
+
+    def _forget_unfinished_files(self) -> None:
+        """Delete what a process that was killed while it saved a network has left."""
+        for name in ("best", "resume", "kept"):
+            for path in self.path.glob(f".{name}*.keras"):
+                path.unlink(missing_ok=True)
 
     def write_config(self, config: RunConfig) -> None:
         """Write config.json."""
@@ -115,11 +133,11 @@ class RunFolder:
 
     def write_cells(self, placed: list[PlacedCell]) -> None:
         """Write cells.csv."""
-        write_cells(self.path / "cells.csv", placed)
+        write_cells(self._cells_path, placed)
 
     def cells(self) -> list[PlacedCell]:
         """Read cells.csv."""
-        return read_cells(self.path / "cells.csv")
+        return read_cells(self._cells_path)
 
     def write_history(self, epochs: list[Epoch]) -> None:
         """Write history.csv with all finished epochs."""
@@ -208,9 +226,9 @@ class RunFolder:
 
     def add_metrics(self, part: str, metrics: Metrics) -> None:
         """Write the metrics of a part into metrics.json beside those of other parts."""
-        path = self._metrics_path
-        held = json.loads(self._text(path)) if path.exists() else {}
-        write_text_aside(path, json.dumps({**held, part: asdict(metrics)}, indent=2) + "\n")
+        held = self.metrics() if self._metrics_path.exists() else {}
+        content = {name: asdict(values) for name, values in {**held, part: metrics}.items()}
+        write_text_aside(self._metrics_path, json.dumps(content, indent=2) + "\n")
 
     def metrics(self) -> dict[str, Metrics]:
         """Read metrics.json: part to metrics."""
@@ -223,13 +241,17 @@ class RunFolder:
             }
         except (ValueError, AttributeError) as error:
             raise RunError(
-                f"expected the metrics of a run at {path}, found: {error}; evaluate the run again"
+                f"expected the metrics of a run at {path}, found: {error}; delete it and evaluate the run again"
             ) from error
 
     def forget_metrics(self) -> None:
         """Delete metrics.json."""
         with output_errors(self._metrics_path):
             self._metrics_path.unlink(missing_ok=True)
+
+    @property
+    def _cells_path(self) -> Path:
+        return self.path / "cells.csv"
 
     @property
     def _metrics_path(self) -> Path:

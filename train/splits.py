@@ -65,8 +65,13 @@ def split_cells(
     """
     check_split(options)
     subject_to_group = groups_of_subjects([*cells, *test_cells])
-    no_part = dict.fromkeys(unreadable, UNREADABLE) | {cell.sha256: TEST for cell in test_cells}
-    free = [cell for cell in cells if cell.sha256 not in no_part]
+    settled: dict[str, str] = {}
+    if options.kind == "subject":
+        tested = {subject_to_group[cell.subject] for cell in test_cells if cell.subject}
+        settled |= {cell.sha256: LEFT_OUT for cell in cells if subject_to_group.get(cell.subject) in tested}
+    settled |= {cell.sha256: TEST for cell in test_cells}
+    settled |= dict.fromkeys(unreadable, UNREADABLE)
+    free = [cell for cell in cells if cell.sha256 not in settled]
     if options.kind == "image":
         sha256_to_part = _by_image(free, _shares(options), seed)
     elif options.kind == "subject":
@@ -75,10 +80,7 @@ def split_cells(
         sha256_to_part = _by_fold(free, options.validation_fold)
     else:
         sha256_to_part = _as_before(free, Path(options.source))
-    sha256_to_part = {**sha256_to_part, **no_part}
-    if test_cells and options.kind == "subject":
-        tested = {subject_to_group[cell.subject] for cell in test_cells if cell.subject}
-        sha256_to_part |= {cell.sha256: LEFT_OUT for cell in free if subject_to_group[cell.subject] in tested}
+    sha256_to_part = {**sha256_to_part, **settled}
     # The cells of a test part that was given apart come first, so that of identical files theirs is kept.
     placed = [_place(cell, subject_to_group, sha256_to_part) for cell in (*test_cells, *cells)]
     _refuse_missing_classes(placed, has_test=bool(test_cells) or _deals_a_test_part(options))
@@ -221,19 +223,22 @@ def _orders(rng: np.random.Generator, length: int) -> list[NDArray[np.intp]]:
 
 
 def _one_deal(sizes: NDArray[np.intp], targets: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Give each group in turn to the part that lacks the largest share of what it should have."""
+    """Give each group in turn to the part that it fills to the smallest share; leave no part empty."""
     held = np.zeros(len(targets))
     places = np.empty(len(sizes), dtype=np.intp)
     for index, size in enumerate(sizes):
-        places[index] = np.argmax(1 - held / targets)
+        fill = (held + size) / targets
+        if len(sizes) - index <= np.sum(held == 0):  # as many groups are left as there are empty parts
+            fill[held > 0] = np.inf
+        places[index] = np.argmin(fill)
         held[places[index]] += size
     return places
 
 
 def _unevenness(places: NDArray[np.intp], sizes: NDArray[np.intp], targets: NDArray[np.float64]) -> float:
-    """Return how far the parts lie from their shares; infinite where one is empty."""
+    """Return how far the parts lie from their shares, in cells."""
     held = np.bincount(places, weights=sizes, minlength=len(targets))
-    return float(np.abs(held - targets).sum()) if held.all() else np.inf
+    return float(np.abs(held - targets).sum())
 
 
 def _by_fold(cells: Sequence[Cell], fold: str) -> dict[str, str]:

@@ -37,7 +37,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_a_folder_appears_whole_and_replaces_one_of_its_kind(tmp_path: Path) -> None:
     target = tmp_path / "bundle"
     for content in ("first", "second"):
-        with folder_written_aside(target, "marker") as folder:
+        with folder_written_aside(target, "marker", ("first", "second")) as folder:
             (folder / "marker").write_text(content)
             (folder / content).write_text("")
             assert not (target / content).exists()
@@ -46,7 +46,7 @@ def test_a_folder_appears_whole_and_replaces_one_of_its_kind(tmp_path: Path) -> 
 
 
 def test_an_interrupted_folder_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), folder_written_aside(tmp_path / "bundle", "marker") as folder:
+    with pytest.raises(KeyboardInterrupt), folder_written_aside(tmp_path / "bundle", "marker", ()) as folder:
         (folder / "marker").write_text("")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
@@ -57,10 +57,24 @@ def test_someone_elses_folder_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis" / "chapter1").write_text("years of work")
     with (
         pytest.raises(OutputError, match="or one that holds a marker to replace"),
-        folder_written_aside(tmp_path / "thesis", "marker"),
+        folder_written_aside(tmp_path / "thesis", "marker", ()),
     ):
         pass
     assert (tmp_path / "thesis" / "chapter1").exists()
+
+
+def test_a_note_that_someone_laid_into_a_folder_of_ours_is_not_deleted_with_it(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    with folder_written_aside(target, "marker", ("model.*",)) as folder:
+        (folder / "marker").write_text("")
+        (folder / "model.onnx").write_text("")
+    (target / "notes.txt").write_text("mine")
+    with (
+        pytest.raises(OutputError, match=r"found notes\.txt; move it away"),
+        folder_written_aside(target, "marker", ("model.*",)),
+    ):
+        pass
+    assert (target / "notes.txt").read_text() == "mine"
 
 
 def test_the_hash_is_sha256(tmp_path: Path) -> None:

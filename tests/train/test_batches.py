@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from runtime.demo import demo_cells
 from runtime.schema import Recipe
 from train.augmentation import augmented
 from train.batches import Batches
@@ -82,3 +84,45 @@ def test_half_of_the_augmented_cells_keep_their_very_pixels() -> None:
         for seed in range(200)
     )
     assert 70 < kept < 130
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe("adam", 1e-3, "constant", stain_jitter=0.2),
+        Recipe("adam", 1e-3, "constant", blur=1.5),
+        Recipe("adam", 1e-3, "constant", scale=0.1),
+    ],
+    ids=["stain", "blur", "scale"],
+)
+def test_every_augmentation_changes_cells_and_keeps_the_black_frame(recipe: Recipe) -> None:
+    with Image.open(demo_cells()[0]) as image:
+        cell = np.asarray(image.convert("RGB"))
+    changed = [augmented(cell, np.random.default_rng(seed), recipe) for seed in range(20)]
+    assert all(one.shape == cell.shape and one.dtype == np.uint8 for one in changed)
+    assert sum(not np.array_equal(one, cell) for one in changed) >= 5
+    assert all((one[:20] == 0).all() and (one[:, -20:] == 0).all() for one in changed)
+
+
+def test_stain_jitter_is_a_gain_of_optical_density() -> None:
+    cell = np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, axis=2)
+    changed = augmented(cell, np.random.default_rng(1), Recipe("adam", 1e-3, "constant", stain_jitter=0.2))
+    for channel in range(3):
+        before, after = (-np.log((pixels[0, 20:250, channel] + 1.0) / 256) for pixels in (cell, changed))
+        gain = after / before
+        assert np.ptp(gain) < 0.15, "one gain for all grey levels, but for rounding"
+        assert abs(np.median(gain) - 1) > 0.01
+
+
+def test_scaling_is_about_the_centre_and_of_the_stated_size() -> None:
+    cell = np.zeros((101, 101, 3), dtype=np.uint8)
+    cell[30:71, 30:71] = 200
+    sides = set()
+    for seed in range(40):
+        changed = augmented(cell, np.random.default_rng(seed), Recipe("adam", 1e-3, "constant", scale=0.2))
+        rows = np.flatnonzero(changed[50, :, 0] > 100)
+        sides.add(len(rows))
+        assert abs(rows.mean() - 50) <= 0.5
+    assert min(sides) >= 41 * 0.8 - 1
+    assert max(sides) <= 41 * 1.2 + 1
+    assert max(sides) - min(sides) > 8

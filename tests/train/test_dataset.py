@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import DataError
-from train.dataset import find_cells, refuse_one_class
+from train.dataset import find_cells, refuse_contradictions, refuse_one_class
 
 
 def write(folder: Path, *names: str) -> None:
@@ -104,11 +104,48 @@ def test_a_table_that_cannot_be_used_is_refused(text: str, message: str, tmp_pat
         find_cells(tmp_path / "cells.csv")
 
 
-def test_identical_files_with_two_labels_are_refused(tmp_path: Path) -> None:
+def test_identical_files_with_two_labels_are_refused_where_they_hold_a_picture(tmp_path: Path) -> None:
     write(tmp_path, "all/a.png", "hem/b.png")
     (tmp_path / "hem" / "b.png").write_text("all/a.png")
+    cells = find_cells(tmp_path)
     with pytest.raises(DataError, match="expected one label for identical files, found two"):
+        refuse_contradictions(cells, unreadable=[])
+    refuse_contradictions(cells, unreadable=[cells[0].sha256])
+
+
+def test_a_copy_that_a_file_manager_named_keeps_its_label(tmp_path: Path) -> None:
+    write(tmp_path, "UID_11_2_3_all (1).bmp", "UID_H1_2_3_hem - Copy.bmp")
+    assert labels(tmp_path) == {"UID_11_2_3_all (1).bmp": (1, "11"), "UID_H1_2_3_hem - Copy.bmp": (0, "H1")}
+    write(tmp_path, "hem/UID_11_2_3_all (1).bmp")
+    with pytest.raises(DataError, match="expected the label in a cell's name to agree with its folder"):
         find_cells(tmp_path)
+
+
+def test_a_table_that_contradicts_the_folder_of_its_cell_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "hem/a.png")
+    (tmp_path / "cells.csv").write_text("path,label,subject\nhem/a.png,1,\n")
+    with pytest.raises(
+        DataError, match=r"expected the label in line 2 of .* to agree with the cell's folder, found '1'"
+    ):
+        find_cells(tmp_path / "cells.csv")
+
+
+PRELIMINARY = "Patient_ID,new_names,labels\nUID_57_29_1_all.bmp,1.bmp,1\nUID_H19_22_2_hem.bmp,2.bmp,0\n"
+
+
+@pytest.mark.parametrize("folder", [".", "C-NMC_test_prelim_phase_data"])
+def test_the_preliminary_test_set_is_read_through_its_table(tmp_path: Path, folder: str) -> None:
+    write(tmp_path / folder, "1.bmp", "2.bmp")
+    table = tmp_path / "C-NMC_test_prelim_phase_data_labels.csv"
+    table.write_text(PRELIMINARY)
+    assert labels(table) == {"1.bmp": (1, "57"), "2.bmp": (0, "H19")}
+
+
+def test_a_preliminary_label_that_contradicts_the_original_name_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "1.bmp", "2.bmp")
+    (tmp_path / "x_labels.csv").write_text(PRELIMINARY.replace("2.bmp,0", "2.bmp,1"))
+    with pytest.raises(DataError, match=r"line 3 of .* found '1' for UID_H19_22_2_hem"):
+        find_cells(tmp_path / "x_labels.csv")
 
 
 def test_a_place_that_is_not_there_is_refused(tmp_path: Path) -> None:

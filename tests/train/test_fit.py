@@ -145,7 +145,9 @@ def test_the_best_epoch_is_kept_and_not_the_last(
     kept: list[str] = []
     trained = SimpleNamespace(history={"loss": [0.1], "accuracy": [0.9]})
     monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: trained)
-    monkeypatch.setattr(keras.Model, "evaluate", lambda *_, **__: dict(zip(("accuracy", "loss"), next(scripted))))
+    monkeypatch.setattr(
+        keras.Model, "evaluate", lambda *_, **__: dict(zip(("accuracy", "loss"), next(scripted), strict=True))
+    )
     monkeypatch.setattr(RunFolder, "write_network", lambda *_: None)
     monkeypatch.setattr(RunFolder, "keep_as_best", lambda self, saved: kept.append(saved.name))
     monkeypatch.setattr(train.fit, "evaluate_part", lambda *_: None)

@@ -2,21 +2,51 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runtime.errors import DataError, RunError, UsageError
+from runtime.schema import SplitOptions
 from train.dataset import Cell
-from train.splits import PlacedCell, cells_of_part, read_cells, refuse_too_few, split_by_image, write_cells
+from train.groups import groups_of_subjects
+from train.splits import (
+    PlacedCell,
+    cells_of_part,
+    has_unseen_subjects,
+    read_cells,
+    refuse_too_few,
+    split_cells,
+    write_cells,
+)
 
 PAPER = (0.6, 0.2, 0.2)
 
 
 def cells(positives: int, negatives: int) -> list[Cell]:
     return [
-        Cell(Path(f"{index}.bmp"), int(index < positives), str(index % 5), f"{index:064d}")
+        Cell(
+            Path(f"{index}.bmp"),
+            int(index < positives),
+            f"{'' if index < positives else 'H'}{index % 5}",
+            f"{index:064d}",
+        )
         for index in range(positives + negatives)
     ]
+
+
+def split_by_image(
+    given: list[Cell], unreadable: list[str], fractions: tuple[float, ...], seed: int
+) -> list[PlacedCell]:
+    return split_cells(given, [], unreadable, SplitOptions("image", fractions), seed)
+
+
+def split_by_subject(given: list[Cell], seed: int = 0, **options: Any) -> list[PlacedCell]:
+    return split_cells(given, [], [], SplitOptions("subject", options.pop("fractions", PAPER), **options), seed)
+
+
+def subjects_of(placed: list[PlacedCell], part: str) -> set[str]:
+    return {cell.subject for cell in placed if cell.part == part}
 
 
 def test_the_shares_are_those_asked_for_in_each_class() -> None:
@@ -49,7 +79,7 @@ def test_a_test_part_may_be_left_out() -> None:
 
 def test_of_identical_files_one_is_kept() -> None:
     given = cells(20, 20)
-    twin = Cell(Path("twin.bmp"), 1, "99", given[0].sha256)
+    twin = Cell(Path("twin.bmp"), 1, "0", given[0].sha256)
     placed = split_by_image([*given, twin], [], (0.5, 0.5, 0), seed=0)
     assert [cell.path for cell in placed if cell.part == "duplicate"] == ["twin.bmp"]
     kept = [cell.sha256 for part in ("training", "validation") for cell in cells_of_part(placed, part)]
@@ -92,3 +122,124 @@ def test_a_file_that_is_no_cells_csv_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cells.csv").write_text("path,label\n")
     with pytest.raises(RunError, match="expected the columns path,label,subject,group,part,sha256"):
         read_cells(tmp_path / "cells.csv")
+
+
+def test_subjects_that_share_a_file_directly_or_through_others_are_one_group() -> None:
+    def cell(subject: str, content: str) -> Cell:
+        return Cell(Path(f"{subject}-{content}.bmp"), 1, subject, content)
+
+    given = [cell("20", "a"), cell("21", "a"), cell("21", "b"), cell("9", "b"), cell("7", "c"), cell("", "c")]
+    assert groups_of_subjects(given) == {"7": "7", "9": "9=20=21", "20": "9=20=21", "21": "9=20=21"}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_subject_stands_in_two_parts_and_every_part_has_both_classes(seed: int) -> None:
+    placed = split_by_subject(cells(200, 100), seed)
+    parts = [subjects_of(placed, part) for part in ("training", "validation", "test")]
+    assert all(any(name.startswith("H") for name in part) for part in parts)
+    assert all(any(not name.startswith("H") for name in part) for part in parts)
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 10
+    assert has_unseen_subjects(placed)
+    assert not has_unseen_subjects(split_by_image(cells(200, 100), [], PAPER, seed))
+
+
+def test_the_shares_of_a_split_by_subject_are_met_as_well_as_whole_subjects_allow() -> None:
+    sizes = Counter(cell.part for cell in split_by_subject(cells(200, 100)))
+    assert sizes == {"training": 180, "validation": 60, "test": 60}
+
+
+def test_a_split_by_subject_depends_on_the_seed_and_not_on_the_order_of_files() -> None:
+    given = cells(200, 100)
+    assert subjects_of(split_by_subject(given), "test") == subjects_of(split_by_subject(given[::-1]), "test")
+    assert len({frozenset(subjects_of(split_by_subject(given, seed), "test")) for seed in range(9)}) > 1
+
+
+def test_subjects_that_share_a_file_stay_together() -> None:
+    given = cells(200, 100)
+    aliases = [Cell(Path(f"alias{n}.bmp"), 1, str(n), given[0].sha256) for n in (1, 2)]
+    for seed in range(5):
+        placed = split_by_subject([*given, *aliases], seed)
+        assert len({cell.part for cell in placed if cell.subject in "012" and cell.part != "duplicate"}) == 1
+
+
+def test_named_subjects_validate_with_those_that_share_their_files() -> None:
+    given = cells(40, 40)
+    alias = Cell(Path("alias.bmp"), 1, "4", given[3].sha256)
+    placed = split_by_subject([*given, alias], validation_subjects=("3", "h1"))
+    assert subjects_of(placed, "validation") == {"3", "4", "H1"}
+    assert subjects_of(placed, "training") == {"0", "1", "2", "H0", "H2", "H3", "H4"}
+
+
+def test_an_unknown_subject_is_named() -> None:
+    with pytest.raises(UsageError, match=r"expected --validation-subjects out of 0 1 .* H4, received 99"):
+        split_by_subject(cells(40, 40), validation_subjects=("99", "H1"))
+
+
+def test_too_few_subjects_for_the_parts_are_refused() -> None:
+    given = [cell for cell in cells(40, 40) if cell.subject not in ("H2", "H3", "H4")]
+    with pytest.raises(DataError, match=r"expected at least 3 healthy subjects, .* found 2 \(H0, H1\)"):
+        split_by_subject(given)
+
+
+def test_cells_without_a_subject_cannot_be_split_by_subject() -> None:
+    nameless = Cell(Path("x.png"), 1, "", "f" * 64)
+    with pytest.raises(DataError, match=r"found none for 1 cells \(such as x\.png\)"):
+        split_by_subject([*cells(40, 40), nameless])
+
+
+def test_a_subject_under_both_labels_is_refused() -> None:
+    odd = Cell(Path("odd.png"), 0, "3", "f" * 64)
+    with pytest.raises(DataError, match="expected one label for each subject, found cells of both classes under 3"):
+        split_by_image([*cells(40, 40), odd], [], PAPER, 0)
+
+
+def test_a_fold_of_the_release_validates() -> None:
+    given = [Cell(Path(f"data/fold_{n % 3}/x/{n}.bmp"), n % 2, str(n % 2), f"{n:064d}") for n in range(60)]
+    placed = split_cells(given, [], [], SplitOptions("folds", PAPER, validation_fold="fold_2"), 0)
+    assert {Path(cell.path).parts[1] for cell in placed if cell.part == "validation"} == {"fold_2"}
+    assert {Path(cell.path).parts[1] for cell in placed if cell.part == "training"} == {"fold_0", "fold_1"}
+    with pytest.raises(UsageError, match="expected cells in a folder named fold_7"):
+        split_cells(given, [], [], SplitOptions("folds", PAPER, validation_fold="fold_7"), 0)
+
+
+def test_a_fixed_split_is_read_back_from_another_run(tmp_path: Path) -> None:
+    given = cells(40, 40)
+    before = split_by_image(given, [], PAPER, seed=7)
+    write_cells(tmp_path / "cells.csv", before)
+    fixed = SplitOptions("fixed", PAPER, source=str(tmp_path))
+    assert [cell.part for cell in split_cells(given, [], [], fixed, 0)] == [cell.part for cell in before]
+    with pytest.raises(DataError, match=r"found 1 others \(such as new\.png\)"):
+        split_cells([*given, Cell(Path("new.png"), 1, "", "f" * 64)], [], [], fixed, 0)
+
+
+def test_a_test_part_given_apart_is_whole_and_nothing_of_it_is_trained_on() -> None:
+    given = cells(100, 50)
+    test_cells = [Cell(Path(f"t{n}.bmp"), n % 2, "3" if n % 2 else "H7", f"{1000 + n:064d}") for n in range(10)]
+    test_cells.append(Cell(Path("copy.bmp"), 1, "3", given[8].sha256))
+    options = SplitOptions("subject", PAPER, test_data="test")
+    placed = split_cells(given, test_cells, [], options, seed=0)
+    assert [cell.path for cell in placed if cell.part == "test"] == [str(cell.path) for cell in test_cells]
+    assert subjects_of(placed, "left out") == {"3"}
+    assert "3" not in subjects_of(placed, "training") | subjects_of(placed, "validation")
+    sizes = Counter(cell.part for cell in placed)
+    assert sizes["training"] / (sizes["training"] + sizes["validation"]) == pytest.approx(0.75, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (SplitOptions("image", PAPER, validation_subjects=("3",)), "expected --split subject with --validation-sub"),
+        (SplitOptions("image", PAPER, validation_fold="fold_1"), "expected --split folds with --validation-fold"),
+        (SplitOptions("folds", PAPER), "expected --validation-fold with --split folds, received none"),
+        (SplitOptions("fixed", PAPER), "expected --split-of with --split fixed, received none"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: SplitOptions, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        split_cells(cells(40, 40), [], [], options, 0)
+
+
+def test_no_part_stays_empty_however_few_and_large_the_subjects_are() -> None:
+    given = [cell for cell in cells(200, 100) if cell.subject in ("0", "1", "2", "H0", "H1", "H2")]
+    placed = split_by_subject(given, fractions=(0.9, 0.05, 0.05))
+    assert Counter(cell.part for cell in placed if cell.label) == {"training": 40, "validation": 40, "test": 40}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import keras
 from keras import layers
 
-from runtime.errors import UsageError
+from runtime.errors import RunError, UsageError
 from runtime.schema import INPUT_NAME, OUTPUT_NAME, Recipe
 from train.models.allnet import allnet_features
 from train.models.baselines import baseline_features
@@ -82,6 +84,16 @@ def _features(model: str, cells: Any, weights: str) -> Any:
             raise UsageError(f"expected --weights none for compact, which has no others, received {weights}")
         return compact_features(cells)
     return baseline_features(BACKBONE_OF_BASELINE[model], cells, weights)
+
+
+def load_network(file: Path, hint: str) -> Any:
+    """Load a saved network; raise RunError with `hint` where there is none or it is damaged."""
+    if not file.is_file():
+        raise RunError(f"expected a saved network at {file}, found none; {hint}")
+    try:
+        return keras.models.load_model(file)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise RunError(f"expected a saved network at {file}, found: {' '.join(str(error).split())}; {hint}") from error
 
 
 def compile_network(network: Any, recipe: Recipe, steps: int) -> None:
