@@ -69,7 +69,7 @@ def test_a_manifest_that_is_not_exactly_one_is_refused(
         Bundle.open(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"bundle"'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"bundle"', "[" * 100_000])
 def test_a_file_that_is_no_manifest_is_refused(folder: Path, text: str) -> None:
     (folder / "bundle.json").write_text(text)
     with pytest.raises(BundleError, match=r"bundle\.json is not one of this version"):
@@ -114,6 +114,26 @@ def test_a_model_that_answers_otherwise_than_keras_did_stops_before_the_first_ce
     np.savez_compressed(folder / "golden.npz", cells=golden.cells, p_all=golden.p_all + np.float32(0.01))
     edit(folder, lambda m: m.update(golden_sha256=sha256_of_file(folder / "golden.npz")))
     with pytest.raises(BackendError, match=r"self-test failed: .* p_all differs by 0\.01 .* nothing was classified"):
+        Classifier(ClassifierOptions(bundle=folder))
+
+
+GOLDEN_FILES: dict[str, Callable[[Path], object]] = {
+    "other names": lambda path: np.savez(path, x=np.zeros(3)),
+    "pickled": lambda path: np.savez(path, cells=np.array([{}], dtype=object), p_all=np.zeros(1, np.float32)),
+    "other shapes": lambda path: np.savez(path, cells=np.zeros((9, 5, 5, 3), np.uint8), p_all=np.zeros(4, np.float32)),
+    "other types": lambda path: np.savez(path, cells=np.zeros((9, 128, 128, 3)), p_all=np.zeros(9, np.float32)),
+    "no archive": lambda path: path.write_bytes(b"golden"),
+    "empty": lambda path: path.write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("write", GOLDEN_FILES.values(), ids=GOLDEN_FILES.keys())
+def test_a_golden_file_of_another_kind_is_refused_even_with_its_hash(
+    folder: Path, write: Callable[[Path], object]
+) -> None:
+    write(folder / "golden.npz")
+    edit(folder, lambda m: m.update(golden_sha256=sha256_of_file(folder / "golden.npz")))
+    with pytest.raises(BundleError, match=r"expected golden cells .*; export the bundle again"):
         Classifier(ClassifierOptions(bundle=folder))
 
 

@@ -16,6 +16,7 @@ from runtime.bundle import DEFAULT_BUNDLE
 from runtime.classifier import Classifier
 from runtime.classify import main
 from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, REFUSED
+from runtime.errors import OutputError
 
 CellFile = Callable[[str], Path]
 ROOT = Path(__file__).parents[2]
@@ -96,7 +97,7 @@ def test_the_threshold_decides_the_label(cell_file: CellFile, tmp_path: Path) ->
 
 
 def test_a_file_name_may_hold_anything(cell_file: CellFile, tmp_path: Path) -> None:
-    names = ['comma, "quote".bmp', "line\nbreak.bmp", "ü 細胞.bmp"]
+    names = ['comma, "quote".bmp', "line\nbreak.bmp", "carriage\rreturn.bmp", "ü 細胞.bmp"]
     if sys.platform.startswith("linux"):
         names.append(os.fsdecode(b"not-utf8-\xff.bmp"))
     for name in names:
@@ -163,8 +164,42 @@ def test_interrupting_ends_quietly_and_keeps_the_rows_that_were_done(
     monkeypatch.setattr(Classifier, "classify", interrupted)
     assert main([cell, "--out", str(tmp_path / "r.csv")]) == INTERRUPTED
     assert not (tmp_path / "r.csv").exists()
-    assert len(rows_of(tmp_path / "r.csv.partial")) == 2
-    assert "interrupted: 2 files" in capsys.readouterr().err
+    [partial] = tmp_path.glob("r.csv.*.partial")
+    assert len(rows_of(partial)) == 2
+    said = capsys.readouterr().err
+    assert "interrupted: 2 files" in said
+    assert f"kept in {partial}" in said
+
+
+def test_two_runs_with_one_output_never_mix_their_rows(
+    cell_file: CellFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = str(cell_file("one.bmp")), str(cell_file("other.bmp"))
+    whole = Classifier.classify
+
+    def slow(self: Classifier, paths: object) -> object:
+        yield from whole(self, [one])
+        monkeypatch.setattr(Classifier, "classify", whole)
+        assert main([other, "--out", str(tmp_path / "r.csv")]) == DONE  # from first row to last while this one runs
+        yield from whole(self, [one])
+
+    monkeypatch.setattr(Classifier, "classify", slow)
+    assert main([one, "--out", str(tmp_path / "r.csv")]) == DONE
+    assert [row["path"] for row in rows_of(tmp_path / "r.csv")] == [one, one]
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_closed_standard_output_is_an_error_of_one_line(cell_file: CellFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(OutputError, match="found it closed; use --out"):
+        main([str(cell_file("cell.bmp"))])
+
+
+def test_hidden_folders_are_left_out_like_hidden_files(cell_file: CellFile, tmp_path: Path) -> None:
+    for name in ("cells/a.png", "cells/.thumbnails/a.png", "cells/.b.png"):
+        cell_file(name)
+    assert main([str(tmp_path / "cells"), "--out", str(tmp_path / "r.csv")]) == DONE
+    assert [Path(row["path"]).name for row in rows_of(tmp_path / "r.csv")] == ["a.png"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send SIGINT to one process")
@@ -174,14 +209,14 @@ def test_ctrl_c_in_the_middle_of_a_real_run_is_quiet(cell_file: CellFile, tmp_pa
         (tmp_path / "cells" / f"{number}.bmp").hardlink_to(cell)
     command = [sys.executable, "-m", "runtime.classify", str(tmp_path / "cells"), "--out", str(tmp_path / "r.csv")]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
-        partial = tmp_path / "r.csv.partial"
-        while process.poll() is None and not (partial.exists() and partial.stat().st_size):
+        while process.poll() is None and not any(path.stat().st_size for path in tmp_path.glob("r.csv.*.partial")):
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == INTERRUPTED
     assert "Traceback" not in said
     assert not (tmp_path / "r.csv").exists()
+    [partial] = tmp_path.glob("r.csv.*.partial")
     assert rows_of(partial)
 
 

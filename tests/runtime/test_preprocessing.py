@@ -197,3 +197,16 @@ def test_a_cell_file_of_the_package_is_read(cell_file: Callable[[str], Path]) ->
     cell = load_cell(cell_file("cell.bmp"), SPEC)
     assert cell.shape == (128, 128, 3)
     assert cell.max() > 50
+
+
+def test_a_flipped_bit_in_a_png_never_passes_for_another_picture() -> None:
+    """Pillow decodes most such files without a word: the checksums are looked at here."""
+    data = encoded(random_image(), "PNG")
+    sound = decode_cell(data, SAME_SIZE)
+    start = data.index(b"IDAT") + 4
+    for position in range(start, len(data) - 16, 97):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << (position % 8)
+        with pytest.raises(UnreadableCellError):
+            decode_cell(bytes(damaged), SAME_SIZE)
+    np.testing.assert_array_equal(decode_cell(data, SAME_SIZE), sound)

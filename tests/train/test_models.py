@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -91,14 +92,82 @@ def test_a_size_that_no_backbone_takes_is_refused(size: int) -> None:
         build("allnet", size)
 
 
-def test_weights_are_loaded_from_a_folder_of_official_files(tmp_path: Path) -> None:
-    cells = keras.Input((75, 75, 3))
-    official = keras.applications.ResNet50(include_top=False, weights=None, input_tensor=cells)
-    official.save_weights(tmp_path / "resnet50.weights.h5")
-    (tmp_path / "resnet50.weights.h5").rename(tmp_path / "resnet50_weights_notop.weights.h5")
-    network = build_network("resnet", 75, STANDARDIZATION, str(tmp_path))
-    name = "conv4_block6_3_conv"
-    np.testing.assert_array_equal(network.get_layer(name).get_weights()[0], official.get_layer(name).get_weights()[0])
+OFFICIAL_NAME = "{}_weights_tf_dim_ordering_tf_kernels_notop.h5"
+
+
+def write_official(model: keras.Model, file: Path) -> None:
+    """Write weights in the layout of the files that keras.applications fetches (HDF5 of Keras 1 and 2)."""
+    with h5py.File(file, "w") as content:
+        content.attrs["layer_names"] = np.array([layer.name.encode() for layer in model.layers])
+        content.attrs["backend"] = b"tensorflow"
+        content.attrs["keras_version"] = b"2.0.2"
+        for layer in model.layers:
+            group = content.create_group(layer.name)
+            weights = [*layer.trainable_weights, *layer.non_trainable_weights]
+            names = [f"{layer.name}/{weight.name}:0" for weight in weights]
+            group.attrs["weight_names"] = np.array([name.encode() for name in names])
+            for name, weight in zip(names, weights, strict=True):
+                group.create_dataset(name, data=weight.numpy())
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with files of the official names and layout, of random weights."""
+    folder = tmp_path_factory.mktemp("official")
+    for name, build_backbone in BACKBONES.items():
+        keras.utils.set_random_seed(len(name))
+        model = build_backbone(include_top=False, weights=None, input_shape=(75, 75, 3))
+        write_official(model, folder / OFFICIAL_NAME.format(name))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize(
+    ("model", "name", "layer"),
+    [
+        ("vgg", "vgg16", "block5_conv3"),
+        ("resnet", "resnet50", "conv4_block6_3_conv"),
+        ("inception", "inception_v3", ""),
+    ],
+)
+def test_official_weights_are_loaded_from_a_file_or_a_folder(
+    official: Path, model: str, name: str, layer: str, kind: str
+) -> None:
+    file = official / OFFICIAL_NAME.format(name)
+    network = build_network(model, 75, STANDARDIZATION, str(file if kind == "file" else official))
+    convolutions = [one for one in network.layers if isinstance(one, keras.layers.Conv2D)]
+    loaded = network.get_layer(layer) if layer else convolutions[-3]  # behind it stand the two of the head
+    with h5py.File(file) as content:
+        names = [one.decode() for one in content.attrs["layer_names"]]
+        own = layer or [one for one in names if one.startswith("conv2d")][-1]
+        [saved, *_] = [content[own][weight][()] for weight in content[own].attrs["weight_names"]]
+    np.testing.assert_array_equal(loaded.get_weights()[0], saved)
+
+
+def test_all_three_backbones_of_allnet_take_their_files(official: Path) -> None:
+    network = build_network("allnet", 75, STANDARDIZATION, str(official))
+    for name, layer in (("vgg16", "block1_conv2"), ("resnet50", "conv2_block1_1_conv")):
+        with h5py.File(official / OFFICIAL_NAME.format(name)) as content:
+            saved = content[layer][content[layer].attrs["weight_names"][0]][()]
+        np.testing.assert_array_equal(network.get_layer(layer).get_weights()[0], saved)
+    with pytest.raises(UsageError, match="expected --weights with the folder of the three official files"):
+        build_network("allnet", 75, STANDARDIZATION, str(official / OFFICIAL_NAME.format("vgg16")))
+
+
+def test_the_first_layer_that_does_not_fit_is_named(official: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"does not fit vgg16: the layer block1_conv1 has weights of .* conv1_conv has"
+    ):
+        build_network("vgg", 75, STANDARDIZATION, str(official / OFFICIAL_NAME.format("resnet50")))
+
+
+def test_a_file_with_one_layer_less_is_refused(official: Path, tmp_path: Path) -> None:
+    file = tmp_path / OFFICIAL_NAME.format("vgg16")
+    file.write_bytes((official / file.name).read_bytes())
+    with h5py.File(file, "a") as content:
+        content.attrs["layer_names"] = content.attrs["layer_names"][:-2]  # the last is a pooling without weights
+    with pytest.raises(UsageError, match=r"the layer block5_conv3 has weights of .*, in the file no layer has \[\]"):
+        build_network("vgg", 75, STANDARDIZATION, str(file))
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
@@ -108,8 +177,17 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
 
 def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "vgg16_weights_notop.h5").write_bytes(b"no weights")
-    with pytest.raises(UsageError, match=r"vgg16_weights_notop\.h5 does not fit vgg16"):
+    with pytest.raises(UsageError, match=r"vgg16_weights_notop\.h5 does not fit vgg16: it is no file of that layout"):
         build_network("vgg", 75, STANDARDIZATION, str(tmp_path))
+
+
+def test_weights_that_cannot_be_fetched_say_what_to_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise Exception("URL fetch failure: no network")
+
+    monkeypatch.setattr("keras.src.applications.vgg16.file_utils.get_file", offline)
+    with pytest.raises(UsageError, match=r"download vgg16_weights_tf_.*_notop\.h5 from storage\.googleapis\.com"):
+        build_network("vgg", 75, STANDARDIZATION, "imagenet")
 
 
 def test_compact_has_no_other_weights_than_random_ones() -> None:

@@ -7,10 +7,12 @@ the paper's names. What its text leaves open is chosen here and stated beside ea
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from keras import layers
 
+from runtime.errors import UsageError
 from train.models.backbones import backbone
 
 # Two inner layers of each backbone; the paper does not say which. Here: those that end its stages at a fourth or an
@@ -32,6 +34,10 @@ def allnet_features(cells: Any, weights: str) -> Any:
     The last activations of the three backbones differ in height and width (at 250 px 7, 8 and 6). All activations are
     brought to the smallest of the three by pooling, which drops nothing and exports exactly.
     """
+    if Path(weights).is_file():
+        raise UsageError(
+            f"expected --weights with the folder of the three official files for allnet, received {weights}"
+        )
     backbones = {name: backbone(name, cells, weights) for name in INNER_LAYERS}
     last = [model.output for model in backbones.values()]
     side = min(activation.shape[1] for activation in last)

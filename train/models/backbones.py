@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 from keras.applications import VGG16, InceptionV3, ResNet50
 
 from runtime.errors import UsageError
 
 BACKBONES: dict[str, Callable[..., Any]] = {"vgg16": VGG16, "resnet50": ResNet50, "inception_v3": InceptionV3}
+OFFICIAL_PLACE = "storage.googleapis.com/tensorflow/keras-applications"
+OFFICIAL_SUFFIX = "_weights_tf_dim_ordering_tf_kernels_notop.h5"
 MOMENTUM = 0.9  # of the batch norms' running statistics; Keras' 0.99 needs some 500 steps to settle
 
 
@@ -21,7 +25,8 @@ def backbone(name: str, cells: Any, weights: str) -> Any:
     Args:
         name: A key of BACKBONES.
         cells: Standardized cells [N, size, size, 3].
-        weights: "none" for random ones, "imagenet", or a folder with Keras' official `<name>*notop*.h5` files.
+        weights: "none" for random ones, "imagenet", Keras' official file for this backbone, or a folder with its
+            `<name>*notop*.h5`.
 
     Raises UsageError where the weights cannot be had or do not fit.
     """
@@ -42,18 +47,60 @@ def _build(name: str, cells: Any, weights: str | None) -> Any:
             raise
         raise UsageError(
             f"the ImageNet weights of {name} cannot be fetched ({' '.join(str(error).split())}); "
-            "give --weights the folder that holds them, or --weights none"
+            f"download {name}{OFFICIAL_SUFFIX} from {OFFICIAL_PLACE}, put the file into a folder and give it to "
+            "--weights, or use --weights none"
         ) from error
 
 
-def _load(model: Any, name: str, folder: Path) -> None:
+def _load(model: Any, name: str, weights: Path) -> None:
+    file = weights if weights.is_file() else _file_in(weights, name)
+    misfit = _first_misfit(model, file)
+    if misfit:
+        raise UsageError(
+            f"{file} does not fit {name}: {misfit}; expected Keras' official weights of {name} without top"
+        )
+    model.load_weights(file)
+
+
+def _file_in(folder: Path, name: str) -> Path:
     found = sorted(folder.glob(f"{name}*notop*.h5"))
     if len(found) != 1:
         raise UsageError(
             f"expected one file {name}*notop*.h5 in {folder}, found {len(found)}; give --weights the folder that "
-            "holds Keras' official files"
+            f"holds Keras' official files, such as {name}{OFFICIAL_SUFFIX}"
         )
+    return found[0]
+
+
+def _first_misfit(model: Any, file: Path) -> str:
+    """Say where the first layer of the file differs from the model's; empty where all fit.
+
+    Layers are matched by their order, as Keras does: it numbers those of InceptionV3 anew in each process.
+    """
     try:
-        model.load_weights(found[0])
-    except (ValueError, OSError) as error:
-        raise UsageError(f"{found[0]} does not fit {name}: {' '.join(str(error).split())}") from error
+        with h5py.File(file) as content:
+            saved = [(_text(name), _shapes(content[name])) for name in content.attrs["layer_names"]]
+    except (OSError, KeyError) as error:
+        return f"it is no file of that layout ({' '.join(str(error).split())})"
+    own = [(layer.name, _own_shapes(layer)) for layer in model.layers]
+    pairs = zip_longest(_with_weights(own), _with_weights(saved), fillvalue=("no layer", []))
+    for (own_name, own_shapes), (saved_name, saved_shapes) in pairs:
+        if own_shapes != saved_shapes:
+            return f"the layer {own_name} has weights of {own_shapes}, in the file {saved_name} has {saved_shapes}"
+    return ""
+
+
+def _own_shapes(layer: Any) -> list[tuple[int, ...]]:
+    return [tuple(weight.shape) for weight in (*layer.trainable_weights, *layer.non_trainable_weights)]
+
+
+def _shapes(group: Any) -> list[tuple[int, ...]]:
+    return [tuple(group[name].shape) for name in group.attrs["weight_names"]]
+
+
+def _with_weights(layers: list[tuple[str, list[tuple[int, ...]]]]) -> list[tuple[str, list[tuple[int, ...]]]]:
+    return [(name, shapes) for name, shapes in layers if shapes]
+
+
+def _text(name: bytes | str) -> str:
+    return name.decode() if isinstance(name, bytes) else name

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runtime.command_line import REFUSED, TERMINATED, quiet_tensorflow, run_command
+
+ROOT = Path(__file__).parents[2]
+
+
+def failing(error: BaseException) -> Callable[[], int]:
+    def command() -> int:
+        raise error
+
+    return command
+
+
+@pytest.fixture(autouse=True)
+def own_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the test runner's standard output and signals as they are."""
+    monkeypatch.setattr("runtime.command_line._forget_output", lambda: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+
+@pytest.mark.parametrize(("module", "extra"), [("keras", "train"), ("scipy", "train"), ("tf2onnx", "export")])
+def test_a_missing_library_is_named_with_what_installs_it(
+    capsys: pytest.CaptureFixture[str], module: str, extra: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_command(failing(ModuleNotFoundError(f"No module named {module!r}", name=module)))
+    assert ended.value.code == REFUSED
+    assert capsys.readouterr().err == (
+        f'error: expected {module} for this command, found none; pip install -e ".[{extra}]"\n'
+    )
+
+
+def test_a_full_standard_output_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_command(failing(OSError(errno.ENOSPC, "No space left on device")))
+    assert capsys.readouterr().err == "error: cannot write to standard output: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    "error", [ModuleNotFoundError("No module named 'runtime.x'", name="runtime.x"), OSError(errno.EIO, "x"), KeyError()]
+)
+def test_a_bug_keeps_its_traceback(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        run_command(failing(error))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without a signal that it could handle")
+def test_a_terminated_process_leaves_nothing_half_written(tmp_path: Path) -> None:
+    code = f"""
+import time
+from pathlib import Path
+from runtime.command_line import run_command
+from runtime.files import folder_written_aside
+
+def command():
+    with folder_written_aside(Path({str(tmp_path / "bundle")!r}), "marker", ()) as folder:
+        (folder / "marker").write_text("")
+        print("begun", flush=True)
+        time.sleep(60)
+
+run_command(command)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"begun\n"
+        process.terminate()
+        process.wait(timeout=30)
+    assert process.returncode == TERMINATED
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_library_writes_while_it_is_imported_is_held_back(capfd: pytest.CaptureFixture[str]) -> None:
+    with quiet_tensorflow():
+        os.write(2, b"I0000 port.cc\n")
+    os.write(2, b"later\n")
+    assert capfd.readouterr().err == "later\n"
+
+
+def test_what_a_library_wrote_is_shown_where_its_import_fails(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ImportError), quiet_tensorflow():
+        os.write(2, b"libcudart.so.12 not found\n")
+        raise ImportError
+    assert capfd.readouterr().err == "libcudart.so.12 not found\n"
