@@ -51,6 +51,11 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         self._shuffle_seed = shuffle_seed
         self._recipe = recipe if recipe and augments(recipe) else None
 
+    @property
+    def labels(self) -> NDArray[np.bool_]:
+        """The label of each cell in the order given, bool [N], True for ALL."""
+        return np.equal(self._labels, 1)
+
     def class_weights(self) -> dict[int, float]:
         """Return the weights with which both classes count the same and the mean weight is 1."""
         positives = float(self._labels.mean())

@@ -86,7 +86,7 @@ def _opened(index_path: Path, pixels_path: Path, shape: tuple[int, ...]) -> Prep
         if pixels.shape != shape or pixels.dtype != np.uint8:
             return None
         return PreparedImages(pixels, _rows(index["hashes"], index["unreadable"]), index["unreadable"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -3,24 +3,28 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
 import train.fit
+from runtime.command_line import PARTLY_DONE
 from runtime.errors import DataError, OutputError, RunError, UsageError
 from runtime.schema import FitOptions, Recipe, SplitOptions
 from train.__main__ import main
 from train.drawn_cells import draw_cells
 from train.evaluate import evaluate
 from train.fit import fit
+from train.models.network import recipe_of
 from train.run_folder import RunFolder
 from train.splits import cells_of_part
 
@@ -63,6 +67,10 @@ def weights(run: Path, name: str) -> list[np.ndarray]:
     """All weights of a saved network and its optimizer's state; the state of dropout is set anew by each epoch."""
     model = keras.models.load_model(run / name)
     return [variable.numpy() for variable in (*model.weights, *model.optimizer.variables)]
+
+
+def kept_of(run: Path) -> list[np.ndarray]:
+    return list(keras.models.load_model(run / "kept-3.keras").get_weights())
 
 
 def history(run: Path) -> list[dict[str, str]]:
@@ -145,9 +153,7 @@ def test_the_best_epoch_is_kept_and_not_the_last(
     kept: list[str] = []
     trained = SimpleNamespace(history={"loss": [0.1], "accuracy": [0.9]})
     monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: trained)
-    monkeypatch.setattr(
-        keras.Model, "evaluate", lambda *_, **__: dict(zip(("accuracy", "loss"), next(scripted), strict=True))
-    )
+    monkeypatch.setattr(train.fit, "loss_and_accuracy", lambda *_: next(scripted)[::-1])
     monkeypatch.setattr(RunFolder, "write_network", lambda *_: None)
     monkeypatch.setattr(RunFolder, "keep_as_best", lambda self, saved: kept.append(saved.name))
     monkeypatch.setattr(train.fit, "evaluate_part", lambda *_: None)
@@ -159,6 +165,83 @@ def test_the_best_epoch_is_kept_and_not_the_last(
 def test_a_run_that_diverges_stops_and_says_where(options: FitOptions, tmp_path: Path, cache: Path) -> None:
     with pytest.raises(RunError, match=r"expected a finite loss, found nan in batch \d of epoch \d: the run diverged"):
         fit(options, tmp_path, Recipe("adam", 1e30, "constant"), cache=cache, tell=quiet)
+
+
+AVERAGED = replace(recipe_of("compact"), average=0.9, precision="mixed_bfloat16", early_stopping=2)
+
+
+@pytest.fixture(scope="module")
+def averaged(data: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in mixed precision whose weights are averaged."""
+    folder = tmp_path_factory.mktemp("runs") / "averaged"
+    fit(options_for(data), folder, AVERAGED, cache=cache, tell=quiet)
+    return folder
+
+
+def test_what_is_kept_of_a_mixed_precision_run_is_float32_and_averaged(averaged: Path) -> None:
+    trained, kept = (keras.models.load_model(averaged / f"{name}-3.keras") for name in ("resume", "kept"))
+    assert {layer.compute_dtype for layer in kept.layers if layer.weights} == {"float32"}
+    assert "bfloat16" in {layer.compute_dtype for layer in trained.layers}
+    assert any(
+        not np.allclose(one, other) for one, other in zip(trained.get_weights(), kept.get_weights(), strict=True)
+    )
+    best = max(int(row["epoch"]) for row in history(averaged) if row["best"] == "1")
+    saved = keras.models.load_model(averaged / "best.keras").get_weights()
+    if best == 3:
+        np.testing.assert_array_equal(saved[0], kept.get_weights()[0])
+    assert {weights.dtype for weights in saved} == {np.dtype("float32")}
+
+
+def test_an_averaged_run_goes_on_like_one_that_never_stopped(
+    options: FitOptions, averaged: Path, tmp_path: Path, cache: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        stop_after(1, monkeypatch)
+        with pytest.raises(KeyboardInterrupt):
+            fit(options, tmp_path / "cut", AVERAGED, cache=cache, tell=quiet)
+    fit(options, tmp_path / "cut", AVERAGED, resume=True, cache=cache, tell=quiet)
+    for one, other in zip(kept_of(averaged), kept_of(tmp_path / "cut"), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_loss_and_accuracy_are_those_of_keras() -> None:
+    rng = np.random.default_rng(0)
+    labels, p_all = rng.random(50) < 0.7, rng.random(50).astype(np.float32)
+    loss, accuracy = train.fit.loss_and_accuracy(labels, p_all)
+    assert loss == pytest.approx(float(keras.losses.BinaryCrossentropy()(labels[:, None], p_all[:, None])), rel=1e-5)
+    assert accuracy == pytest.approx(float(keras.metrics.BinaryAccuracy()(labels[:, None], p_all[:, None])))
+    assert not math.isfinite(train.fit.loss_and_accuracy(labels, np.full(50, np.nan, np.float32))[0])
+
+
+def test_the_average_moves_by_its_momentum() -> None:
+    inputs = keras.Input((1,))
+    average, network = (keras.Model(inputs, keras.layers.Dense(1)(inputs)) for _ in range(2))
+    average.set_weights([np.array([[1.0]]), np.array([0.0])])
+    network.set_weights([np.array([[2.0]]), np.array([10.0])])
+    train.fit.update_average(average, network, momentum=0.9)
+    np.testing.assert_allclose(average.get_weights()[0], [[1.1]], rtol=1e-6)
+    np.testing.assert_allclose(average.get_weights()[1], [1.0], rtol=1e-6)
+
+
+def test_a_run_that_gets_no_better_ends_and_is_finished(
+    options: FitOptions, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted = iter([(0.6, 0.5), (0.9, 0.3), (0.9, 0.4), (0.8, 0.4)])
+    trained = SimpleNamespace(history={"loss": [0.1], "accuracy": [0.9]})
+    monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: trained)
+    monkeypatch.setattr(train.fit, "loss_and_accuracy", lambda *_: next(scripted)[::-1])
+    recipe = Recipe("adam", 1e-3, "constant", early_stopping=2)
+    said: list[str] = []
+    fit(replace(options, epochs=9), tmp_path, recipe, cache=cache, tell=said.append)
+    assert [row["best"] for row in history(tmp_path)] == ["1", "1", "0", "0"]
+    assert "stopped: no better epoch in the last 2" in said
+    assert (tmp_path / "metrics.json").exists()
+
+
+def test_a_resumed_run_must_follow_the_same_recipe(options: FitOptions, copy: Path, cache: Path) -> None:
+    other = replace(recipe_of("compact"), learning_rate=0.5, turn=False)
+    with pytest.raises(UsageError, match=r"resume with --learning-rate 0\.002 --turn$"):
+        fit(options, copy, other, resume=True, cache=cache, tell=quiet)
 
 
 def test_a_resumed_run_must_be_the_one_that_was_begun(options: FitOptions, copy: Path, cache: Path) -> None:
@@ -181,7 +264,7 @@ def test_the_option_to_resume_with_can_be_pasted(options: FitOptions, copy: Path
 
 def test_someone_elses_folder_is_never_written_into(options: FitOptions, tmp_path: Path) -> None:
     (tmp_path / "cells.csv").write_text("a lab's own table")
-    with pytest.raises(OutputError, match="expected a new folder"):
+    with pytest.raises(RunError, match="expected a new or an empty folder for the run, found other files"):
         fit(options, tmp_path, tell=quiet)
     assert (tmp_path / "cells.csv").read_text() == "a lab's own table"
 
@@ -262,3 +345,91 @@ def test_the_command_line_names_what_comes_next(
     said = capsys.readouterr().out
     assert "36 cells (24 ALL, 12 healthy): 18 training, 18 validation; split by image" in said
     assert f"Next: python -m export onnx --run {tmp_path / 'run'} --out BUNDLE" in said
+
+
+def test_a_split_by_subject_is_measured_over_subjects(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_cells(tmp_path / "cells", 60)
+    (tmp_path / "cells" / "all" / "DRAWN_1_99_1_all.png").write_bytes(b"")
+    command = ["fit", "--data", str(tmp_path / "cells"), "--model", "compact", "--out", str(tmp_path / "run")]
+    size = ["--epochs", "1", "--image-size", "75", "--batch-size", "9", "--cache", str(cache), "--stain-jitter", "0.1"]
+    split = ["--split", "subject", "--fractions", "0.5", "0.5", "0"]
+    assert main([*command, *size, *split]) == PARTLY_DONE
+    said = capsys.readouterr().out
+    assert "DRAWN_1_99_1_all.png: the file is empty" in said
+    assert "leaks: no subject in two parts" in said
+    assert re.search(r"only 1 healthy and \d ALL subjects", said)
+    config = RunFolder(tmp_path / "run").config()
+    assert config.unseen_subjects
+    assert config.recipe == replace(recipe_of("compact"), stain_jitter=0.1)
+    sides = [
+        {cell.subject for cell in RunFolder(tmp_path / "run").cells() if cell.part == part}
+        for part in ("training", "validation")
+    ]
+    assert not sides[0] & sides[1]
+
+
+def test_an_aim_moves_the_threshold_and_the_metrics_follow(data: Path, copy: Path, cache: Path) -> None:
+    said: list[str] = []
+    evaluate(copy, data, "validation", aim="sensitivity=1", cache=cache, tell=said.append)
+    folder = RunFolder(copy)
+    assert folder.decision().aim == "sensitivity=1"
+    metrics = folder.metrics()["validation"]
+    assert metrics.sensitivity.value == 1
+    assert metrics.threshold == folder.decision().threshold
+    assert f"threshold {folder.decision().threshold:.4g} (aim: sensitivity=1)" in said[-1]
+    evaluate(copy, data, "test", cache=cache, tell=quiet)
+    assert folder.metrics()["test"].threshold == folder.decision().threshold
+    with pytest.raises(UsageError, match="expected --split-part validation with --aim, received test"):
+        evaluate(copy, data, "test", aim="youden", cache=cache, tell=quiet)
+
+
+def test_scores_are_kept_as_the_network_gave_them(data: Path, copy: Path, cache: Path) -> None:
+    evaluate(copy, data, "test", cache=cache, tell=quiet)
+    scores = RunFolder(copy).scores("test")
+    cells = cells_of_part(RunFolder(copy).cells(), "test")
+    assert scores.hashes == [cell.sha256 for cell in cells]
+    assert scores.labels.tolist() == [cell.label == 1 for cell in cells]
+    with pytest.raises(RunError, match="expected the scores of the training part"):
+        RunFolder(copy).scores("training")
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda content: b"[]"])
+def test_damaged_metrics_are_an_error_of_one_line(data: Path, copy: Path, cache: Path, damage: Any) -> None:
+    path = copy / "metrics.json"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(RunError, match=r"expected the metrics of a run at .*delete it and evaluate the run again"):
+        evaluate(copy, data, "validation", cache=cache, tell=quiet)
+
+
+def test_a_damaged_network_is_an_error_of_one_line(data: Path, copy: Path, cache: Path) -> None:
+    path = copy / "best.keras"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(RunError, match=r"expected a saved network at .*best\.keras, found: .*--resume"):
+        evaluate(copy, data, "validation", cache=cache, tell=quiet)
+
+
+def test_a_disk_that_fills_before_the_run_is_begun_leaves_nothing(
+    options: FitOptions, tmp_path: Path, cache: Path
+) -> None:
+    def full(*_: object) -> None:
+        raise OutputError("cannot write config.json: No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "write_config", full)
+        with pytest.raises(OutputError, match="No space left"):
+            fit(options, tmp_path / "run", cache=cache, tell=quiet)
+        assert not (tmp_path / "run").exists()
+        (tmp_path / "mine").mkdir()
+        with pytest.raises(OutputError, match="No space left"):
+            fit(options, tmp_path / "mine", cache=cache, tell=quiet)
+        assert list((tmp_path / "mine").iterdir()) == [], "the user's own folder stays"
+
+
+def test_what_a_killed_process_left_of_a_network_is_cleared_away(options: FitOptions, copy: Path, cache: Path) -> None:
+    (copy / ".resume-3-abcdefgh.keras").write_bytes(b"half a network")
+    fit(options, copy, resume=True, cache=cache, tell=quiet)
+    assert not list(copy.glob(".*"))

@@ -72,3 +72,41 @@ def test_one_class_alone_is_refused() -> None:
 def test_a_few_cells_are_enough() -> None:
     metrics = measure(np.array([True, False]), np.array([0.9, 0.1]), 0.5)
     assert (metrics.accuracy.value, metrics.constant) == (1, None)
+
+
+def clustered(seed: int, subjects: int = 20, cells: int = 60) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Cells of subjects who differ among each other far more than the cells of one subject do."""
+    rng = np.random.default_rng(seed)
+    own = rng.normal(0, 0.25, subjects)
+    number = np.repeat(np.arange(subjects), cells)
+    labels = number % 2 == 0
+    p_all = np.clip(0.4 + 0.2 * labels + own[number] + rng.normal(0, 0.05, len(number)), 0, 1)
+    return labels, p_all, [str(subject) for subject in number]
+
+
+def test_intervals_over_subjects_are_as_wide_as_subjects_differ() -> None:
+    truth = measure_values(*clustered(99, subjects=4000, cells=10)[:2])
+    held = {"subjects": 0, "images": 0}
+    for seed in range(30):
+        labels, p_all, groups = clustered(seed)
+        over = {"subjects": measure(labels, p_all, 0.5, groups), "images": measure(labels, p_all, 0.5)}
+        for name, metrics in over.items():
+            held[name] += metrics.sensitivity.low <= truth["sensitivity"] <= metrics.sensitivity.high
+    assert held["subjects"] >= 24
+    assert held["images"] <= 12, "images of one subject are no independent evidence"
+
+
+def test_the_method_says_what_was_drawn() -> None:
+    labels, p_all, groups = clustered(0)
+    assert measure(labels, p_all, 0.5, groups).interval_method.startswith(
+        "bootstrap over 10 healthy and 10 ALL subjects"
+    )
+    assert measure(labels, p_all, 0.5).interval_method.startswith("bootstrap over images")
+
+
+def test_one_subject_of_a_class_gives_no_interval_over_subjects() -> None:
+    labels, p_all, groups = clustered(0)
+    groups = ["H1" if not is_all else group for group, is_all in zip(groups, labels, strict=True)]
+    method = measure(labels, p_all, 0.5, groups).interval_method
+    assert "over images" in method
+    assert "only 1 healthy and 10 ALL subjects: how much subjects differ is not in them" in method

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,17 @@ def test_another_size_or_content_is_another_entry(cells: list[Cell], tmp_path: P
     for some, size in ((cells, 90), (cells, 91), (cells[1:], 90)):
         prepare_images(some, size, tmp_path)
     assert len(list(tmp_path.glob("*.npy"))) == 3
+
+
+@pytest.mark.parametrize("suffix", [".json", ".npy"])
+@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda content: b""])
+def test_a_damaged_entry_is_made_anew(
+    cells: list[Cell], tmp_path: Path, suffix: str, damage: Callable[[bytes], bytes]
+) -> None:
+    pixels = np.array(prepare_images(cells, 40, tmp_path).pixels)
+    [path] = tmp_path.glob(f"*{suffix}")
+    path.write_bytes(damage(path.read_bytes()))
+    np.testing.assert_array_equal(prepare_images(cells, 40, tmp_path).pixels, pixels)
 
 
 def test_an_interrupted_preparation_leaves_no_entry(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from keras.applications import VGG16, InceptionV3, ResNet50
 
 from runtime.errors import UsageError
 
+_Layer = tuple[str, list[tuple[int, ...]]]  # a name and the shapes of its weights
 BACKBONES: dict[str, Callable[..., Any]] = {"vgg16": VGG16, "resnet50": ResNet50, "inception_v3": InceptionV3}
 OFFICIAL_PLACE = "storage.googleapis.com/tensorflow/keras-applications"
 OFFICIAL_SUFFIX = "_weights_tf_dim_ordering_tf_kernels_notop.h5"
@@ -83,7 +84,9 @@ def _first_misfit(model: Any, file: Path) -> str:
     except (OSError, KeyError) as error:
         return f"it is no file of that layout ({' '.join(str(error).split())})"
     own = [(layer.name, _own_shapes(layer)) for layer in model.layers]
-    pairs = zip_longest(_with_weights(own), _with_weights(saved), fillvalue=("no layer", []))
+    pairs: Iterable[tuple[_Layer, _Layer]] = zip_longest(
+        _with_weights(own), _with_weights(saved), fillvalue=("no layer", [])
+    )
     for (own_name, own_shapes), (saved_name, saved_shapes) in pairs:
         if own_shapes != saved_shapes:
             return f"the layer {own_name} has weights of {own_shapes}, in the file {saved_name} has {saved_shapes}"
@@ -98,7 +101,7 @@ def _shapes(group: Any) -> list[tuple[int, ...]]:
     return [tuple(group[name].shape) for name in group.attrs["weight_names"]]
 
 
-def _with_weights(layers: list[tuple[str, list[tuple[int, ...]]]]) -> list[tuple[str, list[tuple[int, ...]]]]:
+def _with_weights(layers: list[_Layer]) -> list[_Layer]:
     return [(name, shapes) for name, shapes in layers if shapes]
 
 

@@ -86,12 +86,15 @@ def _features(model: str, cells: Any, weights: str) -> Any:
     return baseline_features(BACKBONE_OF_BASELINE[model], cells, weights)
 
 
-def load_network(file: Path, hint: str) -> Any:
-    """Load a saved network; raise RunError with `hint` where there is none or it is damaged."""
+def load_network(file: Path, hint: str, *, to_train: bool = False) -> Any:
+    """Load a saved network, with its optimizer where it is `to_train` on.
+
+    Raises RunError with `hint` where there is none or it is damaged.
+    """
     if not file.is_file():
         raise RunError(f"expected a saved network at {file}, found none; {hint}")
     try:
-        return keras.models.load_model(file)
+        return keras.models.load_model(file, compile=to_train)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise RunError(f"expected a saved network at {file}, found: {' '.join(str(error).split())}; {hint}") from error
 
