@@ -1,4 +1,4 @@
-"""python -m train: fit | evaluate | draw."""
+"""python -m train: fit | evaluate | compare | draw."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one of the commands; return the exit code."""
     given = build_parser().parse_args(arguments)
     try:
-        return {"fit": _fit, "evaluate": _evaluate, "draw": _draw}[given.command](given)
+        return {"fit": _fit, "evaluate": _evaluate, "compare": _compare, "draw": _draw}[given.command](given)
     except KeyboardInterrupt:
         hint = "; if an epoch was finished, the same command with --resume goes on after it"
         print(f"interrupted{hint if given.command == 'fit' else ''}", file=sys.stderr)
@@ -41,6 +41,13 @@ def _evaluate(given: argparse.Namespace) -> int:
         from train.evaluate import evaluate
 
     evaluate(given.run, given.data, given.split_part, aim=given.aim, cache=given.cache)
+    return DONE
+
+
+def _compare(given: argparse.Namespace) -> int:
+    from train.compare import compare
+
+    compare(given.runs, given.out)
     return DONE
 
 

@@ -45,9 +45,10 @@ RECIPE_CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": T
 def build_parser() -> ArgumentParser:
     """Describe the command line."""
     parser = ArgumentParser(prog="python -m train", description="Fit and evaluate the networks on labelled cells.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{fit,evaluate,draw}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{fit,evaluate,compare,draw}")
     _add_fit(commands.add_parser("fit", help="fit a network and leave a run folder"))
     _add_evaluate(commands.add_parser("evaluate", help="the five metrics of a run's best model"))
+    _add_compare(commands.add_parser("compare", help="Table I and II, tests, pictures and a page over finished runs"))
     _add_draw(commands.add_parser("draw", help="draw cells like those of C-NMC, for demos, tests and load"))
     return parser
 
@@ -147,6 +148,11 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
         help="choose the threshold on the validation part; none is 0.5",
     )
     _add_cache(evaluate)
+
+
+def _add_compare(compare: argparse.ArgumentParser) -> None:
+    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    compare.add_argument("--out", type=Path, required=True, metavar="DIR", help="an older comparison there is replaced")
 
 
 def _add_draw(draw: argparse.ArgumentParser) -> None:

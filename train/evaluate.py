@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runtime.errors import UsageError
-from runtime.schema import Decision, Metrics, RunConfig
+from runtime.schema import Decision, Metrics
 from train.batches import Batches
 from train.dataset import find_cells
 from train.decision import calibrated, check_aim, decide
+from train.finished import protocol
 from train.metrics import measure, metrics_table
 from train.models.network import load_network
 from train.prepared import PreparedImages, prepare_images
@@ -85,12 +86,6 @@ def evaluate_part(
     if part == VALIDATION:
         tell(_describe(decision))
     return metrics
-
-
-def protocol(config: RunConfig) -> str:
-    """Say in a few words what the figures of a run speak for."""
-    kind = config.options.split.kind
-    return f"split by {kind}, {'no subject' if config.unseen_subjects else 'subjects'} in several parts"
 
 
 def _describe(decision: Decision) -> str:

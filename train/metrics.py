@@ -53,27 +53,38 @@ def measure(
     return Metrics(cells=len(labels), threshold=threshold, **intervals, interval_method=method, constant=constant)
 
 
+SCALES, DIGITS = (100, 100, 100, 1, 1), (2, 2, 2, 4, 4)  # the paper gives three of the five in percent
+HEADINGS = ("accuracy %", "sensitivity %", "specificity %", "AUC", "F1")
+
+
+def table_cells(metrics: Metrics) -> list[tuple[str, str]]:
+    """Return each of the five metrics as text, and its interval as text."""
+    intervals = [getattr(metrics, name) for name in METRIC_NAMES]
+    return [
+        (f"{i.value * scale:.{digits}f}", f"{i.low * scale:.{digits - 1}f}-{i.high * scale:.{digits - 1}f}")
+        for i, scale, digits in zip(intervals, SCALES, DIGITS, strict=True)
+    ]
+
+
 def metrics_table(name_to_metrics: dict[str, Metrics]) -> str:
     """Format metrics as the paper's tables, a row for each name, with the intervals below the values.
 
     A classifier that gives every cell the same label is called that: its figures measure the data, not a model.
     """
-    lines = [
-        f"{'':12s}{'cells':>7s}{'accuracy %':>15s}{'sensitivity %':>15s}{'specificity %':>15s}{'AUC':>15s}{'F1':>15s}"
-    ]
+    width = max(12, *(len(name) for name in name_to_metrics))
+    lines = [f"{'':{width}s}{'cells':>7s}" + "".join(f"{heading:>15s}" for heading in HEADINGS)]
     for name, metrics in name_to_metrics.items():
-        intervals = [getattr(metrics, metric) for metric in METRIC_NAMES]
-        scales = [100, 100, 100, 1, 1]
-        digits = [2, 2, 2, 4, 4]
-        values = [f"{i.value * s:.{d}f}" for i, s, d in zip(intervals, scales, digits, strict=True)]
-        limits = [
-            f"{i.low * s:.{d - 1}f}-{i.high * s:.{d - 1}f}" for i, s, d in zip(intervals, scales, digits, strict=True)
-        ]
-        lines.append(f"{name:12s}{metrics.cells:7d}" + "".join(f"{value:>15s}" for value in values))
-        lines.append(" " * 19 + "".join(f"{limit:>15s}" for limit in limits))
+        values, limits = zip(*table_cells(metrics), strict=True)
+        lines.append(f"{name:{width}s}{metrics.cells:7d}" + "".join(f"{value:>15s}" for value in values))
+        lines.append(" " * (width + 7) + "".join(f"{limit:>15s}" for limit in limits))
         if metrics.constant:
-            lines.append(f"{'':12s}constant classifier: it calls every cell {metrics.constant}")
+            lines.append(f"{'':{width}s}{constant_note(metrics)}")
     return "\n".join(lines)
+
+
+def constant_note(metrics: Metrics) -> str:
+    """Say of a classifier that it is constant; empty for any other."""
+    return f"constant classifier: it calls every cell {metrics.constant}" if metrics.constant else ""
 
 
 def _five(labels: NDArray[np.bool_], p_all: NDArray[np.floating], threshold: float) -> NDArray[np.float64]:

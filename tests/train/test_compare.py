@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runtime.command_line import DONE
+from runtime.errors import OutputError, RunError, UsageError
+from runtime.schema import FitOptions, RunConfig, SplitOptions
+from train.__main__ import main
+from train.compare import compare
+from train.decision import calibrated, decide
+from train.metrics import measure
+from train.models.network import COMPACT_RECIPE
+from train.run_folder import Epoch, RunFolder
+from train.splits import PlacedCell
+
+MakeRun = Callable[..., Path]
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """Return a function that writes the folder of a finished run whose scores are drawn with a given noise."""
+
+    def make(name: str, *, noise: float = 0.6, first_cell: int = 0, parts: tuple[str, ...] = ("validation",)) -> Path:
+        folder = RunFolder(tmp_path / "runs" / name)
+        options = FitOptions("compact", "cells", SplitOptions("image", (0.6, 0.2, 0.2)), 3, 32, 75, "none", 0)
+        folder.write_config(RunConfig(options, COMPACT_RECIPE, 5, {"training": 9}, False, (1.0,), (1.0,), "0", {}))
+        folder.write_history([Epoch(n, 0.5 / n, 0.8, 0.6 / n, 0.7, 0.1, 1.0, int(n == 2)) for n in (1, 2, 3)])
+        for number, part in enumerate(parts):
+            labels = np.arange(120) < 80
+            rng = np.random.default_rng([number, round(noise * 100)])
+            p_all = 1 / (1 + np.exp(-(2 * labels - 1) / noise + rng.normal(0, 2, 120)))
+            cells = [
+                PlacedCell("", int(label), "", "", part, f"{part}{first_cell + n:03d}")
+                for n, label in enumerate(labels)
+            ]
+            order = rng.permutation(120)
+            folder.write_scores(part, [cells[n] for n in order], p_all[order])
+            if part == "validation":
+                folder.write_decision(decide(labels, p_all))
+            decision = folder.decision()
+            folder.add_metrics(part, measure(labels, calibrated(p_all, decision.temperature), decision.threshold))
+        return folder.path
+
+    return make
+
+
+def test_both_tables_the_tests_and_the_pictures_come_from_one_command(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [make_run("good", noise=0.4, parts=("validation", "test")), make_run("poor", noise=1.5)]
+    assert main(["compare", *map(str, runs), "--out", str(tmp_path / "out")]) == DONE
+    said = capsys.readouterr().out
+    assert said.index("Table I: validation") < said.index("Table II: test")
+    assert re.search(r"good and poor: AUC differs by \+0\.\d{4} \(DeLong p = .*\); \d+ cells only the first", said)
+    assert "good: split by image, subjects in several parts; bootstrap over images" in said
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    kinds = ("roc", "precision_recall", "calibration", "confusion")
+    assert names == {
+        "report.html",
+        "training.png",
+        "validation.csv",
+        "test.csv",
+        *(f"{part}_{kind}.png" for part in ("validation", "test") for kind in kinds),
+    }
+
+
+def test_the_page_needs_nothing_beside_it_and_holds_every_picture(make_run: MakeRun, tmp_path: Path) -> None:
+    compare([make_run("one"), make_run("<two>", noise=2.0)], tmp_path / "out", lambda _: None)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count('src="data:image/png;base64,') == 5
+    assert not re.search(r"https?://|<script|<link", page)
+    assert "&lt;two&gt;" in page
+    assert "<two>" not in page
+    assert "not a diagnosis" in page
+
+
+def test_the_pictures_are_pictures_with_something_on_them(make_run: MakeRun, tmp_path: Path) -> None:
+    compare([make_run("one")], tmp_path / "out", lambda _: None)
+    for path in (tmp_path / "out").glob("*.png"):
+        with Image.open(io.BytesIO(path.read_bytes())) as image:
+            assert min(image.size) > 300
+            assert len(np.unique(np.asarray(image.convert("L")))) > 20
+
+
+def test_the_csv_holds_what_metrics_json_holds(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("one")
+    compare([run], tmp_path / "out", lambda _: None)
+    [row] = csv.DictReader((tmp_path / "out" / "validation.csv").read_text().splitlines())
+    metrics = RunFolder(run).metrics()["validation"]
+    assert float(row["sensitivity"]) == metrics.sensitivity.value
+    assert float(row["auc_high"]) == metrics.auc.high
+    assert row["protocol"] == "split by image, subjects in several parts"
+
+
+def test_runs_on_other_cells_are_not_tested_against_each_other(make_run: MakeRun, tmp_path: Path) -> None:
+    said: list[str] = []
+    compare([make_run("one"), make_run("other", first_cell=7)], tmp_path / "out", said.append)
+    assert "one and other: not tested against each other, they were measured on different cells" in said
+
+
+def test_the_order_of_the_cells_in_the_files_does_not_matter(make_run: MakeRun, tmp_path: Path) -> None:
+    one = make_run("one")
+    twin = make_run("two")
+    path = twin / "scores-validation.csv"
+    head, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([head, *reversed(rows)]) + "\n")
+    said: list[str] = []
+    compare([one, twin], tmp_path / "out", said.append)
+    assert any("AUC differs by +0.0000 (DeLong p = 1); 0 cells only the first" in line for line in said)
+
+
+def test_runs_in_folders_of_one_name_are_told_apart(make_run: MakeRun, tmp_path: Path) -> None:
+    said: list[str] = []
+    compare([make_run("a/run"), make_run("b/run")], tmp_path / "out", said.append)
+    assert any("a/run" in line and "b/run" in line for line in said)
+
+
+def test_one_run_twice_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="received one twice"):
+        compare([make_run("one")] * 2, tmp_path / "out")
+
+
+def test_an_unfinished_run_is_refused_and_nothing_is_written(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("one")
+    (run / "metrics.json").unlink()
+    with pytest.raises(RunError, match=r"expected a run folder with metrics\.json"):
+        compare([run], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_someone_elses_folder_is_not_replaced(make_run: MakeRun, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("")
+    with pytest.raises(OutputError, match="found something else"):
+        compare([make_run("one")], tmp_path / "out", lambda _: None)

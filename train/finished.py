@@ -1,0 +1,68 @@
+"""A finished run as its folder tells it: configuration, history, and the scores of its evaluated parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime.errors import RunError
+from runtime.schema import Decision, Metrics, RunConfig
+from train.decision import calibrated, calibration_error
+from train.run_folder import Epoch, RunFolder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class PartScores:
+    """The cells of a part with their calibrated probabilities."""
+
+    hashes: list[str]  # SHA-256 of each cell
+    labels: NDArray[np.bool_]  # [N], True for ALL
+    p_all: NDArray[np.float64]  # [N], calibrated
+    calibration_error: float
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that was trained to its end and evaluated on its validation part at least."""
+
+    name: str
+    config: RunConfig
+    decision: Decision
+    history: list[Epoch]
+    parts: dict[str, PartScores]
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch whose network was kept."""
+        return max(epoch.epoch for epoch in self.history if epoch.best)
+
+    @property
+    def protocol(self) -> str:
+        """What the figures speak for, in a few words."""
+        return protocol(self.config)
+
+
+def protocol(config: RunConfig) -> str:
+    """Say in a few words what the figures of a run speak for."""
+    subjects = "no subject" if config.unseen_subjects else "subjects"
+    return f"split by {config.options.split.kind}, {subjects} in several parts"
+
+
+def read_run(path: Path, name: str) -> FinishedRun:
+    """Read a run folder; raise RunError where the run is not finished."""
+    folder = RunFolder(path)
+    config, metrics, decision = folder.config(), folder.metrics(), folder.decision()
+    if "validation" not in metrics:
+        raise RunError(f"expected a finished run at {path}, found none that was evaluated; add --resume to finish it")
+    parts = {}
+    for part, of_part in metrics.items():
+        scores = folder.scores(part)
+        p_all = calibrated(scores.p_all, decision.temperature)
+        parts[part] = PartScores(scores.hashes, scores.labels, p_all, calibration_error(scores.labels, p_all), of_part)
+    return FinishedRun(name, config, decision, folder.history(), parts)

@@ -1,0 +1,124 @@
+"""Draws what the tables cannot show: curves, calibration, confusion, training."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
+
+from runtime.schema import CLASSES
+from train.decision import CALIBRATION_BINS
+
+if TYPE_CHECKING:
+    from train.finished import FinishedRun, PartScores
+
+# Okabe and Ito's colours, which the colour-blind tell apart, and line styles for print in grey.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLES = ("-", "--", "-.", ":")
+DOTS_PER_INCH = 150
+
+
+def roc_picture(name_to_scores: Mapping[str, PartScores]) -> bytes:
+    """Draw the ROC curves of one part, each with its working point; a PNG."""
+
+    def draw(axes: Any, name: str, scores: PartScores, look: dict[str, Any]) -> None:
+        false_positives, sensitivity, _ = roc_curve(scores.labels, scores.p_all)
+        axes.plot(false_positives, sensitivity, label=f"{name}, AUC {scores.metrics.auc.value:.3f}", **look)
+        point = 1 - scores.metrics.specificity.value, scores.metrics.sensitivity.value
+        axes.plot(*point, marker="o", color=look["color"])
+
+    figure, axes = _square("1 - specificity", "sensitivity")
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
+    return _curves(figure, axes, name_to_scores, draw, "lower right")
+
+
+def precision_recall_picture(name_to_scores: Mapping[str, PartScores]) -> bytes:
+    """Draw the precision-recall curves of one part; a PNG."""
+
+    def draw(axes: Any, name: str, scores: PartScores, look: dict[str, Any]) -> None:
+        precision, recall, _ = precision_recall_curve(scores.labels, scores.p_all)
+        axes.plot(recall, precision, label=name, **look)
+
+    figure, axes = _square("recall (sensitivity)", "precision")
+    return _curves(figure, axes, name_to_scores, draw, "lower left")
+
+
+def calibration_picture(name_to_scores: Mapping[str, PartScores]) -> bytes:
+    """Draw the share of ALL over the calibrated p_all, in bins of equal width; a PNG."""
+
+    def draw(axes: Any, name: str, scores: PartScores, look: dict[str, Any]) -> None:
+        share, mean = calibration_curve(scores.labels, scores.p_all, n_bins=CALIBRATION_BINS)
+        axes.plot(mean, share, marker=".", label=f"{name}, error {scores.calibration_error:.3f}", **look)
+
+    figure, axes = _square("p_all, calibrated", "share of ALL")
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
+    return _curves(figure, axes, name_to_scores, draw, "upper left")
+
+
+def confusion_picture(name_to_scores: Mapping[str, PartScores]) -> bytes:
+    """Draw one confusion matrix for each run, in cells and in percent of the true class; a PNG."""
+    figure = Figure(figsize=(3.2 * len(name_to_scores), 3.4), layout="constrained")
+    all_axes = np.atleast_1d(figure.subplots(1, len(name_to_scores)))
+    for axes, (name, scores) in zip(all_axes, name_to_scores.items(), strict=True):
+        counts = confusion_matrix(scores.labels, scores.p_all >= scores.metrics.threshold, labels=[False, True])
+        shares = counts / counts.sum(axis=1, keepdims=True)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for row, column in np.ndindex(2, 2):
+            text = f"{counts[row, column]}\n{shares[row, column]:.1%}"
+            axes.text(
+                column, row, text, ha="center", va="center", color="white" if shares[row, column] > 0.5 else "black"
+            )
+        axes.set_xticks([0, 1], CLASSES)
+        axes.set_yticks([0, 1], CLASSES)
+        axes.set(title=name, xlabel="called", ylabel="is")
+    return _png(figure)
+
+
+def training_picture(name_to_run: Mapping[str, FinishedRun]) -> bytes:
+    """Draw loss and accuracy over the epochs, one panel for each run, the kept epoch marked; a PNG."""
+    figure = Figure(figsize=(8, 2.6 * len(name_to_run)), layout="constrained")
+    all_axes = figure.subplots(len(name_to_run), 2, squeeze=False)
+    for row, (name, run) in zip(all_axes, name_to_run.items(), strict=True):
+        numbers = [epoch.epoch for epoch in run.history]
+        for axes, metric in zip(row, ("loss", "accuracy"), strict=True):
+            axes.plot(
+                numbers, [getattr(epoch, metric) for epoch in run.history], "--", color=COLORS[1], label="training"
+            )
+            validation = [getattr(epoch, f"val_{metric}") for epoch in run.history]
+            axes.plot(numbers, validation, color=COLORS[0], label="validation")
+            axes.axvline(run.best_epoch, color="0.6", linewidth=0.8, label=f"kept: {run.best_epoch}")
+            axes.set(title=name, xlabel="epoch", ylabel=metric)
+        row[0].legend(frameon=False)
+    return _png(figure)
+
+
+def _square(x_label: str, y_label: str) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel=x_label, ylabel=y_label, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    return figure, axes
+
+
+def _curves(
+    figure: Figure,
+    axes: Any,
+    name_to_scores: Mapping[str, PartScores],
+    draw: Callable[[Any, str, PartScores, dict[str, Any]], None],
+    legend: str,
+) -> bytes:
+    for index, (name, scores) in enumerate(name_to_scores.items()):
+        look = {"color": COLORS[index % len(COLORS)], "linestyle": STYLES[index % len(STYLES)], "linewidth": 1.4}
+        draw(axes, name, scores, look)
+    axes.legend(loc=legend, frameon=False, fontsize="small")
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+    return stream.getvalue()
