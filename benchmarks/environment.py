@@ -29,11 +29,11 @@ class Environment:
     python: str
     code_version: str
     library_versions: dict[str, str]
-    bundle_sha256: str  # of bundle.json, which holds the hashes of all other files
+    bundle_sha256: str  # of bundle.json, which holds the hashes of all other files; empty without a bundle
 
 
-def environment(bundle: Path) -> Environment:
-    """Describe this machine and the bundle that is measured."""
+def environment(bundle: Path | None) -> Environment:
+    """Describe this machine and the bundle that is measured, if one is."""
     return Environment(
         time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         system=platform.platform(terse=True),
@@ -43,7 +43,7 @@ def environment(bundle: Path) -> Environment:
         python=platform.python_version(),
         code_version=runtime.__version__,
         library_versions={name: version for name in LIBRARIES if (version := _version(name))},
-        bundle_sha256=sha256_of_file(bundle / MANIFEST_NAME),
+        bundle_sha256=sha256_of_file(bundle / MANIFEST_NAME) if bundle else "",
     )
 
 

@@ -37,7 +37,7 @@ def check_record_folder(out: Path | None) -> None:
                 pass
 
 
-def write_record(out: Path, name: str, bundle: Path, content: dict[str, Any]) -> None:
+def write_record(out: Path, name: str, bundle: Path | None, content: dict[str, Any]) -> None:
     """Write out/<name>.json: what was measured, and on what."""
     record = {"measurement": name, "environment": asdict(environment(bundle)), **content}
     write_text_aside(out / f"{name}.json", json.dumps(record, indent=2) + "\n")

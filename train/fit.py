@@ -84,7 +84,7 @@ def fit(
     where something does not fit.
     """
     folder = RunFolder(out)
-    check_size(options.image_size)
+    check_size(options.model, options.image_size)
     check_split(options.split)
     _check_folder(folder, resume)
     with folder.claimed():

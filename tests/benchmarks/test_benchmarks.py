@@ -12,11 +12,15 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks import footprint, latency, parity, throughput
+from benchmarks import footprint, latency, parity, throughput, training
 from benchmarks.cells import bmp_cells, spread_over
-from runtime.command_line import DONE, REFUSED
-from runtime.errors import BundleError, DataError
+from runtime.command_line import DONE, PARTLY_DONE, REFUSED
+from runtime.errors import BundleError, DataError, OutputError
 from runtime.files import sha256_of_file
+from runtime.preprocessing import load_cell
+from runtime.schema import ImageSpec
+from train.dataset import find_cells
+from train.standardization import Standardization
 
 
 def record(folder: Path, name: str) -> dict[str, Any]:
@@ -84,7 +88,7 @@ def test_parity_lists_what_it_could_not_read(
 ) -> None:
     shutil.copytree(drawn, tmp_path / "cells")
     (tmp_path / "cells" / "hem" / "broken.bmp").write_bytes(b"BM")
-    assert parity.main(["--bundle", str(bundle), "--data", str(tmp_path / "cells")]) == DONE
+    assert parity.main(["--bundle", str(bundle), "--data", str(tmp_path / "cells")]) == PARTLY_DONE
     said = capsys.readouterr().out
     assert "broken.bmp: not an image that can be read" in said
     assert "18 of these cells are of the run's training part" in said
@@ -94,6 +98,7 @@ def test_latency_has_a_row_for_the_model_and_the_files_at_each_batch_size(tmp_pa
     arguments = ["--batch-sizes", "1", "3", "--seconds", "0.01", "--out", str(tmp_path)]
     assert latency.main(arguments) == DONE
     content = record(tmp_path, "latency")
+    assert content["model"].startswith("compact fp32 on ONNX Runtime")
     rows = content["rows"]
     assert [(row["measured"], row["batch"]) for row in rows] == [
         ("model", 1),
@@ -149,3 +154,36 @@ def test_a_limit_takes_cells_from_everywhere() -> None:
 def test_the_files_of_a_measurement_are_bmp_of_the_releases_size() -> None:
     with bmp_cells() as paths:
         assert {Path(path).stat().st_size for path in paths} == {450 * 450 * 3 + 450 * 2 + 54}
+
+
+def test_training_compares_the_input_with_the_papers_and_the_step_with_the_epoch(tmp_path: Path) -> None:
+    command = ["--cells", "12", "--batch-size", "6", "--image-size", "40", "--rounds", "1", "--out", str(tmp_path)]
+    assert training.main(command) == DONE
+    content = json.loads((tmp_path / "training.json").read_text())
+    paper, plain, augmented = content["input"]
+    assert paper["times_the_papers"] == 1
+    assert plain["times_the_papers"] > 1, "reading prepared pixels cannot be slower than decoding files"
+    assert augmented["input"] == "prepared, augmented"
+    [step] = content["step"]
+    assert 0 < step["share"] <= 1.5
+
+
+def test_the_papers_generator_standardizes_what_the_runtime_reads(drawn: Path) -> None:
+    cells = find_cells(drawn)[:5]
+    standardization = Standardization((10.0, 20.0, 30.0), (2.0, 4.0, 5.0))
+    [first, second] = training.paper_batches(cells, 40, standardization, 2)
+    assert (len(first), len(second)) == (3, 2)
+    raw = load_cell(cells[4].path, ImageSpec(40, 40)).astype(np.float32)
+    np.testing.assert_allclose(second[1], (raw - [10, 20, 30]) / [2, 4, 5], rtol=1e-6)
+
+
+@pytest.mark.parametrize("module", [latency, throughput, footprint, training, parity])
+def test_a_place_for_the_record_that_cannot_be_written_is_refused_before_measuring(
+    module: Any, bundle: Path, drawn: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    command = ["--out", str(tmp_path / "file" / "records")]
+    if module is parity:
+        command += ["--bundle", str(bundle), "--data", str(drawn)]
+    with pytest.raises(OutputError, match="cannot write"):
+        module.main(command)

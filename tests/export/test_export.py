@@ -116,9 +116,12 @@ def test_an_interrupted_export_leaves_no_bundle(
 
 def test_a_bundle_is_replaced_and_anything_else_is_not(finished_run: Path, bundle: Path, tmp_path: Path) -> None:
     shutil.copytree(bundle, tmp_path / "old")
-    (tmp_path / "old" / "leftover").write_text("")
+    (tmp_path / "old" / "model.fp16.onnx").write_text("of another export")
     write_bundle(find_run(finished_run), tmp_path / "old", "")
-    assert not (tmp_path / "old" / "leftover").exists()
+    assert not (tmp_path / "old" / "model.fp16.onnx").exists()
+    (tmp_path / "old" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"found notes\.txt; move it away"):
+        write_bundle(find_run(finished_run), tmp_path / "old", "")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_text("")
     with pytest.raises(OutputError, match="found something else at"):
@@ -134,8 +137,11 @@ def test_of_a_folder_of_runs_the_best_is_taken_and_named(
         metrics = json.loads(path.read_text())
         metrics["validation"]["accuracy"]["value"] = accuracy
         path.write_text(json.dumps(metrics))
+    shutil.copytree(finished_run, tmp_path / "runs" / "d")
+    (tmp_path / "runs" / "d" / "metrics.json").unlink()
     assert main(["onnx", "--run", str(tmp_path / "runs"), "--out", str(tmp_path / "bundle")]) == 0
     said = capsys.readouterr().out
+    assert f"left out: expected a finished run at {tmp_path / 'runs' / 'd'}" in said
     assert f"compact of {tmp_path / 'runs' / 'b'}, validation accuracy 99.00%" in said
     assert "Next: python -m runtime.classify" in said
 

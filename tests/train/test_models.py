@@ -88,8 +88,15 @@ def test_pooling_covers_an_activation_from_edge_to_edge(height: int, side: int) 
 
 @pytest.mark.parametrize("size", [74, 451])
 def test_a_size_that_no_backbone_takes_is_refused(size: int) -> None:
-    with pytest.raises(UsageError, match=f"expected an image size from 75 to 450 px, received {size}"):
+    with pytest.raises(UsageError, match=f"expected an image size from 75 to 450 px for allnet, received {size}"):
         build("allnet", size)
+
+
+def test_compact_takes_small_images_down_to_one_pixel_in_its_last_stage() -> None:
+    network = build("compact", 32)
+    assert network.get_layer("stage4_block2_relu").output.shape[1:3] == (1, 1)
+    with pytest.raises(UsageError, match="expected an image size from 32 to 450 px for compact, received 31"):
+        build("compact", 31)
 
 
 OFFICIAL_NAME = "{}_weights_tf_dim_ordering_tf_kernels_notop.h5"

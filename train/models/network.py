@@ -18,6 +18,7 @@ from train.standardization import Standardization
 
 BACKBONE_OF_BASELINE = {"vgg": "vgg16", "resnet": "resnet50", "inception": "inception_v3"}
 SMALLEST_SIZE, LARGEST_SIZE = 75, 450  # pixels: InceptionV3's smallest, the release's own
+SMALLEST_SIZE_OF_COMPACT = 32  # pixels: its last stage then has one
 SIZE_OF_MODEL = {"compact": 128}
 PAPER_SIZE = 250
 
@@ -41,10 +42,11 @@ def recipe_of(model: str) -> Recipe:
     return COMPACT_RECIPE if model == "compact" else PAPER_RECIPE
 
 
-def check_size(size: int) -> None:
-    """Raise UsageError for an image size in pixels that some network cannot take."""
-    if not SMALLEST_SIZE <= size <= LARGEST_SIZE:
-        raise UsageError(f"expected an image size from {SMALLEST_SIZE} to {LARGEST_SIZE} px, received {size}")
+def check_size(model: str, size: int) -> None:
+    """Raise UsageError for an image size in pixels that a network cannot take."""
+    smallest = SMALLEST_SIZE_OF_COMPACT if model == "compact" else SMALLEST_SIZE
+    if not smallest <= size <= LARGEST_SIZE:
+        raise UsageError(f"expected an image size from {smallest} to {LARGEST_SIZE} px for {model}, received {size}")
 
 
 def build_network(
@@ -57,7 +59,7 @@ def build_network(
 
     Raises UsageError for a size or weights that the network cannot take.
     """
-    check_size(size)
+    check_size(model, size)
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
