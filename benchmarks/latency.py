@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from itertools import cycle, islice
@@ -41,13 +40,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print the table, write the record; return the exit code."""
     options = build_parser().parse_args(arguments)
     check_record_folder(options.out)
-    with Classifier(classifier_options(options, 1)) as classifier:
-        description = classifier.description
+    description = ""
     rows: list[Row] = []
     samples: dict[str, list[float]] = {}
     with bmp_cells() as paths:
         for size in options.batch_sizes:
-            for name, milliseconds in measure_batch_size(options, paths, size):
+            settings = ClassifierOptions(bundle=options.bundle, backend=options.backend, batch_size=size)
+            with Classifier(settings) as classifier:
+                description = classifier.description
+                measured = measure_batch_size(classifier, list(islice(cycle(paths), size)), options.seconds)
+            for name, milliseconds in measured:
                 rows.append(row_of(name, size, milliseconds))
                 samples[f"{name}, batch {size}"] = [round(sample, 4) for sample in milliseconds]
     print(description)
@@ -60,20 +62,13 @@ def main(arguments: list[str] | None = None) -> int:
     return DONE
 
 
-def classifier_options(options: argparse.Namespace, size: int) -> ClassifierOptions:
-    """Return what is measured, in batches of `size` cells."""
-    return ClassifierOptions(bundle=options.bundle, backend=options.backend, batch_size=size)
-
-
-def measure_batch_size(options: argparse.Namespace, paths: list[str], size: int) -> list[tuple[str, list[float]]]:
+def measure_batch_size(classifier: Classifier, batch: list[str], seconds: float) -> list[tuple[str, list[float]]]:
     """Return the samples in milliseconds of the model alone and from file to result."""
-    with Classifier(classifier_options(options, size)) as classifier:
-        batch = list(islice(cycle(paths), size))
-        cells = np.stack([load_cell(path, classifier.manifest.image) for path in batch])
-        return [
-            ("model", timed(lambda: classifier.backend.infer(cells), options.seconds)),
-            ("file to result", timed(lambda: list(classifier.classify(batch)), options.seconds)),
-        ]
+    cells = np.stack([load_cell(path, classifier.manifest.image) for path in batch])
+    return [
+        ("model", timed(lambda: classifier.backend.infer(cells), seconds)),
+        ("file to result", timed(lambda: list(classifier.classify(batch)), seconds)),
+    ]
 
 
 def timed(work: Callable[[], object], seconds: float) -> list[float]:

@@ -303,8 +303,8 @@ def loss_and_accuracy(labels: NDArray[np.bool_], p_all: NDArray[np.float32]) -> 
 
 
 def _has_stopped_getting_better(run: _Fit) -> bool:
-    recent = run.history[-run.recipe.early_stopping :] if run.recipe.early_stopping else []
-    return len(recent) == run.recipe.early_stopping > 0 and not any(epoch.best for epoch in recent)
+    patience = run.recipe.early_stopping
+    return 0 < patience <= len(run.history) and not any(epoch.best for epoch in run.history[-patience:])
 
 
 def _log(logs: SummaryWriter, epoch: Epoch) -> None:
