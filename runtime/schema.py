@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from runtime.errors import BundleError, RunError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 CLASSES = ("healthy", "ALL")  # index = label: 0 is healthy, 1 is ALL, the positive class
 MANIFEST_NAME = "bundle.json"
 GOLDEN_NAME = "golden.npz"
@@ -125,6 +125,8 @@ class FitOptions:
     image_size: int  # pixels, height and width
     weights: str  # "none", "imagenet", or a file or folder with Keras' official files
     seed: int
+    teacher: str = ""  # for `distill`: the run folder whose best model teaches
+    teacher_share: float = 0.0  # of the teacher in what is to be learnt; the rest is the label's
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ class Recipe:
     turn: bool = False  # turn and mirror the training cells
     scale: float = 0.0  # largest relative change of size
     stain_jitter: float = 0.0  # standard deviation of the logarithm of the optical density's gain
+    mixup: float = 0.0  # alpha of the Beta distribution by which two cells and their labels are mixed
     blur: float = 0.0  # pixels, largest standard deviation of a Gaussian blur, or sharpening by as much
     precision: str = "float32"  # one of TRAINING_PRECISIONS; what is kept is float32 in any case
     compiled: bool = False  # by XLA

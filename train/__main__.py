@@ -1,4 +1,4 @@
-"""python -m train: fit | evaluate | compare | draw."""
+"""python -m train: fit | distill | evaluate | compare | draw."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one of the commands; return the exit code."""
     given = build_parser().parse_args(arguments)
     try:
-        return {"fit": _fit, "evaluate": _evaluate, "compare": _compare, "draw": _draw}[given.command](given)
+        return {"fit": _fit, "distill": _fit, "evaluate": _evaluate, "compare": _compare, "draw": _draw}[given.command](
+            given
+        )
     except KeyboardInterrupt:
         hint = "; if an epoch was finished, the same command with --resume goes on after it"
-        print(f"interrupted{hint if given.command == 'fit' else ''}", file=sys.stderr)
+        print(f"interrupted{hint if given.command in ('fit', 'distill') else ''}", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -21,6 +21,8 @@ from runtime.schema import (
 
 FRACTIONS = (0.6, 0.2, 0.2)  # the paper's
 EPOCHS, BATCH_SIZE = 40, 32  # the paper's
+TEACHER_SHARE = 0.5
+RECIPE_TITLE = "how the network is optimized (default: the model's own way; 0 switches off)"
 
 RECIPE_HELP = {
     "optimizer": "how the weights are moved",
@@ -34,6 +36,7 @@ RECIPE_HELP = {
     "turn": "turn and mirror the cells",
     "scale": "largest relative change of size; such as 0.05",
     "stain_jitter": "spread of a random gain of the optical density; such as 0.1",
+    "mixup": "alpha by which two cells and their labels are mixed; such as 0.4",
     "blur": "pixels of blur or sharpening at most; such as 1",
     "precision": "what the layers compute in; what is kept is float32",
     "compiled": "compile the training step with XLA",
@@ -45,8 +48,9 @@ RECIPE_CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": T
 def build_parser() -> ArgumentParser:
     """Describe the command line."""
     parser = ArgumentParser(prog="python -m train", description="Fit and evaluate the networks on labelled cells.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{fit,evaluate,compare,draw}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{fit,distill,evaluate,compare,draw}")
     _add_fit(commands.add_parser("fit", help="fit a network and leave a run folder"))
+    _add_distill(commands.add_parser("distill", help="fit a network to what a trained run says, and to the labels"))
     _add_evaluate(commands.add_parser("evaluate", help="the five metrics of a run's best model"))
     _add_compare(commands.add_parser("compare", help="Table I and II, tests, pictures and a page over finished runs"))
     _add_draw(commands.add_parser("draw", help="draw cells like those of C-NMC, for demos, tests and load"))
@@ -55,22 +59,29 @@ def build_parser() -> ArgumentParser:
 
 def fit_options(given: argparse.Namespace, image_size: int, weights: str) -> FitOptions:
     """Return the options of a run; `image_size` and `weights` stand where the command line names none."""
+    is_taught = given.command == "distill"
     return FitOptions(
         model=given.model,
         data=str(given.data),
-        split=SplitOptions(
-            kind=given.split,
-            fractions=tuple(given.fractions),
-            validation_subjects=tuple(given.validation_subjects),
-            validation_fold=given.validation_fold,
-            source=str(given.split_of or ""),
-            test_data=str(given.test_data or ""),
-        ),
+        split=SplitOptions("fixed", FRACTIONS, source=str(given.teacher)) if is_taught else _split_options(given),
         epochs=given.epochs,
         batch_size=given.batch_size,
         image_size=given.image_size or image_size,
         weights=given.weights or weights,
         seed=given.seed,
+        teacher=str(given.teacher) if is_taught else "",
+        teacher_share=given.teacher_share if is_taught else 0.0,
+    )
+
+
+def _split_options(given: argparse.Namespace) -> SplitOptions:
+    return SplitOptions(
+        kind=given.split,
+        fractions=tuple(given.fractions),
+        validation_subjects=tuple(given.validation_subjects),
+        validation_fold=given.validation_fold,
+        source=str(given.split_of or ""),
+        test_data=str(given.test_data or ""),
     )
 
 
@@ -81,10 +92,32 @@ def recipe_with(given: argparse.Namespace, recipe: Recipe) -> Recipe:
 
 
 def _add_fit(fit: argparse.ArgumentParser) -> None:
+    fit.add_argument("--model", choices=MODELS, required=True)
+    _add_run(fit)
+    _add_split(fit.add_argument_group("which cells are for what"))
+    _add_recipe(fit.add_argument_group(RECIPE_TITLE))
+
+
+def _add_distill(distill: argparse.ArgumentParser) -> None:
+    distill.add_argument(
+        "--teacher", type=Path, required=True, metavar="RUN", help="a finished run; its parts are kept"
+    )
+    distill.add_argument(
+        "--teacher-share",
+        type=_share,
+        default=TEACHER_SHARE,
+        metavar="X",
+        help=f"of the teacher in what is to be learnt, the rest is the label's; default: {TEACHER_SHARE}",
+    )
+    distill.add_argument("--model", choices=MODELS, default="compact", help="default: compact")
+    _add_run(distill)
+    _add_recipe(distill.add_argument_group(RECIPE_TITLE))
+
+
+def _add_run(fit: argparse.ArgumentParser) -> None:
     fit.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="folder of labelled cells, or a .csv table"
     )
-    fit.add_argument("--model", choices=MODELS, required=True)
     fit.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder to write")
     fit.add_argument("--epochs", type=positive_int, default=EPOCHS, help=f"default: {EPOCHS}")
     fit.add_argument("--batch-size", type=batch_size, default=BATCH_SIZE, help=f"default: {BATCH_SIZE}")
@@ -97,8 +130,6 @@ def _add_fit(fit: argparse.ArgumentParser) -> None:
     fit.add_argument("--seed", type=_seed, default=0)
     fit.add_argument("--resume", action="store_true", help="go on after the last finished epoch")
     _add_cache(fit)
-    _add_split(fit.add_argument_group("which cells are for what"))
-    _add_recipe(fit.add_argument_group("how the network is optimized (default: the model's own way; 0 switches off)"))
 
 
 def _add_split(group: Any) -> None:

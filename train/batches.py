@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]
-    """Batches (cells uint8 [B, size, size, 3], labels float32 [B, 1]) of one part, read from disk as needed.
+    """Batches (cells uint8 [B, size, size, 3], targets float32 [B, 1]) of one part, read from disk as needed.
 
     The cells of an epoch are dealt to nearly equal batches: no cell is left out, and no batch is left with a single
     cell over, whose statistics would upset batch normalization.
@@ -37,19 +37,22 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         batch_size: int,
         shuffle_seed: int | None = None,
         recipe: Recipe | None = None,
+        targets: NDArray[np.float32] | None = None,
     ) -> None:
         """Read `cells` in their order, or shuffled anew in each epoch where there is a `shuffle_seed`.
 
-        With a `recipe` the cells are augmented as it says.
+        With a `recipe` the cells are augmented as it says. `targets`, float32 [N] in 0..1, are learnt instead of the
+        labels.
         """
         super().__init__(workers=1, use_multiprocessing=False)
         self.epoch = 0
         self._pixels = images.pixels
         self._rows = images.rows([cell.sha256 for cell in cells])
         self._labels = np.array([cell.label for cell in cells], dtype=np.float32)
+        self._targets = self._labels if targets is None else targets
         self._count = math.ceil(len(cells) / batch_size)
         self._shuffle_seed = shuffle_seed
-        self._recipe = recipe if recipe and augments(recipe) else None
+        self._recipe = recipe
 
     @property
     def labels(self) -> NDArray[np.bool_]:
@@ -68,13 +71,30 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Return batch `index` of the present epoch."""
         chosen = np.array_split(self._order(), self._count)[index]
-        cells = np.asarray(self._pixels[self._rows[chosen]])
+        cells, targets = np.asarray(self._pixels[self._rows[chosen]]), self._targets[chosen, None]
         if self._recipe:
             rng = np.random.default_rng([self._shuffle_seed or 0, self.epoch, 1 + index])
-            cells = np.stack([augmented(cell, rng, self._recipe) for cell in cells])
-        return cells, self._labels[chosen, None]
+            if augments(self._recipe):
+                cells = np.stack([augmented(cell, rng, self._recipe) for cell in cells])
+            if self._recipe.mixup:
+                cells, targets = mixed(cells, targets, rng, self._recipe.mixup)
+        return cells, targets
 
     def _order(self) -> NDArray[np.intp]:
         if self._shuffle_seed is None:
             return np.arange(len(self._rows))
         return np.random.default_rng([self._shuffle_seed, self.epoch, 0]).permutation(len(self._rows))
+
+
+def mixed(
+    cells: NDArray[np.uint8], targets: NDArray[np.float32], rng: np.random.Generator, alpha: float
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return weighted means of each cell with another of the batch, and of their targets (mixup, arXiv 1710.09412).
+
+    The weights are drawn for each cell from Beta(alpha, alpha).
+    """
+    share = rng.beta(alpha, alpha, (len(cells), 1)).astype(np.float32)
+    others = rng.permutation(len(cells))
+    of_pixels = share[:, :, None, None]
+    pixels = np.rint(of_pixels * cells + (1 - of_pixels) * cells[others]).astype(np.uint8)
+    return pixels, share * targets + (1 - share) * targets[others]

@@ -18,16 +18,25 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 import runtime
-from runtime.allocator import keep_freed_memory
-from runtime.errors import RunError, UsageError
+from runtime.errors import RunError
 from runtime.schema import DEFAULT_THRESHOLD, FitOptions, Recipe, RunConfig
 from train.batches import Batches
+from train.callbacks import (
+    DIVERGED,
+    Average,
+    KeepFreedMemory,
+    ProgressBar,
+    StopWhereLossIsNoNumber,
+    seed_dropout,
+)
 from train.dataset import Cell, find_cells, refuse_contradictions, refuse_one_class
 from train.decision import SMALLEST_P
+from train.devices import shared_among, training_devices
 from train.evaluate import evaluate_part, predict
 from train.leaks import leak_report
 from train.models.network import build_network, check_size, compile_network, load_network, recipe_of
 from train.prepared import PreparedImages, prepare_images
+from train.resumption import refuse_other_options
 from train.run_folder import Epoch, RunFolder
 from train.splits import (
     TRAINING,
@@ -40,29 +49,40 @@ from train.splits import (
     split_cells,
 )
 from train.standardization import Standardization, standardization_of
+from train.teacher import check_teacher, targets_of, write_teaching
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-DIVERGED = "the run diverged; try a lower --learning-rate, --clip-norm 1, or another --seed"
 RECORDED_LIBRARIES = ("keras", "tensorflow", "numpy", "pillow")
 
 Tell = Callable[[str], None]
 say = partial(print, flush=True)  # a log file shows an epoch when it ends
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What a run is to do, and on which cells."""
+
+    folder: RunFolder
+    options: FitOptions
+    recipe: Recipe
+    images: PreparedImages
+    placed: list[PlacedCell]
+    cells: list[Cell]  # as found on the disk
+    cache: Path | None
+
+
 @dataclass
 class _Fit:
     """A run in progress."""
 
-    folder: RunFolder
-    recipe: Recipe
+    plan: _Plan
     network: Any  # what is trained
     kept: Any  # what is validated and kept: the network itself, or its float32 twin with averaged weights
     training: Batches
     validation: Batches
     history: list[Epoch]
-    seed: int
 
 
 def fit(
@@ -86,6 +106,7 @@ def fit(
     folder = RunFolder(out)
     check_size(options.model, options.image_size)
     check_split(options.split)
+    check_teacher(options)
     _check_folder(folder, resume)
     with folder.claimed():
         return _fit_claimed(folder, options, recipe or recipe_of(options.model), resume, cache, tell)
@@ -105,23 +126,18 @@ def _fit_claimed(
     else:
         placed = split_cells(cells, test_cells, images.unreadable, options.split, options.seed)
         refuse_too_few(placed, options.batch_size)
-    tell(_describe(placed, options))
+    devices = training_devices()
+    tell(f"{_describe(placed, options)} on {' and '.join(devices)}")
     leaks = leak_report(placed, images)
     tell(str(leaks))
-    if resume:
-        run = _resumed(folder, options, recipe, images, placed)
-    else:
-        run = _begun(folder, options, recipe, images, placed)
-        folder.write_leaks(leaks)
-    if len(run.history) < options.epochs:
-        folder.forget_metrics()  # they are of a checkpoint that the next epochs may replace
-    with SummaryWriter(str(folder.logs), purge_step=len(run.history)) as logs:
-        for epoch in range(len(run.history), options.epochs):
-            if _has_stopped_getting_better(run):
-                tell(f"stopped: no better epoch in the last {recipe.early_stopping}")
-                break
-            _fit_epoch(run, epoch, options.epochs, tell)
-            _log(logs, run.history[-1])
+    plan = _Plan(folder, options, recipe, images, placed, cells, cache)
+    with shared_among(devices):
+        if resume:
+            run = _resumed(plan)
+        else:
+            run = _begun(plan)
+            folder.write_leaks(leaks)
+        _fit_epochs(run, tell)
     evaluate_part(folder, images, VALIDATION, tell)
     return sum(cell.sha256 in images.unreadable for cell in (*cells, *test_cells))
 
@@ -147,11 +163,10 @@ def _check_folder(folder: RunFolder, resume: bool) -> None:
         )
 
 
-def _begun(
-    folder: RunFolder, options: FitOptions, recipe: Recipe, images: PreparedImages, placed: list[PlacedCell]
-) -> _Fit:
+def _begun(plan: _Plan) -> _Fit:
+    options, recipe, images = plan.options, plan.recipe, plan.images
     keras.utils.set_random_seed(options.seed)
-    training = cells_of_part(placed, TRAINING)
+    training = cells_of_part(plan.placed, TRAINING)
     standardization = standardization_of(images.pixels, images.rows([cell.sha256 for cell in training]))
 
     def build(weights: str, precision: str) -> Any:
@@ -162,10 +177,12 @@ def _begun(
     if needs_twin(recipe):
         kept = build("none", "float32")
         kept.set_weights(network.get_weights())
-    run = _with_batches(folder, options, recipe, images, placed, network, kept)
+    if options.teacher:
+        write_teaching(plan.folder.teaching, options, plan.cells, training, plan.cache)
+    run = _with_batches(plan, network, kept)
     compile_network(network, recipe, steps=len(run.training) * options.epochs)
-    folder.write_cells(placed)
-    folder.write_config(_config(options, recipe, standardization, placed, network))
+    plan.folder.write_cells(plan.placed)
+    plan.folder.write_config(_config(options, recipe, standardization, plan.placed, network))
     return run
 
 
@@ -174,72 +191,46 @@ def needs_twin(recipe: Recipe) -> bool:
     return recipe.average > 0 or recipe.precision != "float32"
 
 
-def _resumed(
-    folder: RunFolder, options: FitOptions, recipe: Recipe, images: PreparedImages, placed: list[PlacedCell]
-) -> _Fit:
+def _resumed(plan: _Plan) -> _Fit:
+    folder = plan.folder
     config = folder.config()
     history = folder.history()
-    _refuse_other_options(options, recipe, config, len(history))
+    refuse_other_options(plan.options, plan.recipe, config, len(history))
     if not history:
-        return _begun(folder, options, recipe, images, placed)
+        return _begun(plan)
     network = load_network(folder.resume_model(len(history)), "fit again", to_train=True)
-    kept = load_network(folder.kept_model(len(history)), "fit again") if needs_twin(recipe) else network
-    folder.write_config(replace(config, options=options))
-    return replace(_with_batches(folder, options, recipe, images, placed, network, kept), history=history)
+    kept = load_network(folder.kept_model(len(history)), "fit again") if needs_twin(plan.recipe) else network
+    folder.write_config(replace(config, options=plan.options))
+    return replace(_with_batches(plan, network, kept), history=history)
 
 
-def _refuse_other_options(options: FitOptions, recipe: Recipe, config: RunConfig, finished: int) -> None:
-    """Raise UsageError where a resumed run would not be the one that was begun; its data may have moved."""
-    begun = replace(config.options, data=options.data)
-    if config.recipe.schedule == "constant" and options.epochs >= finished:
-        begun = replace(begun, epochs=options.epochs)  # with another schedule the rate depends on their number
-    before, now = _as_arguments(begun, config.recipe), _as_arguments(options, recipe)
-    expected = [argument for name, argument in before.items() if now[name] != argument]
-    if expected:
-        raise UsageError(
-            "expected the options that the run was begun with, received others; resume with " + " ".join(expected)
-        )
-
-
-def _as_arguments(options: FitOptions, recipe: Recipe) -> dict[str, str]:
-    """Return all options as they are said on the command line, by name."""
-    values = {**vars(options), **vars(options.split), **vars(recipe)}
-    values["split"] = values.pop("kind")
-    values["split_of"] = values.pop("source")
-    return {name: _as_argument(name.replace("_", "-"), value) for name, value in values.items()}
-
-
-def _as_argument(name: str, value: object) -> str:
-    if isinstance(value, bool):
-        return f"--{name}" if value else f"--no-{name}"
-    return f"--{name} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
-
-
-def _with_batches(
-    folder: RunFolder,
-    options: FitOptions,
-    recipe: Recipe,
-    images: PreparedImages,
-    placed: list[PlacedCell],
-    network: Any,
-    kept: Any,
-) -> _Fit:
-    return _Fit(
-        folder,
-        recipe,
-        network,
-        kept,
-        training=Batches(
-            images,
-            cells_of_part(placed, TRAINING),
-            batch_size=options.batch_size,
-            shuffle_seed=options.seed,
-            recipe=recipe,
-        ),
-        validation=Batches(images, cells_of_part(placed, VALIDATION), batch_size=options.batch_size),
-        history=[],
-        seed=options.seed,
+def _with_batches(plan: _Plan, network: Any, kept: Any) -> _Fit:
+    options = plan.options
+    cells = cells_of_part(plan.placed, TRAINING)
+    training = Batches(
+        plan.images,
+        cells,
+        batch_size=options.batch_size,
+        shuffle_seed=options.seed,
+        recipe=plan.recipe,
+        targets=targets_of(plan.folder.teaching, cells, options.teacher_share) if options.teacher else None,
     )
+    validation = Batches(plan.images, cells_of_part(plan.placed, VALIDATION), batch_size=options.batch_size)
+    return _Fit(plan, network, kept, training, validation, history=[])
+
+
+def _fit_epochs(run: _Fit, tell: Tell) -> None:
+    """Train for the epochs that are still to come."""
+    folder, recipe, epochs = run.plan.folder, run.plan.recipe, run.plan.options.epochs
+    if len(run.history) < epochs:
+        folder.forget_metrics()  # they are of a checkpoint that the next epochs may replace
+    with SummaryWriter(str(folder.logs), purge_step=len(run.history)) as logs:
+        for epoch in range(len(run.history), epochs):
+            if _has_stopped_getting_better(run.history, recipe.early_stopping):
+                tell(f"stopped: no better epoch in the last {recipe.early_stopping}")
+                break
+            _fit_epoch(run, epoch, epochs, tell)
+            _log(logs, run.history[-1])
 
 
 def _fit_epoch(run: _Fit, epoch: int, epochs: int, tell: Tell) -> None:
@@ -259,17 +250,18 @@ def _fit_epoch(run: _Fit, epoch: int, epochs: int, tell: Tell) -> None:
     )
     if not math.isfinite(done.val_loss):
         raise RunError(f"expected a finite validation loss, found {done.val_loss} in epoch {done.epoch}: {DIVERGED}")
-    saved = run.folder.resume_model(done.epoch)
-    run.folder.write_network(run.network, saved)
+    folder = run.plan.folder
+    saved = folder.resume_model(done.epoch)
+    folder.write_network(run.network, saved)
     if run.kept is not run.network:
-        saved = run.folder.kept_model(done.epoch)
-        run.folder.write_network(run.kept, saved)
+        saved = folder.kept_model(done.epoch)
+        folder.write_network(run.kept, saved)
     if all(_better(done, earlier) for earlier in run.history):
         done = replace(done, best=1)
-        run.folder.keep_as_best(saved)
+        folder.keep_as_best(saved)
     run.history.append(done)
-    run.folder.write_history(run.history)
-    run.folder.forget_states_before(done.epoch)
+    folder.write_history(run.history)
+    folder.forget_states_before(done.epoch)
     tell(
         f"epoch {done.epoch}/{epochs}  loss {done.loss:.4f}  accuracy {done.accuracy:.4f}  "
         f"val_loss {done.val_loss:.4f}  val_accuracy {done.val_accuracy:.4f}  {done.seconds:.0f} s"
@@ -280,7 +272,7 @@ def _fit_epoch(run: _Fit, epoch: int, epochs: int, tell: Tell) -> None:
 def _trained(run: _Fit, epoch: int) -> dict[str, float]:
     """Train on all batches of an epoch; return its loss and accuracy."""
     run.training.epoch = epoch
-    seed_dropout(run.network, run.seed, epoch)
+    seed_dropout(run.network, run.plan.options.seed, epoch)
     with tqdm(total=len(run.training), desc=f"epoch {epoch + 1}", unit="batch", disable=None, leave=False) as bar:
         history = run.network.fit(
             run.training,
@@ -288,12 +280,17 @@ def _trained(run: _Fit, epoch: int) -> dict[str, float]:
             epochs=epoch + 1,
             shuffle=False,
             verbose=0,
-            class_weight=run.training.class_weights() if run.recipe.class_weights else None,
-            callbacks=[EachBatch(run, epoch, bar)],
+            class_weight=run.training.class_weights() if run.plan.recipe.class_weights else None,
+            callbacks=_callbacks(run, epoch, bar),
         ).history
-    if run.kept is not run.network and not run.recipe.average:
+    if run.kept is not run.network and not run.plan.recipe.average:
         run.kept.set_weights(run.network.get_weights())
     return {name: values[0] for name, values in history.items()}
+
+
+def _callbacks(run: _Fit, epoch: int, bar: Any) -> list[Any]:
+    average = [Average(run.kept, run.plan.recipe.average)] if run.plan.recipe.average else []
+    return [KeepFreedMemory(), ProgressBar(bar), StopWhereLossIsNoNumber(epoch), *average]
 
 
 def loss_and_accuracy(labels: NDArray[np.bool_], p_all: NDArray[np.float32]) -> tuple[float, float]:
@@ -302,9 +299,8 @@ def loss_and_accuracy(labels: NDArray[np.bool_], p_all: NDArray[np.float32]) -> 
     return float(-np.log(p_of_label).mean()), float(((p_all >= DEFAULT_THRESHOLD) == labels).mean())
 
 
-def _has_stopped_getting_better(run: _Fit) -> bool:
-    patience = run.recipe.early_stopping
-    return 0 < patience <= len(run.history) and not any(epoch.best for epoch in run.history[-patience:])
+def _has_stopped_getting_better(history: Sequence[Epoch], patience: int) -> bool:
+    return 0 < patience <= len(history) and not any(epoch.best for epoch in history[-patience:])
 
 
 def _log(logs: SummaryWriter, epoch: Epoch) -> None:
@@ -312,46 +308,6 @@ def _log(logs: SummaryWriter, epoch: Epoch) -> None:
     for name, value in vars(epoch).items():
         if name not in ("epoch", "best"):
             logs.add_scalar(name, value, epoch.epoch)
-
-
-class EachBatch(keras.callbacks.Callback):  # type: ignore[misc]
-    """Moves the progress bar, averages the weights, stops where the loss is no number, and keeps freed memory."""
-
-    def __init__(self, run: _Fit, epoch: int, bar: Any) -> None:
-        super().__init__()
-        self._run = run
-        self._epoch = epoch
-        self._bar = bar
-
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Let the C library keep what is freed: TensorFlow's generator undoes that before its first batch."""
-        keep_freed_memory()
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Count the batch; raise RunError where the loss is no number."""
-        self._bar.update()
-        if logs and not math.isfinite(logs["loss"]):
-            raise RunError(
-                f"expected a finite loss, found {logs['loss']} in batch {batch + 1} of epoch {self._epoch + 1}: "
-                f"{DIVERGED}"
-            )
-        if self._run.recipe.average:
-            update_average(self._run.kept, self._run.network, self._run.recipe.average)
-
-
-def update_average(average: Any, network: Any, momentum: float) -> None:
-    """Move the weights of `average` towards those of `network`: momentum * own + (1 - momentum) * the other's."""
-    for own, other in zip(average.weights, network.weights, strict=True):
-        if keras.backend.is_float_dtype(other.dtype):
-            own.assign(own + (1 - momentum) * (other - own))
-
-
-def seed_dropout(network: Any, seed: int, epoch: int) -> None:
-    """Let the dropped units of an epoch depend on seed and epoch alone: Keras does not save the generators' state."""
-    for index, layer in enumerate(network.layers):
-        if hasattr(layer, "seed_generator"):
-            drawn = np.random.default_rng([seed, epoch, index]).integers(2**31, size=2)
-            layer.seed_generator.state.assign(drawn)
 
 
 def _better(epoch: Epoch, other: Epoch) -> bool:
@@ -399,8 +355,7 @@ def _part_sizes(placed: list[PlacedCell]) -> dict[str, int]:
 def _describe(placed: list[PlacedCell], options: FitOptions) -> str:
     positives = sum(cell.label for cell in placed)
     parts = ", ".join(f"{size} {part}" for part, size in sorted(_part_sizes(placed).items()))
-    devices = " and ".join(keras.distribution.list_devices())
     return (
         f"{len(placed)} cells ({positives} ALL, {len(placed) - positives} healthy): {parts}; "
-        f"split by {options.split.kind}; {options.model} is trained on {devices}"
+        f"split by {options.split.kind}; {options.model} is trained"
     )

@@ -1,8 +1,8 @@
 """The files of a run folder: what each is called, how it is written and read.
 
 config.json, cells.csv, leaks.json, history.csv, best.keras, scores-<part>.csv, decision.json, metrics.json,
-`resume-<epoch>.keras`, `kept-<epoch>.keras`, run.lock and logs. A line of history.csv is what makes an epoch
-finished: it is written last, after the state that it refers to. metrics.json is there once all epochs are.
+`resume-<epoch>.keras`, `kept-<epoch>.keras`, teacher.csv, run.lock and logs. A line of history.csv is what makes an
+epoch finished: it is written last, after the state that it refers to. metrics.json is there once all epochs are.
 """
 
 from __future__ import annotations
@@ -100,6 +100,7 @@ class RunFolder:
         finally:
             if not self.exists:
                 self._cells_path.unlink(missing_ok=True)
+                self.teaching.unlink(missing_ok=True)
             lock.release()
             if not self.exists:
                 (self.path / LOCK_NAME).unlink(missing_ok=True)
@@ -168,6 +169,11 @@ class RunFolder:
     def kept_model(self, epoch: int) -> Path:
         """The float32 network after `epoch` that is validated and kept, where that is not the trained one itself."""
         return self.path / f"kept-{epoch}.keras"
+
+    @property
+    def teaching(self) -> Path:
+        """What the teacher says of the training cells, where there is a teacher."""
+        return self.path / "teacher.csv"
 
     def write_network(self, model: Any, path: Path) -> None:
         """Save a keras.Model, with its optimizer where it has one."""

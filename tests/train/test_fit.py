@@ -21,6 +21,7 @@ from runtime.command_line import PARTLY_DONE
 from runtime.errors import DataError, OutputError, RunError, UsageError
 from runtime.schema import FitOptions, Recipe, SplitOptions
 from train.__main__ import main
+from train.callbacks import update_average
 from train.drawn_cells import draw_cells
 from train.evaluate import evaluate
 from train.fit import fit
@@ -218,7 +219,7 @@ def test_the_average_moves_by_its_momentum() -> None:
     average, network = (keras.Model(inputs, keras.layers.Dense(1)(inputs)) for _ in range(2))
     average.set_weights([np.array([[1.0]]), np.array([0.0])])
     network.set_weights([np.array([[2.0]]), np.array([10.0])])
-    train.fit.update_average(average, network, momentum=0.9)
+    update_average(average, network, momentum=0.9)
     np.testing.assert_allclose(average.get_weights()[0], [[1.1]], rtol=1e-6)
     np.testing.assert_allclose(average.get_weights()[1], [1.0], rtol=1e-6)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 from runtime.errors import RunError, UsageError
-from runtime.schema import INPUT_NAME, OUTPUT_NAME, Recipe
+from runtime.schema import DEFAULT_THRESHOLD, INPUT_NAME, OUTPUT_NAME, Recipe
 from train.models.allnet import allnet_features
 from train.models.baselines import baseline_features
 from train.models.compact import compact_features
@@ -115,4 +115,12 @@ def compile_network(network: Any, recipe: Recipe, steps: int) -> None:
     optimizer = OPTIMIZERS[recipe.optimizer](
         rate, weight_decay=recipe.weight_decay or None, global_clipnorm=recipe.clip_norm or None
     )
-    network.compile(optimizer, "binary_crossentropy", metrics=["accuracy"], jit_compile=recipe.compiled)
+    # JAX has no other way than XLA to run a step at a tolerable speed.
+    is_compiled = recipe.compiled or keras.backend.backend() == "jax"
+    network.compile(optimizer, "binary_crossentropy", metrics=[accuracy], jit_compile=is_compiled)
+
+
+@keras.saving.register_keras_serializable("allnet_edge")  # type: ignore[untyped-decorator]  # keras has no types
+def accuracy(targets: Any, p_all: Any) -> Any:
+    """Return for each cell, [N, 1], whether p_all is on its target's side of 0.5; a target may lie between labels."""
+    return ops.equal(targets >= DEFAULT_THRESHOLD, p_all >= DEFAULT_THRESHOLD)

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime.errors import RunError, UsageError
+from runtime.schema import FitOptions, SplitOptions
+from train.__main__ import main
+from train.decision import calibrated
+from train.fit import fit
+from train.run_folder import RunFolder
+from train.splits import PARTS, cells_of_part
+from train.teacher import COLUMNS, check_teacher, targets_of
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def pupil_of(teacher: Path, data: Path) -> FitOptions:
+    split = SplitOptions("fixed", (0.6, 0.2, 0.2), source=str(teacher))
+    return FitOptions("compact", str(data), split, 2, 6, 64, "none", 0, teacher=str(teacher), teacher_share=0.5)
+
+
+@pytest.fixture(scope="module")
+def pupil(finished_run: Path, drawn: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run at 64 px that was taught by one at 75 px."""
+    folder = tmp_path_factory.mktemp("runs") / "pupil"
+    command = ["distill", "--teacher", str(finished_run), "--data", str(drawn), "--out", str(folder)]
+    options = ["--epochs", "2", "--batch-size", "6", "--image-size", "64", "--cache", str(cache)]
+    assert main([*command, *options]) == 0
+    return folder
+
+
+def parts_of(run: Path) -> dict[str, set[str]]:
+    return {part: {cell.sha256 for cell in cells_of_part(RunFolder(run).cells(), part)} for part in PARTS}
+
+
+def test_the_pupil_keeps_the_parts_of_its_teacher(finished_run: Path, pupil: Path, drawn: Path) -> None:
+    assert parts_of(pupil) == parts_of(finished_run)
+    assert RunFolder(pupil).config().options == pupil_of(finished_run, drawn)
+
+
+def test_the_teacher_speaks_of_the_training_cells_as_it_would_itself(
+    finished_run: Path, pupil: Path, drawn: Path, cache: Path, tmp_path: Path
+) -> None:
+    rows = [line.split(",") for line in RunFolder(pupil).teaching.read_text().splitlines()]
+    assert tuple(rows[0]) == COLUMNS
+    said = {sha256: float(p) for sha256, p in rows[1:]}
+    assert set(said) == parts_of(finished_run)["training"], "of no cell that the pupil is judged by"
+    # The same cells, called the validation part: what evaluate writes of them is the teacher's own opinion.
+    copy = RunFolder(shutil.copytree(finished_run, tmp_path / "teacher"))
+    temperature = copy.decision().temperature
+    copy.write_cells([replace(cell, part={"training": "test"}.get(cell.part, cell.part)) for cell in copy.cells()])
+    assert main(["evaluate", "--run", str(copy.path), "--data", str(drawn), "--split-part", "test"]) == 0
+    scores = copy.scores("test")
+    own = dict(zip(scores.hashes, calibrated(scores.p_all, temperature), strict=True))
+    assert said == pytest.approx(own, abs=1e-5)
+
+
+def test_targets_lie_between_label_and_teacher(tmp_path: Path, pupil: Path) -> None:
+    cells = cells_of_part(RunFolder(pupil).cells(), "training")[:2]
+    cells = [replace(cell, label=label) for cell, label in zip(cells, (0, 1), strict=True)]
+    table = tmp_path / "teacher.csv"
+    table.write_text(f"sha256,p_all\n{cells[0].sha256},0.2\n{cells[1].sha256},0.4\n")
+    np.testing.assert_allclose(targets_of(table, cells, 0.25), [0.05, 0.85])
+    table.write_text(f"sha256,p_all\n{cells[0].sha256},0.2\n")
+    with pytest.raises(RunError, match="expected what the teacher says at"):
+        targets_of(table, cells, 0.25)
+
+
+def test_a_pupil_that_was_cut_off_goes_on_without_its_teacher(
+    finished_run: Path, pupil: Path, drawn: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(pupil, tmp_path / "pupil")
+    before = RunFolder(copy).teaching.read_bytes()
+    fit(pupil_of(finished_run, drawn), copy, resume=True, cache=cache)
+    assert RunFolder(copy).teaching.read_bytes() == before
+    with pytest.raises(UsageError, match=r"resume with --teacher-share 0\.5$"):
+        fit(replace(pupil_of(finished_run, drawn), teacher_share=0.4), copy, resume=True, cache=cache)
+
+
+def test_a_teacher_must_be_a_finished_run(drawn: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"expected a run folder with metrics\.json"):
+        check_teacher(pupil_of(tmp_path, drawn))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, float("nan")])
+def test_both_label_and_teacher_must_count(finished_run: Path, drawn: Path, share: float) -> None:
+    with pytest.raises(UsageError, match="expected --teacher-share above 0 and below 1"):
+        check_teacher(replace(pupil_of(finished_run, drawn), teacher_share=share))
+
+
+def test_a_pupil_is_never_judged_by_cells_that_its_teacher_learnt(finished_run: Path, drawn: Path) -> None:
+    with pytest.raises(UsageError, match="expected the teacher's own split"):
+        check_teacher(replace(pupil_of(finished_run, drawn), split=SplitOptions("image", (0.5, 0.5, 0.0))))

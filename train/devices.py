@@ -1,0 +1,41 @@
+"""Trains on all GPUs of the machine by the framework's own strategy: the only file of train that names a framework."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import keras
+
+
+def training_devices() -> list[str]:
+    """Return the names of the devices that train, such as "gpu:0": all GPUs, or the CPU where there is none.
+
+    On Torch it is the first one alone: Torch's strategy needs a process for each GPU, which Keras does not start.
+    """
+    devices: list[str] = keras.distribution.list_devices()
+    gpus = [name for name in devices if not name.startswith("cpu")]
+    return (gpus or devices)[:1] if keras.backend.backend() == "torch" or not gpus else gpus
+
+
+@contextmanager
+def shared_among(devices: Sequence[str]) -> Iterator[None]:
+    """Let the networks that are built and fitted inside work on all `devices` at once, each on its share of a batch.
+
+    Each device holds the weights, and the gradients are summed: tf.distribute.MirroredStrategy on TensorFlow,
+    keras.distribution.DataParallel on JAX. Batch norms see their own device's share. One device changes nothing.
+    """
+    if len(devices) < 2:
+        yield
+    elif keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.distribute.MirroredStrategy([name.upper() for name in devices]).scope():
+            yield
+    else:
+        before = keras.distribution.distribution()
+        keras.distribution.set_distribution(keras.distribution.DataParallel(devices=list(devices)))
+        try:
+            yield
+        finally:
+            keras.distribution.set_distribution(before)

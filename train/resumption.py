@@ -1,0 +1,39 @@
+"""A resumed run must be the one that was begun: names the options that differ."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from runtime.errors import UsageError
+from runtime.schema import FitOptions, Recipe, RunConfig
+
+
+def refuse_other_options(options: FitOptions, recipe: Recipe, config: RunConfig, finished: int) -> None:
+    """Raise UsageError where a resumed run would not be the one that was begun; its data may have moved.
+
+    A run whose learning rate is constant may be given another number of epochs, though not below those `finished`:
+    with another schedule the rate depends on their number.
+    """
+    begun = replace(config.options, data=options.data)
+    if config.recipe.schedule == "constant" and options.epochs >= finished:
+        begun = replace(begun, epochs=options.epochs)
+    before, now = _as_arguments(begun, config.recipe), _as_arguments(options, recipe)
+    expected = [argument for name, argument in before.items() if now[name] != argument]
+    if expected:
+        raise UsageError(
+            "expected the options that the run was begun with, received others; resume with " + " ".join(expected)
+        )
+
+
+def _as_arguments(options: FitOptions, recipe: Recipe) -> dict[str, str]:
+    """Return all options as they are said on the command line, by name."""
+    values = {**vars(options), **vars(options.split), **vars(recipe)}
+    values["split"] = values.pop("kind")
+    values["split_of"] = values.pop("source")
+    return {name: _as_argument(name.replace("_", "-"), value) for name, value in values.items()}
+
+
+def _as_argument(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"

@@ -1,0 +1,79 @@
+"""What a trained run teaches another: its calibrated probabilities as targets beside the labels.
+
+Hinton, Vinyals and Dean 2015 (arXiv 1503.02531). Binary cross-entropy is linear in its target, so the weighted sum of
+the losses against label and teacher is the loss against their weighted mean. The temperature that softens the teacher
+is the one that calibrates it on its validation part.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from runtime.errors import RunError, UsageError
+from runtime.files import output_errors, written_aside
+from runtime.schema import FitOptions
+from train.batches import Batches
+from train.dataset import Cell
+from train.decision import calibrated
+from train.evaluate import predict
+from train.models.network import load_network
+from train.prepared import prepare_images
+from train.run_folder import RunFolder
+from train.splits import PlacedCell
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+COLUMNS = ("sha256", "p_all")
+
+
+def check_teacher(options: FitOptions) -> None:
+    """Raise UsageError or RunError unless the teacher is a finished run whose split the pupil follows."""
+    if not options.teacher:
+        return
+    if not 0 < options.teacher_share < 1:
+        raise UsageError(f"expected --teacher-share above 0 and below 1, received {options.teacher_share:g}")
+    if options.split.kind != "fixed" or options.split.source != options.teacher:
+        raise UsageError(
+            "expected the teacher's own split: a teacher that saw the pupil's validation cells flatters it"
+        )
+    RunFolder(Path(options.teacher)).metrics()
+
+
+def write_teaching(
+    path: Path, options: FitOptions, sources: Sequence[Cell], cells: Sequence[PlacedCell], cache: Path | None
+) -> None:
+    """Write what the teacher says of each of `cells`, calibrated, to a table with the columns sha256 and p_all.
+
+    `sources` are the cells as found on disk: the teacher may look at another image size than its pupil.
+    """
+    run = RunFolder(Path(options.teacher))
+    wanted = {cell.sha256 for cell in cells}
+    images = prepare_images([cell for cell in sources if cell.sha256 in wanted], run.config().options.image_size, cache)
+    network = load_network(run.best_model, "finish the teacher's run first")
+    p_all = predict(network, Batches(images, cells, batch_size=options.batch_size))
+    with written_aside(path) as aside, output_errors(path), aside.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        taught = calibrated(p_all, run.decision().temperature)
+        writer.writerows((cell.sha256, repr(float(p))) for cell, p in zip(cells, taught, strict=True))
+
+
+def targets_of(path: Path, cells: Sequence[PlacedCell], share: float) -> NDArray[np.float32]:
+    """Return (1 - share) * label + share * teacher's p_all of each cell, float32 [N].
+
+    Raises RunError where the table cannot be read or lacks a cell.
+    """
+    try:
+        with path.open(newline="") as stream:
+            taught = {row["sha256"]: float(row["p_all"]) for row in csv.DictReader(stream)}
+        return np.array([(1 - share) * cell.label + share * taught[cell.sha256] for cell in cells], dtype=np.float32)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(
+            f"expected what the teacher says at {path}, found: {error!r}; distil into a new --out"
+        ) from error
