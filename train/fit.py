@@ -244,7 +244,7 @@ def _fit_epoch(run: _Fit, epoch: int, epochs: int, tell: Tell) -> None:
         accuracy=logs["accuracy"],
         val_loss=val_loss,
         val_accuracy=val_accuracy,
-        learning_rate=float(run.network.optimizer.learning_rate),
+        learning_rate=float(keras.ops.convert_to_numpy(run.network.optimizer.learning_rate)),
         seconds=round(time.perf_counter() - started, 3),
         best=0,
     )

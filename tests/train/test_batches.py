@@ -9,7 +9,7 @@ from PIL import Image
 from runtime.demo import demo_cells
 from runtime.schema import Recipe
 from train.augmentation import augmented
-from train.batches import Batches
+from train.batches import Batches, mixed
 from train.prepared import PreparedImages
 from train.splits import PlacedCell
 
@@ -126,3 +126,32 @@ def test_scaling_is_about_the_centre_and_of_the_stated_size() -> None:
     assert min(sides) >= 41 * 0.8 - 1
     assert max(sides) <= 41 * 1.2 + 1
     assert max(sides) - min(sides) > 8
+
+
+def test_targets_are_learnt_instead_of_labels(images: PreparedImages, cells: list[PlacedCell]) -> None:
+    targets = np.linspace(0, 1, COUNT, dtype=np.float32)
+    batches = Batches(images, cells, batch_size=32, shuffle_seed=0, targets=targets)
+    pixels, learnt = batches[1]
+    np.testing.assert_array_equal(learnt[:, 0], targets[pixels[:, 0, 0, 0]])
+    np.testing.assert_array_equal(batches.labels, np.arange(COUNT) % 2 == 1)
+
+
+def test_cells_and_targets_are_mixed_alike() -> None:
+    dark_and_bright = np.full((2, 4, 4, 3), [[[[0]]], [[[200]]]], dtype=np.uint8)
+    shares = set()
+    for seed in range(20):
+        pixels, targets = mixed(dark_and_bright, np.float32([[0], [1]]), np.random.default_rng(seed), 1.0)
+        assert pixels.dtype == np.uint8
+        assert targets.dtype == np.float32
+        assert targets.shape == (2, 1)
+        np.testing.assert_allclose(pixels, np.broadcast_to(200 * targets[:, :, None, None], pixels.shape), atol=0.5)
+        shares |= set(targets.ravel().tolist())
+    assert sum(0.05 < share < 0.95 for share in shares) > 10
+
+
+def test_mixed_batches_depend_on_seed_epoch_and_number_alone(images: PreparedImages, cells: list[PlacedCell]) -> None:
+    recipe = Recipe("adam", 1e-3, "constant", mixup=0.4)
+    first, again = (Batches(images, cells, batch_size=32, shuffle_seed=0, recipe=recipe) for _ in range(2))
+    np.testing.assert_array_equal(first[0][0], again[0][0])
+    np.testing.assert_array_equal(first[0][1], again[0][1])
+    assert ((first[0][1] > 0) & (first[0][1] < 1)).any()

@@ -1,8 +1,9 @@
-"""Two processors stand in for two GPUs; each case needs a process of its own, since devices are set before the start."""
+"""Each case needs a process of its own: backend and devices are settled before the first import."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -17,26 +18,43 @@ from pathlib import Path
 import keras
 
 import train.fit
-from runtime.schema import FitOptions, SplitOptions
-from train.devices import training_devices
+from runtime.schema import FitOptions, Recipe, SplitOptions
 
-{setup}
-options = FitOptions("compact", sys.argv[1], SplitOptions("image", (0.6, 0.4, 0.0)), 2, 6, 32, "none", 0)
-train.fit.fit(options, Path(sys.argv[2]), cache=Path(sys.argv[3]))
+def fit(epochs, resume):
+    split = SplitOptions("image", (0.6, 0.4, 0.0))
+    options = FitOptions("compact", sys.argv[1], split, epochs, 6, 32, "none", 0)
+    recipe = Recipe("adam", 1e-3, "constant", average=0.5)
+    train.fit.fit(options, Path(sys.argv[2]), recipe, resume=resume, cache=Path(sys.argv[3]))
+
 """
-TWO_CPUS = """
+# Two processors stand in for two GPUs.
+TWO_DEVICES = {
+    "tensorflow": """
 import tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-"""
-TAKE_ALL = """
+
+two = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two)
+replicas = lambda network: len(network.weights[0].value.values)
+""",
+    "jax": "replicas = lambda network: len(network.weights[0].value.sharding.device_set)\n",
+}
+TAKE_ALL_AND_COUNT = """
 train.fit.training_devices = keras.distribution.list_devices
+real = train.fit._fit_epochs
+
+def counted(run, tell):
+    real(run, tell)
+    print("replicas:", replicas(run.network))
+
+train.fit._fit_epochs = counted
+fit(2, False)
+fit(3, True)
 """
 
 
-def run_python(code: str, *arguments: str, **environment: str) -> str:
+def run_python(code: str, folder: Path, drawn: Path, **environment: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-c", code, str(drawn), str(folder / "run"), str(folder / "cache")],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -49,17 +67,31 @@ def run_python(code: str, *arguments: str, **environment: str) -> str:
 
 def installed(*backends: str) -> list[object]:
     """The backends as parameters; one that is not installed is skipped and says so."""
-    missing = {
-        name: pytest.mark.skipif(not importlib.util.find_spec(name), reason="not installed") for name in backends
+    skip = {
+        name: pytest.mark.skipif(not importlib.util.find_spec(name), reason=f"{name} is not installed")
+        for name in backends
     }
-    return [pytest.param(name, marks=missing[name]) for name in backends]
+    return [pytest.param(name, marks=skip[name]) for name in backends]
 
 
-@pytest.mark.parametrize("backend", installed("tensorflow", "jax", "torch"))
-def test_compact_trains_on_every_backend(backend: str, drawn: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", installed("jax", "torch"))
+def test_compact_trains_on_other_backends(backend: str, drawn: Path, tmp_path: Path) -> None:
+    said = run_python(FIT + "fit(2, False)", tmp_path, drawn, KERAS_BACKEND=backend)
+    assert "compact is trained on cpu:0\n" in said
+    assert "epoch 2/2" in said
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["library_versions"]["backend"] == backend
+
+
+@pytest.mark.parametrize("backend", installed("tensorflow", "jax"))
+def test_two_devices_train_together_and_go_on_after_a_resume(backend: str, drawn: Path, tmp_path: Path) -> None:
     said = run_python(
-        FIT.format(setup=""), str(drawn), str(tmp_path / "run"), str(tmp_path / "cache"), KERAS_BACKEND=backend
+        FIT + TWO_DEVICES[backend] + TAKE_ALL_AND_COUNT,
+        tmp_path,
+        drawn,
+        KERAS_BACKEND=backend,
+        XLA_FLAGS="--xla_force_host_platform_device_count=2",
     )
-    assert "compact is trained on cpu:0" in said
-    assert f'"backend": "{backend}"' in (tmp_path / "run" / "config.json").read_text()
-    assert (tmp_path / "run" / "metrics.json").exists()
+    assert "compact is trained on cpu:0 and cpu:1\n" in said
+    assert said.count("replicas: 2\n") == 2
+    assert "epoch 3/3" in said
