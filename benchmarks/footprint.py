@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -13,20 +12,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from benchmarks.cells import bmp_cells
+from benchmarks.peak_memory import refuse_system_without_peak, run_measured
 from benchmarks.record import Row, check_record_folder, print_table, write_record
 from runtime.bundle import DEFAULT_BUNDLE
 from runtime.command_line import DONE, ArgumentParser, positive_int, run_command
 from runtime.errors import BackendError
-
-RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
-
-# A process inherits the peak of the one that starts it, so it is started by one that is small.
-LAUNCHER = """
-import resource, subprocess, sys
-code = subprocess.call(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-sys.exit(code)
-"""
 
 
 def build_parser() -> ArgumentParser:
@@ -46,8 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print the tables, write the record; return the exit code."""
     options = build_parser().parse_args(arguments)
     check_record_folder(options.out)
-    if os.name == "nt":
-        raise BackendError("expected a system that tells a process's peak memory (Linux, macOS), found another")
+    refuse_system_without_peak()
     with bmp_cells() as cells:
         starts = [seconds_to_first_row(options.bundle, cells) for _ in range(options.starts)]
         start_rows: list[Row] = [
@@ -79,21 +68,8 @@ def memory_row(bundle: Path, cells: list[str], count: int) -> Row:
     with TemporaryDirectory(dir=Path(cells[0]).parent) as folder:
         for index, cell in enumerate(islice(cycle(cells), count)):
             (Path(folder) / f"{index}.bmp").hardlink_to(cell)  # many names of a few files: no gigabytes on disk
-        started = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-S", "-c", LAUNCHER, *command(bundle), folder, "--out", f"{folder}/results.csv"],
-            stdout=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-        seconds = time.perf_counter() - started
-    if done.returncode:
-        raise BackendError(f"runtime.classify failed with exit code {done.returncode}; its message stands above")
-    return {
-        "files": count,
-        "peak_mb": round(int(done.stdout) * RSS_UNIT / 2**20, 1),
-        "files_per_second": round(count / seconds, 1),
-    }
+        done = run_measured([*command(bundle), folder, "--out", f"{folder}/results.csv"])
+    return {"files": count, "peak_mb": done.peak_mb, "files_per_second": round(count / done.seconds, 1)}
 
 
 def command(bundle: Path) -> list[str]:

@@ -1,38 +1,52 @@
 """python -m benchmarks.training: is it the network that takes the time of an epoch, or its input?
 
-Both figures are ratios within one run, so that a busy machine changes neither much: the batches of an epoch beside the
-paper's generator, and training steps on one batch in memory beside whole epochs.
+Figures are compared within one run, so that a busy machine changes them little: the input with the paper's generator,
+the steps with their epoch, a training on many cells with one on few, a step's arithmetic with matrix products.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from benchmarks.peak_memory import refuse_system_without_peak
 from benchmarks.record import Row, check_record_folder, print_table, write_record
-from runtime.command_line import DONE, ArgumentParser, batch_size, positive_int, quiet_tensorflow, run_command
-from runtime.preprocessing import load_cell
-from runtime.schema import MODELS, ImageSpec
+from benchmarks.training_memory import memory_row
+from runtime.command_line import (
+    DONE,
+    PARTLY_DONE,
+    ArgumentParser,
+    batch_size,
+    positive_int,
+    quiet_tensorflow,
+    run_command,
+)
+from runtime.schema import MODELS, TRAINING_PRECISIONS, Recipe
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from train.batches import Batches
-    from train.dataset import Cell
-    from train.standardization import Standardization
+
+EVERY_CHANGE = Recipe("adam", 1e-3, "constant", turn=True, scale=0.05, stain_jitter=0.1, blur=1.0)
+GPU_STEPS = 50
+TITLES = {
+    "input": "Cells a second that the input gives on one core, after the first epoch",
+    "epoch": "Mean of the epochs, and the share of them all that is the training step",
+    "memory": "Peak memory of `train fit` as a process of its own",
+    "steps": "Training steps beside matrix products in the same precision, and the paper's training at that rate",
+}
 
 
 def build_parser() -> ArgumentParser:
     """Describe the command line."""
     parser = ArgumentParser(
         prog="python -m benchmarks.training",
-        description="Time the input of training beside the paper's generator, and the training step beside an epoch.",
+        description="Time the input of training beside the paper's generator, and the training step beside its epoch "
+        "and beside matrix products; compare the memory of training on few and on many cells.",
     )
     parser.add_argument("--model", choices=MODELS, default="compact")
     parser.add_argument("--data", type=Path, metavar="DIR", help="labelled cells; default: drawn ones")
@@ -40,6 +54,29 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--image-size", type=positive_int, metavar="PX", help="default: the model's own")
     parser.add_argument("--batch-size", type=batch_size, default=32, metavar="N")
     parser.add_argument("--rounds", type=positive_int, default=3, help="default 3")
+    parser.add_argument(
+        "--epoch-steps", type=positive_int, default=64, metavar="N", help="at least, in a timed epoch; default 64"
+    )
+    parser.add_argument(
+        "--memory-cells",
+        type=positive_int,
+        nargs="*",
+        default=[256, 4096],
+        metavar="N",
+        help="sizes of the trainings whose memory is compared; default 256 4096, without a number none",
+    )
+    parser.add_argument(
+        "--steps",
+        type=positive_int,
+        metavar="N",
+        help=f"timed steps in each precision; default: {GPU_STEPS} on a GPU, none on a CPU",
+    )
+    parser.add_argument(
+        "--precisions",
+        choices=TRAINING_PRECISIONS,
+        nargs="+",
+        help="of these steps; default: all on a GPU, float32 on a CPU",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where training.json is written")
     return parser
 
@@ -48,42 +85,85 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print the tables, write the record; return the exit code."""
     options = build_parser().parse_args(arguments)
     check_record_folder(options.out)
+    if options.memory_cells:
+        refuse_system_without_peak()
     with quiet_tensorflow():
-        import train.fit  # noqa: F401  all that follows needs keras
+        from benchmarks.steps import FAILED, device_names
+
+    tables: dict[str, list[Row]] = {}
     with TemporaryDirectory() as folder:
-        training = Training(options, Path(folder))
-        input_rows = input_side(training, options.rounds)
-        step_rows = step_share(training, options.rounds)
-    print("Cells a second that the input gives, after the first epoch")
-    print_table(input_rows)
-    print("Share of an epoch that is the training step: the same number of steps on one batch in memory")
-    print_table(step_rows)
+        for name, rows in measured(options, Path(folder)):
+            print(TITLES[name])
+            print_table(rows)
+            tables[name] = rows
     if options.out:
-        write_record(options.out, "training", None, {"input": input_rows, "step": step_rows})
-    return DONE
+        write_record(options.out, "training", None, {"devices": device_names(), **tables})
+    has_failed = any(row["status"] == FAILED for row in tables.get("steps", []))
+    return PARTLY_DONE if has_failed else DONE
+
+
+def measured(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, list[Row]]]:
+    """Take one measurement after the other; yield its name, a key of TITLES, and its rows."""
+    from benchmarks.epochs import epoch_rows
+    from benchmarks.inputs import input_rows
+    from benchmarks.steps import has_gpu, step_rows
+
+    training = Training(options, folder)
+    inputs = {
+        "prepared, not augmented": training.batches(None),
+        "prepared, augmented as for the model": training.batches(training.recipe),
+        "prepared, augmented in every way": training.batches(EVERY_CHANGE),
+    }
+    yield "input", input_rows(training.cells, training.size, training.standardization, inputs, options.rounds)
+    batches = training.batches(training.recipe, options.epoch_steps)
+    yield "epoch", epoch_rows(training.network(training.recipe), batches, options.rounds)
+    if options.memory_cells:
+        yield "memory", [memory_row(folder / f"{count}", count) for count in options.memory_cells]
+    steps = options.steps or (GPU_STEPS if has_gpu() else 0)
+    if steps:
+        precisions = options.precisions or (TRAINING_PRECISIONS if has_gpu() else ("float32",))
+        recipes = [
+            replace(training.recipe, precision=precision, compiled=is_compiled)
+            for precision in precisions
+            for is_compiled in (False, True)
+        ]
+        yield "steps", step_rows(training.network, recipes, *batches[0], steps)
 
 
 class Training:
-    """A network about to be trained on cells that are prepared already."""
+    """Networks about to be trained, and cells that are prepared for it."""
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
-        from train.batches import Batches
         from train.dataset import find_cells
-        from train.models.network import build_network, compile_network, default_size, recipe_of
+        from train.models.network import default_size, recipe_of
         from train.prepared import prepare_images
         from train.splits import TRAINING, PlacedCell
         from train.standardization import standardization_of
 
         self.size = options.image_size or default_size(options.model)
-        self.cells = find_cells(options.data or draw(folder / "cells", options.cells))
-        images = prepare_images(self.cells, self.size, folder / "cache")
-        placed = [PlacedCell(str(c.path), c.label, c.subject, "", TRAINING, c.sha256) for c in self.cells]
-        self.standardization = standardization_of(images.pixels, images.rows([cell.sha256 for cell in placed]))
-        recipe = recipe_of(options.model)
-        self.batches = Batches(images, placed, batch_size=options.batch_size, shuffle_seed=0, recipe=recipe)
-        self.plain_batches = Batches(images, placed, batch_size=options.batch_size, shuffle_seed=0)
-        self.network = build_network(options.model, self.size, self.standardization, "none")
-        compile_network(self.network, recipe, steps=len(self.batches))
+        self.recipe = recipe_of(options.model)
+        self.cells = find_cells(options.data or draw(folder / "drawn", options.cells))
+        self._model = options.model
+        self._batch_size = options.batch_size
+        self._images = prepare_images(self.cells, self.size, folder / "cache")
+        self._placed = [PlacedCell(str(c.path), c.label, c.subject, "", TRAINING, c.sha256) for c in self.cells]
+        rows = self._images.rows([cell.sha256 for cell in self.cells])
+        self.standardization = standardization_of(self._images.pixels, rows)
+
+    def batches(self, recipe: Recipe | None, least: int = 1) -> Batches:
+        """Return an epoch of at least `least` batches, for which the cells are repeated, augmented by `recipe`."""
+        from train.batches import Batches
+
+        repeats = math.ceil(least * self._batch_size / len(self._placed))
+        return Batches(self._images, self._placed * repeats, batch_size=self._batch_size, shuffle_seed=0, recipe=recipe)
+
+    def network(self, recipe: Recipe) -> Any:
+        """Return a network with random weights, compiled by `recipe`."""
+        from train.models.network import build_network, compile_network
+
+        network = build_network(self._model, self.size, self.standardization, "none", recipe.precision)
+        compile_network(network, recipe, steps=math.ceil(len(self.cells) / self._batch_size))
+        return network
 
 
 def draw(folder: Path, count: int) -> Path:
@@ -92,80 +172,6 @@ def draw(folder: Path, count: int) -> Path:
 
     draw_cells(folder, count)
     return folder
-
-
-def input_side(training: Training, rounds: int) -> list[Row]:
-    """Compare the batches with the paper's generator, which opens every file in every epoch."""
-    candidates: dict[str, Callable[[], object]] = {
-        "paper's generator": lambda: list(
-            paper_batches(training.cells, training.size, training.standardization, len(training.batches))
-        ),
-        "prepared, not augmented": lambda: list(all_batches(training.plain_batches)),
-        "prepared, augmented": lambda: list(all_batches(training.batches)),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for work in candidates.values():
-        work()
-    for _ in range(rounds):
-        for name, work in candidates.items():
-            seconds[name].append(seconds_of(work))
-    paper = seconds["paper's generator"]
-    return [
-        {
-            "input": name,
-            "cells_per_second": round(len(training.cells) / float(np.median(own)), 1),
-            "times_the_papers": round(float(np.median(np.divide(paper, own))), 1),
-        }
-        for name, own in seconds.items()
-    ]
-
-
-def paper_batches(
-    cells: list[Cell], size: int, standardization: Standardization, count: int
-) -> Iterator[NDArray[np.float32]]:
-    """Yield batches as the paper's ImageGenerator is described: read, resize and standardize one file after another."""
-    mean, std = (np.asarray(values, np.float32) for values in (standardization.mean, standardization.std))
-    image = ImageSpec(size, size)
-    for chosen in np.array_split(np.arange(len(cells)), count):
-        yield np.stack([(load_cell(cells[index].path, image).astype(np.float32) - mean) / std for index in chosen])
-
-
-def all_batches(batches: Batches) -> Iterator[Any]:
-    """Yield every batch of an epoch."""
-    return (batches[index] for index in range(len(batches)))
-
-
-def step_share(training: Training, rounds: int) -> list[Row]:
-    """Compare epochs with as many steps on one batch that is held in memory."""
-    cells, labels = training.batches[0]
-    held = np.tile(cells, (len(training.batches), 1, 1, 1)), np.tile(labels, (len(training.batches), 1))
-
-    def epoch() -> None:
-        training.network.fit(training.batches, epochs=1, verbose=0, shuffle=False)
-
-    def steps() -> None:
-        training.network.fit(*held, batch_size=len(cells), epochs=1, verbose=0, shuffle=False)
-
-    epoch()
-    steps()
-    pairs = [(seconds_of(steps), seconds_of(epoch)) for _ in range(rounds)]
-    shares = sorted(step / whole for step, whole in pairs)
-    return [
-        {
-            "epochs": rounds,
-            "epoch_s": round(float(np.median([whole for _, whole in pairs])), 2),
-            "share": round(float(np.median(shares)), 3),
-            "lowest": round(shares[0], 3),
-            "highest": round(shares[-1], 3),
-        }
-    ]
-
-
-def seconds_of(work: Callable[[], object]) -> float:
-    """Time one call."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

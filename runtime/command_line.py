@@ -25,7 +25,9 @@ TERMINATED = 143  # 128 + SIGTERM
 
 # What is not installed with the base, and the extra that brings it.
 MODULE_TO_EXTRA = {
-    **dict.fromkeys(("filelock", "imagehash", "keras", "matplotlib", "scipy", "sklearn", "tensorboardX"), "train"),
+    **dict.fromkeys(
+        ("cv2", "filelock", "imagehash", "keras", "matplotlib", "scipy", "sklearn", "tensorboardX"), "train"
+    ),
     **dict.fromkeys(("onnx", "tf2onnx"), "export"),
 }
 

@@ -44,7 +44,9 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         With a `recipe` the cells are augmented as it says. `targets`, float32 [N] in 0..1, are learnt instead of the
         labels.
         """
-        super().__init__(workers=1, use_multiprocessing=False)
+        # Two threads, since with one keras leaves the batches to TensorFlow, whose tuning of the input keeps an epoch
+        # from ending for seconds after its last batch.
+        super().__init__(workers=2, use_multiprocessing=False, max_queue_size=4)
         self.epoch = 0
         self._pixels = images.pixels
         self._rows = images.rows([cell.sha256 for cell in cells])
@@ -71,11 +73,12 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Return batch `index` of the present epoch."""
         chosen = np.array_split(self._order(), self._count)[index]
-        cells, targets = np.asarray(self._pixels[self._rows[chosen]]), self._targets[chosen, None]
+        cells, targets = self._pixels[self._rows[chosen]], self._targets[chosen, None]
         if self._recipe:
             rng = np.random.default_rng([self._shuffle_seed or 0, self.epoch, 1 + index])
             if augments(self._recipe):
-                cells = np.stack([augmented(cell, rng, self._recipe) for cell in cells])
+                for place, cell in enumerate(cells):  # in place: fresh memory costs as much as the changes
+                    cells[place] = augmented(cell, rng, self._recipe)
             if self._recipe.mixup:
                 cells, targets = mixed(cells, targets, rng, self._recipe.mixup)
         return cells, targets

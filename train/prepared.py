@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -29,11 +29,34 @@ if TYPE_CHECKING:
 PREPARATION_VERSION = 2  # raise it whenever runtime.preprocessing gives other pixels
 
 
+class Pixels(Protocol):
+    """Cells, uint8 RGB [N, size, size, 3]."""
+
+    def __getitem__(self, rows: Any) -> NDArray[np.uint8]: ...
+
+
+class PixelFile:
+    """Cells in a .npy file, mapped anew for each look: what was seen once does not stay in the process's memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __getitem__(self, rows: Any) -> NDArray[np.uint8]:
+        """Return a copy of the cell of one row, or of those of several."""
+        try:
+            return np.array(np.load(self._path, mmap_mode="r")[rows])
+        except OSError as error:
+            raise DataError(
+                f"expected the prepared images at {self._path}, found none any more ({error.strerror}); "
+                "run again, with --resume where an epoch was finished"
+            ) from error
+
+
 @dataclass(frozen=True)
 class PreparedImages:
-    """Memory-mapped pixels of cells, found by their hash."""
+    """The pixels of cells, found by their hash."""
 
-    pixels: NDArray[np.uint8]  # [N, size, size, 3], RGB, on disk
+    pixels: Pixels
     sha256_to_row: dict[str, int]
     unreadable: dict[str, str]  # hash to reason
 
@@ -71,7 +94,7 @@ def prepare_images(cells: Sequence[Cell], size: int, cache: Path | None = None) 
         unreadable = _write_pixels(pixels_path, [sha256_to_path[sha256] for sha256 in hashes], size)
         reasons = {hashes[row]: reason for row, reason in unreadable.items()}
         write_text_aside(index_path, json.dumps({"hashes": hashes, "unreadable": reasons}))
-        prepared = PreparedImages(np.load(pixels_path, mmap_mode="r"), _rows(hashes, reasons), reasons)
+        prepared = PreparedImages(PixelFile(pixels_path), _rows(hashes, reasons), reasons)
     if not prepared.sha256_to_row:
         reason = next(iter(prepared.unreadable.values()))
         raise DataError(f"expected images, found {len(hashes)} files of which none can be read (first: {reason})")
@@ -85,7 +108,7 @@ def _opened(index_path: Path, pixels_path: Path, shape: tuple[int, ...]) -> Prep
         pixels = np.load(pixels_path, mmap_mode="r")
         if pixels.shape != shape or pixels.dtype != np.uint8:
             return None
-        return PreparedImages(pixels, _rows(index["hashes"], index["unreadable"]), index["unreadable"])
+        return PreparedImages(PixelFile(pixels_path), _rows(index["hashes"], index["unreadable"]), index["unreadable"])
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
 

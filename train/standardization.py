@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runtime.errors import DataError
+from train.prepared import Pixels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +25,7 @@ class Standardization:
     std: tuple[float, ...]
 
 
-def standardization_of(pixels: NDArray[np.uint8], rows: NDArray[np.intp]) -> Standardization:
+def standardization_of(pixels: Pixels, rows: NDArray[np.intp]) -> Standardization:
     """Compute the mean and the population standard deviation over the given rows in one pass, in float64.
 
     The sums of 8-bit values and of their squares are whole numbers below 2^53 for up to 10^11 pixels, so that

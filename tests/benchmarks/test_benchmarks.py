@@ -17,10 +17,6 @@ from benchmarks.cells import bmp_cells, spread_over
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED
 from runtime.errors import BundleError, DataError, OutputError
 from runtime.files import sha256_of_file
-from runtime.preprocessing import load_cell
-from runtime.schema import ImageSpec
-from train.dataset import find_cells
-from train.standardization import Standardization
 
 
 def record(folder: Path, name: str) -> dict[str, Any]:
@@ -154,27 +150,6 @@ def test_a_limit_takes_cells_from_everywhere() -> None:
 def test_the_files_of_a_measurement_are_bmp_of_the_releases_size() -> None:
     with bmp_cells() as paths:
         assert {Path(path).stat().st_size for path in paths} == {450 * 450 * 3 + 450 * 2 + 54}
-
-
-def test_training_compares_the_input_with_the_papers_and_the_step_with_the_epoch(tmp_path: Path) -> None:
-    command = ["--cells", "12", "--batch-size", "6", "--image-size", "40", "--rounds", "1", "--out", str(tmp_path)]
-    assert training.main(command) == DONE
-    content = json.loads((tmp_path / "training.json").read_text())
-    paper, plain, augmented = content["input"]
-    assert paper["times_the_papers"] == 1
-    assert plain["times_the_papers"] > 1, "reading prepared pixels cannot be slower than decoding files"
-    assert augmented["input"] == "prepared, augmented"
-    [step] = content["step"]
-    assert 0 < step["share"] <= 1.5
-
-
-def test_the_papers_generator_standardizes_what_the_runtime_reads(drawn: Path) -> None:
-    cells = find_cells(drawn)[:5]
-    standardization = Standardization((10.0, 20.0, 30.0), (2.0, 4.0, 5.0))
-    [first, second] = training.paper_batches(cells, 40, standardization, 2)
-    assert (len(first), len(second)) == (3, 2)
-    raw = load_cell(cells[4].path, ImageSpec(40, 40)).astype(np.float32)
-    np.testing.assert_allclose(second[1], (raw - [10, 20, 30]) / [2, 4, 5], rtol=1e-6)
 
 
 @pytest.mark.parametrize("module", [latency, throughput, footprint, training, parity])

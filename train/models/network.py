@@ -23,7 +23,7 @@ SIZE_OF_MODEL = {"compact": 128}
 PAPER_SIZE = 250
 
 PAPER_RECIPE = Recipe("adam", 1e-4, "constant")
-COMPACT_RECIPE = Recipe("adam", 2e-3, "cosine", weight_decay=0.01, turn=True)
+COMPACT_RECIPE = Recipe("adam", 2e-3, "cosine", weight_decay=0.01, class_weights=True, average=0.99, turn=True)
 OPTIMIZERS = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
 
 
@@ -74,18 +74,21 @@ def _build(model: str, size: int, standardization: Standardization, weights: str
     scale = [1 / std for std in standardization.std]
     offset = [-mean / std for mean, std in zip(standardization.mean, standardization.std, strict=True)]
     x = layers.Rescaling(scale, offset, dtype="float32", name="standardize")(cells)
-    p_all = layers.Dense(1, activation="sigmoid", dtype="float32", name=OUTPUT_NAME)(_features(model, x, weights))
+    features = _compact_features(cells, x, weights) if model == "compact" else _features(model, x, weights)
+    p_all = layers.Dense(1, activation="sigmoid", dtype="float32", name=OUTPUT_NAME)(features)
     return keras.Model(cells, p_all, name=model)
 
 
 def _features(model: str, cells: Any, weights: str) -> Any:
     if model == "allnet":
         return allnet_features(cells, weights)
-    if model == "compact":
-        if weights != "none":
-            raise UsageError(f"expected --weights none for compact, which has no others, received {weights}")
-        return compact_features(cells)
     return baseline_features(BACKBONE_OF_BASELINE[model], cells, weights)
+
+
+def _compact_features(cells: Any, standardized: Any, weights: str) -> Any:
+    if weights != "none":
+        raise UsageError(f"expected --weights none for compact, which has no others, received {weights}")
+    return compact_features(layers.Rescaling(1 / 255, dtype="float32", name="brightness")(cells), standardized)
 
 
 def load_network(file: Path, hint: str, *, to_train: bool = False) -> Any:

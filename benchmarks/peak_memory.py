@@ -1,0 +1,50 @@
+"""Runs a command as a process of its own and tells its peak memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runtime.errors import BackendError
+
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
+
+# A process inherits the peak of the one that starts it, so it is started by one that is small.
+LAUNCHER = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a process took."""
+
+    seconds: float
+    peak_mb: float  # resident memory, with the pages of mapped files that it touched; 2^20 bytes
+
+
+def refuse_system_without_peak() -> None:
+    """Raise BackendError where the system does not tell a process's peak memory."""
+    if os.name == "nt":
+        raise BackendError("expected a system that tells a process's peak memory (Linux, macOS), found another")
+
+
+def run_measured(command: Sequence[str]) -> Finished:
+    """Run `command` to its end, without its standard output; raise BackendError where its exit code is not 0."""
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", LAUNCHER, *command], stdout=subprocess.PIPE, text=True, check=False
+    )
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        raise BackendError(
+            f"{' '.join(command[1:3])} failed with exit code {done.returncode}; its message stands above"
+        )
+    return Finished(seconds, round(int(done.stdout) * RSS_UNIT / 2**20, 1))

@@ -1,0 +1,101 @@
+"""Times training steps by precision, with and without XLA, beside the matrix products of the device; loads keras."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from benchmarks.epochs import ClockedBatches, StepClock
+from benchmarks.flops import STEP_TO_FORWARD, forward_flops, matrix_flops_per_second
+from benchmarks.record import Row
+from runtime.schema import Recipe
+
+PAPER_EPOCHS, PAPER_IMAGES = 40, 6414  # of the paper's training; images in an epoch
+WARM_UP_STEPS = 3  # the first compiles
+LONGEST_REASON = 200  # characters; a framework's message may fill pages
+TERA = 1e12
+OK, FAILED = "ok", "failed"
+
+
+class HeldBatch(keras.utils.PyDataset):  # type: ignore[misc]
+    """One batch that is held in memory, as often as there are steps."""
+
+    def __init__(self, cells: Any, labels: Any, steps: int) -> None:
+        super().__init__()
+        self._batch = cells, labels
+        self._steps = steps
+
+    def __len__(self) -> int:
+        """Return the number of steps."""
+        return self._steps
+
+    def __getitem__(self, index: int) -> Any:
+        """Return the batch."""
+        return self._batch
+
+
+def has_gpu() -> bool:
+    """Say whether keras computes on a GPU."""
+    return any(name.startswith("gpu") for name in keras.distribution.list_devices())
+
+
+def device_names() -> list[str]:
+    """Return what keras computes on, such as "gpu:0", then the names of the machine's NVIDIA cards."""
+    names: list[str] = keras.distribution.list_devices()
+    query = shutil.which("nvidia-smi")
+    if query is None:
+        return names
+    done = subprocess.run(
+        [query, "--query-gpu=name", "--format=csv,noheader"], stdout=subprocess.PIPE, text=True, check=False
+    )
+    return [*names, *done.stdout.splitlines()]
+
+
+def step_rows(
+    build: Callable[[Recipe], Any], recipes: Sequence[Recipe], cells: Any, labels: Any, steps: int
+) -> list[Row]:
+    """Time the training step of each recipe; a step that fails is a row that says why.
+
+    Args:
+        build: Returns the network of a recipe, compiled.
+        recipes: Alike but for precision and compilation.
+        cells: A batch, uint8 [B, size, size, 3].
+        labels: float32 [B, 1].
+        steps: How many are timed.
+    """
+    rows: list[Row] = []
+    for recipe in recipes:
+        row: Row = {"precision": recipe.precision, "xla": recipe.compiled}
+        keras.utils.clear_session()  # frees the network before
+        try:
+            row.update(_figures(build(recipe), recipe.precision, cells, labels, steps), status=OK, reason="")
+        except Exception as error:  # a framework may raise anything; what failed is recorded as failed
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            row.update(dict.fromkeys(FIGURES, ""), status=FAILED, reason=reason[:LONGEST_REASON])
+        rows.append(row)
+    return rows
+
+
+FIGURES = ("images_per_second", "step_tflops", "matrix_tflops", "share_of_matrix", "paper_hours")
+
+
+def _figures(network: Any, precision: str, cells: Any, labels: Any, steps: int) -> Row:
+    seconds = step_seconds(network, cells, labels, steps)
+    rate = STEP_TO_FORWARD * forward_flops(network) * len(cells) / seconds
+    matrix_rate = matrix_flops_per_second(keras.dtype_policies.get(precision).compute_dtype)
+    hours = PAPER_EPOCHS * PAPER_IMAGES * seconds / len(cells) / 3600
+    figures = (len(cells) / seconds, rate / TERA, matrix_rate / TERA, rate / matrix_rate, hours)
+    return {name: round(value, 4) for name, value in zip(FIGURES, figures, strict=True)}
+
+
+def step_seconds(network: Any, cells: Any, labels: Any, steps: int) -> float:
+    """Return the median time of `steps` training steps on one batch, from the batch in memory to its loss."""
+    batches = ClockedBatches(HeldBatch(cells, labels, WARM_UP_STEPS + steps))
+    clock = StepClock(batches)
+    network.fit(batches, epochs=1, verbose=0, shuffle=False, callbacks=[clock])
+    return float(np.median(clock.step_seconds[WARM_UP_STEPS:]))
