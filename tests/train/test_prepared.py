@@ -32,10 +32,18 @@ def test_the_pixels_are_those_of_the_runtime(cells: list[Cell], tmp_path: Path) 
             np.testing.assert_array_equal(images.pixels[images.rows([cell.sha256])[0]], expected)
 
 
-def test_the_pixels_stay_on_disk(cells: list[Cell], tmp_path: Path) -> None:
+def test_the_pixels_stay_on_disk_and_their_loss_is_told(cells: list[Cell], tmp_path: Path) -> None:
     images = prepare_images(cells, 90, tmp_path)
-    assert isinstance(images.pixels, np.memmap)
-    assert images.pixels.dtype == np.uint8
+    assert images.pixels[[0, 1]].shape == (2, 90, 90, 3)
+    assert images.pixels[0].dtype == np.uint8
+    [file] = tmp_path.glob("*.npy")
+    changed = np.load(file)
+    changed[0] = 77
+    np.save(file, changed)
+    assert (images.pixels[0] == 77).all(), "nothing is held in memory"
+    file.unlink()
+    with pytest.raises(DataError, match=r"expected the prepared images at .*, found none any more .*--resume"):
+        images.pixels[0]
 
 
 def test_an_unreadable_cell_is_kept_with_its_reason(cells: list[Cell], tmp_path: Path) -> None:
@@ -52,7 +60,7 @@ def test_images_are_prepared_once_for_the_same_content_and_size(
     first = prepare_images(cells, 90, tmp_path / "cache")
     moved = [Cell(tmp_path / "moved" / str(n), c.label, c.subject, c.sha256) for n, c in enumerate(reversed(cells))]
     monkeypatch.setattr(train.prepared, "load_cell", lambda *_: pytest.fail("prepared again"))
-    np.testing.assert_array_equal(prepare_images(moved, 90, tmp_path / "cache").pixels, first.pixels)
+    np.testing.assert_array_equal(prepare_images(moved, 90, tmp_path / "cache").pixels[:], first.pixels[:])
 
 
 def test_another_size_or_content_is_another_entry(cells: list[Cell], tmp_path: Path) -> None:
@@ -66,10 +74,10 @@ def test_another_size_or_content_is_another_entry(cells: list[Cell], tmp_path: P
 def test_a_damaged_entry_is_made_anew(
     cells: list[Cell], tmp_path: Path, suffix: str, damage: Callable[[bytes], bytes]
 ) -> None:
-    pixels = np.array(prepare_images(cells, 40, tmp_path).pixels)
+    pixels = prepare_images(cells, 40, tmp_path).pixels[:]
     [path] = tmp_path.glob(f"*{suffix}")
     path.write_bytes(damage(path.read_bytes()))
-    np.testing.assert_array_equal(prepare_images(cells, 40, tmp_path).pixels, pixels)
+    np.testing.assert_array_equal(prepare_images(cells, 40, tmp_path).pixels[:], pixels)
 
 
 def test_an_interrupted_preparation_leaves_no_entry(

@@ -23,7 +23,7 @@ SIZE_OF_MODEL = {"compact": 128}
 PAPER_SIZE = 250
 
 PAPER_RECIPE = Recipe("adam", 1e-4, "constant")
-COMPACT_RECIPE = Recipe("adam", 2e-3, "cosine", weight_decay=0.01, class_weights=True, average=0.99, turn=True)
+COMPACT_RECIPE = Recipe("adam", 2e-3, "cosine", weight_decay=0.01, class_weights=True, turn=True)
 OPTIMIZERS = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
 
 
