@@ -14,6 +14,7 @@ from benchmarks.epochs import ClockedBatches, StepClock
 from benchmarks.flops import STEP_TO_FORWARD, forward_flops, matrix_flops_per_second
 from benchmarks.record import Row
 from runtime.schema import Recipe
+from train.devices import training_devices
 
 PAPER_EPOCHS, PAPER_IMAGES = 40, 6414  # of the paper's training; images in an epoch
 WARM_UP_STEPS = 3  # the first compiles
@@ -41,12 +42,12 @@ class HeldBatch(keras.utils.PyDataset):  # type: ignore[misc]
 
 def has_gpu() -> bool:
     """Say whether keras computes on a GPU."""
-    return any(name.startswith("gpu") for name in keras.distribution.list_devices())
+    return any(name.startswith(("gpu", "cuda")) for name in training_devices())
 
 
 def device_names() -> list[str]:
     """Return what keras computes on, such as "gpu:0", then the names of the machine's NVIDIA cards."""
-    names: list[str] = keras.distribution.list_devices()
+    names = training_devices()
     query = shutil.which("nvidia-smi")
     if query is None:
         return names

@@ -11,11 +11,13 @@ import keras
 def training_devices() -> list[str]:
     """Return the names of the devices that train, such as "gpu:0": all GPUs, or the CPU where there is none.
 
-    On Torch it is the first one alone: Torch's strategy needs a process for each GPU, which Keras does not start.
+    On Torch it is one alone: its strategy needs a process for each GPU, which Keras does not start.
     """
+    if keras.backend.backend() == "torch":
+        return [str(keras.ops.zeros(()).device)]
     devices: list[str] = keras.distribution.list_devices()
     gpus = [name for name in devices if not name.startswith("cpu")]
-    return (gpus or devices)[:1] if keras.backend.backend() == "torch" or not gpus else gpus
+    return gpus or devices[:1]
 
 
 @contextmanager

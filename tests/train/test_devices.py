@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,7 +78,7 @@ def installed(*backends: str) -> list[object]:
 @pytest.mark.parametrize("backend", installed("jax", "torch"))
 def test_compact_trains_on_other_backends(backend: str, drawn: Path, tmp_path: Path) -> None:
     said = run_python(FIT + "fit(2, False)", tmp_path, drawn, KERAS_BACKEND=backend)
-    assert "compact is trained on cpu:0\n" in said
+    assert re.search(r"compact is trained on cpu(:0)?\n", said)
     assert "epoch 2/2" in said
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["library_versions"]["backend"] == backend
