@@ -26,9 +26,9 @@ OK, FAILED = "ok", "failed"
 class HeldBatch(keras.utils.PyDataset):  # type: ignore[misc]
     """One batch that is held in memory, as often as there are steps."""
 
-    def __init__(self, cells: Any, labels: Any, steps: int) -> None:
+    def __init__(self, batch: Any, steps: int) -> None:
         super().__init__()
-        self._batch = cells, labels
+        self._batch = batch
         self._steps = steps
 
     def __len__(self) -> int:
@@ -57,16 +57,13 @@ def device_names() -> list[str]:
     return [*names, *done.stdout.splitlines()]
 
 
-def step_rows(
-    build: Callable[[Recipe], Any], recipes: Sequence[Recipe], cells: Any, labels: Any, steps: int
-) -> list[Row]:
+def step_rows(build: Callable[[Recipe], Any], recipes: Sequence[Recipe], batch: Any, steps: int) -> list[Row]:
     """Time the training step of each recipe; a step that fails is a row that says why.
 
     Args:
         build: Returns the network of a recipe, compiled.
         recipes: Alike but for precision and compilation.
-        cells: A batch, uint8 [B, size, size, 3].
-        labels: float32 [B, 1].
+        batch: As train.batches.Batches gives it.
         steps: How many are timed.
     """
     rows: list[Row] = []
@@ -74,7 +71,7 @@ def step_rows(
         row: Row = {"precision": recipe.precision, "xla": recipe.compiled}
         keras.utils.clear_session()  # frees the network before
         try:
-            row.update(_figures(build(recipe), recipe.precision, cells, labels, steps), status=OK, reason="")
+            row.update(_figures(build(recipe), recipe.precision, batch, steps), status=OK, reason="")
         except Exception as error:  # a framework may raise anything; what failed is recorded as failed
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             row.update(dict.fromkeys(FIGURES, ""), status=FAILED, reason=reason[:LONGEST_REASON])
@@ -85,18 +82,18 @@ def step_rows(
 FIGURES = ("images_per_second", "step_tflops", "matrix_tflops", "share_of_matrix", "paper_hours")
 
 
-def _figures(network: Any, precision: str, cells: Any, labels: Any, steps: int) -> Row:
-    seconds = step_seconds(network, cells, labels, steps)
-    rate = STEP_TO_FORWARD * forward_flops(network) * len(cells) / seconds
+def _figures(network: Any, precision: str, batch: Any, steps: int) -> Row:
+    seconds = step_seconds(network, batch, steps)
+    rate = STEP_TO_FORWARD * forward_flops(network) * len(batch[0]) / seconds
     matrix_rate = matrix_flops_per_second(keras.dtype_policies.get(precision).compute_dtype)
-    hours = PAPER_EPOCHS * PAPER_IMAGES * seconds / len(cells) / 3600
-    figures = (len(cells) / seconds, rate / TERA, matrix_rate / TERA, rate / matrix_rate, hours)
+    hours = PAPER_EPOCHS * PAPER_IMAGES * seconds / len(batch[0]) / 3600
+    figures = (len(batch[0]) / seconds, rate / TERA, matrix_rate / TERA, rate / matrix_rate, hours)
     return {name: round(value, 4) for name, value in zip(FIGURES, figures, strict=True)}
 
 
-def step_seconds(network: Any, cells: Any, labels: Any, steps: int) -> float:
+def step_seconds(network: Any, batch: Any, steps: int) -> float:
     """Return the median time of `steps` training steps on one batch, from the batch in memory to its loss."""
-    batches = ClockedBatches(HeldBatch(cells, labels, WARM_UP_STEPS + steps))
+    batches = ClockedBatches(HeldBatch(batch, WARM_UP_STEPS + steps))
     clock = StepClock(batches)
     network.fit(batches, epochs=1, verbose=0, shuffle=False, callbacks=[clock])
     return float(np.median(clock.step_seconds[WARM_UP_STEPS:]))

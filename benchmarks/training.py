@@ -127,7 +127,7 @@ def measured(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, l
             for precision in precisions
             for is_compiled in (False, True)
         ]
-        yield "steps", step_rows(training.network, recipes, *batches[0], steps)
+        yield "steps", step_rows(training.network, recipes, batches[0], steps)
 
 
 class Training:

@@ -6,7 +6,8 @@ import argparse
 import sys
 
 from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, quiet_tensorflow, run_command
-from train.arguments import build_parser, fit_options, recipe_with
+from runtime.schema import SplitOptions
+from train.arguments import build_parser, fit_options, recipe_with, split_options
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,7 +29,7 @@ def _fit(given: argparse.Namespace) -> int:
         from train.models.network import default_size, default_weights, recipe_of
 
     unreadable = fit(
-        fit_options(given, default_size(given.model), default_weights(given.model)),
+        fit_options(given, _split(given), default_size(given.model), default_weights(given.model)),
         given.out,
         recipe_with(given, recipe_of(given.model)),
         resume=given.resume,
@@ -36,6 +37,16 @@ def _fit(given: argparse.Namespace) -> int:
     )
     print(f"Next: python -m export onnx --run {given.out} --out BUNDLE")
     return PARTLY_DONE if unreadable else DONE
+
+
+def _split(given: argparse.Namespace) -> SplitOptions:
+    """Return the split of the command line, or that of the teacher, which a resumed run has kept."""
+    from train.run_folder import RunFolder
+    from train.teacher import split_of_teacher
+
+    if given.command == "fit":
+        return split_options(given)
+    return RunFolder(given.out).config().options.split if given.resume else split_of_teacher(given.teacher)
 
 
 def _evaluate(given: argparse.Namespace) -> int:

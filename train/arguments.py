@@ -57,13 +57,13 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def fit_options(given: argparse.Namespace, image_size: int, weights: str) -> FitOptions:
+def fit_options(given: argparse.Namespace, split: SplitOptions, image_size: int, weights: str) -> FitOptions:
     """Return the options of a run; `image_size` and `weights` stand where the command line names none."""
     is_taught = given.command == "distill"
     return FitOptions(
         model=given.model,
         data=str(given.data),
-        split=SplitOptions("fixed", FRACTIONS, source=str(given.teacher)) if is_taught else _split_options(given),
+        split=split,
         epochs=given.epochs,
         batch_size=given.batch_size,
         image_size=given.image_size or image_size,
@@ -74,7 +74,8 @@ def fit_options(given: argparse.Namespace, image_size: int, weights: str) -> Fit
     )
 
 
-def _split_options(given: argparse.Namespace) -> SplitOptions:
+def split_options(given: argparse.Namespace) -> SplitOptions:
+    """Return how `fit` is to split the cells."""
     return SplitOptions(
         kind=given.split,
         fractions=tuple(given.fractions),

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 import keras
 
+from runtime.errors import UsageError
+from runtime.schema import Recipe
+
 
 def training_devices() -> list[str]:
     """Return the names of the devices that train, such as "gpu:0": all GPUs, or the CPU where there is none.
@@ -18,6 +21,15 @@ def training_devices() -> list[str]:
     devices: list[str] = keras.distribution.list_devices()
     gpus = [name for name in devices if not name.startswith("cpu")]
     return gpus or devices[:1]
+
+
+def check_compiled(recipe: Recipe, devices: Sequence[str]) -> None:
+    """Raise UsageError where the strategy for several devices cannot run a step that XLA compiled."""
+    if recipe.compiled and len(devices) > 1 and keras.backend.backend() == "tensorflow":
+        raise UsageError(
+            f"expected no --compiled with {len(devices)} GPUs on TensorFlow, which cannot share out a compiled step; "
+            "leave it away, or let CUDA_VISIBLE_DEVICES name one GPU"
+        )
 
 
 @contextmanager

@@ -98,5 +98,6 @@ def _describe(decision: Decision) -> str:
 
 def predict(model: Any, batches: Batches) -> NDArray[np.float32]:
     """Return p_all, float32 [N], of all cells of `batches` in their order."""
-    p_all: NDArray[np.float32] = model.predict(batches, verbose=0)[:, 0]
+    with batches.telling_errors():
+        p_all: NDArray[np.float32] = model.predict(batches, verbose=0)[: len(batches.labels), 0]
     return p_all

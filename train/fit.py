@@ -31,12 +31,12 @@ from train.callbacks import (
 )
 from train.dataset import Cell, find_cells, refuse_contradictions, refuse_one_class
 from train.decision import SMALLEST_P
-from train.devices import shared_among, training_devices
+from train.devices import check_compiled, shared_among, training_devices
 from train.evaluate import evaluate_part, predict
 from train.leaks import leak_report
 from train.models.network import build_network, check_size, compile_network, load_network, recipe_of
 from train.prepared import PreparedImages, prepare_images
-from train.resumption import refuse_other_options
+from train.resumption import refuse_other_backend, refuse_other_options
 from train.run_folder import Epoch, RunFolder
 from train.splits import (
     TRAINING,
@@ -54,7 +54,7 @@ from train.teacher import check_teacher, targets_of, write_teaching
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-RECORDED_LIBRARIES = ("keras", "tensorflow", "numpy", "pillow")
+RECORDED_LIBRARIES = ("keras", "tensorflow", "jax", "torch", "numpy", "opencv-python-headless", "pillow")
 
 Tell = Callable[[str], None]
 say = partial(print, flush=True)  # a log file shows an epoch when it ends
@@ -71,6 +71,7 @@ class _Plan:
     placed: list[PlacedCell]
     cells: list[Cell]  # as found on the disk
     cache: Path | None
+    devices: int  # that share a batch
 
 
 @dataclass
@@ -106,10 +107,13 @@ def fit(
     folder = RunFolder(out)
     check_size(options.model, options.image_size)
     check_split(options.split)
-    check_teacher(options)
+    if not resume:
+        check_teacher(options)
+    recipe = recipe or recipe_of(options.model)
+    check_compiled(recipe, training_devices())
     _check_folder(folder, resume)
     with folder.claimed():
-        return _fit_claimed(folder, options, recipe or recipe_of(options.model), resume, cache, tell)
+        return _fit_claimed(folder, options, recipe, resume, cache, tell)
 
 
 def _fit_claimed(
@@ -130,7 +134,7 @@ def _fit_claimed(
     tell(f"{_describe(placed, options)} on {' and '.join(devices)}")
     leaks = leak_report(placed, images)
     tell(str(leaks))
-    plan = _Plan(folder, options, recipe, images, placed, cells, cache)
+    plan = _Plan(folder, options, recipe, images, placed, [*cells, *test_cells], cache, len(devices))
     with shared_among(devices):
         if resume:
             run = _resumed(plan)
@@ -177,7 +181,7 @@ def _begun(plan: _Plan) -> _Fit:
     if needs_twin(recipe):
         kept = build("none", "float32")
         kept.set_weights(network.get_weights())
-    if options.teacher:
+    if options.teacher and not plan.folder.teaching.exists():
         write_teaching(plan.folder.teaching, options, plan.cells, training, plan.cache)
     run = _with_batches(plan, network, kept)
     compile_network(network, recipe, steps=len(run.training) * options.epochs)
@@ -195,6 +199,7 @@ def _resumed(plan: _Plan) -> _Fit:
     folder = plan.folder
     config = folder.config()
     history = folder.history()
+    refuse_other_backend(config, keras.backend.backend())
     refuse_other_options(plan.options, plan.recipe, config, len(history))
     if not history:
         return _begun(plan)
@@ -214,8 +219,14 @@ def _with_batches(plan: _Plan, network: Any, kept: Any) -> _Fit:
         shuffle_seed=options.seed,
         recipe=plan.recipe,
         targets=targets_of(plan.folder.teaching, cells, options.teacher_share) if options.teacher else None,
+        devices=plan.devices,
     )
-    validation = Batches(plan.images, cells_of_part(plan.placed, VALIDATION), batch_size=options.batch_size)
+    validation = Batches(
+        plan.images,
+        cells_of_part(plan.placed, VALIDATION),
+        batch_size=options.batch_size,
+        devices=plan.devices,
+    )
     return _Fit(plan, network, kept, training, validation, history=[])
 
 
@@ -273,14 +284,14 @@ def _trained(run: _Fit, epoch: int) -> dict[str, float]:
     """Train on all batches of an epoch; return its loss and accuracy."""
     run.training.epoch = epoch
     seed_dropout(run.network, run.plan.options.seed, epoch)
-    with tqdm(total=len(run.training), desc=f"epoch {epoch + 1}", unit="batch", disable=None, leave=False) as bar:
+    bar = tqdm(total=len(run.training), desc=f"epoch {epoch + 1}", unit="batch", disable=None, leave=False)
+    with bar, run.training.telling_errors():
         history = run.network.fit(
             run.training,
             initial_epoch=epoch,
             epochs=epoch + 1,
             shuffle=False,
             verbose=0,
-            class_weight=run.training.class_weights() if run.plan.recipe.class_weights else None,
             callbacks=_callbacks(run, epoch, bar),
         ).history
     if run.kept is not run.network and not run.plan.recipe.average:

@@ -45,9 +45,9 @@ class PixelFile:
         """Return a copy of the cell of one row, or of those of several."""
         try:
             return np.array(np.load(self._path, mmap_mode="r")[rows])
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise DataError(
-                f"expected the prepared images at {self._path}, found none any more ({error.strerror}); "
+                f"expected the prepared images at {self._path}, found: {' '.join(str(error).split())}; "
                 "run again, with --resume where an epoch was finished"
             ) from error
 

@@ -8,6 +8,13 @@ from runtime.errors import UsageError
 from runtime.schema import FitOptions, Recipe, RunConfig
 
 
+def refuse_other_backend(config: RunConfig, backend: str) -> None:
+    """Raise UsageError unless `backend` is the one that the run was begun with: its state belongs to that one."""
+    begun = config.library_versions.get("backend", backend)
+    if begun != backend:
+        raise UsageError(f"expected the Keras backend of the run, found {backend}; resume with KERAS_BACKEND={begun}")
+
+
 def refuse_other_options(options: FitOptions, recipe: Recipe, config: RunConfig, finished: int) -> None:
     """Raise UsageError where a resumed run would not be the one that was begun; its data may have moved.
 
@@ -15,6 +22,13 @@ def refuse_other_options(options: FitOptions, recipe: Recipe, config: RunConfig,
     with another schedule the rate depends on their number.
     """
     begun = replace(config.options, data=options.data)
+    if bool(begun.teacher) != bool(options.teacher):
+        command = "distill" if begun.teacher else "fit"
+        raise UsageError(
+            f"expected the command that the run was begun with, received another; resume with python -m train {command}"
+        )
+    if begun.teacher:  # it has said what it has to say, and may have moved
+        begun = replace(begun, teacher=options.teacher, split=replace(begun.split, source=options.split.source))
     if config.recipe.schedule == "constant" and options.epochs >= finished:
         begun = replace(begun, epochs=options.epochs)
     before, now = _as_arguments(begun, config.recipe), _as_arguments(options, recipe)

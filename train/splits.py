@@ -249,7 +249,7 @@ def _by_fold(cells: Sequence[Cell], fold: str) -> dict[str, str]:
 
 
 def _as_before(cells: Sequence[Cell], run: Path) -> dict[str, str]:
-    before = {cell.sha256: cell.part for cell in read_cells(run / "cells.csv") if cell.part in PARTS}
+    before = {cell.sha256: cell.part for cell in read_cells(run / "cells.csv") if cell.part in (*PARTS, LEFT_OUT)}
     unknown = [cell for cell in cells if cell.sha256 not in before]
     if unknown:
         raise DataError(

@@ -16,11 +16,12 @@ import numpy as np
 
 from runtime.errors import RunError, UsageError
 from runtime.files import output_errors, written_aside
-from runtime.schema import FitOptions
+from runtime.schema import FitOptions, SplitOptions
 from train.batches import Batches
 from train.dataset import Cell
 from train.decision import calibrated
 from train.evaluate import predict
+from train.finished import read_run
 from train.models.network import load_network
 from train.prepared import prepare_images
 from train.run_folder import RunFolder
@@ -42,7 +43,20 @@ def check_teacher(options: FitOptions) -> None:
         raise UsageError(
             "expected the teacher's own split: a teacher that saw the pupil's validation cells flatters it"
         )
-    RunFolder(Path(options.teacher)).metrics()
+    folder = RunFolder(Path(options.teacher))
+    config, epochs = folder.config(), len(folder.history())
+    if epochs < config.options.epochs and not config.recipe.early_stopping:
+        raise RunError(
+            f"expected a finished run as --teacher, found {epochs} of {config.options.epochs} epochs at {folder.path}; "
+            "finish it with --resume"
+        )
+    read_run(folder.path, folder.path.name)
+
+
+def split_of_teacher(run: Path) -> SplitOptions:
+    """Return the split that gives each cell the part which it has in the teacher's run."""
+    own = RunFolder(run).config().options.split
+    return SplitOptions("fixed", own.fractions, source=str(run), test_data=own.test_data)
 
 
 def write_teaching(
@@ -50,11 +64,10 @@ def write_teaching(
 ) -> None:
     """Write what the teacher says of each of `cells`, calibrated, to a table with the columns sha256 and p_all.
 
-    `sources` are the cells as found on disk: the teacher may look at another image size than its pupil.
+    `sources` are all cells as found on disk: the teacher may look at another image size than its pupil.
     """
     run = RunFolder(Path(options.teacher))
-    wanted = {cell.sha256 for cell in cells}
-    images = prepare_images([cell for cell in sources if cell.sha256 in wanted], run.config().options.image_size, cache)
+    images = prepare_images(sources, run.config().options.image_size, cache)
     network = load_network(run.best_model, "finish the teacher's run first")
     p_all = predict(network, Batches(images, cells, batch_size=options.batch_size))
     with written_aside(path) as aside, output_errors(path), aside.open("w", newline="") as stream:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from runtime.errors import DataError, UsageError
 from runtime.schema import Recipe
 from train.batches import Batches, mixed
 from train.prepared import PreparedImages
@@ -72,17 +74,78 @@ def test_targets_are_learnt_instead_of_labels(images: PreparedImages, cells: lis
 
 def test_cells_and_targets_are_mixed_alike() -> None:
     dark_and_bright = np.full((2, 4, 4, 3), [[[[0]]], [[[200]]]], dtype=np.uint8)
+    labels, alike = np.array([[0], [1]], dtype=np.float32), np.ones(2, dtype=np.float32)
     shares = set()
     for seed in range(20):
-        pixels, targets = mixed(
-            dark_and_bright, np.array([[0], [1]], dtype=np.float32), np.random.default_rng(seed), 1.0
-        )
+        pixels, targets, weights = mixed(dark_and_bright, labels, alike, np.random.default_rng(seed), 1.0)
         assert pixels.dtype == np.uint8
         assert targets.dtype == np.float32
         assert targets.shape == (2, 1)
+        np.testing.assert_allclose(weights, 1)
         np.testing.assert_allclose(pixels, np.broadcast_to(200 * targets[:, :, None, None], pixels.shape), atol=0.5)
         shares |= set(targets.ravel().tolist())
     assert sum(0.05 < share < 0.95 for share in shares) > 10
+
+
+def test_the_loss_of_a_mixture_is_the_mixture_of_the_weighted_losses() -> None:
+    def loss(target: Any, weight: Any) -> Any:
+        return weight * -(target * np.log(0.3) + (1 - target) * np.log(0.7))
+
+    cells = np.zeros((8, 4, 4, 3), dtype=np.uint8)
+    labels, ones = np.tile(np.array([[0], [1]], dtype=np.float32), (4, 1)), np.ones(8, dtype=np.float32)
+    weights = np.where(labels[:, 0] == 1, 0.5, 3).astype(np.float32)
+    shares = mixed(cells, labels, ones, np.random.default_rng(0), 1.0)[1][:, 0]  # of the ALL cell
+    _, mixed_targets, mixed_weights = mixed(cells, labels, weights, np.random.default_rng(0), 1.0)
+    assert ((shares > 0.05) & (shares < 0.95)).sum() > 2
+    expected = shares * loss(1, 0.5) + (1 - shares) * loss(0, 3)
+    np.testing.assert_allclose(loss(mixed_targets[:, 0], mixed_weights), expected, rtol=1e-5)
+
+
+def test_both_classes_weigh_the_same_where_the_recipe_says_so(images: PreparedImages, cells: list[PlacedCell]) -> None:
+    few = [cell for cell in cells if cell.label or int(cell.sha256) % 6 == 0]
+    recipe = Recipe("adam", 1e-3, "constant", class_weights=True)
+    batches = Batches(images, few, batch_size=7, shuffle_seed=0, recipe=recipe)
+    labels, weights = (
+        np.concatenate(parts) for parts in zip(*[batches[i][1:] for i in range(len(batches))], strict=True)
+    )
+    of_class = [weights[labels[:, 0] == label].sum() for label in (0, 1)]
+    assert of_class[0] == pytest.approx(of_class[1])
+    assert weights.mean() == pytest.approx(1)
+    assert len(Batches(images, few, batch_size=7, shuffle_seed=0)[0]) == 2, "without, keras gets no weights"
+
+
+@pytest.mark.parametrize("devices", [2, 3, 8])
+def test_each_batch_can_be_shared_out_evenly_and_no_cell_is_missing(
+    images: PreparedImages, cells: list[PlacedCell], devices: int
+) -> None:
+    batches = Batches(images, cells, batch_size=16, shuffle_seed=0, devices=devices)
+    sizes = [len(batches[index][0]) for index in range(len(batches))]
+    assert all(size % devices == 0 and 0 < size <= 16 for size in sizes)
+    seen = numbers(batches)
+    assert set(seen) == set(range(COUNT))
+    assert len(seen) < COUNT + devices
+    in_order = numbers(Batches(images, cells, batch_size=16, devices=devices))
+    assert in_order[:COUNT] == list(range(COUNT)), "so that what is predicted beyond the cells is cut off"
+    with pytest.raises(UsageError, match=f"expected --batch-size of {devices} or more, .* received {devices - 1}"):
+        Batches(images, cells, batch_size=devices - 1, devices=devices)
+
+
+def test_what_keeps_a_batch_from_being_read_is_told_instead_of_what_becomes_of_it(cells: list[PlacedCell]) -> None:
+    class Gone:
+        def __getitem__(self, rows: Any) -> Any:
+            raise DataError("the prepared images are gone")
+
+    batches = Batches(PreparedImages(Gone(), {str(n): n for n in range(COUNT)}, {}), cells, batch_size=32)
+    with pytest.raises(DataError, match=r"^the prepared images are gone$"), batches.telling_errors():
+        try:
+            batches[0]
+        except DataError as error:
+            raise RuntimeError("a graph of many lines") from error
+    with (
+        pytest.raises(RuntimeError, match="another"),
+        Batches(PreparedImages(Gone(), {str(n): n for n in range(COUNT)}, {}), cells, batch_size=32).telling_errors(),
+    ):
+        raise RuntimeError("another")
 
 
 def test_mixed_batches_depend_on_seed_epoch_and_number_alone(images: PreparedImages, cells: list[PlacedCell]) -> None:

@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from runtime.errors import UsageError
+from runtime.schema import Recipe
+from train.devices import check_compiled
+
 FIT = """
 import sys
 from pathlib import Path
@@ -22,8 +26,8 @@ import train.fit
 from runtime.schema import FitOptions, Recipe, SplitOptions
 
 def fit(epochs, resume):
-    split = SplitOptions("image", (0.6, 0.4, 0.0))
-    options = FitOptions("compact", sys.argv[1], split, epochs, 6, 32, "none", 0)
+    split = SplitOptions("image", (0.7, 0.3, 0.0))
+    options = FitOptions("compact", sys.argv[1], split, epochs, 7, 32, "none", 0)  # odd batches of odd parts
     recipe = Recipe("adam", 1e-3, "constant", average=0.5)
     train.fit.fit(options, Path(sys.argv[2]), recipe, resume=resume, cache=Path(sys.argv[3]))
 
@@ -96,3 +100,10 @@ def test_two_devices_train_together_and_go_on_after_a_resume(backend: str, drawn
     assert "compact is trained on cpu:0 and cpu:1\n" in said
     assert said.count("replicas: 2\n") == 2
     assert "epoch 3/3" in said
+
+
+def test_a_compiled_step_is_not_shared_out_on_tensorflow() -> None:
+    compiled = Recipe("adam", 1e-3, "constant", compiled=True)
+    check_compiled(compiled, ["gpu:0"])
+    with pytest.raises(UsageError, match="expected no --compiled with 2 GPUs on TensorFlow"):
+        check_compiled(compiled, ["gpu:0", "gpu:1"])

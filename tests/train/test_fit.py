@@ -253,6 +253,27 @@ def test_a_resumed_run_must_be_the_one_that_was_begun(options: FitOptions, copy:
         fit(replace(options, epochs=9), copy, resume=True, cache=cache, tell=quiet)
 
 
+def test_a_resumed_run_must_stay_on_its_backend(options: FitOptions, copy: Path, cache: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    config["library_versions"]["backend"] = "jax"
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match=r"found tensorflow; resume with KERAS_BACKEND=jax$"):
+        fit(options, copy, resume=True, cache=cache, tell=quiet)
+
+
+def test_prepared_images_that_vanish_in_an_epoch_are_an_error_of_one_line(options: FitOptions, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def tell(line: str) -> None:
+        seen.append(line)
+        if line.startswith("epoch 1/"):
+            [file] = (tmp_path / "cache").glob("*.npy")
+            file.unlink()
+
+    with pytest.raises(DataError, match=r"^expected the prepared images at .*; run again, with --resume [^\n]*$"):
+        fit(options, tmp_path / "run", cache=tmp_path / "cache", tell=tell)
+
+
 def test_a_run_is_never_written_over(options: FitOptions, whole: Path, cache: Path) -> None:
     with pytest.raises(RunError, match=r"found a run at .*; add --resume"):
         fit(options, whole, cache=cache, tell=quiet)

@@ -42,7 +42,7 @@ def test_the_pixels_stay_on_disk_and_their_loss_is_told(cells: list[Cell], tmp_p
     np.save(file, changed)
     assert (images.pixels[0] == 77).all(), "nothing is held in memory"
     file.unlink()
-    with pytest.raises(DataError, match=r"expected the prepared images at .*, found none any more .*--resume"):
+    with pytest.raises(DataError, match=r"expected the prepared images at .*, found: .*No such file.*--resume"):
         images.pixels[0]
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from runtime.command_line import INTERRUPTED
 from runtime.errors import RunError, UsageError
 from runtime.schema import FitOptions, SplitOptions
 from train.__main__ import main
 from train.decision import calibrated
+from train.drawn_cells import draw_cells
 from train.fit import fit
 from train.run_folder import RunFolder
 from train.splits import PARTS, cells_of_part
@@ -23,7 +25,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pupil_of(teacher: Path, data: Path) -> FitOptions:
-    split = SplitOptions("fixed", (0.6, 0.2, 0.2), source=str(teacher))
+    split = SplitOptions("fixed", (0.6, 0.4, 0.0), source=str(teacher))
     return FitOptions("compact", str(data), split, 2, 6, 64, "none", 0, teacher=str(teacher), teacher_share=0.5)
 
 
@@ -74,20 +76,64 @@ def test_targets_lie_between_label_and_teacher(tmp_path: Path, pupil: Path) -> N
         targets_of(table, cells, 0.25)
 
 
-def test_a_pupil_that_was_cut_off_goes_on_without_its_teacher(
-    finished_run: Path, pupil: Path, drawn: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_pupil_that_was_cut_off_goes_on_when_its_teacher_is_gone(
+    finished_run: Path, pupil: Path, drawn: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = shutil.copytree(finished_run, tmp_path / "teacher")
+    command = ["distill", "--teacher", str(teacher), "--data", str(drawn), "--out", str(tmp_path / "cut")]
+    options = ["--epochs", "2", "--batch-size", "6", "--image-size", "64", "--cache", str(cache)]
+    real = RunFolder.write_network
+
+    def write_network(self: RunFolder, model: object, path: Path) -> None:
+        if self.history():
+            raise KeyboardInterrupt
+        real(self, model, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "write_network", write_network)
+        assert main([*command, *options]) == INTERRUPTED
+    assert len(RunFolder(tmp_path / "cut").history()) == 1
+    shutil.rmtree(teacher)
+    assert main([*command, *options, "--resume"]) == 0
+    losses = [[epoch.loss for epoch in RunFolder(run).history()] for run in (pupil, tmp_path / "cut")]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+def test_a_resumed_pupil_must_follow_the_same_options(
+    finished_run: Path, pupil: Path, drawn: Path, cache: Path, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(pupil, tmp_path / "pupil")
-    before = RunFolder(copy).teaching.read_bytes()
-    fit(pupil_of(finished_run, drawn), copy, resume=True, cache=cache)
-    assert RunFolder(copy).teaching.read_bytes() == before
     with pytest.raises(UsageError, match=r"resume with --teacher-share 0\.5$"):
         fit(replace(pupil_of(finished_run, drawn), teacher_share=0.4), copy, resume=True, cache=cache)
+    with pytest.raises(UsageError, match=r"resume with python -m train distill$"):
+        fit(replace(pupil_of(finished_run, drawn), teacher="", teacher_share=0.0), copy, resume=True, cache=cache)
 
 
-def test_a_teacher_must_be_a_finished_run(drawn: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"expected a run folder with metrics\.json"):
+def test_a_teacher_must_be_a_finished_run(finished_run: Path, drawn: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"expected a run folder with config\.json"):
         check_teacher(pupil_of(tmp_path, drawn))
+    begun = RunFolder(shutil.copytree(finished_run, tmp_path / "begun"))
+    begun.write_history(begun.history()[:3])
+    with pytest.raises(RunError, match=r"expected a finished run as --teacher, found 3 of 20 epochs at .*--resume"):
+        check_teacher(pupil_of(begun.path, drawn))
+
+
+def test_the_parts_of_a_teacher_that_was_tested_on_other_data_are_kept(
+    drawn: Path, tmp_path: Path, cache: Path
+) -> None:
+    draw_cells(tmp_path / "test", 12, seed=9)
+    subjects = ["--split", "subject", "--fractions", "0.5", "0.5", "0", "--test-data", str(tmp_path / "test")]
+    size = ["--epochs", "1", "--batch-size", "6", "--image-size", "32", "--cache", str(cache)]
+    table = tmp_path / "cells.csv"
+    rows = [
+        f"{cell},{cell.parent.name},{n % 7}x{cell.parent.name}" for n, cell in enumerate(sorted(drawn.glob("*/*.bmp")))
+    ]
+    table.write_text("\n".join(["path,label,subject", *rows]) + "\n")
+    teacher, pupil = tmp_path / "teacher", tmp_path / "pupil"
+    assert main(["fit", "--model", "compact", "--data", str(table), "--out", str(teacher), *size, *subjects]) == 0
+    assert main(["distill", "--teacher", str(teacher), "--data", str(table), "--out", str(pupil), *size]) == 0
+    assert parts_of(pupil) == parts_of(teacher)
+    assert len(parts_of(pupil)["test"]) == 12
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, float("nan")])

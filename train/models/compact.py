@@ -19,7 +19,7 @@ BLOCKS_PER_STAGE = 2
 COARSE_STEM, COARSE_STAGES = 16, (32, 64, 96)  # channels
 COARSE_SIDE = 48  # pixels at least, where the image has as many
 DROPOUT = 0.3
-STREAM_DROPOUT = 0.3
+STREAM_DROPOUT = 0.15
 MOMENTUM = 0.9  # of the batch norms' running statistics: an epoch has too few steps for the usual 0.99
 
 
