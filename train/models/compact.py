@@ -1,4 +1,4 @@
-"""A small network for devices and PCs without a GPU: 565 thousand weights in two streams.
+"""A small network for devices and PCs without a GPU: 564 thousand weights in two streams.
 
 The fine stream sees the whole image. Within a training set it tells more cells apart than anything else, but part of
 what it learns is how sharp the slides of those few subjects are. The coarse stream sees an image without fine texture
