@@ -34,7 +34,7 @@ from train.decision import SMALLEST_P
 from train.devices import check_compiled, shared_among, training_devices
 from train.evaluate import evaluate_part, predict
 from train.leaks import leak_report
-from train.models.network import build_network, check_size, compile_network, load_network, recipe_of
+from train.models.network import as_used, build_network, check_size, compile_network, load_network, recipe_of
 from train.prepared import PreparedImages, prepare_images
 from train.resumption import refuse_other_backend, refuse_other_options
 from train.run_folder import Epoch, RunFolder
@@ -247,29 +247,28 @@ def _fit_epochs(run: _Fit, tell: Tell) -> None:
 def _fit_epoch(run: _Fit, epoch: int, epochs: int, tell: Tell) -> None:
     """Train for one epoch, keep what is best, then record the epoch as finished."""
     started = time.perf_counter()
-    logs = _trained(run, epoch)
-    val_loss, val_accuracy = loss_and_accuracy(run.validation.labels, predict(run.kept, run.validation))
-    done = Epoch(
-        epoch=epoch + 1,
-        loss=logs["loss"],
-        accuracy=logs["accuracy"],
-        val_loss=val_loss,
-        val_accuracy=val_accuracy,
-        learning_rate=float(keras.ops.convert_to_numpy(run.network.optimizer.learning_rate)),
-        seconds=round(time.perf_counter() - started, 3),
-        best=0,
-    )
-    if not math.isfinite(done.val_loss):
-        raise RunError(f"expected a finite validation loss, found {done.val_loss} in epoch {done.epoch}: {DIVERGED}")
     folder = run.plan.folder
-    saved = folder.resume_model(done.epoch)
-    folder.write_network(run.network, saved)
+    logs = _trained(run, epoch)
+    with as_used(run.kept):
+        val_loss, val_accuracy = loss_and_accuracy(run.validation.labels, predict(run.kept, run.validation))
+        done = Epoch(
+            epoch=epoch + 1,
+            loss=logs["loss"],
+            accuracy=logs["accuracy"],
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+            learning_rate=float(keras.ops.convert_to_numpy(run.network.optimizer.learning_rate)),
+            seconds=round(time.perf_counter() - started, 3),
+            best=0,
+        )
+        if not math.isfinite(val_loss):
+            raise RunError(f"expected a finite validation loss, found {val_loss} in epoch {done.epoch}: {DIVERGED}")
+        if all(_better(done, earlier) for earlier in run.history):
+            done = replace(done, best=1)
+            folder.write_network(run.kept, folder.best_model)
+    folder.write_network(run.network, folder.resume_model(done.epoch))
     if run.kept is not run.network:
-        saved = folder.kept_model(done.epoch)
-        folder.write_network(run.kept, saved)
-    if all(_better(done, earlier) for earlier in run.history):
-        done = replace(done, best=1)
-        folder.keep_as_best(saved)
+        folder.write_network(run.kept, folder.kept_model(done.epoch))
     run.history.append(done)
     folder.write_history(run.history)
     folder.forget_states_before(done.epoch)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, fields
@@ -179,11 +178,6 @@ class RunFolder:
         """Save a keras.Model, with its optimizer where it has one."""
         with written_aside(path) as aside, output_errors(path):
             model.save(aside)
-
-    def keep_as_best(self, saved: Path) -> None:
-        """Make a saved network the best model."""
-        with written_aside(self.best_model) as aside, output_errors(self.best_model):
-            shutil.copyfile(saved, aside)
 
     def forget_states_before(self, epoch: int) -> None:
         """Delete the states that are no longer needed to go on after `epoch`."""

@@ -49,7 +49,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "truth for number": (lambda m: m["image"].update(width=True), r"expected int at the manifest\.image\.width"),
     "swapped classes": (lambda m: m["classes"].reverse(), r"expected the classes \['healthy', 'ALL'\]"),
-    "other version": (lambda m: m.update(schema_version=99), "expected schema_version 2, found 99"),
+    "other version": (lambda m: m.update(schema_version=99), "expected schema_version 3, found 99"),
     "other resize": (lambda m: m["image"].update(resize="opencv-area"), "expected the image preparation"),
     "threshold above 1": (
         lambda m: m["decision"].update(threshold=50.0),

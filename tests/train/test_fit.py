@@ -84,7 +84,7 @@ def stop_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     real = RunFolder.write_network
 
     def write_network(self: RunFolder, model: object, path: Path) -> None:
-        if len(self.history()) == epochs:
+        if len(self.history()) == epochs and path.name != "best.keras":
             raise KeyboardInterrupt
         real(self, model, path)
 
@@ -155,11 +155,10 @@ def test_the_best_epoch_is_kept_and_not_the_last(
     trained = SimpleNamespace(history={"loss": [0.1], "accuracy": [0.9]})
     monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: trained)
     monkeypatch.setattr(train.fit, "loss_and_accuracy", lambda *_: next(scripted)[::-1])
-    monkeypatch.setattr(RunFolder, "write_network", lambda *_: None)
-    monkeypatch.setattr(RunFolder, "keep_as_best", lambda self, saved: kept.append(saved.name))
+    monkeypatch.setattr(RunFolder, "write_network", lambda self, model, path: kept.append(path.name))
     monkeypatch.setattr(train.fit, "evaluate_part", lambda *_: None)
     fit(options, tmp_path, cache=cache, tell=quiet)
-    assert kept == ["resume-1.keras", "resume-2.keras"]
+    assert kept == ["best.keras", "resume-1.keras", "best.keras", "resume-2.keras", "resume-3.keras"]
     assert [row["best"] for row in history(tmp_path)] == ["1", "1", "0"]
 
 

@@ -7,12 +7,14 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from scipy.special import logit
 
 from runtime.errors import UsageError
 from runtime.schema import MODELS
 from train.models.allnet import INNER_LAYERS, pooled_to
 from train.models.backbones import BACKBONES
-from train.models.network import build_network
+from train.models.compact import FINE_WEIGHT
+from train.models.network import as_used, build_network
 from train.standardization import Standardization
 
 STANDARDIZATION = Standardization((11.0, 5.0, 13.0), (26.0, 12.0, 30.0))
@@ -39,6 +41,23 @@ def test_every_network_takes_uint8_cells_and_gives_a_probability(model: str) -> 
 
 def test_compact_has_fewer_than_a_million_weights() -> None:
     assert build("compact", 128).count_params() < 1_000_000
+
+
+def test_in_use_the_fine_stream_of_compact_counts_less_than_while_it_learns() -> None:
+    network = build("compact")
+    cells = np.random.default_rng(0).integers(0, 256, (2, 75, 75, 3), dtype=np.uint8)
+    streams = np.asarray(keras.Model(network.input, network.get_layer("streams").output)(cells))
+    kernel, bias = network.get_layer("p_all").get_weights()
+    kernel[: len(kernel) // 2] *= 50  # an untrained stream says next to nothing
+    network.get_layer("p_all").set_weights([kernel, bias])
+    fine = streams.shape[1] - network.get_layer("coarse").output.shape[1]
+    learnt = network.predict(cells, verbose=0)
+    with as_used(network):
+        used = network.predict(cells, verbose=0)
+    share = np.where(np.arange(len(kernel)) < fine, FINE_WEIGHT, 1)
+    np.testing.assert_allclose(logit(used), streams @ (kernel * share[:, None]) + bias, atol=1e-4)
+    np.testing.assert_array_equal(network.predict(cells, verbose=0), learnt)
+    assert np.abs(used - learnt).max() > 1e-3
 
 
 def test_the_first_layer_standardizes() -> None:

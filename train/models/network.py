@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from runtime.errors import RunError, UsageError
 from runtime.schema import DEFAULT_THRESHOLD, INPUT_NAME, OUTPUT_NAME, Recipe
 from train.models.allnet import allnet_features
 from train.models.baselines import baseline_features
-from train.models.compact import compact_features
+from train.models.compact import compact_features, weigh_streams
 from train.standardization import Standardization
 
 BACKBONE_OF_BASELINE = {"vgg": "vgg16", "resnet": "resnet50", "inception": "inception_v3"}
@@ -89,6 +91,21 @@ def _compact_features(cells: Any, standardized: Any, weights: str) -> Any:
     if weights != "none":
         raise UsageError(f"expected --weights none for compact, which has no others, received {weights}")
     return compact_features(layers.Rescaling(1 / 255, dtype="float32", name="brightness")(cells), standardized)
+
+
+@contextmanager
+def as_used(network: Any) -> Iterator[None]:
+    """Give a network inside the weights that it is validated, kept and used with, where training has others."""
+    if network.name != "compact":
+        yield
+        return
+    last = network.get_layer(OUTPUT_NAME)
+    learnt = last.get_weights()
+    last.set_weights([weigh_streams(learnt[0]), *learnt[1:]])
+    try:
+        yield
+    finally:
+        last.set_weights(learnt)
 
 
 def load_network(file: Path, hint: str, *, to_train: bool = False) -> Any:
