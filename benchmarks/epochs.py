@@ -69,7 +69,7 @@ class StepClock(keras.callbacks.Callback):  # type: ignore[misc]
 def epoch_rows(network: Any, batches: Any, rounds: int) -> list[Row]:
     """Fit one epoch to warm up, then `rounds` epochs; return their means and the share of the step in all of them.
 
-    A mean, because what is lost comes in lumps: of some epochs TensorFlow's tuning of its input delays the end.
+    A mean, because what is lost may come in lumps, of which a median of the epochs would not tell.
     """
     epochs = [timed_epoch(network, batches) for _ in range(1 + rounds)][1:]
     mean = {name: float(np.mean([epoch[name] for epoch in epochs])) for name in epochs[0]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,17 +32,17 @@ def input_rows(
     round.
     """
     count = len(next(iter(inputs.values())))
-    candidates: dict[str, Callable[[], object]] = {
-        PAPER: lambda: [None for _ in paper_batches(cells, size, standardization, count)],
-        **{name: _epoch_of(batches) for name, batches in inputs.items()},
+    epochs: dict[str, Callable[[], Iterator[object]]] = {
+        PAPER: lambda: paper_batches(cells, size, standardization, count),
+        **{name: partial(_all_batches, batches) for name, batches in inputs.items()},
     }
     keep_freed_memory()  # as `train fit` does
-    for work in candidates.values():
-        work()
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for epoch in epochs.values():
+        _read(epoch())
+    seconds: dict[str, list[float]] = {name: [] for name in epochs}
     for _ in range(rounds):
-        for name, work in candidates.items():
-            seconds[name].append(_mean_seconds(work))
+        for name, epoch in epochs.items():
+            seconds[name].append(_mean_seconds(epoch))
     return [
         {
             "input": name,
@@ -62,14 +63,20 @@ def paper_batches(
         yield np.stack([(load_cell(cells[index].path, image).astype(np.float32) - mean) / std for index in chosen])
 
 
-def _epoch_of(batches: Any) -> Callable[[], object]:
-    return lambda: [None for index in range(len(batches)) if batches[index] is None]
+def _all_batches(batches: Any) -> Iterator[object]:
+    return (batches[index] for index in range(len(batches)))
 
 
-def _mean_seconds(work: Callable[[], object]) -> float:
-    """Repeat `work` for LEAST_SECONDS or longer; return the seconds of a repetition."""
+def _read(batches: Iterator[object]) -> None:
+    """Take each batch and let it go."""
+    for _ in batches:
+        pass
+
+
+def _mean_seconds(epoch: Callable[[], Iterator[object]]) -> float:
+    """Read epochs for LEAST_SECONDS or longer; return the seconds of one."""
     started, repeats = time.perf_counter(), 0
     while (seconds := time.perf_counter() - started) < LEAST_SECONDS:
-        work()
+        _read(epoch())
         repeats += 1
     return seconds / repeats

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,6 +62,18 @@ def write_text_aside(path: Path, text: str) -> None:
     """Write `text` as UTF-8 to `path`, whole or not at all."""
     with written_aside(path) as aside, output_errors(path):
         aside.write_text(text, encoding="utf-8")
+
+
+def write_csv_aside(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Write a CSV table in UTF-8 to `path`, whole or not at all; names that are no UTF-8 keep their bytes."""
+    with (
+        written_aside(path) as aside,
+        output_errors(path),
+        aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
+    ):
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
 
 
 @contextmanager

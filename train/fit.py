@@ -109,16 +109,16 @@ def fit(
     check_split(options.split)
     if not resume:
         check_teacher(options)
-    recipe = recipe or recipe_of(options.model)
-    check_compiled(recipe, training_devices())
     _check_folder(folder, resume)
     with folder.claimed():
-        return _fit_claimed(folder, options, recipe, resume, cache, tell)
+        return _fit_claimed(folder, options, recipe or recipe_of(options.model), resume, cache, tell)
 
 
 def _fit_claimed(
     folder: RunFolder, options: FitOptions, recipe: Recipe, resume: bool, cache: Path | None, tell: Tell
 ) -> int:
+    devices = training_devices()
+    check_compiled(recipe, devices)
     cells = find_cells(Path(options.data))
     refuse_one_class(cells, options.data)
     test_cells = find_cells(Path(options.split.test_data)) if options.split.test_data else []
@@ -130,7 +130,6 @@ def _fit_claimed(
     else:
         placed = split_cells(cells, test_cells, images.unreadable, options.split, options.seed)
         refuse_too_few(placed, options.batch_size)
-    devices = training_devices()
     tell(f"{_describe(placed, options)} on {' and '.join(devices)}")
     leaks = leak_report(placed, images)
     tell(str(leaks))

@@ -42,7 +42,7 @@ class PixelFile:
         self._path = path
 
     def __getitem__(self, rows: Any) -> NDArray[np.uint8]:
-        """Return a copy of the cell of one row, or of those of several."""
+        """Return a copy of the cell of one row, or of those of several: a view would crash where the file shrinks."""
         try:
             return np.array(np.load(self._path, mmap_mode="r")[rows])
         except (OSError, ValueError) as error:

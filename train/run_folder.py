@@ -19,7 +19,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from runtime.errors import RunError
-from runtime.files import output_errors, write_text_aside, written_aside
+from runtime.files import output_errors, write_csv_aside, write_text_aside, written_aside
 from runtime.schema import Decision, Metrics, RunConfig, run_record_from_json, to_json
 from train.leaks import LeakReport
 from train.splits import PlacedCell, read_cells, write_cells
@@ -141,11 +141,8 @@ class RunFolder:
 
     def write_history(self, epochs: list[Epoch]) -> None:
         """Write history.csv with all finished epochs."""
-        path = self.path / "history.csv"
-        with written_aside(path) as aside, output_errors(path), aside.open("w", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(field.name for field in fields(Epoch))
-            writer.writerows(astuple(epoch) for epoch in epochs)
+        columns = [field.name for field in fields(Epoch)]
+        write_csv_aside(self.path / "history.csv", columns, map(astuple, epochs))
 
     def history(self) -> list[Epoch]:
         """Read the finished epochs; none where history.csv does not exist yet."""
@@ -186,13 +183,8 @@ class RunFolder:
 
     def write_scores(self, part: str, cells: Sequence[PlacedCell], p_all: NDArray[np.floating]) -> None:
         """Write scores-<part>.csv: the network's own p_all, before calibration, of each cell of a part."""
-        path = self._scores_path(part)
-        with written_aside(path) as aside, output_errors(path), aside.open("w", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(SCORE_COLUMNS)
-            writer.writerows(
-                (cell.sha256, cell.label, cell.group, repr(float(p))) for cell, p in zip(cells, p_all, strict=True)
-            )
+        rows = ((cell.sha256, cell.label, cell.group, repr(float(p))) for cell, p in zip(cells, p_all, strict=True))
+        write_csv_aside(self._scores_path(part), SCORE_COLUMNS, rows)
 
     def scores(self, part: str) -> Scores:
         """Read scores-<part>.csv; raise RunError where that part was not evaluated."""

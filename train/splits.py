@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runtime.errors import DataError, RunError, UsageError
-from runtime.files import output_errors, written_aside
+from runtime.files import write_csv_aside
 from runtime.schema import SplitOptions
 from train.dataset import Cell, refuse_one_class
 from train.groups import groups_of_subjects
@@ -129,14 +129,7 @@ def cells_of_part(placed: Iterable[PlacedCell], part: str) -> list[PlacedCell]:
 
 def write_cells(path: Path, placed: Iterable[PlacedCell]) -> None:
     """Write cells.csv."""
-    with (
-        written_aside(path) as aside,
-        output_errors(path),
-        aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
-    ):
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows([getattr(cell, column) for column in COLUMNS] for cell in placed)
+    write_csv_aside(path, COLUMNS, ([getattr(cell, column) for column in COLUMNS] for cell in placed))
 
 
 def read_cells(path: Path) -> list[PlacedCell]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runtime.errors import RunError, UsageError
-from runtime.files import output_errors, written_aside
+from runtime.files import write_csv_aside
 from runtime.schema import FitOptions, SplitOptions
 from train.batches import Batches
 from train.dataset import Cell
@@ -70,11 +70,9 @@ def write_teaching(
     images = prepare_images(sources, run.config().options.image_size, cache)
     network = load_network(run.best_model, "finish the teacher's run first")
     p_all = predict(network, Batches(images, cells, batch_size=options.batch_size))
-    with written_aside(path) as aside, output_errors(path), aside.open("w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        taught = calibrated(p_all, run.decision().temperature)
-        writer.writerows((cell.sha256, repr(float(p))) for cell, p in zip(cells, taught, strict=True))
+    taught = calibrated(p_all, run.decision().temperature)
+    rows = ((cell.sha256, repr(float(p))) for cell, p in zip(cells, taught, strict=True))
+    write_csv_aside(path, COLUMNS, rows)
 
 
 def targets_of(path: Path, cells: Sequence[PlacedCell], share: float) -> NDArray[np.float32]:
