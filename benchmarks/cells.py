@@ -21,10 +21,3 @@ def bmp_cells() -> Iterator[list[str]]:
             with Image.open(path) as image:
                 image.save(Path(folder) / f"{path.stem}.bmp")
         yield list(find_inputs([folder]).paths)
-
-
-def spread_over(paths: list[str], limit: int | None) -> list[str]:
-    """Return at most `limit` of the paths, evenly spread over the list."""
-    if limit is None or limit >= len(paths):
-        return paths
-    return [paths[index * len(paths) // limit] for index in range(limit)]

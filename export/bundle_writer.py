@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from export.departures import departures
 from export.finished_run import FinishedRun
-from export.gate import parity_at_batch_sizes
+from export.fp16 import write_fp16
+from export.gate import Verdict, judge_all
+from export.int8 import write_int8
 from export.model_card import model_card
+from export.operators import refuse_unsupported
+from export.run_cells import calibration_cells, validation_cells
+from export.scoring import REFERENCE, Scores, load_cells, score_cells
 from export.to_onnx import OPSET, KerasModel
+from runtime.backends.base import Backend
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.demo import demo_cells
@@ -20,46 +28,83 @@ from runtime.errors import ConversionError
 from runtime.files import folder_written_aside, output_errors, refuse_foreign_folder, sha256_of_file
 from runtime.preprocessing import load_cell
 from runtime.schema import (
+    CARD_NAME,
     CLASSES,
     GOLDEN_NAME,
     MANIFEST_NAME,
     SCHEMA_VERSION,
+    TOLERANCES,
     ImageSpec,
     Manifest,
+    Tolerance,
     Training,
     Variant,
     to_json,
 )
+from train.dataset import Cell
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-CARD_NAME = "MODEL_CARD.md"
 BUNDLE_FILES = ("model.*.onnx", GOLDEN_NAME, CARD_NAME)
-PARITY_BATCH_SIZES = (1, 5)  # 5 leaves a short last batch
+PART_OF_RUN = "validation part of the run"
+DEBUG_CELLS = 4
 
 
-def write_bundle(run: FinishedRun, out: Path, source: str) -> Manifest:
-    """Write the bundle of a run to `out`: fp32 ONNX, golden cells, manifest and model card.
+@dataclass(frozen=True)
+class ExportOptions:
+    """What a user decides about a bundle."""
+
+    precisions: tuple[str, ...] = ("fp32",)  # fp32 is written in any case: the others are made from it
+    data: Path | None = None  # where the run's validation cells lie now; None: where they lay
+    calibration_data: Path | None = None  # the same of the training cells
+    gate_cells: int | None = None  # at most so many validation cells are compared; None: all
+    tolerances: dict[str, Tolerance] = field(default_factory=lambda: dict(TOLERANCES))
+    debug: bool = False  # name the layers where a variant that fails departs
+    source: str = "not stated"  # in the user's words, where the training cells come from; for the model card
+
+
+@dataclass(frozen=True)
+class WrittenBundle:
+    """A manifest, with the scores and verdicts that stand behind its proofs."""
+
+    manifest: Manifest
+    scores: Scores
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True)
+class _Converted:
+    """A variant's file before it is proved."""
+
+    precision: str
+    file: Path
+    kept_in_fp32: tuple[str, ...] = ()
+    calibration_sha256: tuple[str, ...] = ()
+
+
+def write_bundle(run: FinishedRun, out: Path, options: ExportOptions) -> WrittenBundle:
+    """Write the bundle of a run to `out`: ONNX variants, golden cells, manifest and model card.
 
     The golden cells are the drawn ones of the package, so that no patient's cell travels with a bundle. Nothing
-    appears at `out` unless the variant decides like the Keras model on them and the runtime can open the bundle.
+    appears at `out` unless each variant decides like the Keras model on the run's validation cells and the runtime can
+    open the bundle. An older bundle at `out` is replaced.
 
-    Args:
-        run: A finished run.
-        out: The bundle's folder; an older bundle there is replaced.
-        source: In the user's words, where the training cells come from; for the model card.
-
-    Raises OutputError where `out` is something else than a bundle, ConversionError where a variant does not agree.
+    Raises OutputError where `out` is something else than a bundle, DataError where the run's cells are not at hand,
+    ConversionError where a variant does not decide like the Keras model.
     """
     refuse_foreign_folder(out, MANIFEST_NAME, BUNDLE_FILES)
     size = run.config.options.image_size
     image = ImageSpec(width=size, height=size)
+    cells = validation_cells(run, options.data, options.gate_cells)
+    examples = calibration_cells(run, options.calibration_data) if set(options.precisions) - {"fp32"} else []
     reference = KerasModel(run.keras_file, run.decision.temperature)
-    cells = np.stack([load_cell(path, image) for path in demo_cells()])
-    p_all = reference.predict(cells)
     with folder_written_aside(out, MANIFEST_NAME, BUNDLE_FILES) as folder, output_errors(out):
-        np.savez_compressed(folder / GOLDEN_NAME, cells=cells, p_all=p_all)
+        converted = _convert(reference, folder, image, examples, options.precisions)
+        with _opened(converted, image) as backends:
+            _write_golden(folder / GOLDEN_NAME, image, reference, backends)
+            scores = score_cells(cells, image, reference, backends)
+        verdicts = judge_all(scores, run.decision.threshold, options.tolerances, PART_OF_RUN)
+        for each, verdict in zip(converted, verdicts, strict=True):
+            if not verdict.proof.passed:
+                raise _refusal(verdict, _departures(folder, each, image, cells) if options.debug else "")
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             classes=CLASSES,
@@ -67,33 +112,76 @@ def write_bundle(run: FinishedRun, out: Path, source: str) -> Manifest:
             image=image,
             golden_sha256=sha256_of_file(folder / GOLDEN_NAME),
             training=_training(run, out),
-            variants=(_write_fp32(reference, folder, image, cells, p_all, run.decision.threshold),),
+            variants=tuple(_variant(each, verdict) for each, verdict in zip(converted, verdicts, strict=True)),
         )
         (folder / MANIFEST_NAME).write_text(to_json(manifest), encoding="utf-8")
-        (folder / CARD_NAME).write_text(model_card(manifest, source), encoding="utf-8")
-        Classifier(ClassifierOptions(bundle=folder, backend="cpu")).close()
-    return manifest
+        (folder / CARD_NAME).write_text(model_card(manifest, options.source), encoding="utf-8")
+        for variant in manifest.variants:
+            Classifier(ClassifierOptions(bundle=folder, backend="cpu", precision=variant.precision)).close()
+    return WrittenBundle(manifest, scores, verdicts)
 
 
-def _write_fp32(
-    reference: KerasModel,
-    folder: Path,
-    image: ImageSpec,
-    cells: NDArray[np.uint8],
-    p_all: NDArray[np.float32],
-    threshold: float,
-) -> Variant:
-    precision = "fp32"
-    file = folder / f"model.{precision}.onnx"
-    reference.write_onnx(file)
-    with OnnxRuntimeBackend(file, image, "cpu") as backend:
-        parity = parity_at_batch_sizes(backend, precision, cells, p_all, threshold, PARITY_BATCH_SIZES)
-    if not parity.max_difference <= parity.tolerance:
-        raise ConversionError(
-            f"expected {file.name} to agree with the Keras model within {parity.tolerance:.0e}, found a difference "
-            f"of {parity.max_difference:.2g} on {parity.cells} cells; no bundle was written"
-        )
-    return Variant(precision, file.name, sha256_of_file(file), OPSET, parity)
+def _convert(
+    reference: KerasModel, folder: Path, image: ImageSpec, examples: Sequence[Cell], precisions: Sequence[str]
+) -> list[_Converted]:
+    """Write a file for each precision, fp32 first."""
+    fp32 = folder / _file_name("fp32")
+    reference.write_onnx(fp32)
+    converted = [_Converted("fp32", fp32)]
+    if examples:
+        pixels = load_cells(examples, image)
+        hashes = tuple(cell.sha256 for cell in examples)
+        for precision, convert in (("fp16", write_fp16), ("int8", write_int8)):
+            if precision in precisions:
+                file = folder / _file_name(precision)
+                converted.append(_Converted(precision, file, convert(fp32, file, pixels), hashes))
+    for each in converted:
+        refuse_unsupported(each.file)
+    return converted
+
+
+def _file_name(precision: str) -> str:
+    return f"model.{precision}.onnx"
+
+
+@contextmanager
+def _opened(converted: Sequence[_Converted], image: ImageSpec) -> Iterator[dict[str, Backend]]:
+    """Load every variant on the CPU, by precision."""
+    with ExitStack() as stack:
+        yield {each.precision: stack.enter_context(OnnxRuntimeBackend(each.file, image, "cpu")) for each in converted}
+
+
+def _write_golden(file: Path, image: ImageSpec, reference: KerasModel, variants: dict[str, Backend]) -> None:
+    """Keep the drawn cells with what the Keras model and each variant say of them."""
+    cells = np.stack([load_cell(path, image) for path in demo_cells()])
+    answers = {precision: backend.infer(cells) for precision, backend in variants.items()}
+    np.savez_compressed(file, cells=cells, **{REFERENCE: reference.predict(cells)}, **answers)
+
+
+def _variant(converted: _Converted, verdict: Verdict) -> Variant:
+    return Variant(
+        precision=converted.precision,
+        file=converted.file.name,
+        sha256=sha256_of_file(converted.file),
+        opset=OPSET,
+        kept_in_fp32=converted.kept_in_fp32,
+        calibration_sha256=converted.calibration_sha256,
+        proof=verdict.proof,
+    )
+
+
+def _refusal(verdict: Verdict, where: str) -> ConversionError:
+    return ConversionError(
+        f"expected {verdict.precision} to decide like the Keras model on {verdict.proof.cells} cells, found: "
+        f"{'; '.join(verdict.proof.failures)}; no bundle was written; "
+        f"{where or 'name the layers where it departs with --debug-precision'}"
+    )
+
+
+def _departures(folder: Path, converted: _Converted, image: ImageSpec, cells: Sequence[Cell]) -> str:
+    if converted.precision == "fp32":
+        return "it is the conversion from Keras itself that departs"
+    return departures(folder / _file_name("fp32"), converted.file, load_cells(cells[:DEBUG_CELLS], image))
 
 
 def _training(run: FinishedRun, out: Path) -> Training:

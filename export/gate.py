@@ -1,14 +1,16 @@
-"""Judges a conversion: the one place that compares a variant's probabilities with the Keras model's."""
+"""Judges a conversion: the one place that compares a variant's answers with the Keras model's."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runtime.backends.base import Backend
-from runtime.schema import TOLERANCES, Parity
+from export.scoring import Scores
+from runtime.schema import Figures, Proof, Tolerance
+from train.metrics import five_metrics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,61 +18,92 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a variant's probabilities lie to the reference's on the same cells."""
+    """A variant's proof, and where its labels differ."""
 
     precision: str
-    difference: NDArray[np.float64]  # [N], absolute difference of p_all
-    flipped: NDArray[np.bool_]  # [N], where the label at the threshold differs
-    tolerance: float
-
-    @property
-    def max_difference(self) -> float:
-        """The largest difference of p_all."""
-        return float(self.difference.max())
-
-    @property
-    def passed(self) -> bool:
-        """Whether the variant may stand for the reference.
-
-        A cell whose reference lies within the tolerance of the threshold may flip by rounding alone; it is counted,
-        but what is judged is the difference.
-        """
-        return self.max_difference <= self.tolerance
+    proof: Proof
+    flipped: NDArray[np.bool_]  # [N]
 
 
-def judge(precision: str, p_all: NDArray[np.float32], reference: NDArray[np.float32], threshold: float) -> Verdict:
-    """Compare p_all of a variant with that of the reference, both float32 [N], on the same cells in the same order."""
-    return Verdict(
-        precision=precision,
-        difference=np.abs(p_all.astype(np.float64) - reference.astype(np.float64)),
-        flipped=(p_all >= threshold) != (reference >= threshold),
-        tolerance=TOLERANCES[precision],
-    )
-
-
-def infer_in_batches(backend: Backend, cells: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
-    """Return p_all, float32 [N], computed `batch_size` cells at a time, the last batch as short as it falls."""
-    starts = range(0, len(cells), batch_size)
-    return np.concatenate([backend.infer(cells[start : start + batch_size]) for start in starts])
-
-
-def parity_at_batch_sizes(
-    backend: Backend,
+def judge(
     precision: str,
-    cells: NDArray[np.uint8],
+    answers: dict[int, NDArray[np.float32]],
     reference: NDArray[np.float32],
+    labels: NDArray[np.bool_],
+    *,
     threshold: float,
-    batch_sizes: tuple[int, ...],
-) -> Parity:
-    """Judge a variant at several batch sizes; return the worst of them."""
-    verdicts = [
-        judge(precision, infer_in_batches(backend, cells, batch_size), reference, threshold)
-        for batch_size in batch_sizes
-    ]
-    return Parity(
-        cells=len(cells),
-        batch_sizes=batch_sizes,
-        max_difference=max(verdict.max_difference for verdict in verdicts),
-        tolerance=TOLERANCES[precision],
-        flipped=max(int(verdict.flipped.sum()) for verdict in verdicts),
+    tolerance: Tolerance,
+    data: str,
+) -> Verdict:
+    """Compare a variant with the Keras model on the same cells in the same order.
+
+    Args:
+        precision: Of the variant.
+        answers: By batch size, p_all of the variant, float32. The first holds all N cells, from which the metrics are
+            taken; the others may hold the first few.
+        reference: p_all of the Keras model, float32 [N].
+        labels: bool [N], True for ALL; of both classes.
+        threshold: A cell is called ALL where p_all >= threshold.
+        tolerance: What the variant is judged by.
+        data: Where the cells came from, for the record.
+    """
+    difference = np.zeros(len(reference))
+    flipped = np.zeros(len(reference), bool)
+    for p_all in answers.values():
+        own = reference[: len(p_all)]
+        difference[: len(p_all)] = np.maximum(difference[: len(p_all)], np.abs(p_all.astype(np.float64) - own))
+        flipped[: len(p_all)] |= (p_all >= threshold) != (own >= threshold)
+    proof = Proof(
+        data=data,
+        cells=len(reference),
+        batch_sizes=tuple(answers),
+        max_difference=float(difference.max()),
+        mean_difference=float(difference.mean()),
+        flipped=int(flipped.sum()),
+        keras=_figures(labels, reference, threshold),
+        variant=_figures(labels, next(iter(answers.values())), threshold),
+        tolerance=tolerance,
+        failures=(),
     )
+    return Verdict(precision, replace(proof, failures=tuple(_failures(proof))), flipped)
+
+
+def judge_all(scores: Scores, threshold: float, tolerances: dict[str, Tolerance], data: str) -> tuple[Verdict, ...]:
+    """Judge every variant that was scored, in the order in which they were."""
+    return tuple(
+        judge(
+            precision,
+            answers,
+            scores.reference,
+            scores.labels,
+            threshold=threshold,
+            tolerance=tolerances[precision],
+            data=data,
+        )
+        for precision, answers in scores.answers.items()
+    )
+
+
+def changes(proof: Proof) -> Figures:
+    """Return by how much the variant's metrics lie above the Keras model's."""
+    keras, variant = asdict(proof.keras), asdict(proof.variant)
+    return Figures(**{name: variant[name] - keras[name] for name in keras})
+
+
+def _figures(labels: NDArray[np.bool_], p_all: NDArray[np.float32], threshold: float) -> Figures:
+    return Figures(*map(float, five_metrics(labels, p_all, threshold)))
+
+
+def _failures(proof: Proof) -> Iterator[str]:
+    change, limit = changes(proof), proof.tolerance
+    measured: Sequence[tuple[str, float, float | None, str]] = (
+        ("p_all differs by", proof.max_difference, limit.max_difference, ".1e"),
+        ("the share of cells with another label is", proof.flipped / proof.cells, limit.flipped, ".4f"),
+        ("AUC changes by", abs(change.auc), limit.auc, ".4f"),
+        ("sensitivity changes by", abs(change.sensitivity), limit.sensitivity, ".4f"),
+        ("specificity changes by", abs(change.specificity), limit.specificity, ".4f"),
+    )
+    for what, value, largest, form in measured:
+        # Written so that a value that is no number fails.
+        if largest is not None and not value <= largest:
+            yield f"{what} {value:{form}} (at most {largest:g})"

@@ -1,11 +1,15 @@
-"""Keras file to ONNX file; the only file that imports keras, tf2onnx and onnx."""
+"""Keras file to ONNX file; the only file that imports keras, tensorflow and tf2onnx."""
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 import warnings
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 # Read by tf2onnx when it converts: otherwise it copies the whole graph before each of its passes, in order to hide a
@@ -15,7 +19,10 @@ os.environ.setdefault("TF2ONNX_CATCH_ERRORS", "FALSE")
 import keras
 import numpy as np
 import onnx
+import tensorflow as tf
+import tf2onnx
 
+from export.graph import fold_and_save
 from runtime.errors import ConversionError, RunError
 from runtime.schema import INPUT_NAME, OUTPUT_NAME
 
@@ -30,20 +37,12 @@ class KerasModel:
     """A run's best.keras with its calibration: the reference that every conversion is compared with."""
 
     def __init__(self, file: Path, temperature: float) -> None:
-        """Load the file; raise RunError where it is missing or no Keras model.
+        """Load the file; raise RunError where it is missing, no Keras model, or holds weights that are no numbers.
 
         sigmoid(logit / temperature) is folded into the last layer, by dividing its weights, so that the graph needs
         nothing more for it.
         """
-        hint = "finish the run with `python -m train fit --resume`"
-        if not file.is_file():
-            raise RunError(f"expected a Keras model at {file}, found none; {hint}")
-        try:
-            self._model: Any = keras.models.load_model(file, compile=False)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise RunError(
-                f"expected a Keras model at {file}, found: {' '.join(str(error).split())}; {hint}"
-            ) from error
+        self._model = _load(file)
         last = self._model.get_layer(OUTPUT_NAME)
         last.set_weights([weights / temperature for weights in last.get_weights()])
 
@@ -57,39 +56,84 @@ class KerasModel:
 
         Raises ConversionError where the graph is not valid or not the one promised.
         """
-        [shape] = {tuple(node.shape) for node in self._model.inputs}
-        flat = keras.layers.Reshape((), name="flat")(self._model.output)
-        with warnings.catch_warnings():
-            # Keras asks numpy for an alias that is gone, in order to give it to tf2onnx.
-            warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
-            keras.Model(self._model.input, flat).export(
-                target,
-                format="onnx",
-                verbose=False,
-                opset_version=OPSET,
-                input_signature=[keras.InputSpec(shape=shape, dtype="uint8", name=INPUT_NAME)],
-            )
-        graph = onnx.load(target)
-        _name_output(graph)
-        _check(graph, target)
-        onnx.save(graph, target)
+        with TemporaryDirectory(dir=target.parent) as folder:
+            graph = _converted(self._model, Path(folder) / "weights")
+            gc.collect()  # what tf2onnx held is a ring of references
+            fold_and_save(graph, Path(folder), target)
 
 
-def _name_output(model: Any) -> None:
-    """Give the graph's one output its promised name."""
-    [output] = model.graph.output
-    for node in model.graph.node:
-        names = [OUTPUT_NAME if name == output.name else name for name in node.output]
-        del node.output[:]
-        node.output.extend(names)
-    output.name = OUTPUT_NAME
-
-
-def _check(model: Any, file: Path) -> None:
+def _load(file: Path) -> Any:
+    hint = "finish the run with `python -m train fit --resume`"
+    if not file.is_file():
+        raise RunError(f"expected a Keras model at {file}, found none; {hint}")
     try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ConversionError(f"{file.name} is no valid ONNX graph: {' '.join(str(error).split())}") from error
-    unfolded = [node.name for node in model.graph.node if node.op_type == "BatchNormalization"]
-    if unfolded:
-        raise ConversionError(f"expected folded batch norms in {file.name}, found {len(unfolded)}, first {unfolded[0]}")
+        model = keras.models.load_model(file, compile=False)
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise RunError(f"expected a Keras model at {file}, found: {_first_line(error)}; {hint}") from error
+    for weight in model.weights:
+        if not np.isfinite(weight.numpy()).all():
+            raise RunError(
+                f"expected finite weights in {file}, found others in {weight.path}; fit the model again, "
+                "with a lower --learning-rate"
+            )
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    """Return what Keras says first: what follows is the layer's whole configuration."""
+    return " ".join(str(error).strip().partition("\n")[0].split())
+
+
+def _converted(model: Any, weights: Path) -> Any:
+    """Return the graph of a model, whose weights stand in the file `weights`.
+
+    The model is converted with its weights as inputs, which are nothing but a shape, and they are put in afterwards:
+    while it converts, tf2onnx copies every constant again and again, which takes gigabytes and most of a minute.
+    """
+    variables = [*model.trainable_variables, *model.non_trainable_variables]
+    names = [f"weight_{index}" for index in range(len(variables))]
+    count = len(model.trainable_variables)
+
+    def p_all(cells: Any, *weights: Any) -> Any:
+        answers, _ = model.stateless_call(list(weights[:count]), list(weights[count:]), cells, training=False)
+        return tf.reshape(answers, [-1])
+
+    [shape] = {tuple(node.shape) for node in model.inputs}
+    signature = [
+        tf.TensorSpec(shape, tf.uint8, name=INPUT_NAME),
+        *(tf.TensorSpec(each.shape, each.dtype, name=name) for each, name in zip(variables, names, strict=True)),
+    ]
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            graph, _ = tf2onnx.convert.from_function(
+                tf.function(p_all, input_signature=signature, autograph=False), signature, opset=OPSET
+            )
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise ConversionError(f"tf2onnx cannot convert {model.name}: {_first_line(error)}") from error
+    _put_weights_in(graph, dict(zip(names, variables, strict=True)), weights)
+    return graph
+
+
+def _put_weights_in(model: Any, name_to_variable: dict[str, Any], file: Path) -> None:
+    """Turn the inputs that stand for weights into initializers whose values lie in `file`."""
+    inputs: Sequence[Any] = list(model.graph.input)
+    del model.graph.input[:]
+    with file.open("wb") as stream:
+        for node in inputs:
+            if node.name == INPUT_NAME:
+                model.graph.input.append(node)
+                continue
+            values = name_to_variable[node.name].numpy()
+            weight = onnx.TensorProto(
+                name=node.name,
+                dims=values.shape,
+                data_type=onnx.helper.np_dtype_to_tensor_dtype(values.dtype),
+                data_location=onnx.TensorProto.EXTERNAL,
+            )
+            where = {"location": file.name, "offset": stream.tell(), "length": values.nbytes}
+            for key, value in where.items():
+                weight.external_data.add(key=key, value=str(value))
+            stream.write(np.ascontiguousarray(values).tobytes())
+            model.graph.initializer.append(weight)

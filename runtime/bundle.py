@@ -22,10 +22,10 @@ DEFAULT_BUNDLE = Path(__file__).parent / "default_bundle"
 
 @dataclass(frozen=True)
 class Golden:
-    """Cells with the probabilities that the Keras model gave them."""
+    """Cells with the probabilities that the Keras model and each variant gave them when they were exported."""
 
     cells: NDArray[np.uint8]  # [N, height, width, 3]
-    p_all: NDArray[np.float32]  # [N]
+    p_all: dict[str, NDArray[np.float32]]  # [N], by precision, and the Keras model's under "keras"
 
 
 @dataclass(frozen=True)
@@ -65,21 +65,22 @@ class Bundle:
         path = self._verified(GOLDEN_NAME, self.manifest.golden_sha256)
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-                golden = Golden(cells=arrays["cells"], p_all=arrays["p_all"])
+                p_all = {name: arrays[name] for name in arrays.files}
+                golden = Golden(p_all.pop("cells"), p_all)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise BundleError(f"expected golden cells in {path}, found: {error}; export the bundle again") from error
         image = self.manifest.image
-        shape = (len(golden.p_all), image.height, image.width, 3) if golden.p_all.ndim == 1 else ()
-        if (
-            not shape
-            or golden.cells.shape != shape
-            or golden.cells.dtype != np.uint8
-            or golden.p_all.dtype != np.float32
-        ):
+        found = {"cells": golden.cells, **golden.p_all}
+        shape = (len(golden.cells), image.height, image.width, 3) if golden.cells.ndim else ()
+        expected: dict[str, tuple[object, tuple[int, ...]]] = {"cells": (np.dtype(np.uint8), shape)}
+        for name in ("keras", *(variant.precision for variant in self.manifest.variants)):
+            expected[name] = (np.dtype(np.float32), shape[:1])
+        if not shape or {name: (array.dtype, array.shape) for name, array in found.items()} != expected:
             raise BundleError(
-                f"expected golden cells uint8 [N, {image.height}, {image.width}, 3] with p_all float32 [N] in {path}, "
-                f"found {golden.cells.dtype} {list(golden.cells.shape)} with {golden.p_all.dtype} "
-                f"{list(golden.p_all.shape)}; export the bundle again"
+                f"expected golden cells uint8 [N, {image.height}, {image.width}, 3] in {path}, with p_all float32 [N] "
+                f"of {', '.join(list(expected)[1:])}, found "
+                + ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in found.items())
+                + "; export the bundle again"
             )
         return golden
 

@@ -13,9 +13,9 @@ from runtime.backends.onnxruntime import available_cpus
 from runtime.backends.select import choose_variant, open_backend
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.closing import Closing
-from runtime.errors import BackendError
+from runtime.errors import BackendError, BundleError
 from runtime.pipeline import Scored, score_files
-from runtime.schema import CLASSES, TOLERANCES, Prediction
+from runtime.schema import CLASSES, SELF_TEST_TOLERANCES, Prediction, Variant
 
 DEFAULT_BATCH_SIZE = 16
 
@@ -29,6 +29,7 @@ class ClassifierOptions:
     precision: str = "auto"
     batch_size: int = DEFAULT_BATCH_SIZE
     threshold: float | None = None  # None: the bundle's own
+    unproved: bool = False  # use a variant that failed against the Keras model
 
 
 class Classifier(Closing):
@@ -46,6 +47,8 @@ class Classifier(Closing):
         self.threshold = self.manifest.decision.threshold if options.threshold is None else options.threshold
         self.batch_size = options.batch_size
         variant = choose_variant(self.bundle, options.precision)
+        if not options.unproved:
+            refuse_unproved(self.bundle, variant)
         self.precision = variant.precision
         self.backend = open_backend(self.bundle, options.backend, variant)
         self_test(self.bundle, self.backend, self.precision)
@@ -77,13 +80,26 @@ class Classifier(Closing):
         return Prediction(scored.path, label, scored.p_all, "ok", "", scored.seconds)
 
 
+def refuse_unproved(bundle: Bundle, variant: Variant) -> None:
+    """Raise BundleError where the variant was found to decide otherwise than the Keras model."""
+    if not variant.proof.passed:
+        raise BundleError(
+            f"expected a variant that decides like the Keras model, but {variant.precision} of {bundle.folder} does "
+            f"not: {'; '.join(variant.proof.failures)} (on {variant.proof.cells} cells, {variant.proof.data}); choose "
+            "another --precision, or take it all the same with --unproved"
+        )
+
+
 def self_test(bundle: Bundle, backend: Backend, precision: str) -> None:
-    """Compare the backend with the Keras model on the golden cells; raise BackendError where it differs."""
+    """Compare what the backend says of the golden cells with what the variant said of them when it was exported.
+
+    Raises BackendError where it differs.
+    """
     golden = bundle.golden()
-    difference = float(np.abs(backend.infer(golden.cells) - golden.p_all).max())
-    if not difference <= TOLERANCES[precision]:
+    difference = float(np.abs(backend.infer(golden.cells) - golden.p_all[precision]).max())
+    if not difference <= SELF_TEST_TOLERANCES[precision]:
         raise BackendError(
-            f"self-test failed: on the golden cells of {bundle.folder} p_all differs by {difference:.2g} from the "
-            f"Keras model (at most {TOLERANCES[precision]:.0e} is accepted) on {backend.description}; "
-            "nothing was classified; try --backend cpu, or export the bundle again"
+            f"self-test failed: on the golden cells of {bundle.folder} p_all differs by {difference:.2g} from what "
+            f"{precision} gave when it was exported (at most {SELF_TEST_TOLERANCES[precision]:g} is accepted) on "
+            f"{backend.description}; nothing was classified; try --backend cpu, or export the bundle again"
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from runtime.backends.select import BACKENDS, PRECISIONS
+from runtime.backends.select import BACKENDS
 from runtime.bundle import DEFAULT_BUNDLE
 from runtime.classifier import DEFAULT_BATCH_SIZE, Classifier, ClassifierOptions
 from runtime.command_line import (
@@ -27,7 +27,7 @@ from runtime.demo import DEMO_CELLS
 from runtime.errors import UsageError
 from runtime.inputs import Inputs, find_inputs
 from runtime.results import LiveResults, ResultsFile, check_results_name
-from runtime.schema import CLASSES, Prediction
+from runtime.schema import CLASSES, PRECISIONS, Prediction
 
 
 @dataclass
@@ -68,10 +68,13 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE, help="default: the model of the package")
     parser.add_argument("--out", type=Path, metavar="FILE", help=".csv or .jsonl; default: CSV on standard output")
     parser.add_argument("--backend", choices=BACKENDS, default="auto")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
+    parser.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto")
     parser.add_argument("--batch-size", type=batch_size, default=DEFAULT_BATCH_SIZE, metavar="N")
     parser.add_argument(
         "--threshold", type=probability, metavar="T", help="ALL from this p_all on; default: the bundle's"
+    )
+    parser.add_argument(
+        "--unproved", action="store_true", help="use a variant even if it failed against the Keras model"
     )
     parser.add_argument("--demo", action="store_true", help="classify the drawn cells that come with the package")
     return parser
@@ -106,6 +109,7 @@ def classifier_options(options: argparse.Namespace) -> ClassifierOptions:
         precision=options.precision,
         batch_size=options.batch_size,
         threshold=options.threshold,
+        unproved=options.unproved,
     )
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from runtime.errors import UsageError
 
 # Files that lie beside images without being meant as one. Everything else in a folder gets a row: a cell in a
 # format that is not known must show up as an error, not be passed over in silence.
 COMPANION_SUFFIXES = (".csv", ".db", ".html", ".json", ".jsonl", ".md", ".partial", ".sqlite", ".ini")
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -69,3 +73,10 @@ def files_below(folder: str) -> list[str]:
         folders.sort()
         found.extend(os.path.join(parent, file) for file in sorted(files))  # noqa: PTH118
     return found
+
+
+def spread_over(items: Sequence[Item], limit: int | None) -> list[Item]:
+    """Return at most `limit` of the items, evenly spread over them."""
+    if limit is None or limit >= len(items):
+        return list(items)
+    return [items[index * len(items) // limit] for index in range(limit)]

@@ -13,10 +13,11 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from runtime.errors import BundleError, RunError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 CLASSES = ("healthy", "ALL")  # index = label: 0 is healthy, 1 is ALL, the positive class
 MANIFEST_NAME = "bundle.json"
 GOLDEN_NAME = "golden.npz"
+CARD_NAME = "MODEL_CARD.md"
 SPLITS = ("image", "subject", "folds", "fixed")
 OPTIMIZERS = ("adam", "sgd")
 SCHEDULES = ("constant", "cosine")
@@ -26,9 +27,30 @@ DEFAULT_THRESHOLD = 0.5
 INPUT_NAME = "cells"  # uint8 [N, height, width, 3], RGB, 0..255
 OUTPUT_NAME = "p_all"  # float32 [N], probability of ALL
 
-# Largest difference in p_all from the Keras model that a variant may show on any cell. Measured differences of
-# fp32 are near 1e-6; another CPU's kernels add in another order and reach a few 1e-5.
-TOLERANCES = {"fp32": 1e-4}
+PRECISIONS = ("fp32", "fp16", "int8")
+
+# Largest difference in p_all, on the golden cells, from what the same file gave when it was exported. Another machine's
+# kernels add in another order, and round at other places.
+SELF_TEST_TOLERANCES = {"fp32": 1e-4, "fp16": 5e-3, "int8": 3e-2}
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a variant may lie from the Keras model on labelled cells; None: it is not judged by this."""
+
+    max_difference: float | None = None  # of p_all, on any cell
+    flipped: float | None = None  # share of the cells whose label at the threshold differs, 0..1
+    auc: float | None = None  # change of the area under the ROC curve, either way
+    sensitivity: float | None = None  # change at the threshold, either way
+    specificity: float | None = None
+
+
+# Measured differences of fp32 are near 1e-6; another CPU's kernels reach a few 1e-5.
+TOLERANCES = {
+    "fp32": Tolerance(max_difference=1e-4, flipped=0.0),
+    "fp16": Tolerance(flipped=0.001, auc=0.0005),
+    "int8": Tolerance(auc=0.002, sensitivity=0.005, specificity=0.005),
+}
 
 
 @dataclass(frozen=True)
@@ -80,25 +102,48 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Parity:
-    """How far a variant's p_all lay from the Keras model's, over the golden cells, when it was exported."""
+class Figures:
+    """The five metrics at the bundle's threshold, fractions 0..1."""
 
+    accuracy: float
+    sensitivity: float
+    specificity: float
+    auc: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How a variant's answers lay to the Keras model's on labelled cells, and the verdict."""
+
+    data: str  # where the cells came from: a part of the run, or the name of a folder
     cells: int
     batch_sizes: tuple[int, ...]
-    max_difference: float
-    tolerance: float
-    flipped: int  # cells whose label at the bundle's threshold differs
+    max_difference: float  # of p_all
+    mean_difference: float
+    flipped: int  # cells whose label at the threshold differs
+    keras: Figures
+    variant: Figures
+    tolerance: Tolerance
+    failures: tuple[str, ...]  # where the variant left its tolerance, a sentence each; none: it is proved
+
+    @property
+    def passed(self) -> bool:
+        """Whether the variant may stand for the Keras model."""
+        return not self.failures
 
 
 @dataclass(frozen=True)
 class Variant:
     """One converted model file of a bundle."""
 
-    precision: str
+    precision: str  # one of PRECISIONS
     file: str
     sha256: str
     opset: int
-    parity: Parity
+    kept_in_fp32: tuple[str, ...]  # layers that do not bear the precision
+    calibration_sha256: tuple[str, ...]  # the cells, of the training part, that were looked at to convert
+    proof: Proof
 
 
 @dataclass(frozen=True)
@@ -243,6 +288,9 @@ def _check_values(manifest: Manifest) -> None:
         )
     if not decision.temperature > 0:
         raise _MismatchError(f"expected a temperature above 0, found {decision.temperature:g}")
+    for variant in manifest.variants:
+        if variant.precision not in PRECISIONS:
+            raise _MismatchError(f"expected a precision of {', '.join(PRECISIONS)}, found {variant.precision}")
 
 
 def run_record_from_json(shape: type[Shape], text: str, name: str) -> Shape:

@@ -39,9 +39,9 @@ def measure(
     """
     if not labels.any() or labels.all():
         raise DataError(f"expected cells of both classes, found {int(labels.sum())} ALL of {len(labels)} cells")
-    values = _five(labels, p_all, threshold)
+    values = five_metrics(labels, p_all, threshold)
     resamples, method = _resamples(labels, groups)
-    samples = [_five(labels[drawn], p_all[drawn], threshold) for drawn in resamples]
+    samples = [five_metrics(labels[drawn], p_all[drawn], threshold) for drawn in resamples]
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(np.stack(samples), [tail, 1 - tail], axis=0)
     intervals = {
@@ -87,7 +87,8 @@ def constant_note(metrics: Metrics) -> str:
     return f"constant classifier: it calls every cell {metrics.constant}" if metrics.constant else ""
 
 
-def _five(labels: NDArray[np.bool_], p_all: NDArray[np.floating], threshold: float) -> NDArray[np.float64]:
+def five_metrics(labels: NDArray[np.bool_], p_all: NDArray[np.floating], threshold: float) -> NDArray[np.float64]:
+    """Return the metrics of METRIC_NAMES for p_all [N] and labels [N], True for ALL, at a threshold; both classes."""
     called = p_all >= threshold
     true_positives, true_negatives = np.sum(called & labels), np.sum(~called & ~labels)
     positives, negatives = labels.sum(), (~labels).sum()

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# It would give the layers of an int8 graph that share an input one pair of rounding nodes, and such layers are then not
+# computed in int8.
+DISABLED_OPTIMIZERS = ["CommonSubexpressionElimination"]
 INSTALL_HINTS = {
     "cpu": "pip install onnxruntime",
     "cuda": 'pip install "onnxruntime-gpu[cuda,cudnn]"',
@@ -101,7 +104,9 @@ def _open_session(library: Any, model: Path, provider: str) -> Any:
     options.intra_op_num_threads = available_cpus()
     options.log_severity_level = 3  # errors alone: what it warns of is checked here
     try:
-        session = library.InferenceSession(str(model), options, providers=[provider])
+        session = library.InferenceSession(
+            str(model), options, providers=[provider], disabled_optimizers=DISABLED_OPTIMIZERS
+        )
     except Exception as error:  # ONNX Runtime raises its own types, without a common base class
         raise BackendError(f"ONNX Runtime cannot load {model}: {' '.join(str(error).split())}") from error
     if session.get_providers()[0] != provider:

@@ -11,7 +11,6 @@ from runtime.errors import BackendError
 from runtime.schema import ImageSpec, Variant
 
 BACKENDS = ("auto", "cuda", "cpu")
-PRECISIONS = ("auto", "fp32")
 
 
 def choose_variant(bundle: Bundle, precision: str) -> Variant:

@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from benchmarks import footprint, latency, parity, throughput, training
-from benchmarks.cells import bmp_cells, spread_over
+from benchmarks.cells import bmp_cells
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED
 from runtime.errors import BundleError, DataError, OutputError
 from runtime.files import sha256_of_file
@@ -142,9 +142,7 @@ def test_footprint_starts_real_processes(tmp_path: Path) -> None:
     assert 20 < row["peak_mb"] < 300, "the memory of the process itself, not of the one that runs the tests"
 
 
-def test_a_limit_takes_cells_from_everywhere() -> None:
-    assert spread_over(list("abcdefghij"), 5) == list("acegi")
-    assert spread_over(list("abc"), None) == list("abc")
+
 
 
 def test_the_files_of_a_measurement_are_bmp_of_the_releases_size() -> None:

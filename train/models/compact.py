@@ -106,4 +106,6 @@ def _normalized(x: Any, name: str) -> Any:
 
 def _pooled(x: Any, name: str) -> Any:
     x = layers.GlobalAveragePooling2D(name=f"{name}_average")(x)
+    # Of mean zero, so that weighing a stream shifts no answer.
+    x = layers.BatchNormalization(momentum=MOMENTUM, center=False, scale=False, name=f"{name}_norm")(x)
     return layers.Dropout(DROPOUT, name=f"{name}_dropout")(x)

@@ -1,0 +1,98 @@
+"""fp32 ONNX to fp16 ONNX: the precision lies in the graph, and what cannot bear it stays in float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
+from export.activations import largest_activations
+from export.graph import (
+    constant_values,
+    learnt_nodes,
+    open_for_reading,
+    producers,
+    put_in_order,
+    save_checked,
+    weighted_nodes,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LARGEST_HALF = 65504.0
+# Cells that are yet to come may reach further than those that were looked at.
+BOUND = LARGEST_HALF / 8
+
+
+def write_fp16(fp32: Path, target: Path, cells: NDArray[np.uint8]) -> tuple[str, ...]:
+    """Convert a fp32 graph of a bundle; return the names of the layers that stay in float32 lest they overflow.
+
+    The uint8 input is cast and standardized in float32, as is all else that stands before the first convolution:
+    small sums over a large range. So is the last layer, whose sigmoid in fp16 would give many cells the same answer.
+
+    Args:
+        fp32: ONNX file with folded batch norms.
+        target: Where the fp16 graph is written.
+        cells: uint8 RGB [N, height, width, 3], real ones: what passes BOUND on them stays in float32.
+
+    Raises ConversionError where the graph is not valid.
+    """
+    model = open_for_reading(fp32)
+    overflowing = _overflowing(model, largest_activations(fp32, cells))
+    learnt = learnt_nodes(model)
+    # The last layer and what follows it.
+    last = max(index for index, node in enumerate(model.graph.node) if node.name in weighted_nodes(model))
+    plain = [node.name for node in model.graph.node if node.name not in learnt]
+    plain += [node.name for node in model.graph.node[last:]]
+    converted = convert_float_to_float16(
+        model, keep_io_types=True, op_block_list=[], node_block_list=[*plain, *overflowing]
+    )
+    _drop_round_trips(converted)
+    put_in_order(converted)
+    save_checked(converted, target)
+    return overflowing
+
+
+def _overflowing(model: Any, peaks: dict[str, float]) -> tuple[str, ...]:
+    """Return the names of the learnt nodes with a value beyond BOUND in what they take, hold or give."""
+    constants = {name: float(np.abs(values).max(initial=0)) for name, values in constant_values(model)}
+    known = constants | peaks
+    learnt = learnt_nodes(model)
+    return tuple(
+        node.name
+        for node in model.graph.node
+        if node.name in learnt and max(known.get(tensor, 0.0) for tensor in (*node.input, *node.output)) > BOUND
+    )
+
+
+def _drop_round_trips(model: Any) -> None:
+    """Take out float32 to fp16 to float32, which the converter puts between two nodes that stay in float32.
+
+    It would round what should not be rounded. The nodes that nobody needs any more are left to `put_in_order`.
+    """
+    producer = producers(model)
+
+    def is_cast(node: Any, kind: int) -> bool:
+        return node is not None and node.op_type == "Cast" and node.attribute[0].i == kind
+
+    trips = [
+        (producer[node.input[0]], node)
+        for node in model.graph.node
+        if is_cast(node, onnx.TensorProto.FLOAT) and is_cast(producer.get(node.input[0]), onnx.TensorProto.FLOAT16)
+    ]
+    [output] = model.graph.output
+    whole: dict[str, str] = {}
+    for there, back in trips:
+        source = producer.get(there.input[0])
+        if source is None:
+            back.input[0] = there.input[0]  # the uint8 input, which is cast to float32 at once
+        elif back.output[0] == output.name:
+            source.output[0], back.output[0] = output.name, there.input[0]
+        else:
+            whole[back.output[0]] = source.output[0]
+    for node in model.graph.node:
+        node.input[:] = [whole.get(tensor, tensor) for tensor in node.input]

@@ -1,0 +1,206 @@
+"""An ONNX graph as bundles hold it: folded, in one order, under names that two exports give alike."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+
+from export.onnx_session import folded_by_onnxruntime
+from runtime.errors import ConversionError
+from runtime.schema import OUTPUT_NAME
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# TensorFlow and tf2onnx number names, "stem_1/convolution__12", in an order that changes from run to run.
+COUNTER = re.compile(r"__\d+|_\d+(?=/|$)")
+BATCH = "N"  # the name of the free dimension
+
+
+def fold_and_save(model: Any, folder: Path, target: Path) -> None:
+    """Write a graph to `target` with its constants, its transposed kernels and its batch norms folded.
+
+    Large weights may lie in a file of `folder`, which is also used for what is written in between. Raises
+    ConversionError where the graph is not valid or a batch norm is left.
+    """
+    _fix_reshapes(model)
+    _average_channels_first(model)
+    onnx.save(model, folder / "raw.onnx")
+    folded_by_onnxruntime(folder / "raw.onnx", folder / "folded.onnx")
+    model = onnx.load(folder / "folded.onnx")
+    _name_ends(model)
+    put_in_order(model)
+    save_checked(model, target)
+    unfolded = [node.name for node in model.graph.node if node.op_type == "BatchNormalization"]
+    if unfolded:
+        raise ConversionError(f"expected folded batch norms in {target.name}, found {unfolded[0]}")
+
+
+def save_checked(model: Any, file: Path) -> None:
+    """Write a graph and check the file; raise ConversionError where it is not valid."""
+    onnx.save(model, file)
+    try:
+        onnx.checker.check_model(file, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ConversionError(f"{file.name} is no valid ONNX graph: {' '.join(str(error).split())}") from error
+
+
+def put_in_order(model: Any) -> None:
+    """Sort the nodes from the output backwards and name nodes, tensors and constants after them, in place.
+
+    Nothing then depends on the order in which a converter went over the graph, so two exports give the same file.
+    """
+    graph = model.graph
+    nodes = list(_from_inputs_to_outputs(graph))
+    kept = {value.name for value in (*graph.input, *graph.output)}
+    constants = {constant.name: constant for constant in graph.initializer}
+    new_names: dict[str, str] = {name: name for name in kept}
+    for node, name in zip(nodes, _unique(map(_plain_name, nodes)), strict=True):
+        for index, tensor in enumerate(node.input):
+            if tensor in constants:
+                new_names.setdefault(tensor, f"{name}/{index}")
+        new_names |= {tensor: f"{name}:{index}" for index, tensor in enumerate(node.output) if tensor not in kept}
+        node.name = name
+        node.input[:] = [new_names.get(tensor, tensor) for tensor in node.input]
+        node.output[:] = [new_names[tensor] for tensor in node.output]
+    used = [constants[tensor] for tensor in new_names if tensor in constants]
+    for constant in used:
+        constant.name = new_names[constant.name]
+    _replace(graph.node, nodes)
+    _replace(graph.initializer, used)
+    _replace(graph.value_info, [])
+    graph.doc_string = ""  # the name of a function that was numbered by a process
+    _replace(model.opset_import, [opset for opset in model.opset_import if not opset.domain])
+
+
+def open_for_reading(file: Path) -> Any:
+    """Load a graph of a bundle; raise ConversionError where the file is no ONNX."""
+    try:
+        return onnx.load(file)
+    except (OSError, DecodeError) as error:
+        raise ConversionError(f"expected an ONNX graph in {file}, found: {error}; export the bundle again") from error
+
+
+def constant_values(model: Any) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Yield the name and the values of each floating-point constant."""
+    for constant in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(constant)
+        if np.issubdtype(values.dtype, np.floating):
+            yield constant.name, values
+
+
+def producers(model: Any) -> dict[str, Any]:
+    """Map each tensor to the node that gives it."""
+    return {tensor: node for node in model.graph.node for tensor in node.output}
+
+
+def weighted_nodes(model: Any) -> set[str]:
+    """Return the names of the nodes that multiply by learnt weights: convolutions and matrix products."""
+    constants = {constant.name for constant in model.graph.initializer}
+    return {
+        node.name
+        for node in model.graph.node
+        if node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in constants
+    }
+
+
+def learnt_nodes(model: Any) -> set[str]:
+    """Return the names of the nodes that learnt weights have a part in: those with such weights and all after them."""
+    learnt, producer = weighted_nodes(model), producers(model)
+    for node in model.graph.node:  # in the order of computation
+        if any(producer[tensor].name in learnt for tensor in node.input if tensor in producer):
+            learnt.add(node.name)
+    return learnt
+
+
+def _replace(field: Any, items: Iterable[Any]) -> None:
+    items = list(items)
+    del field[:]
+    field.extend(items)
+
+
+def _from_inputs_to_outputs(graph: Any) -> Iterator[Any]:
+    """Yield each node that the outputs need after the nodes that it needs, by depth-first search."""
+    producer = {tensor: node for node in graph.node for tensor in node.output}
+    done: set[str] = set()
+    pending = [(output.name, False) for output in reversed(graph.output)]
+    while pending:
+        tensor, inputs_are_done = pending.pop()
+        node = producer.get(tensor)
+        if node is None or node.output[0] in done:
+            continue
+        if inputs_are_done:
+            done.add(node.output[0])
+            yield node
+            continue
+        pending.append((tensor, True))
+        pending += [(name, False) for name in reversed(node.input)]
+
+
+def _plain_name(node: Any) -> str:
+    """Return the name with the layer that a node comes from; what belongs to none is named by what it does."""
+    return COUNTER.sub("", node.name) if "/" in node.name else str(node.op_type)
+
+
+def _unique(names: Iterable[str]) -> Iterator[str]:
+    count: dict[str, int] = {}
+    for name in names:
+        count[name] = count.get(name, 0) + 1
+        yield name if count[name] == 1 else f"{name}_{count[name]}"
+
+
+def _fix_reshapes(model: Any) -> None:
+    """Give each reshape to [N, ...] the constant shape [-1, ...], in place of operators that compute N.
+
+    TensorRT would have to run those on integers.
+    """
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in inferred.graph.value_info
+    }
+    constants = {constant.name for constant in model.graph.initializer}
+    for node in model.graph.node:
+        shape = shapes.get(node.output[0], [])
+        if node.op_type == "Reshape" and node.input[1] not in constants and shape.count(0) == 1 and shape[0] == 0:
+            name = f"{node.name}/shape"
+            model.graph.initializer.append(
+                onnx.helper.make_tensor(name, onnx.TensorProto.INT64, [len(shape)], [-1, *shape[1:]])
+            )
+            node.input[1] = name
+
+
+def _average_channels_first(model: Any) -> None:
+    """Write the means over height and width of [N, height, width, C] as global average pools of [N, C, height, width].
+
+    A mean stops the transpositions that ONNX Runtime pushes out of the graph, and a batch norm behind one that stays
+    is not folded.
+    """
+    nodes = []
+    for node in model.graph.node:
+        attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+        if node.op_type != "ReduceMean" or list(attributes.get("axes", ())) != [1, 2] or attributes.get("keepdims", 1):
+            nodes.append(node)
+            continue
+        first, pooled = f"{node.name}/channels_first", f"{node.name}/pooled"
+        nodes += [
+            onnx.helper.make_node("Transpose", [node.input[0]], [first], first, perm=[0, 3, 1, 2]),
+            onnx.helper.make_node("GlobalAveragePool", [first], [pooled], pooled),
+            onnx.helper.make_node("Flatten", [pooled], node.output, node.name),
+        ]
+    _replace(model.graph.node, nodes)
+
+
+def _name_ends(model: Any) -> None:
+    """Give the graph's one output its promised name, and the free dimension of input and output one name."""
+    [cells], [output] = model.graph.input, model.graph.output
+    for node in model.graph.node:
+        node.output[:] = [OUTPUT_NAME if name == output.name else name for name in node.output]
+    output.name = OUTPUT_NAME
+    for end in (cells, output):
+        end.type.tensor_type.shape.dim[0].dim_param = BATCH

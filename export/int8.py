@@ -1,0 +1,134 @@
+"""fp32 ONNX to int8 ONNX: pairs of QuantizeLinear and DequantizeLinear round what bears it.
+
+Weights are rounded channel by channel, activations tensor by tensor, all symmetrically round zero point 0: the form
+that TensorRT takes as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_left
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnxruntime.quantization import CalibrationMethod, QuantType
+from onnxruntime.quantization.calibrate import TensorData, TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from tqdm import tqdm
+
+from export.activations import largest_activations
+from export.graph import open_for_reading, put_in_order, save_checked, weighted_nodes
+from export.onnx_session import open_session
+from runtime.errors import ConversionError
+from runtime.schema import INPUT_NAME, OUTPUT_NAME
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Mean difference of p_all from the fp32 graph's on the calibration cells. What is let through is then judged by the
+# gate, on other cells and by sensitivity and specificity.
+LARGEST_MEAN_DIFFERENCE = 0.005
+SCAN_CELLS = 32  # that each layer is tried on, alone
+
+
+def write_int8(fp32: Path, target: Path, cells: NDArray[np.uint8]) -> tuple[str, ...]:
+    """Convert a fp32 graph of a bundle; return the names of the layers that stay in float32.
+
+    Where rounding every layer moves the answers too far, each layer is rounded alone, and those that move them most
+    stay in float32: as few as are needed.
+
+    Args:
+        fp32: ONNX file with folded batch norms.
+        target: Where the int8 graph is written.
+        cells: uint8 RGB [N, height, width, 3], of the training part: the ranges of the activations are taken on them.
+
+    Raises ConversionError where the graph is not valid, or where too few layers bear being rounded.
+    """
+    rounding = _Rounding(fp32, cells)
+    kept: list[str] = []
+    if not rounding.is_close(kept):
+        most_sensitive = rounding.most_sensitive_first(cells[:SCAN_CELLS])
+        kept = most_sensitive[: _fewest(len(most_sensitive), lambda count: rounding.is_close(most_sensitive[:count]))]
+    if len(kept) == len(rounding.layers):
+        raise ConversionError(
+            f"expected layers of {fp32.name} that bear int8, found none: any moves p_all by more than "
+            f"{LARGEST_MEAN_DIFFERENCE:g} in the mean; leave int8 out of --precision"
+        )
+    model = rounding.rounded(set(rounding.layers) - set(kept))
+    put_in_order(model)
+    save_checked(model, target)
+    return tuple(kept)
+
+
+def _fewest(most: int, is_enough: Callable[[int], bool]) -> int:
+    """Return the smallest number from 1 to `most` that is enough, if `most` is and if more is always better."""
+    return 1 + bisect_left(range(1, most), True, key=is_enough)
+
+
+class _Rounding:
+    """A fp32 graph, the ranges of its activations and its answers: what is needed to round some of its layers."""
+
+    def __init__(self, fp32: Path, cells: NDArray[np.uint8]) -> None:
+        self._fp32 = fp32
+        self._cells = cells
+        self._answers = _answers(fp32, cells)
+        model = open_for_reading(fp32)
+        weighted = weighted_nodes(model)
+        self.layers = [node.name for node in model.graph.node if node.name in weighted]
+        peaks = largest_activations(fp32, cells)
+        self._ranges = TensorsData(
+            CalibrationMethod.MinMax,
+            {tensor: TensorData(lowest=np.float32(-peak), highest=np.float32(peak)) for tensor, peak in peaks.items()},
+        )
+
+    def rounded(self, layers: Collection[str]) -> Any:
+        """Return the graph with these layers in int8."""
+        logging.getLogger().setLevel(logging.ERROR)
+        quantizer = QDQQuantizer(
+            open_for_reading(self._fp32),
+            per_channel=True,
+            reduce_range=False,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QInt8,
+            tensors_range=self._ranges,
+            nodes_to_quantize=list(layers),
+            nodes_to_exclude=[],
+            op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+            # A pair for each layer, even where several take one tensor: ONNX Runtime then computes each in int8.
+            extra_options={
+                "ActivationSymmetric": True,
+                "WeightSymmetric": True,
+                "QuantizeBias": False,
+                "DedicatedQDQPair": True,
+            },
+        )
+        quantizer.quantize_model()
+        return quantizer.model.model
+
+    def is_close(self, kept: Collection[str]) -> bool:
+        """Say whether the answers stay near those of the fp32 graph with all layers rounded but those that are kept."""
+        return self.mean_difference(kept, self._cells) <= LARGEST_MEAN_DIFFERENCE
+
+    def mean_difference(self, kept: Collection[str], cells: NDArray[np.uint8]) -> float:
+        """Return the mean absolute difference of p_all with all layers rounded but those that are kept."""
+        layers = [layer for layer in self.layers if layer not in set(kept)]
+        if not layers:
+            return 0.0
+        answers = _answers(self.rounded(layers).SerializeToString(), cells)
+        return float(np.abs(answers - self._answers[: len(cells)]).mean())
+
+    def most_sensitive_first(self, cells: NDArray[np.uint8]) -> list[str]:
+        """Return the layers by how far each, rounded alone, moves p_all."""
+        moved = {
+            layer: self.mean_difference(set(self.layers) - {layer}, cells)
+            for layer in tqdm(self.layers, desc="layers in int8", unit="layer", disable=None, leave=False)
+        }
+        return sorted(self.layers, key=lambda layer: -moved[layer])
+
+
+def _answers(model: Path | bytes, cells: NDArray[np.uint8]) -> NDArray[np.float64]:
+    session = open_session(model)
+    answers = [session.run([OUTPUT_NAME], {INPUT_NAME: cell[None]})[0][0] for cell in cells]
+    return np.array(answers, np.float64)

@@ -1,0 +1,33 @@
+"""Runs ONNX Runtime on graphs that are being made: to fold them and to look at what happens inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from runtime.errors import ConversionError
+
+
+def folded_by_onnxruntime(raw: Path, target: Path) -> None:
+    """Write to `target` what ONNX Runtime makes of the graph `raw` by passes that hold on any hardware.
+
+    They compute constants, merge batch norms into convolutions and drop what does nothing; all that stays is
+    standard ONNX.
+    """
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(target)
+    options.log_severity_level = 3
+    open_session(raw, options)
+
+
+def open_session(model: Path | bytes, options: Any = None) -> Any:
+    """Open a graph, from a file or as bytes, on the CPU; raise ConversionError where ONNX Runtime refuses it."""
+    try:
+        return onnxruntime.InferenceSession(
+            model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # ONNX Runtime raises its own types, without a common base class
+        raise ConversionError(f"ONNX Runtime cannot load the graph: {' '.join(str(error).split())}") from error

@@ -1,0 +1,80 @@
+"""The files of the cells that a run was fitted and validated on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from export.finished_run import FinishedRun
+from runtime.errors import DataError
+from runtime.files import sha256_of_file
+from runtime.inputs import spread_over
+from train.dataset import Cell, find_cells, refuse_one_class
+from train.splits import TRAINING, VALIDATION, PlacedCell, cells_of_part, read_cells
+
+CALIBRATION_CELLS = 128
+
+
+def validation_cells(run: FinishedRun, data: Path | None, limit: int | None) -> list[Cell]:
+    """Return the cells of the run's validation part, or `limit` of them.
+
+    Args:
+        run: A finished run.
+        data: Where the cells lie now; None: where they lay when the run was fitted.
+        limit: At most so many, evenly spread.
+
+    Raises DataError where a cell is missing or its file is another one, and where they are of one class.
+    """
+    placed = spread_over(cells_of_part(_placed(run), VALIDATION), limit)
+    refuse_one_class(placed, f"the validation part of {run.folder}")
+    return [_recorded(cell) for cell in placed] if data is None else _found(placed, find_cells(data))
+
+
+def calibration_cells(run: FinishedRun, data: Path | None) -> list[Cell]:
+    """Return CALIBRATION_CELLS cells of the run's training part, of both classes, evenly spread.
+
+    `data` may hold cells of other parts as well: they are left out. Raises DataError where it holds none of the
+    training part, or of one class alone.
+    """
+    placed = _placed(run)
+    training = cells_of_part(placed, TRAINING)
+    if data is None:
+        return [_recorded(cell) for cell in spread_over(training, CALIBRATION_CELLS)]
+    hash_to_file = {cell.sha256: cell for cell in find_cells(data)}
+    at_hand = [hash_to_file[cell.sha256] for cell in training if cell.sha256 in hash_to_file]
+    if not at_hand:
+        sha256_to_part = {cell.sha256: cell.part for cell in placed}
+        parts = Counter(sha256_to_part.get(sha256, "no") for sha256 in hash_to_file)
+        found = ", ".join(f"{count} of {part} part" for part, count in parts.items())
+        raise DataError(
+            f"expected cells of the run's training part in {data}, found {found}; choose the folder that the run was "
+            "fitted on with --calibration-data"
+        )
+    refuse_one_class(at_hand, f"the training part of {data}")
+    return spread_over(at_hand, CALIBRATION_CELLS)
+
+
+def _placed(run: FinishedRun) -> list[PlacedCell]:
+    return read_cells(run.folder / "cells.csv")
+
+
+def _recorded(cell: PlacedCell) -> Cell:
+    path = Path(cell.path)
+    if not path.is_file() or sha256_of_file(path) != cell.sha256:
+        raise DataError(
+            f"expected the cell of the run at {path}, found {'another one' if path.is_file() else 'none'}; "
+            "say with --data where the cells lie now"
+        )
+    return Cell(path, cell.label, cell.subject, cell.sha256)
+
+
+def _found(placed: Sequence[PlacedCell], files: Sequence[Cell]) -> list[Cell]:
+    hash_to_file = {file.sha256: file for file in files}
+    missing = [cell.path for cell in placed if cell.sha256 not in hash_to_file]
+    if missing:
+        raise DataError(
+            f"expected the {len(placed)} validation cells of the run in --data, {len(missing)} are missing, such as "
+            f"{missing[0]}; point --data to the folder that the run was fitted on"
+        )
+    return [Cell(hash_to_file[cell.sha256].path, cell.label, cell.subject, cell.sha256) for cell in placed]

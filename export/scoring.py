@@ -1,0 +1,106 @@
+"""Scores labelled cells with the Keras model and with every variant of a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from runtime.backends.base import Backend
+from runtime.errors import DataError, UnreadableCellError
+from runtime.preprocessing import load_cell
+from runtime.schema import ImageSpec
+from train.dataset import Cell, refuse_contradictions
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+REFERENCE = "keras"
+BATCH_SIZE = 32
+# A first batch is also given in batches of other sizes: one by one, and in fives, which leaves two over.
+OTHER_BATCH_SIZES = (1, 5)
+
+
+class Reference(Protocol):
+    """The model that variants are compared with."""
+
+    def predict(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return p_all, float32 [N]."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the Keras model and each variant say of the same cells."""
+
+    cells: list[Cell]  # those that could be read
+    labels: NDArray[np.bool_]  # [N], True for ALL
+    reference: NDArray[np.float32]  # p_all [N]
+    answers: dict[str, dict[int, NDArray[np.float32]]]  # by precision and batch size; BATCH_SIZE holds all cells
+    unreadable: dict[str, str]  # path to reason
+
+
+def score_cells(cells: Sequence[Cell], image: ImageSpec, reference: Reference, variants: dict[str, Backend]) -> Scores:
+    """Score the cells that can be read; raise DataError unless there are some."""
+    unreadable: dict[str, str] = {}
+    readable: list[Cell] = []
+    of_reference: list[NDArray[np.float32]] = []
+    of_variants: dict[str, dict[int, list[NDArray[np.float32]]]] = {
+        name: {size: [] for size in (BATCH_SIZE, *OTHER_BATCH_SIZES)} for name in variants
+    }
+    for batch in _loaded_batches(cells, image, readable, unreadable):
+        is_first = not of_reference
+        of_reference.append(reference.predict(batch))
+        for name, backend in variants.items():
+            for size in (BATCH_SIZE, *OTHER_BATCH_SIZES) if is_first else (BATCH_SIZE,):
+                of_variants[name][size].append(infer_in_batches(backend, batch, size))
+    if not readable:
+        raise DataError(f"expected cells that can be read, found none of {len(cells)}; check --data")
+    refuse_contradictions(cells, {cell.sha256 for cell in cells if str(cell.path) in unreadable})
+    return Scores(
+        cells=readable,
+        labels=np.array([cell.label == 1 for cell in readable]),
+        reference=np.concatenate(of_reference),
+        answers={
+            name: {size: np.concatenate(parts) for size, parts in by_size.items()}
+            for name, by_size in of_variants.items()
+        },
+        unreadable=unreadable,
+    )
+
+
+def infer_in_batches(backend: Backend, cells: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
+    """Return p_all, float32 [N], computed `batch_size` cells at a time, the last batch as short as it falls."""
+    starts = range(0, len(cells), batch_size)
+    return np.concatenate([backend.infer(cells[start : start + batch_size]) for start in starts])
+
+
+def load_cells(cells: Sequence[Cell], image: ImageSpec) -> NDArray[np.uint8]:
+    """Return the cells that can be read, uint8 RGB [N, height, width, 3]; raise DataError where none can."""
+    batches = list(_loaded_batches(cells, image, [], {}))
+    if not batches:
+        raise DataError(f"expected cells that can be read, found none of {len(cells)}; check the data")
+    return np.concatenate(batches)
+
+
+def _loaded_batches(
+    cells: Sequence[Cell], image: ImageSpec, readable: list[Cell], unreadable: dict[str, str]
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield the cells in batches, uint8 [B, height, width, 3]; note which could be read, and why others could not."""
+
+    def pixels() -> Iterator[NDArray[np.uint8]]:
+        for cell in tqdm(cells, unit="cell", disable=None, leave=False):
+            try:
+                loaded = load_cell(cell.path, image)
+            except UnreadableCellError as error:
+                unreadable[str(cell.path)] = str(error)
+                continue
+            readable.append(cell)
+            yield loaded
+
+    remaining = pixels()
+    while batch := list(islice(remaining, BATCH_SIZE)):
+        yield np.stack(batch)
