@@ -21,6 +21,7 @@ from runtime.files import folder_written_aside, output_errors, refuse_foreign_fo
 from runtime.preprocessing import load_cell
 from runtime.schema import (
     CLASSES,
+    ENGINES_FOLDER,
     GOLDEN_NAME,
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CARD_NAME = "MODEL_CARD.md"
-BUNDLE_FILES = ("model.*.onnx", GOLDEN_NAME, CARD_NAME)
+ENGINE_FILES = tuple(f"{ENGINES_FOLDER}/*{suffix}" for suffix in (".engine", ".json", ".timing"))
+BUNDLE_FILES = ("model.*.onnx", GOLDEN_NAME, CARD_NAME, *ENGINE_FILES)
 PARITY_BATCH_SIZES = (1, 5)  # 5 leaves a short last batch
 
 

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from runtime.backends.base import Backend
 from runtime.backends.onnxruntime import OnnxRuntimeBackend, has_provider
+from runtime.backends.tensorrt import TensorRTBackend, built_engines, find_engine
 from runtime.bundle import Bundle
 from runtime.errors import BackendError
 from runtime.schema import ImageSpec, Variant
 
-BACKENDS = ("auto", "cuda", "cpu")
+BACKENDS = ("auto", "tensorrt", "cuda", "cpu")
 PRECISIONS = ("auto", "fp32")
+ENGINE_PREFERENCE = ("fp16", "int8", "fp32")  # of an engine, where a user names no precision
 
 
 def choose_variant(bundle: Bundle, precision: str) -> Variant:
@@ -19,15 +21,49 @@ def choose_variant(bundle: Bundle, precision: str) -> Variant:
     return bundle.variant("fp32" if precision == "auto" else precision)
 
 
+def open_model(bundle: Bundle, backend: str, precision: str) -> tuple[Backend, Variant]:
+    """Load the variant of that precision for that backend; return both.
+
+    "auto" takes a TensorRT engine of the bundle where one fits this GPU, else what `open_backend` takes, and says why
+    an engine that is there was not used. For an engine, a precision "auto" is that of one that was built.
+
+    Raises BackendError where the backend is not available here, BundleError where the file is missing or damaged.
+    """
+    variants = _engine_variants(bundle, precision)
+    if backend == "tensorrt":
+        variant = variants[0] if variants else choose_variant(bundle, precision)
+        return open_backend(bundle, backend, variant), variant
+    reason = ""
+    if backend == "auto" and variants:
+        try:
+            return open_backend(bundle, "tensorrt", variants[0]), variants[0]
+        except BackendError as error:
+            reason = f" (not on TensorRT: {error})"
+    variant = choose_variant(bundle, precision)
+    opened = open_backend(bundle, backend, variant)
+    opened.description += reason
+    return opened, variant
+
+
 def open_backend(bundle: Bundle, backend: str, variant: Variant) -> Backend:
     """Load a variant of `bundle`; "auto" takes CUDA where it really runs, else the CPU, and says why.
 
     Raises BackendError where the backend is not available here, BundleError where the file is missing or damaged.
     """
+    if backend == "tensorrt":
+        engine = find_engine(bundle.folder, variant.precision, variant.sha256)
+        return TensorRTBackend(engine, bundle.manifest.image, variant.sha256)
     path = bundle.verified_path(variant)
     if backend == "auto":
         return _open_best(path, bundle.manifest.image)
     return OnnxRuntimeBackend(path, bundle.manifest.image, backend)
+
+
+def _engine_variants(bundle: Bundle, precision: str) -> list[Variant]:
+    """Return the variants of which the bundle's folder holds an engine, the preferred first."""
+    wanted = ENGINE_PREFERENCE if precision == "auto" else (precision,)
+    by_precision = {variant.precision: variant for variant in bundle.manifest.variants}
+    return [by_precision[name] for name in wanted if name in by_precision and built_engines(bundle.folder, name)]
 
 
 def _open_best(model: Path, image: ImageSpec) -> Backend:
