@@ -119,7 +119,8 @@ class CudaRuntime(ABC):
         if error:
             name, text = self._error_texts(error)
             hint = ERROR_HINTS.get(name, OTHER_ERRORS_HINT)
-            raise BackendError(f"{function}{arguments} failed with {name}: {text}; {hint}")
+            call = f"{function}({', '.join(map(str, arguments))})"
+            raise BackendError(f"{call} failed with {name}: {text}; {hint}")
         return value
 
     def _free(self, function: str, handle: int) -> None:
@@ -147,7 +148,9 @@ class BindingsRuntime(CudaRuntime):
             position, enumeration = ENUMERATIONS[function]
             given[position] = getattr(self._library, enumeration)(given[position])
         error, *values = getattr(self._library, function)(*given)
-        return (error if int(error) else 0), (int(values[0]) if values else 0)
+        if int(error):
+            return error, 0  # what stands for the value is None then
+        return 0, int(values[0]) if values else 0
 
     def _error_texts(self, error: Any) -> tuple[str, str]:
         _, name = self._library.cudaGetErrorName(error)
