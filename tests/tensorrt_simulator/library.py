@@ -47,7 +47,10 @@ class Library:
     classes: dict[str, Any] = field(default_factory=dict)
     failing: dict[str, str] = field(default_factory=dict)  # by what fails: what the logger is told
     known_tactics: list[int] = field(default_factory=list)  # of each build: how many its timing cache brought
+    host_code_allowed: list[bool] = field(default_factory=list)  # of each plan that was read
     reports_float: bool = False  # the inspector calls every layer Float
+    at_each_step: Callable[[], None] = lambda: None  # called before a build's progress is told
+    was_cancelled: bool = False
     hides_datatypes: bool = False  # the inspector gives no datatype even when it knows the shapes
 
     @property
@@ -321,7 +324,8 @@ class Builder(Visible):
         if problem:
             self._library.say(self._logger, "ERROR", problem)
             return None
-        if not _ran_through(config.progress_monitor):
+        if not self._ran_through(config.progress_monitor):
+            self._library.was_cancelled = True
             return None
         if config._cache is not None:
             self._learn(config._cache)
@@ -342,6 +346,22 @@ class Builder(Visible):
             return "Could not find any implementation for node conv due to insufficient workspace"
         return ""
 
+    def _ran_through(self, monitor: Any) -> bool:
+        """Report a build's phases; False where the monitor cancels it."""
+        if monitor is None:
+            return True
+        _require_started(monitor, IProgressMonitor)
+        monitor.phase_start("Building Engine", None, 2)
+        monitor.phase_start("Tactic Selection", "Building Engine", 3)
+        for step in range(3):
+            self._library.at_each_step()
+            if monitor.step_complete("Tactic Selection", step) is not True:
+                return False
+        monitor.phase_finish("Tactic Selection")
+        monitor.step_complete("Building Engine", 0)
+        monitor.phase_finish("Building Engine")
+        return True
+
     def _learn(self, cache: ITimingCache) -> None:
         learnt = cache._content[len(cache._own_header) :]
         self._library.known_tactics.append(len(learnt))
@@ -360,26 +380,11 @@ class Builder(Visible):
             "verbosity": config.profiling_verbosity.name,
             "typed": network._is_strongly_typed,
             "tf32": "TF32" in config._flags,
+            "workspace": config._pools.get("WORKSPACE"),
             "content": len(graph.content),
         }
         text = json.dumps(header).encode()
         return b"".join((PLAN_MAGIC, len(text).to_bytes(LENGTH_BYTES, "little"), text, graph.content))
-
-
-def _ran_through(monitor: Any) -> bool:
-    """Report a build's phases; False where the monitor cancels it."""
-    if monitor is None:
-        return True
-    _require_started(monitor, IProgressMonitor)
-    monitor.phase_start("Building Engine", None, 2)
-    monitor.phase_start("Tactic Selection", "Building Engine", 3)
-    for step in range(3):
-        if monitor.step_complete("Tactic Selection", step) is not True:
-            return False
-    monitor.phase_finish("Tactic Selection")
-    monitor.step_complete("Building Engine", 0)
-    monitor.phase_finish("Building Engine")
-    return True
 
 
 class Runtime(Visible):
@@ -393,6 +398,7 @@ class Runtime(Visible):
     def deserialize_cuda_engine(self, serialized_engine: Any) -> ICudaEngine | None:
         if self._library.fails("deserialize", self._logger):
             return None
+        self._library.host_code_allowed.append(self.engine_host_code_allowed)
         header, content = _opened(bytes(serialized_engine))
         problem = self._problem(header, content)
         if problem:
