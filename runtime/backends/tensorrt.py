@@ -51,11 +51,11 @@ class TensorRTBackend(Backend):
 
     name = "tensorrt"
 
-    def __init__(self, engine: Path, image: ImageSpec, onnx_sha256: str) -> None:
-        """Open the file `engine` with the record beside it.
+    def __init__(self, file: Path, image: ImageSpec, onnx_sha256: str) -> None:
+        """Open an engine's file with the record beside it.
 
         Args:
-            engine: A plan file in a bundle's folder of engines.
+            file: A plan file in a bundle's folder of engines.
             image: The image preparation of the bundle.
             onnx_sha256: Of the ONNX file that the engine must have been built from.
 
@@ -65,7 +65,7 @@ class TensorRTBackend(Backend):
         super().__init__(image)
         self._held = ExitStack()  # frees in reverse order what opening took
         try:
-            self._open(engine, onnx_sha256)
+            self._open(file, onnx_sha256)
         except BaseException:
             self.close()
             raise
@@ -238,40 +238,40 @@ def find_engine(bundle: Path, precision: str, onnx_sha256: str) -> Path:
     raise reasons[0]
 
 
-def record_path(engine: Path) -> Path:
-    """Return where an engine's record stands."""
-    return engine.with_suffix(".json")
+def record_path(file: Path) -> Path:
+    """Return where the record of an engine's file stands."""
+    return file.with_suffix(".json")
 
 
-def read_record(engine: Path) -> EngineRecord:
+def read_record(file: Path) -> EngineRecord:
     """Read the record beside an engine; raise BackendError where there is none that can be read."""
-    path = record_path(engine)
+    path = record_path(file)
     try:
         return engine_record_from_json(path.read_text(encoding="utf-8"), str(path))
     except (OSError, ValueError) as error:
         raise BackendError(
             f"expected the engine's record {path}, found none that can be read "
-            f"({getattr(error, 'strerror', None) or error}); {_build_hint(engine)}"
+            f"({getattr(error, 'strerror', None) or error}); {_build_hint(file)}"
         ) from error
     except BundleError as error:
         raise BackendError(str(error)) from error
 
 
-def refuse_unfit(record: EngineRecord, engine: Path, machine: Machine, onnx_sha256: str) -> None:
+def refuse_unfit(record: EngineRecord, file: Path, machine: Machine, onnx_sha256: str) -> None:
     """Raise BackendError unless an engine with this record may run here and comes from that ONNX file."""
     here = f"{machine.gpu.name} (compute capability {machine.gpu.compute_capability})"
     built_for = f"{record.gpu} (compute capability {record.compute_capability})"
     if not _fits_gpu(record, machine.gpu):
-        raise BackendError(f"expected an engine for {here}, found {engine.name} for {built_for}; {_build_hint(engine)}")
+        raise BackendError(f"expected an engine for {here}, found {file.name} for {built_for}; {_build_hint(file)}")
     if not _fits_version(record, machine.tensorrt):
         raise BackendError(
-            f"expected an engine for TensorRT {machine.tensorrt}, found {engine.name} built by {record.tensorrt}; "
-            f"{_build_hint(engine)}"
+            f"expected an engine for TensorRT {machine.tensorrt}, found {file.name} built by {record.tensorrt}; "
+            f"{_build_hint(file)}"
         )
     if record.onnx_sha256 != onnx_sha256:
         raise BackendError(
-            f"expected an engine of the ONNX file with the SHA-256 {onnx_sha256[:12]}…, found {engine.name} of "
-            f"{record.onnx_sha256[:12]}…: the bundle was exported again; {_build_hint(engine)}"
+            f"expected an engine of the ONNX file with the SHA-256 {onnx_sha256[:12]}…, found {file.name} of "
+            f"{record.onnx_sha256[:12]}…: the bundle was exported again; {_build_hint(file)}"
         )
 
 
@@ -309,6 +309,6 @@ def _verified_plan(path: Path, record: EngineRecord) -> bytes:
     return plan
 
 
-def _build_hint(engine: Path) -> str:
-    precision = engine.stem.rsplit("-")[-1]
-    return f"python -m export engine {engine.parent.parent} --precision {precision} builds one on this device"
+def _build_hint(file: Path) -> str:
+    precision = file.stem.rsplit("-")[-1]
+    return f"python -m export engine {file.parent.parent} --precision {precision} builds one on this device"

@@ -57,7 +57,8 @@ def test_an_engine_answers_like_onnx_runtime_at_any_batch_size(
     with open_engine(tiny_bundle, precision) as backend:
         for count in (1, 3, 32, 70, 3):
             p_all = backend.infer(cells[:count])
-            assert (p_all.dtype, p_all.shape) == (np.float32, (count,))
+            assert p_all.dtype == np.float32
+            assert p_all.shape == (count,)
             tolerance = REAL_TOLERANCE if any_tensorrt == "real" else 1e-6
             np.testing.assert_allclose(p_all, expected[:count], atol=tolerance)
 
