@@ -7,6 +7,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+from export.engine import (
+    DEFAULT_BATCH,
+    DEFAULT_OPTIMIZATION_LEVEL,
+    DEFAULT_WORKSPACE_MIB,
+    HARDWARE_LEVELS,
+    OPTIMIZATION_LEVELS,
+    PRECISION_TO_DATATYPE,
+    EngineOptions,
+    build_engine,
+)
 from runtime.allocator import keep_freed_memory
 from runtime.command_line import DONE, ArgumentParser, batch_size, positive_int, quiet_tensorflow, run_command
 
@@ -35,32 +45,36 @@ def build_parser() -> ArgumentParser:
 def _add_engine(commands: Any) -> None:
     engine = commands.add_parser("engine", help="build a TensorRT engine on the device that will run it")
     engine.add_argument("bundle", type=Path, metavar="BUNDLE", help="the engine is put into it")
-    engine.add_argument("--precision", choices=("fp16", "fp32", "int8"), help="of the bundle's variant; default: fp16")
+    engine.add_argument("--precision", choices=PRECISION_TO_DATATYPE, help="of the bundle's variant; default: fp16")
     engine.add_argument(
         "--batch",
         type=batch_size,
         nargs=3,
-        default=(1, 8, 32),
+        default=DEFAULT_BATCH,
         metavar=("MIN", "OPT", "MAX"),
-        help="cells: the smallest batch, the one to optimize for, the largest; default: 1 8 32",
+        help=f"the smallest batch, the one to optimize for, the largest; default: {' '.join(map(str, DEFAULT_BATCH))}",
     )
     engine.add_argument(
-        "--workspace", type=positive_int, default=1024, metavar="MIB", help="memory for the layers; default: 1024"
+        "--workspace",
+        type=positive_int,
+        default=DEFAULT_WORKSPACE_MIB,
+        metavar="MIB",
+        help="memory that the layers may use; default: %(default)s",
     )
     engine.add_argument(
         "--optimization-level",
         type=int,
-        choices=range(6),
-        default=3,
-        help="0 builds fastest, 5 runs fastest; default: 3",
+        choices=OPTIMIZATION_LEVELS,
+        default=DEFAULT_OPTIMIZATION_LEVEL,
+        help="from 0, built fastest, to 5, running fastest; default: %(default)s",
     )
     engine.add_argument(
         "--hardware-compatible",
         nargs="?",
-        choices=("same-compute-capability", "ampere-plus"),
+        choices=HARDWARE_LEVELS,
         const="ampere-plus",
         default="",
-        help="an engine for other GPUs too, slower; alone: ampere-plus",
+        help="an engine for other GPUs too, slower; without a value: ampere-plus",
     )
     engine.add_argument(
         "--version-compatible", action="store_true", help="an engine for newer versions of TensorRT too, slower"
@@ -100,10 +114,7 @@ def _write_onnx(options: argparse.Namespace) -> None:
 
 
 def _build_engine(options: argparse.Namespace) -> None:
-    from export.engine import EngineOptions, build_engine
-
     started = time.perf_counter()
-    print("TensorRT tries its kernels on this GPU, which takes minutes")
     path = build_engine(
         options.bundle,
         EngineOptions(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from runtime.schema import INPUT_NAME, EngineRecord, ImageSpec, Variant, to_json
 DEFAULT_BATCH = (1, 8, 32)
 DEFAULT_WORKSPACE_MIB = 1024  # an 8 GB Jetson shares its memory between this, the weights and everything else
 DEFAULT_OPTIMIZATION_LEVEL = 3  # TensorRT's own
+OPTIMIZATION_LEVELS = range(6)
 HARDWARE_LEVELS = ("same-compute-capability", "ampere-plus")
 PRECISION_TO_DATATYPE = {"fp16": "half", "fp32": "float", "int8": "int8"}
 HASH_DIGITS = 12
@@ -61,10 +63,11 @@ class EngineOptions:
     timing_cache: Path | None = None  # None: a file in the bundle's folder of engines
 
 
-def build_engine(folder: Path, options: EngineOptions) -> Path:
+def build_engine(folder: Path, options: EngineOptions, tell: Callable[[str], None] = print) -> Path:
     """Build an engine of a bundle's variant, prove its precision, and write it with its record into the bundle.
 
-    Nothing is written unless the engine loads here and computes in the precision that was asked for.
+    Nothing is written unless the engine loads here and computes in the precision that was asked for. `tell` is given
+    the lines for people.
 
     Returns the engine's path. Raises UsageError for options that cannot be, BundleError where the bundle lacks the
     variant, BackendError where TensorRT, CUDA or memory is missing or a build fails, ConversionError where TensorRT
@@ -77,11 +80,13 @@ def build_engine(folder: Path, options: EngineOptions) -> Path:
     trt = import_tensorrt()
     machine = this_machine(trt, open_cuda())
     path = engine_path(folder, machine.gpu.name, variant.precision)
-    build = _Build(trt, options, bundle.manifest.image, options.timing_cache or path.with_suffix(".timing"))
+    cache = TimingCache(options.timing_cache or path.with_suffix(".timing"), is_ours=options.timing_cache is None)
+    build = _Build(trt, options, bundle.manifest.image, cache, tell)
+    tell(f"{model.name} for {machine.gpu.name}: TensorRT tries its kernels on the GPU, which takes minutes")
     plan = build.plan_of(model, variant)
     precisions = layer_precisions(build.describe(plan))
     refuse_mislabelled(variant.precision, precisions)
-    build.keep_timing_cache(is_ours=options.timing_cache is None)
+    cache.write()
     record = _record(machine, variant, options, plan, precisions)
     with written_aside(path) as aside, output_errors(path):
         aside.write_bytes(plan)
@@ -128,17 +133,38 @@ def _record(
     )
 
 
+@dataclass
+class TimingCache:
+    """The file with what earlier builds have learnt about this GPU's kernels."""
+
+    path: Path
+    is_ours: bool  # kept in the bundle, not named by a user
+    is_usable: bool = True
+    learnt: bytes = b""  # by this build
+
+    def read(self) -> bytes:
+        """Return the file's content, nothing where there is no file."""
+        return self.path.read_bytes() if self.path.is_file() else b""
+
+    def write(self) -> None:
+        """Keep what was learnt; a user's file that TensorRT could not use is left as it is."""
+        if self.is_usable or self.is_ours:
+            with written_aside(self.path) as aside, output_errors(self.path):
+                aside.write_bytes(self.learnt)
+
+
 class _Build:
     """One build: TensorRT's objects need each other in a fixed order, and one logger throughout."""
 
-    def __init__(self, trt: Any, options: EngineOptions, image: ImageSpec, timing_cache: Path) -> None:
+    def __init__(
+        self, trt: Any, options: EngineOptions, image: ImageSpec, known: TimingCache, tell: Callable[[str], None]
+    ) -> None:
         self._trt = trt
         self._options = options
         self._shapes = [(count, image.height, image.width, 3) for count in options.batch]
         self._log = make_logger(trt)
-        self._cache_path = timing_cache
-        self._cache_bytes = b""  # what the build has learnt
-        self._cache_is_usable = True
+        self._known = known
+        self._tell = tell
 
     def plan_of(self, model: Path, variant: Variant) -> bytes:
         """Return the serialized engine of an ONNX file; Ctrl-C cancels the build."""
@@ -153,7 +179,7 @@ class _Build:
             config.progress_monitor = progress
             plan = _build_cancellable(builder, network, config, progress)
         checked(plan, f"build an engine of {model.name}", self._log)
-        self._cache_bytes = bytes(config.get_timing_cache().serialize())
+        self._known.learnt = bytes(config.get_timing_cache().serialize())
         return bytes(plan)
 
     def describe(self, plan: bytes) -> str:
@@ -167,15 +193,6 @@ class _Build:
         text: str = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
         return text
 
-    def keep_timing_cache(self, *, is_ours: bool) -> None:
-        """Write what the build has learnt, so that the next one is fast.
-
-        A file that a user named and that is no cache of this GPU and TensorRT is left as it is.
-        """
-        if self._cache_is_usable or is_ours:
-            with written_aside(self._cache_path) as aside, output_errors(self._cache_path):
-                aside.write_bytes(self._cache_bytes)
-
     def _parse(self, network: Any, model: Path) -> None:
         parser = self._trt.OnnxParser(network, self._log)
         if parser.parse_from_file(str(model)):
@@ -184,7 +201,7 @@ class _Build:
         said = [f"node {error.node_name()!r} ({error.node_operator()}): {error.desc()}" for error in errors]
         raise ConversionError(
             f"expected a graph that TensorRT takes, {model} is refused: "
-            f"{'; '.join(said or self._log.messages) or 'no reason given'}; no engine was written"
+            f"{'; '.join(said) or self._log.said()}; no engine was written"
         )
 
     def _configure(self, builder: Any) -> Any:
@@ -200,20 +217,20 @@ class _Build:
             config.hardware_compatibility_level = _hardware_level(trt, options.hardware_compatible)
         profile = builder.create_optimization_profile()
         profile.set_shape(INPUT_NAME, *self._shapes)
-        if config.add_optimization_profile(profile) < 0:
-            checked(None, f"take the batch sizes {options.batch}", self._log)
+        index = config.add_optimization_profile(profile)  # -1 where TensorRT refuses it
+        checked(index >= 0, f"take the batch sizes {options.batch}", self._log)
         self._set_timing_cache(config)
         return config
 
     def _set_timing_cache(self, config: Any) -> None:
         """Give the build what an earlier one has learnt; a cache of another machine costs its time, never the build."""
-        known = self._cache_path.read_bytes() if self._cache_path.is_file() else b""
-        cache = config.create_timing_cache(known)
-        if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
-            self._cache_is_usable = False
-            print(f"{self._cache_path} is no timing cache of this GPU and TensorRT: building without it")
-            cache = config.create_timing_cache(b"")
-            checked(config.set_timing_cache(cache, ignore_mismatch=False), "start a timing cache", self._log)
+        cache = config.create_timing_cache(self._known.read())
+        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+            return
+        self._known.is_usable = False
+        self._tell(f"{self._known.path} is no timing cache of this GPU and TensorRT: building without it")
+        cache = config.create_timing_cache(b"")
+        checked(config.set_timing_cache(cache, ignore_mismatch=False), "start a timing cache", self._log)
 
 
 def _hardware_level(trt: Any, level: str) -> Any:
@@ -281,9 +298,15 @@ def layer_precisions(description: str) -> dict[str, int]:
     """Count an engine's computing layers by the narrowest datatype that they read, from the inspector's JSON.
 
     Inputs and weights are what a layer reads; layers that only move or convert numbers are left out. A layer whose
-    datatypes TensorRT does not tell counts as "unknown".
+    datatypes TensorRT does not tell counts as "unknown". Raises ConversionError where it is not the inspector's JSON.
     """
-    layers = json.loads(description).get("Layers", [])
+    try:
+        layers = json.loads(description)["Layers"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConversionError(
+            f"expected JSON with the engine's layers from TensorRT's inspector, found {description[:40]!r} ({error}); "
+            "no engine was written; report the TensorRT version"
+        ) from error
     computing = [layer for layer in layers if _is_computing(layer)]
     return dict(sorted(Counter(map(_precision, computing)).items()))
 

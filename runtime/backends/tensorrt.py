@@ -156,24 +156,27 @@ def import_tensorrt() -> Any:
 
 
 def make_logger(trt: Any) -> Any:
-    """Return a logger for TensorRT that keeps the last errors and warnings as its list `messages`."""
+    """Return a logger for TensorRT whose `said` gives its last errors, or its last warnings where there are none."""
 
     class Log(trt.ILogger):  # type: ignore[misc]  # TensorRT may be missing where the types are checked
         """TensorRT says only here why a call failed; it may call from several threads."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.messages: list[str] = []
-            self._kept = (
-                trt.ILogger.Severity.INTERNAL_ERROR,
-                trt.ILogger.Severity.ERROR,
-                trt.ILogger.Severity.WARNING,
-            )
+            self._warnings: list[str] = []
+            self._errors: list[str] = []
 
         def log(self, severity: Any, msg: str) -> None:
             """Keep what is a warning or worse."""
-            if severity in self._kept:
-                self.messages = [*self.messages[1 - KEPT_MESSAGES :], " ".join(msg.split())]
+            line = " ".join(msg.split())
+            if severity == trt.ILogger.Severity.WARNING:
+                self._warnings = [*self._warnings[1 - KEPT_MESSAGES :], line]
+            elif severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                self._errors = [*self._errors[1 - KEPT_MESSAGES :], line]
+
+        def said(self) -> str:
+            """Return the last messages in one line."""
+            return "; ".join(self._errors or self._warnings) or "nothing"
 
     return Log()
 
@@ -181,8 +184,7 @@ def make_logger(trt: Any) -> Any:
 def checked(result: Any, what: str, log: Any) -> Any:
     """Return what a call of TensorRT gave; raise BackendError with its last messages for None or False."""
     if result is None or result is False:
-        said = "; ".join(log.messages) or "nothing"
-        raise BackendError(f"TensorRT could not {what}; it said: {said}")
+        raise BackendError(f"TensorRT could not {what}; it said: {log.said()}")
     return result
 
 

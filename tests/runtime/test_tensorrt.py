@@ -11,7 +11,14 @@ import pytest
 
 from export.engine import EngineOptions, build_engine
 from runtime.backends.select import open_backend, open_model
-from runtime.backends.tensorrt import TensorRTBackend, find_engine, read_record, record_path
+from runtime.backends.tensorrt import (
+    TensorRTBackend,
+    find_engine,
+    import_tensorrt,
+    make_logger,
+    read_record,
+    record_path,
+)
 from runtime.bundle import Bundle
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.classify import main as classify
@@ -304,6 +311,19 @@ def test_the_simulator_refuses_the_default_stream(simulated: Library, engine: Pa
         with pytest.raises(RuleBrokenError, match="default stream"):
             backend.infer(some_cells(1))
         backend._stream = own
+
+
+def test_the_last_errors_are_told_and_warnings_where_there_are_none(simulated: Library) -> None:
+    log = make_logger(import_tensorrt())
+    assert log.said() == "nothing"
+    simulated.say(log, "VERBOSE", "trying a kernel")
+    simulated.say(log, "WARNING", "a cache\nwas not found")
+    assert log.said() == "a cache was not found"
+    for number in range(5):
+        simulated.say(log, "ERROR", f"error {number}")
+    for _ in range(5):
+        simulated.say(log, "WARNING", "cleaning up")
+    assert log.said() == "error 2; error 3; error 4"
 
 
 def test_without_tensorrt_the_error_says_how_to_install_it(

@@ -43,7 +43,7 @@ RESULT_TO_CLASS = {"get_timing_cache": "ITimingCache"}
 
 NOT_TENSORRT = {
     # modules and classes
-    *("Bundle", "ctypes", "hashlib", "json", "np", "re"),
+    *("Bundle", "EngineOptions", "ctypes", "hashlib", "json", "np", "re"),
     # objects of this project
     *("build", "buffer", "bundle", "cuda", "gpu", "image", "log", "machine", "options", "progress", "record", "self"),
     "variant",
@@ -57,7 +57,7 @@ NOT_TENSORRT = {
 OTHER_ATTRIBUTES = {"error": {"strerror"}}
 
 # What an object of ours holds that is not TensorRT's.
-OTHER_OWN_ATTRIBUTES = {"_bar", "_cache_path", "_cuda", "_held", "_input", "_log", "_options", "_output"}
+OTHER_OWN_ATTRIBUTES = {"_bar", "_cuda", "_held", "_input", "_known", "_log", "_options", "_output"}
 
 # Functions and classes of Python's, called and used at once.
 OTHER_RESULTS = {"Counter", "super"}
