@@ -80,13 +80,13 @@ def build_engine(folder: Path, options: EngineOptions, tell: Callable[[str], Non
     trt = import_tensorrt()
     machine = this_machine(trt, open_cuda())
     path = engine_path(folder, machine.gpu.name, variant.precision)
-    cache = TimingCache(options.timing_cache or path.with_suffix(".timing"), is_ours=options.timing_cache is None)
-    build = _Build(trt, options, bundle.manifest.image, cache, tell)
+    known = TimingCache(options.timing_cache or path.with_suffix(".timing"), is_ours=options.timing_cache is None)
+    build = _Build(trt, options, bundle.manifest.image, known, tell)
     tell(f"{model.name} for {machine.gpu.name}: TensorRT tries its kernels on the GPU, which takes minutes")
     plan = build.plan_of(model, variant)
     precisions = layer_precisions(build.describe(plan))
     refuse_mislabelled(variant.precision, precisions)
-    cache.write()
+    known.write()
     record = _record(machine, variant, options, plan, precisions)
     with written_aside(path) as aside, output_errors(path):
         aside.write_bytes(plan)
@@ -143,8 +143,15 @@ class TimingCache:
     learnt: bytes = b""  # by this build
 
     def read(self) -> bytes:
-        """Return the file's content, nothing where there is no file."""
-        return self.path.read_bytes() if self.path.is_file() else b""
+        """Return the file's content, nothing where there is no file; raise UsageError where it cannot be read."""
+        try:
+            return self.path.read_bytes()
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise UsageError(
+                f"expected a timing cache that can be read at {self.path}, found: {error.strerror}; name another file"
+            ) from error
 
     def write(self) -> None:
         """Keep what was learnt; a user's file that TensorRT could not use is left as it is."""
@@ -247,9 +254,8 @@ def _hardware_level(trt: Any, level: str) -> Any:
 def _build_cancellable(builder: Any, network: Any, config: Any, progress: Any) -> Any:
     """Build in a thread of its own: while TensorRT holds the main thread, Python would see no Ctrl-C."""
     with ThreadPoolExecutor(1) as pool:
-        work = pool.submit(builder.build_serialized_network, network, config)
         try:
-            return work.result()
+            return pool.submit(builder.build_serialized_network, network, config).result()
         except BaseException:
             progress.cancel()
             raise

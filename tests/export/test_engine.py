@@ -224,8 +224,9 @@ def test_the_record_of_an_older_engine_does_not_vouch_for_a_new_one(
 def test_a_build_that_is_interrupted_writes_nothing(simulated: Library, tiny_bundle: Path) -> None:
     def press_control_c() -> None:
         simulated.at_each_step = lambda: None
+        time.sleep(0.3)  # the main thread waits by now
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.2)  # the main thread has to see it before the next step
+        time.sleep(0.3)  # it has to see it before the next step
 
     simulated.at_each_step = press_control_c
     with pytest.raises(KeyboardInterrupt):
@@ -276,6 +277,12 @@ def test_a_timing_cache_can_be_kept_elsewhere(simulated: Library, tiny_bundle: P
         build_engine(tiny_bundle, replace(OPTIONS, timing_cache=tmp_path / "kept.timing"))
     assert simulated.known_tactics == [0, 4]
     assert engine_files(tiny_bundle) == ["simulated-orin-fp16.engine", "simulated-orin-fp16.json"]
+
+
+def test_a_timing_cache_that_cannot_be_read_is_refused(simulated: Library, tiny_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"expected a timing cache that can be read at .*; name another file"):
+        build_engine(tiny_bundle, replace(OPTIONS, timing_cache=tmp_path))
+    assert engine_files(tiny_bundle) == []
 
 
 def test_a_level_that_a_version_does_not_know_is_refused(simulated: Library, tiny_bundle: Path) -> None:

@@ -45,19 +45,33 @@ NOT_TENSORRT = {
     # modules and classes
     *("Bundle", "EngineOptions", "ctypes", "hashlib", "json", "np", "re"),
     # objects of this project
-    *("build", "buffer", "bundle", "cuda", "gpu", "image", "log", "machine", "options", "progress", "record", "self"),
+    *(
+        "build",
+        "buffer",
+        "bundle",
+        "cuda",
+        "gpu",
+        "image",
+        "known",
+        "log",
+        "machine",
+        "options",
+        "progress",
+        "record",
+        "self",
+    ),
     "variant",
     # texts, numbers, tables and paths
     *("DATATYPE_SPELLINGS", "aside", "file", "found", "layer", "model", "msg", "part", "path", "reasons", "tensor"),
     *("texts", "version", "weights"),
     # the standard library's threads
-    *("pool", "work"),
+    "pool",
 }
 # An `error` is also an exception of Python: this attribute is its own.
 OTHER_ATTRIBUTES = {"error": {"strerror"}}
 
 # What an object of ours holds that is not TensorRT's.
-OTHER_OWN_ATTRIBUTES = {"_bar", "_cuda", "_held", "_input", "_known", "_log", "_options", "_output"}
+OTHER_OWN_ATTRIBUTES = {"_bar", "_cuda", "_held", "_input", "_known", "_log", "_options", "_output", "path"}
 
 # Functions and classes of Python's, called and used at once.
 OTHER_RESULTS = {"Counter", "super"}
