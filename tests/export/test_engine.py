@@ -15,9 +15,7 @@ from typing import Any
 import pytest
 
 from export.__main__ import main
-from export.bundle_writer import write_bundle
 from export.engine import EngineOptions, build_engine, layer_precisions, make_progress
-from export.finished_run import find_run
 from runtime.backends.tensorrt import import_tensorrt, read_record, record_path
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import Classifier, ClassifierOptions
@@ -335,6 +333,9 @@ def test_the_shipped_model_becomes_an_engine_that_passes_its_self_test(any_tenso
 def test_an_engine_goes_with_the_bundle_that_is_exported_anew(
     monkeypatch: pytest.MonkeyPatch, finished_run: Path, tmp_path: Path
 ) -> None:
+    from export.bundle_writer import write_bundle
+    from export.finished_run import find_run
+
     install(monkeypatch, "10.13", SimulatedGpu())
     bundle = tmp_path / "bundle"
     write_bundle(find_run(finished_run), bundle, "drawn cells")
