@@ -29,14 +29,15 @@ def open_model(bundle: Bundle, backend: str, precision: str) -> tuple[Backend, V
 
     Raises BackendError where the backend is not available here, BundleError where the file is missing or damaged.
     """
-    variants = _engine_variants(bundle, precision)
+    wanted = _engine_variants(bundle, precision)
+    built = [variant for variant in wanted if built_engines(bundle.folder, variant.precision)]
     if backend == "tensorrt":
-        variant = variants[0] if variants else choose_variant(bundle, precision)
+        variant = (built or wanted)[0]
         return open_backend(bundle, backend, variant), variant
     reason = ""
-    if backend == "auto" and variants:
+    if backend == "auto" and built:
         try:
-            return open_backend(bundle, "tensorrt", variants[0]), variants[0]
+            return open_backend(bundle, "tensorrt", built[0]), built[0]
         except BackendError as error:
             reason = f" (not on TensorRT: {error})"
     variant = choose_variant(bundle, precision)
@@ -60,10 +61,12 @@ def open_backend(bundle: Bundle, backend: str, variant: Variant) -> Backend:
 
 
 def _engine_variants(bundle: Bundle, precision: str) -> list[Variant]:
-    """Return the variants of which the bundle's folder holds an engine, the preferred first."""
-    wanted = ENGINE_PREFERENCE if precision == "auto" else (precision,)
-    by_precision = {variant.precision: variant for variant in bundle.manifest.variants}
-    return [by_precision[name] for name in wanted if name in by_precision and built_engines(bundle.folder, name)]
+    """Return the variants that an engine of that precision may come from, the preferred first; never none."""
+    if precision != "auto":
+        return [choose_variant(bundle, precision)]
+    variants = bundle.manifest.variants
+    preferred = [variant for name in ENGINE_PREFERENCE for variant in variants if variant.precision == name]
+    return preferred or [choose_variant(bundle, precision)]
 
 
 def _open_best(model: Path, image: ImageSpec) -> Backend:

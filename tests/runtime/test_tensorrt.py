@@ -341,8 +341,8 @@ def test_tensorrt_asked_for_by_name_without_an_engine_says_what_builds_one(
 ) -> None:
     with pytest.raises(
         BackendError,
-        match=r"expected an engine of precision fp32 in .*engines, found none; "
-        r"python -m export engine .*bundle --precision fp32 builds one on this device",
+        match=r"expected an engine of precision fp16 in .*engines, found none; "
+        r"python -m export engine .*bundle --precision fp16 builds one on this device",
     ):
         open_model(Bundle.open(tiny_bundle), "tensorrt", "auto")
 
