@@ -1,19 +1,30 @@
-"""python -m export: onnx."""
+"""python -m export: onnx, engine."""
 
 from __future__ import annotations
 
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
+from export.engine import (
+    DEFAULT_BATCH,
+    DEFAULT_OPTIMIZATION_LEVEL,
+    DEFAULT_WORKSPACE_MIB,
+    HARDWARE_LEVELS,
+    OPTIMIZATION_LEVELS,
+    PRECISION_TO_DATATYPE,
+    EngineOptions,
+    build_engine,
+)
 from runtime.allocator import keep_freed_memory
-from runtime.command_line import DONE, ArgumentParser, quiet_tensorflow, run_command
+from runtime.command_line import DONE, ArgumentParser, batch_size, positive_int, quiet_tensorflow, run_command
 
 
 def build_parser() -> ArgumentParser:
     """Describe the command line."""
     parser = ArgumentParser(prog="python -m export", description="Turn a run into a bundle that the runtime reads.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{onnx}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{onnx,engine}")
     onnx = commands.add_parser("onnx", help="write a bundle with ONNX variants")
     onnx.add_argument(
         "--run", type=Path, required=True, metavar="RUN", help="a run folder, or a folder of runs: the best"
@@ -26,12 +37,58 @@ def build_parser() -> ArgumentParser:
         metavar="TEXT",
         help="where the cells come from, for the model card",
     )
+    onnx.set_defaults(run_it=_write_onnx)
+    _add_engine(commands)
     return parser
+
+
+def _add_engine(commands: Any) -> None:
+    engine = commands.add_parser("engine", help="build a TensorRT engine on the device that will run it")
+    engine.add_argument("bundle", type=Path, metavar="BUNDLE", help="the engine is put into it")
+    engine.add_argument("--precision", choices=PRECISION_TO_DATATYPE, help="of the bundle's variant; default: fp16")
+    engine.add_argument(
+        "--batch",
+        type=batch_size,
+        nargs=3,
+        default=DEFAULT_BATCH,
+        metavar=("MIN", "OPT", "MAX"),
+        help=f"the smallest batch, the one to optimize for, the largest; default: {' '.join(map(str, DEFAULT_BATCH))}",
+    )
+    engine.add_argument(
+        "--workspace",
+        type=positive_int,
+        default=DEFAULT_WORKSPACE_MIB,
+        metavar="MIB",
+        help="memory that the layers may use; default: %(default)s",
+    )
+    engine.add_argument(
+        "--optimization-level",
+        type=int,
+        choices=OPTIMIZATION_LEVELS,
+        default=DEFAULT_OPTIMIZATION_LEVEL,
+        help="from 0, built fastest, to 5, running fastest; default: %(default)s",
+    )
+    engine.add_argument(
+        "--hardware-compatible",
+        nargs="?",
+        choices=HARDWARE_LEVELS,
+        const="ampere-plus",
+        default="",
+        help="an engine for other GPUs too, slower; without a value: ampere-plus",
+    )
+    engine.add_argument(
+        "--version-compatible", action="store_true", help="an engine for newer versions of TensorRT too, slower"
+    )
+    engine.add_argument(
+        "--timing-cache", type=Path, metavar="FILE", help="what earlier builds learnt; default: kept in the bundle"
+    )
+    engine.set_defaults(run_it=_build_engine)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one of the commands; return the exit code."""
-    _write_onnx(build_parser().parse_args(arguments))
+    options = build_parser().parse_args(arguments)
+    options.run_it(options)
     return DONE
 
 
@@ -54,6 +111,24 @@ def _write_onnx(options: argparse.Namespace) -> None:
         )
     print(f"{options.out} written in {time.perf_counter() - started:.0f} s")
     print(f"Next: python -m runtime.classify FOLDER --bundle {options.out} --out results.csv")
+
+
+def _build_engine(options: argparse.Namespace) -> None:
+    started = time.perf_counter()
+    path = build_engine(
+        options.bundle,
+        EngineOptions(
+            precision=options.precision,
+            batch=tuple(options.batch),
+            workspace_mib=options.workspace,
+            optimization_level=options.optimization_level,
+            hardware_compatible=options.hardware_compatible,
+            version_compatible=options.version_compatible,
+            timing_cache=options.timing_cache,
+        ),
+    )
+    print(f"{path} written in {time.perf_counter() - started:.0f} s")
+    print(f"Next: python -m runtime.classify FOLDER --bundle {options.bundle} --backend tensorrt")
 
 
 if __name__ == "__main__":

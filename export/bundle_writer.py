@@ -30,6 +30,7 @@ from runtime.preprocessing import load_cell
 from runtime.schema import (
     CARD_NAME,
     CLASSES,
+    ENGINES_FOLDER,
     GOLDEN_NAME,
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -43,7 +44,8 @@ from runtime.schema import (
 )
 from train.dataset import Cell
 
-BUNDLE_FILES = ("model.*.onnx", GOLDEN_NAME, CARD_NAME)
+ENGINE_FILES = tuple(f"{ENGINES_FOLDER}/*{suffix}" for suffix in (".engine", ".json", ".timing"))
+BUNDLE_FILES = ("model.*.onnx", GOLDEN_NAME, CARD_NAME, *ENGINE_FILES)
 PART_OF_RUN = "validation part of the run"
 DEBUG_CELLS = 4
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from runtime.backends.base import Backend
 from runtime.backends.onnxruntime import available_cpus
-from runtime.backends.select import choose_variant, open_backend
+from runtime.backends.select import open_model
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.closing import Closing
 from runtime.errors import BackendError, BundleError
@@ -46,12 +46,15 @@ class Classifier(Closing):
         self.manifest = self.bundle.manifest
         self.threshold = self.manifest.decision.threshold if options.threshold is None else options.threshold
         self.batch_size = options.batch_size
-        variant = choose_variant(self.bundle, options.precision)
-        if not options.unproved:
-            refuse_unproved(self.bundle, variant)
+        self.backend, variant = open_model(self.bundle, options.backend, options.precision)
         self.precision = variant.precision
-        self.backend = open_backend(self.bundle, options.backend, variant)
-        self_test(self.bundle, self.backend, self.precision)
+        try:
+            if not options.unproved:
+                refuse_unproved(self.bundle, variant)
+            self_test(self.bundle, self.backend, self.precision)
+        except BaseException:
+            self.backend.close()
+            raise
 
     @property
     def description(self) -> str:

@@ -18,6 +18,7 @@ CLASSES = ("healthy", "ALL")  # index = label: 0 is healthy, 1 is ALL, the posit
 MANIFEST_NAME = "bundle.json"
 GOLDEN_NAME = "golden.npz"
 CARD_NAME = "MODEL_CARD.md"
+ENGINES_FOLDER = "engines"  # inside a bundle; its files are made on the device and stand in no manifest
 SPLITS = ("image", "subject", "folds", "fixed")
 OPTIMIZERS = ("adam", "sgd")
 SCHEDULES = ("constant", "cosine")
@@ -235,6 +236,27 @@ class Manifest:
 
 
 @dataclass(frozen=True)
+class EngineRecord:
+    """The JSON beside a TensorRT engine: where it may run, what it came from and what it holds."""
+
+    gpu: str
+    compute_capability: str  # such as "8.7"
+    tensorrt: str  # the version, such as "10.3.0"
+    driver: str  # the newest CUDA version that the driver knew, such as "12.6"
+    onnx_sha256: str
+    engine_sha256: str
+    precision: str
+    min_batch: int
+    opt_batch: int
+    max_batch: int
+    optimization_level: int
+    workspace_mib: int
+    hardware_compatible: str  # "", "same-compute-capability" or "ampere-plus": which other GPUs it may run on
+    version_compatible: bool  # newer versions of TensorRT may run it
+    layer_precisions: dict[str, int]  # computing layers by the narrowest datatype that they read, as TensorRT reports
+
+
+@dataclass(frozen=True)
 class Prediction:
     """One row of a results table."""
 
@@ -291,6 +313,15 @@ def _check_values(manifest: Manifest) -> None:
     for variant in manifest.variants:
         if variant.precision not in PRECISIONS:
             raise _MismatchError(f"expected a precision of {', '.join(PRECISIONS)}, found {variant.precision}")
+
+
+def engine_record_from_json(text: str, name: str) -> EngineRecord:
+    """Read an engine's JSON file called `name`; raise BundleError where it is not exactly an engine's record."""
+    try:
+        record: EngineRecord = _read(EngineRecord, json.loads(text), "the record")
+    except (ValueError, OverflowError, RecursionError, _MismatchError) as error:
+        raise BundleError(f"{name} is not one of this version: {error}; build the engine again") from error
+    return record
 
 
 def run_record_from_json(shape: type[Shape], text: str, name: str) -> Shape:

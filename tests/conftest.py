@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from runtime.backends.cuda_runtime import open_cuda
+from runtime.backends.tensorrt import import_tensorrt, this_machine
 from runtime.demo import demo_cells
+from runtime.errors import BackendError
+from tests.tensorrt_simulator.install import install
+from tests.tensorrt_simulator.library import Library
+from tests.tensorrt_simulator.rules import VERSIONS
+from tests.tiny_bundle import write_tiny_bundle
 
 REAL_CELLS = Path(__file__).parents[2] / "shared" / "cnmc"
 
@@ -66,3 +73,29 @@ def bundle(finished_run: Path) -> Path:
     folder = finished_run.parent / "bundle"
     write_bundle(find_run(finished_run), folder, "drawn cells")
     return folder
+
+
+@pytest.fixture(params=VERSIONS)
+def simulated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Library:
+    """A simulated TensorRT of each version, with a simulated GPU that must be left empty."""
+    return install(monkeypatch, request.param)
+
+
+@pytest.fixture(params=[*VERSIONS, pytest.param("real", marks=pytest.mark.tensorrt)])
+def any_tensorrt(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A simulated TensorRT of each version, and the real one where there is one."""
+    if request.param == "real":
+        try:
+            this_machine(import_tensorrt(), open_cuda())
+        except BackendError as error:
+            pytest.skip(f"no real TensorRT with a GPU here: {error}")
+    else:
+        install(monkeypatch, request.param)
+    version: str = request.param
+    return version
+
+
+@pytest.fixture
+def tiny_bundle(tmp_path: Path) -> Path:
+    """A bundle of 12 px cells with an fp32, an fp16 and an int8 variant."""
+    return write_tiny_bundle(tmp_path / "bundle")

@@ -1,0 +1,316 @@
+"""TensorRT: an engine that was built on this kind of device, run on a stream of its own."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import re
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runtime.backends.base import Backend
+from runtime.backends.cuda_runtime import CudaRuntime, Gpu, open_cuda
+from runtime.errors import BackendError, BundleError
+from runtime.schema import ENGINES_FOLDER, INPUT_NAME, OUTPUT_NAME, EngineRecord, ImageSpec, engine_record_from_json
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+INSTALL_HINT = "pip install tensorrt cuda-bindings (a Jetson brings it as the system package python3-libnvinfer)"
+KEPT_MESSAGES = 3  # of TensorRT's log, to say why a call failed
+AMPERE = (8, 0)  # compute capability
+DYNAMIC = -1  # how TensorRT writes a free dimension
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What an engine is tied to."""
+
+    gpu: Gpu
+    tensorrt: str  # the version
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """One tensor for the largest batch: page-locked host memory seen as an array, and device memory of that size."""
+
+    host: NDArray[Any]
+    host_address: int
+    device_address: int
+
+
+class TensorRTBackend(Backend):
+    """A TensorRT engine with one execution context, one stream and buffers for its largest batch.
+
+    Larger batches are split; one thread at a time may call `infer`.
+    """
+
+    name = "tensorrt"
+
+    def __init__(self, file: Path, image: ImageSpec, onnx_sha256: str) -> None:
+        """Open an engine's file with the record beside it.
+
+        Args:
+            file: A plan file in a bundle's folder of engines.
+            image: The image preparation of the bundle.
+            onnx_sha256: Of the ONNX file that the engine must have been built from.
+
+        Raises BackendError where TensorRT, CUDA or memory is missing, where the engine is for another GPU, another
+        TensorRT or another ONNX file, where it is damaged, or where it does not take and give what the bundle says.
+        """
+        super().__init__(image)
+        self._held = ExitStack()  # frees in reverse order what opening took
+        try:
+            self._open(file, onnx_sha256)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, path: Path, onnx_sha256: str) -> None:
+        trt = import_tensorrt()
+        self._cuda = open_cuda()
+        machine = this_machine(trt, self._cuda)
+        record = read_record(path)
+        refuse_unfit(record, path, machine, onnx_sha256)
+        plan = _verified_plan(path, record)
+        self._log = make_logger(trt)
+        engine = load_engine(trt, self._log, plan, host_code=record.version_compatible)
+        self._check_contract(trt, engine, path)
+        self._min_batch, _, self._max_batch = (shape[0] for shape in engine.get_tensor_profile_shape(INPUT_NAME, 0))
+        self._stream = self._cuda.create_stream()
+        self._held.callback(self._cuda.destroy_stream, self._stream)
+        self._input = self._allocate((self._max_batch, *self._cell_shape), np.uint8)
+        self._output = self._allocate((self._max_batch,), np.float32)
+        self._context = checked(engine.create_execution_context(), "create an execution context", self._log)
+        self._held.callback(self._drop_context)
+        self._held.callback(self._cuda.settle, self._stream)
+        for name, buffer in ((INPUT_NAME, self._input), (OUTPUT_NAME, self._output)):
+            checked(self._context.set_tensor_address(name, buffer.device_address), f"take {name}'s address", self._log)
+        self.description = f"TensorRT {machine.tensorrt} on {machine.gpu.name}, {path.name}"
+
+    def _infer(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
+        starts = range(0, len(cells), self._max_batch)
+        return np.concatenate([self._infer_part(cells[start : start + self._max_batch]) for start in starts])
+
+    def _infer_part(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Compute one batch of the profile's size at most; one that is too small is filled up with black cells."""
+        count = max(len(cells), self._min_batch)
+        shape = (count, *self._cell_shape)
+        checked(self._context.set_input_shape(INPUT_NAME, shape), f"take a batch of {count} cells", self._log)
+        self._input.host[: len(cells)] = cells
+        self._input.host[len(cells) : count] = 0
+        sent, received = self._input.host[:count].nbytes, self._output.host[:count].nbytes
+        self._cuda.copy_to_device(self._input.device_address, self._input.host_address, sent, self._stream)
+        work = self._context.execute_async_v3(self._stream)
+        checked(work, f"compute a batch of {count} cells", self._log)
+        self._cuda.copy_to_host(self._output.host_address, self._output.device_address, received, self._stream)
+        self._cuda.synchronize(self._stream)
+        return self._output.host[: len(cells)].copy()
+
+    def close(self) -> None:
+        """Free context, engine, buffers and stream; harmless a second time."""
+        self._held.close()
+
+    def _drop_context(self) -> None:
+        self._context = None  # it holds the engine, and the engine TensorRT's runtime: all three go
+
+    def _allocate(self, shape: tuple[int, ...], dtype: type[np.generic]) -> Buffer:
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        device_address = self._cuda.allocate(size)
+        self._held.callback(self._cuda.free, device_address)
+        host_address = self._cuda.allocate_pinned(size)
+        self._held.callback(self._cuda.free_pinned, host_address)
+        memory = (ctypes.c_uint8 * size).from_address(host_address)
+        return Buffer(np.ctypeslib.as_array(memory).view(dtype).reshape(shape), host_address, device_address)
+
+    def _check_contract(self, trt: Any, engine: Any, path: Path) -> None:
+        names = sorted(engine.get_tensor_name(index) for index in range(engine.num_io_tensors))
+        found = [
+            (
+                name,
+                engine.get_tensor_mode(name),
+                engine.get_tensor_dtype(name),
+                tuple(engine.get_tensor_shape(name)),
+            )
+            for name in names
+        ]
+        expected = [
+            (INPUT_NAME, trt.TensorIOMode.INPUT, trt.DataType.UINT8, (DYNAMIC, *self._cell_shape)),
+            (OUTPUT_NAME, trt.TensorIOMode.OUTPUT, trt.DataType.FLOAT, (DYNAMIC,)),
+        ]
+        if found != expected:
+            raise BackendError(f"expected {path} to take and give {expected}, found {found}; {_build_hint(path)}")
+
+
+def import_tensorrt() -> Any:
+    """Import TensorRT; raise BackendError where it is missing."""
+    try:
+        import tensorrt
+    except ImportError as error:
+        raise BackendError(f"expected TensorRT for the backend tensorrt, found {error}; {INSTALL_HINT}") from error
+    return tensorrt
+
+
+def make_logger(trt: Any) -> Any:
+    """Return a logger for TensorRT whose `said` gives its last errors, or its last warnings where there are none."""
+
+    class Log(trt.ILogger):  # type: ignore[misc]  # TensorRT may be missing where the types are checked
+        """TensorRT says only here why a call failed; it may call from several threads."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self._warnings: list[str] = []
+            self._errors: list[str] = []
+
+        def log(self, severity: Any, msg: str) -> None:
+            """Keep what is a warning or worse."""
+            line = " ".join(msg.split())
+            if severity == trt.ILogger.Severity.WARNING:
+                self._warnings = [*self._warnings[1 - KEPT_MESSAGES :], line]
+            elif severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                self._errors = [*self._errors[1 - KEPT_MESSAGES :], line]
+
+        def said(self) -> str:
+            """Return the last messages in one line."""
+            return "; ".join(self._errors or self._warnings) or "nothing"
+
+    return Log()
+
+
+def checked(result: Any, what: str, log: Any) -> Any:
+    """Return what a call of TensorRT gave; raise BackendError with its last messages for None or False."""
+    if result is None or result is False:
+        raise BackendError(f"TensorRT could not {what}; it said: {log.said()}")
+    return result
+
+
+def load_engine(trt: Any, log: Any, plan: bytes, *, host_code: bool) -> Any:
+    """Return the engine of a plan; raise BackendError where TensorRT refuses it.
+
+    A version-compatible plan carries code that runs on the CPU; only for such a plan is `host_code` allowed.
+    """
+    runtime = trt.Runtime(log)
+    if host_code:
+        runtime.engine_host_code_allowed = True
+    return checked(runtime.deserialize_cuda_engine(plan), "read the engine", log)
+
+
+def this_machine(trt: Any, cuda: CudaRuntime) -> Machine:
+    """Return what an engine that is built here is tied to."""
+    return Machine(cuda.gpu(), trt.__version__)
+
+
+def engine_path(bundle: Path, gpu: str, precision: str) -> Path:
+    """Return where the engine of that precision for the GPU called `gpu` stands in a bundle's folder."""
+    slug = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
+    return bundle / ENGINES_FOLDER / f"{slug}-{precision}.engine"
+
+
+def built_engines(bundle: Path, precision: str) -> list[Path]:
+    """Return the engines of that precision in a bundle's folder, whatever they were built for."""
+    return sorted((bundle / ENGINES_FOLDER).glob(f"*-{precision}.engine"))
+
+
+def find_engine(bundle: Path, precision: str, onnx_sha256: str) -> Path:
+    """Return the engine of that precision that fits this machine, its own first.
+
+    Raises BackendError where TensorRT or CUDA is missing, where none was built, or where none fits.
+    """
+    engines = built_engines(bundle, precision)
+    if not engines:
+        raise BackendError(
+            f"expected an engine of precision {precision} in {bundle / ENGINES_FOLDER}, found none; "
+            f"python -m export engine {bundle} --precision {precision} builds one on this device"
+        )
+    trt = import_tensorrt()
+    machine = this_machine(trt, open_cuda())
+    own = engine_path(bundle, machine.gpu.name, precision)
+    reasons = []
+    for path in sorted(engines, key=lambda engine: engine != own):
+        try:
+            refuse_unfit(read_record(path), path, machine, onnx_sha256)
+        except BackendError as error:
+            reasons.append(error)
+        else:
+            return path
+    raise reasons[0]
+
+
+def record_path(file: Path) -> Path:
+    """Return where the record of an engine's file stands."""
+    return file.with_suffix(".json")
+
+
+def read_record(file: Path) -> EngineRecord:
+    """Read the record beside an engine; raise BackendError where there is none that can be read."""
+    path = record_path(file)
+    try:
+        return engine_record_from_json(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, ValueError) as error:
+        raise BackendError(
+            f"expected the engine's record {path}, found none that can be read "
+            f"({getattr(error, 'strerror', None) or error}); {_build_hint(file)}"
+        ) from error
+    except BundleError as error:
+        raise BackendError(str(error)) from error
+
+
+def refuse_unfit(record: EngineRecord, file: Path, machine: Machine, onnx_sha256: str) -> None:
+    """Raise BackendError unless an engine with this record may run here and comes from that ONNX file."""
+    here = f"{machine.gpu.name} (compute capability {machine.gpu.compute_capability})"
+    built_for = f"{record.gpu} (compute capability {record.compute_capability})"
+    if not _fits_gpu(record, machine.gpu):
+        raise BackendError(f"expected an engine for {here}, found {file.name} for {built_for}; {_build_hint(file)}")
+    if not _fits_version(record, machine.tensorrt):
+        raise BackendError(
+            f"expected an engine for TensorRT {machine.tensorrt}, found {file.name} built by {record.tensorrt}; "
+            f"{_build_hint(file)}"
+        )
+    if record.onnx_sha256 != onnx_sha256:
+        raise BackendError(
+            f"expected an engine of the ONNX file with the SHA-256 {onnx_sha256[:12]}…, found {file.name} of "
+            f"{record.onnx_sha256[:12]}…: the bundle was exported again; {_build_hint(file)}"
+        )
+
+
+def _fits_gpu(record: EngineRecord, gpu: Gpu) -> bool:
+    if record.hardware_compatible == "ampere-plus":
+        return numbers(gpu.compute_capability) >= AMPERE
+    if record.hardware_compatible == "same-compute-capability":
+        return record.compute_capability == gpu.compute_capability
+    return (record.gpu, record.compute_capability) == (gpu.name, gpu.compute_capability)
+
+
+def _fits_version(record: EngineRecord, version: str) -> bool:
+    if not record.version_compatible:
+        return record.tensorrt == version
+    built, here = numbers(record.tensorrt), numbers(version)
+    return built <= here and here[0] - built[0] <= 1  # NVIDIA promises newer ones, up to the next major version
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """Return a version's numbers, so that 10.13 comes after 10.3; what is no number counts as 0."""
+    return tuple(int(part) if part.isdecimal() else 0 for part in version.split("."))
+
+
+def _verified_plan(path: Path, record: EngineRecord) -> bytes:
+    try:
+        plan = path.read_bytes()
+    except OSError as error:
+        raise BackendError(f"expected {path} to be readable, found: {error.strerror}; {_build_hint(path)}") from error
+    found = hashlib.sha256(plan).hexdigest()
+    if found != record.engine_sha256:
+        raise BackendError(
+            f"expected {path} to have the SHA-256 {record.engine_sha256[:12]}…, found {found[:12]}…: the file was "
+            f"changed or damaged; {_build_hint(path)}"
+        )
+    return plan
+
+
+def _build_hint(file: Path) -> str:
+    precision = file.stem.rsplit("-")[-1]
+    return f"python -m export engine {file.parent.parent} --precision {precision} builds one on this device"

@@ -1,0 +1,401 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export.__main__ import main
+from export.engine import EngineOptions, build_engine, layer_precisions, make_progress
+from runtime.backends.tensorrt import import_tensorrt, read_record, record_path
+from runtime.bundle import DEFAULT_BUNDLE, Bundle
+from runtime.classifier import Classifier, ClassifierOptions
+from runtime.errors import BackendError, BundleError, ConversionError, OutputError, UsageError
+from runtime.files import sha256_of_file
+from runtime.schema import MANIFEST_NAME, to_json
+from tests.tensorrt_simulator.cuda import SimulatedGpu
+from tests.tensorrt_simulator.install import install
+from tests.tensorrt_simulator.library import Library
+from tests.tensorrt_simulator.rules import FULL_VERSIONS
+from tests.tiny_bundle import write_onnx, write_tiny_bundle
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = EngineOptions()
+
+
+def engine_files(bundle: Path) -> list[str]:
+    return sorted(path.name for path in (bundle / "engines").glob("*"))
+
+
+@pytest.fixture
+def control_c() -> Iterator[None]:
+    """Ctrl-C as it is in a terminal: whoever runs the tests in the background has it switched off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def put_variant(bundle: Path, precision: str, content_of: str, **extra: Any) -> None:
+    """Give the bundle a variant of that precision whose file is another graph, with its right hash."""
+    file = bundle / f"model.{precision}.onnx"
+    write_onnx(file, content_of, **extra)
+    manifest = Bundle.open(bundle).manifest
+    variants = tuple(
+        replace(variant, sha256=sha256_of_file(file)) if variant.precision == precision else variant
+        for variant in manifest.variants
+    )
+    (bundle / MANIFEST_NAME).write_text(to_json(replace(manifest, variants=variants)), encoding="utf-8")
+
+
+def test_an_engine_and_its_record_tell_what_they_are(simulated: Library, tiny_bundle: Path) -> None:
+    options = EngineOptions("fp16", (2, 4, 16), 512, 5, "ampere-plus", True)
+    engine = build_engine(tiny_bundle, options)
+    assert engine == tiny_bundle / "engines" / "simulated-orin-fp16.engine"
+    assert engine.read_bytes().startswith(b"ftrt"), "a plain plan, with nothing put before it"
+    record = read_record(engine)
+    assert record.layer_precisions == {"float": 3, "half": 4}
+    assert json.loads(to_json(record)) | {"layer_precisions": {}} == {
+        "gpu": "Simulated Orin",
+        "compute_capability": "8.7",
+        "tensorrt": FULL_VERSIONS[simulated.version],
+        "driver": "12.6",
+        "onnx_sha256": sha256_of_file(tiny_bundle / "model.fp16.onnx"),
+        "engine_sha256": sha256_of_file(engine),
+        "precision": "fp16",
+        "min_batch": 2,
+        "opt_batch": 4,
+        "max_batch": 16,
+        "optimization_level": 5,
+        "workspace_mib": 512,
+        "hardware_compatible": "ampere-plus",
+        "version_compatible": True,
+        "layer_precisions": {},
+    }
+
+
+def test_the_plan_is_built_as_was_asked(simulated: Library, tiny_bundle: Path) -> None:
+    engine = build_engine(tiny_bundle, EngineOptions("fp32"))
+    plan = engine.read_bytes()
+    header = json.loads(plan[12 : 12 + int.from_bytes(plan[4:12], "little")])
+    sha256 = sha256_of_file(tiny_bundle / "model.fp32.onnx")
+    assert header["name"] == f"allnet-edge fp32 {sha256[:12]}"
+    assert header["profile"] == {"cells": [[1, 12, 12, 3], [8, 12, 12, 3], [32, 12, 12, 3]]}
+    assert (header["typed"], header["tf32"], header["hardware"]) == (True, False, "NONE")
+    assert header["workspace"] == 1 << 30
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32", "int8"])
+def test_the_layers_precisions_are_counted(any_tensorrt: str, tiny_bundle: Path, precision: str) -> None:
+    record = read_record(build_engine(tiny_bundle, EngineOptions(precision)))
+    assert {"fp16": "half", "fp32": "float", "int8": "int8"}[precision] in record.layer_precisions
+
+
+def test_a_graph_that_tensorrt_does_not_take_is_refused_with_every_reason(any_tensorrt: str, tiny_bundle: Path) -> None:
+    put_variant(tiny_bundle, "fp16", "fp16", extra="Det")
+    with pytest.raises(
+        ConversionError, match=r"expected a graph that TensorRT takes, .*model\.fp16\.onnx is refused"
+    ) as caught:
+        build_engine(tiny_bundle, OPTIONS)
+    if any_tensorrt != "real":
+        assert "node 'Det_8' (Det): No importer registered for op: Det; no engine was written" in str(caught.value)
+    assert engine_files(tiny_bundle) == []
+
+
+def test_a_file_that_is_no_graph_is_refused(any_tensorrt: str, tiny_bundle: Path) -> None:
+    file = tiny_bundle / "model.fp16.onnx"
+    file.write_bytes(b"no graph")
+    manifest = (tiny_bundle / MANIFEST_NAME).read_text(encoding="utf-8")
+    old = Bundle.open(tiny_bundle).variant("fp16").sha256
+    (tiny_bundle / MANIFEST_NAME).write_text(manifest.replace(old, sha256_of_file(file)), encoding="utf-8")
+    with pytest.raises(ConversionError, match="expected a graph that TensorRT takes"):
+        build_engine(tiny_bundle, OPTIONS)
+
+
+def test_a_build_that_fails_is_an_error_with_what_tensorrt_said(simulated: Library, tiny_bundle: Path) -> None:
+    simulated.failing["build"] = "Error Code 10: Could not find any implementation for node conv"
+    with pytest.raises(
+        BackendError,
+        match=r"TensorRT could not build an engine of model\.fp16\.onnx; it said: Error Code 10: Could not find",
+    ):
+        build_engine(tiny_bundle, OPTIONS)
+    assert engine_files(tiny_bundle) == []
+
+
+def test_an_engine_that_does_not_load_here_is_never_written(simulated: Library, tiny_bundle: Path) -> None:
+    simulated.failing["deserialize"] = "Error Code 1: no kernel image"
+    with pytest.raises(
+        BackendError, match="TensorRT could not read the engine; it said: Error Code 1: no kernel image"
+    ):
+        build_engine(tiny_bundle, OPTIONS)
+    assert engine_files(tiny_bundle) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "graph", "reported"),
+    [("fp16", "fp32", "7 float"), ("fp32", "fp16", "3 float, 4 half"), ("int8", "fp16", "3 float, 4 half")],
+)
+def test_an_engine_that_is_not_what_was_asked_for_is_refused_and_never_written(
+    any_tensorrt: str, tiny_bundle: Path, asked: str, graph: str, reported: str
+) -> None:
+    put_variant(tiny_bundle, asked, graph)
+    with pytest.raises(ConversionError, match=rf"expected an engine of precision {asked}, TensorRT reports") as caught:
+        build_engine(tiny_bundle, EngineOptions(asked))
+    if any_tensorrt != "real":
+        assert f"layers that compute in: {reported}; no engine was written" in str(caught.value)
+    assert engine_files(tiny_bundle) == []
+
+
+def test_an_engine_that_silently_computes_in_float32_is_refused(simulated: Library, tiny_bundle: Path) -> None:
+    simulated.reports_float = True
+    with pytest.raises(ConversionError, match=r"expected an engine of precision fp16, TensorRT reports .*: 7 float"):
+        build_engine(tiny_bundle, OPTIONS)
+    assert engine_files(tiny_bundle) == []
+
+
+@pytest.mark.parametrize("told", ["", "[]", '{"Bindings": []}', '{"Layers": ['])
+def test_what_is_no_list_of_layers_is_refused(told: str) -> None:
+    with pytest.raises(
+        ConversionError, match="expected JSON with the engine's layers from TensorRT's inspector, found"
+    ):
+        layer_precisions(told)
+
+
+def test_an_engine_whose_datatypes_nobody_tells_is_refused(simulated: Library, tiny_bundle: Path) -> None:
+    simulated.hides_datatypes = True
+    with pytest.raises(ConversionError, match="TensorRT reports layers that compute in: 7 unknown"):
+        build_engine(tiny_bundle, OPTIONS)
+    assert engine_files(tiny_bundle) == []
+
+
+@pytest.mark.parametrize(
+    ("layer", "counted"),
+    [
+        ("a name alone", {"unknown": 1}),
+        ({"LayerType": "Reformat", "Inputs": [{"Format/Datatype": "Half"}]}, {}),
+        ({"LayerType": "kgen", "Inputs": [{"Format/Datatype": "Row major linear UInt8 format"}]}, {"uint8": 1}),
+        ({"LayerType": "kgen", "Inputs": [{"Format/Datatype": "Half(64,1:8,32,4)"}]}, {"half": 1}),
+        ({"LayerType": "kgen", "Inputs": [{"Format/Datatype": "Row major linear FP16 format"}]}, {"half": 1}),
+        ({"LayerType": "gemm", "Inputs": [{"Format/Datatype": "Float"}, {"Format/Datatype": "INT8"}]}, {"int8": 1}),
+        ({"LayerType": "gemm", "Inputs": [{"Format/Datatype": "Channel major FP32 format"}]}, {"float": 1}),
+        ({"LayerType": "gemm", "Inputs": [], "Weights": {"Type": "Half", "Count": 8}}, {"half": 1}),
+        ({"LayerType": "gemm", "Inputs": [{"Format/Datatype": "N/A due to dynamic shapes"}]}, {"unknown": 1}),
+    ],
+)
+def test_a_layers_precision_is_read_from_tensorrts_words(layer: Any, counted: dict[str, int]) -> None:
+    assert layer_precisions(json.dumps({"Layers": [layer]})) == counted
+
+
+@pytest.mark.parametrize("suffix", [".engine", ".json", ".timing"])
+def test_a_full_disk_leaves_no_half_written_file(
+    monkeypatch: pytest.MonkeyPatch, simulated: Library, tiny_bundle: Path, suffix: str
+) -> None:
+    def full(path: Path, *_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def full_for_one(method: str) -> None:
+        real = getattr(Path, method)
+        monkeypatch.setattr(
+            Path, method, lambda path, *given, **named: (full if path.suffix == suffix else real)(path, *given, **named)
+        )
+
+    full_for_one("write_bytes")
+    full_for_one("write_text")
+    with pytest.raises(OutputError, match=rf"cannot write .*simulated-orin-fp16\{suffix}: No space left on device"):
+        build_engine(tiny_bundle, OPTIONS)
+    order = ["simulated-orin-fp16.timing", "simulated-orin-fp16.engine", "simulated-orin-fp16.json"]
+    assert engine_files(tiny_bundle) == sorted(order[: order.index(f"simulated-orin-fp16{suffix}")])
+
+
+def test_the_record_of_an_older_engine_does_not_vouch_for_a_new_one(
+    monkeypatch: pytest.MonkeyPatch, simulated: Library, tiny_bundle: Path
+) -> None:
+    engine = build_engine(tiny_bundle, OPTIONS)
+    old = read_record(engine)
+    monkeypatch.setattr("export.engine.write_text_aside", lambda *_: (_ for _ in ()).throw(OutputError("disk full")))
+    with pytest.raises(OutputError, match="disk full"):
+        build_engine(tiny_bundle, replace(OPTIONS, batch=(1, 1, 1)))
+    assert read_record(engine).engine_sha256 == old.engine_sha256 != sha256_of_file(engine)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no Ctrl-C to one process alone")
+def test_a_build_that_is_interrupted_writes_nothing(control_c: None, simulated: Library, tiny_bundle: Path) -> None:
+    def press_control_c() -> None:
+        simulated.at_each_step = lambda: None
+        time.sleep(0.3)  # the main thread waits by now
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.3)  # it has to see it before the next step
+
+    simulated.at_each_step = press_control_c
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(tiny_bundle, OPTIONS)
+    assert simulated.was_cancelled, "TensorRT was told to give up, not left to finish"
+    assert engine_files(tiny_bundle) == []
+
+
+def test_progress_counts_the_steps_of_every_phase_and_cancels(simulated: Library) -> None:
+    with make_progress(import_tensorrt()) as progress:
+        progress.phase_start("Building Engine", None, 2)
+        progress.phase_start("Tactics", "Building Engine", 5)
+        assert progress._bar.total == 7
+        assert progress.step_complete("Tactics", 0) is True
+        progress.cancel()
+        assert progress.step_complete("Tactics", 1) is False
+        progress.phase_finish("Tactics")
+
+
+def test_a_second_build_starts_from_what_the_first_has_learnt(any_tensorrt: str, tiny_bundle: Path) -> None:
+    engine = build_engine(tiny_bundle, OPTIONS)
+    cache = engine.with_suffix(".timing")
+    assert cache.stat().st_size > 0
+    build_engine(tiny_bundle, OPTIONS)
+    if any_tensorrt != "real":
+        assert import_tensorrt().library.known_tactics == [0, 4]
+
+
+def test_a_timing_cache_of_another_machine_costs_its_time_and_no_more(
+    capsys: pytest.CaptureFixture[str], any_tensorrt: str, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    foreign = tmp_path / "foreign.timing"
+    foreign.write_bytes(b"time10.0.0 Another GPU|conv")
+    build_engine(tiny_bundle, replace(OPTIONS, timing_cache=foreign))
+    assert f"{foreign} is no timing cache of this GPU and TensorRT: building without it" in capsys.readouterr().out
+    assert foreign.read_bytes() == b"time10.0.0 Another GPU|conv", "a file that a user named is not overwritten"
+
+
+def test_the_bundles_own_timing_cache_is_replaced_where_it_does_not_fit(any_tensorrt: str, tiny_bundle: Path) -> None:
+    cache = build_engine(tiny_bundle, OPTIONS).with_suffix(".timing")
+    cache.write_bytes(b"old")
+    build_engine(tiny_bundle, OPTIONS)
+    assert cache.read_bytes() != b"old"
+
+
+def test_a_timing_cache_can_be_kept_elsewhere(simulated: Library, tiny_bundle: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        build_engine(tiny_bundle, replace(OPTIONS, timing_cache=tmp_path / "kept.timing"))
+    assert simulated.known_tactics == [0, 4]
+    assert engine_files(tiny_bundle) == ["simulated-orin-fp16.engine", "simulated-orin-fp16.json"]
+
+
+def test_a_timing_cache_that_cannot_be_read_is_refused(simulated: Library, tiny_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"expected a timing cache that can be read at .*; name another file"):
+        build_engine(tiny_bundle, replace(OPTIONS, timing_cache=tmp_path))
+    assert engine_files(tiny_bundle) == []
+
+
+def test_a_level_that_a_version_does_not_know_is_refused(simulated: Library, tiny_bundle: Path) -> None:
+    options = replace(OPTIONS, hardware_compatible="same-compute-capability")
+    if simulated.version == "10.3":
+        with pytest.raises(UsageError, match=r"found 10\.3\.0; use --hardware-compatible ampere-plus"):
+            build_engine(tiny_bundle, options)
+    else:
+        assert read_record(build_engine(tiny_bundle, options)).hardware_compatible == "same-compute-capability"
+
+
+def test_a_bundle_without_fp16_says_how_to_get_it(simulated: Library, tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "fp32", ("fp32",))
+    with pytest.raises(
+        BundleError,
+        match=r"expected a variant of precision fp16 in .*, found fp32; export the run again with --precision fp16, "
+        "or name one that the bundle holds",
+    ):
+        build_engine(bundle, OPTIONS)
+    assert build_engine(bundle, EngineOptions("fp32")).exists()
+
+
+@pytest.mark.parametrize("batch", [(0, 1, 2), (4, 2, 8), (1, 9, 8)])
+def test_batches_out_of_order_are_refused(simulated: Library, tiny_bundle: Path, batch: tuple[int, int, int]) -> None:
+    with pytest.raises(UsageError, match="expected 1 <= MIN <= OPT <= MAX for --batch, received"):
+        build_engine(tiny_bundle, replace(OPTIONS, batch=batch))
+
+
+def test_without_tensorrt_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(
+        BackendError, match=r"expected TensorRT .* pip install tensorrt cuda-bindings \(a Jetson brings"
+    ):
+        build_engine(tiny_bundle, OPTIONS)
+
+
+def test_a_changed_onnx_file_is_never_built(simulated: Library, tiny_bundle: Path) -> None:
+    write_onnx(tiny_bundle / "model.fp16.onnx", "fp16", seed=3)
+    with pytest.raises(BundleError, match="the file was changed or damaged"):
+        build_engine(tiny_bundle, OPTIONS)
+
+
+def test_the_shipped_model_becomes_an_engine_that_passes_its_self_test(any_tensorrt: str, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(DEFAULT_BUNDLE, tmp_path / "bundle"))
+    assert main(["engine", str(bundle), "--precision", "fp32"]) == 0
+    with Classifier(ClassifierOptions(bundle, backend="tensorrt")) as classifier:
+        assert classifier.backend.name == "tensorrt"
+
+
+def test_an_engine_goes_with_the_bundle_that_is_exported_anew(
+    monkeypatch: pytest.MonkeyPatch, finished_run: Path, tmp_path: Path
+) -> None:
+    from export.bundle_writer import write_bundle
+    from export.finished_run import find_run
+
+    install(monkeypatch, "10.13", SimulatedGpu())
+    bundle = tmp_path / "bundle"
+    write_bundle(find_run(finished_run), bundle, "drawn cells")
+    build_engine(bundle, EngineOptions("fp32"))
+    assert Bundle.open(bundle).golden() is not None, "a bundle with engines opens as before"
+    write_bundle(find_run(finished_run), bundle, "drawn cells")
+    assert not (bundle / "engines").exists()
+
+
+def test_the_command_says_what_it_wrote_and_what_to_run_next(
+    capsys: pytest.CaptureFixture[str], simulated: Library, tiny_bundle: Path
+) -> None:
+    arguments = "--batch 1 2 4 --workspace 256 --optimization-level 1 --hardware-compatible --version-compatible"
+    assert main(["engine", str(tiny_bundle), *arguments.split()]) == 0
+    printed = capsys.readouterr().out
+    engine = tiny_bundle / "engines" / "simulated-orin-fp16.engine"
+    assert f"{engine} written in " in printed
+    assert f"Next: python -m runtime.classify FOLDER --bundle {tiny_bundle} --backend tensorrt\n" in printed
+    record = read_record(engine)
+    assert (record.min_batch, record.opt_batch, record.max_batch) == (1, 2, 4)
+    assert (record.workspace_mib, record.optimization_level) == (256, 1)
+    assert (record.hardware_compatible, record.version_compatible) == ("ampere-plus", True)
+
+
+def test_an_engine_is_built_and_run_where_nothing_else_is_installed(tmp_path: Path) -> None:
+    """No TensorFlow, Keras, onnx or ONNX Runtime can be imported; the simulator computes with numpy."""
+    bundle = write_tiny_bundle(tmp_path / "bundle", ("fp16",))
+    code = f"""
+import ctypes, pathlib, sys
+for name in ("tensorflow", "keras", "onnx", "onnxruntime", "tf2onnx", "scipy", "sklearn", "cv2", "h5py"):
+    sys.modules[name] = None
+sys.modules["cuda"] = None
+from tests.tensorrt_simulator.cuda import SimulatedGpu, driver_library, runtime_library
+from tests.tensorrt_simulator.graph import Graph
+from tests.tensorrt_simulator.library import Library, tensorrt_module
+gpu = SimulatedGpu()
+libraries = {{"libcuda.so.1": driver_library(gpu), "libcudart.so.13": runtime_library(gpu)}}
+ctypes.CDLL = lambda name: libraries[name]
+sys.modules["tensorrt"] = tensorrt_module(Library("10.3", gpu, lambda path: Graph(), Graph))
+from export.__main__ import main
+status = main(["engine", {str(bundle)!r}])
+from runtime.backends.tensorrt import TensorRTBackend
+from runtime.bundle import Bundle
+import numpy as np
+opened = Bundle.open(pathlib.Path({str(bundle)!r}))
+engine = opened.folder / "engines" / "simulated-orin-fp16.engine"
+with TensorRTBackend(engine, opened.manifest.image, opened.variant("fp16").sha256) as backend:
+    print(backend.infer(np.full((40, 12, 12, 3), 255, np.uint8)).sum())
+raise SystemExit(status)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "40.0"
+    assert record_path(bundle / "engines" / "simulated-orin-fp16.engine").exists()

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.engine import EngineOptions, build_engine
+from runtime.backends.cuda_runtime import BindingsRuntime, CtypesRuntime, CudaRuntime, Gpu, open_cuda
+from runtime.backends.select import open_backend
+from runtime.bundle import Bundle
+from runtime.errors import BackendError
+from tests.tensorrt_simulator.cuda import ERRORS, SimulatedGpu
+from tests.tensorrt_simulator.install import install, install_cuda
+from tests.tiny_bundle import onnx_answers, some_cells
+
+
+@pytest.fixture
+def gpu() -> SimulatedGpu:
+    """A GPU to be called through either provider."""
+    return SimulatedGpu("Simulated H100", (9, 0))
+
+
+@pytest.fixture(params=["bindings", "ctypes"])
+def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, gpu: SimulatedGpu) -> CudaRuntime:
+    """The CUDA runtime through cuda-bindings, and through ctypes where that is absent."""
+    install_cuda(monkeypatch, gpu, with_bindings=request.param == "bindings")
+    runtime = open_cuda()
+    assert isinstance(runtime, BindingsRuntime if request.param == "bindings" else CtypesRuntime)
+    return runtime
+
+
+def test_the_gpu_is_named(cuda: CudaRuntime) -> None:
+    assert cuda.gpu() == Gpu("Simulated H100", "9.0", "12.6")
+
+
+def test_bytes_go_to_the_device_and_come_back_once_the_stream_is_waited_for(cuda: CudaRuntime) -> None:
+    size, stream = 64, cuda.create_stream()
+    device, there, back = cuda.allocate(size), cuda.allocate_pinned(size), cuda.allocate_pinned(size)
+    sent, received = (np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(at)) for at in (there, back))
+    sent[:] = np.arange(size)
+    cuda.copy_to_device(device, there, size, stream)
+    cuda.copy_to_host(back, device, size, stream)
+    assert not np.array_equal(sent, received), "nothing has arrived before it was waited for"
+    cuda.synchronize(stream)
+    np.testing.assert_array_equal(sent, received)
+
+
+def test_what_was_taken_can_be_given_back(cuda: CudaRuntime, gpu: SimulatedGpu) -> None:
+    stream, device, pinned = cuda.create_stream(), cuda.allocate(8), cuda.allocate_pinned(8)
+    assert gpu.held == 3
+    cuda.free(device)
+    cuda.free_pinned(pinned)
+    cuda.destroy_stream(stream)
+    assert gpu.held == 0
+
+
+@pytest.mark.parametrize("code", [code for code in ERRORS if code])
+def test_an_error_is_named_as_cuda_names_it(cuda: CudaRuntime, gpu: SimulatedGpu, code: int) -> None:
+    name, text = ERRORS[code]
+    for function in ("cudaMalloc", "cudaMallocHost"):
+        gpu.failures[function] = code
+    for call in (cuda.allocate, cuda.allocate_pinned):
+        with pytest.raises(BackendError, match=rf"^cudaMalloc\w*\(8\) failed with {name}: {text}; \w"):
+            call(8)
+
+
+def test_memory_that_is_not_there_is_an_error(cuda: CudaRuntime, gpu: SimulatedGpu) -> None:
+    with pytest.raises(
+        BackendError, match=r"cudaMalloc\(\d+\) failed with cudaErrorMemoryAllocation: out of memory; end"
+    ):
+        cuda.allocate(gpu.memory + 1)
+
+
+def test_what_frees_raises_nothing(cuda: CudaRuntime, gpu: SimulatedGpu) -> None:
+    gpu.failures = dict.fromkeys(("cudaFree", "cudaFreeHost", "cudaStreamDestroy", "cudaStreamSynchronize"), 719)
+    for free in (cuda.free, cuda.free_pinned, cuda.destroy_stream, cuda.settle):
+        free(1)
+
+
+def test_a_machine_without_cuda_says_what_to_install(monkeypatch: pytest.MonkeyPatch, gpu: SimulatedGpu) -> None:
+    def no_library(name: str) -> None:
+        raise OSError(name)
+
+    install_cuda(monkeypatch, gpu, with_bindings=False)
+    monkeypatch.setattr(ctypes, "CDLL", no_library)
+    with pytest.raises(
+        BackendError,
+        match=r"expected the library libcudart\.so\.13 or libcudart\.so\.12 .*found none; pip install cuda-b",
+    ):
+        open_cuda()
+
+
+def test_a_machine_without_a_driver_says_so(monkeypatch: pytest.MonkeyPatch, cuda: CudaRuntime) -> None:
+    def no_library(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", no_library)
+    with pytest.raises(BackendError, match=r"expected the library \S+ .*found none; install the NVIDIA driver"):
+        cuda.gpu()
+
+
+def test_an_engine_runs_through_ctypes_as_through_the_package(
+    monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path
+) -> None:
+    library = install(monkeypatch, "10.3", with_bindings=False)
+    build_engine(tiny_bundle, EngineOptions())
+    bundle, cells = Bundle.open(tiny_bundle), some_cells(40)
+    with open_backend(bundle, "tensorrt", bundle.variant("fp16")) as backend:
+        np.testing.assert_allclose(
+            backend.infer(cells), onnx_answers(tiny_bundle / "model.fp16.onnx", cells), atol=1e-6
+        )
+    assert library.gpu.held == 0

@@ -1,0 +1,434 @@
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.engine import EngineOptions, build_engine
+from runtime.backends.select import open_backend, open_model
+from runtime.backends.tensorrt import (
+    TensorRTBackend,
+    find_engine,
+    import_tensorrt,
+    make_logger,
+    read_record,
+    record_path,
+)
+from runtime.bundle import Bundle
+from runtime.classifier import Classifier, ClassifierOptions
+from runtime.classify import main as classify
+from runtime.errors import BackendError
+from runtime.files import sha256_of_file
+from runtime.schema import TOLERANCES, ImageSpec, to_json
+from tests.tensorrt_simulator.cuda import SimulatedGpu
+from tests.tensorrt_simulator.install import install
+from tests.tensorrt_simulator.library import Library
+from tests.tensorrt_simulator.rules import VERSIONS, RuleBrokenError
+from tests.tiny_bundle import SIZE, onnx_answers, some_cells, write_tiny_bundle
+
+IMAGE = ImageSpec(SIZE, SIZE)
+REAL_TOLERANCE = 5e-3  # of p_all, for float16 kernels of a real GPU
+
+
+def open_engine(folder: Path, precision: str = "fp16") -> TensorRTBackend:
+    bundle = Bundle.open(folder)
+    backend = open_backend(bundle, "tensorrt", bundle.variant(precision))
+    assert isinstance(backend, TensorRTBackend)
+    return backend
+
+
+def rewrite_record(engine: Path, **changes: object) -> None:
+    record = json.loads(record_path(engine).read_text(encoding="utf-8"))
+    record_path(engine).write_text(json.dumps({**record, **changes}), encoding="utf-8")
+
+
+@pytest.fixture
+def engine(simulated: Library, tiny_bundle: Path) -> Path:
+    """An fp16 engine in the tiny bundle, built by the simulated TensorRT."""
+    return build_engine(tiny_bundle, EngineOptions())
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32", "int8"])
+def test_an_engine_answers_like_onnx_runtime_at_any_batch_size(
+    any_tensorrt: str, tiny_bundle: Path, precision: str
+) -> None:
+    build_engine(tiny_bundle, EngineOptions(precision))
+    cells = some_cells(70)
+    expected = onnx_answers(tiny_bundle / f"model.{precision}.onnx", cells)
+    assert np.ptp(expected) > 0.05, "cells that all get one answer would prove nothing"
+    with open_engine(tiny_bundle, precision) as backend:
+        for count in (1, 3, 32, 70, 3):
+            p_all = backend.infer(cells[:count])
+            assert p_all.dtype == np.float32
+            assert p_all.shape == (count,)
+            tolerance = REAL_TOLERANCE if any_tensorrt == "real" else 1e-6
+            np.testing.assert_allclose(p_all, expected[:count], atol=tolerance)
+
+
+def test_what_fills_up_the_smallest_batch_is_never_an_answer(any_tensorrt: str, tiny_bundle: Path) -> None:
+    build_engine(tiny_bundle, EngineOptions(batch=(4, 4, 8)))
+    cells = some_cells(9)
+    expected = onnx_answers(tiny_bundle / "model.fp16.onnx", cells)
+    with open_engine(tiny_bundle) as backend:
+        np.testing.assert_allclose(backend.infer(cells), expected, atol=REAL_TOLERANCE)
+        np.testing.assert_allclose(backend.infer(cells[:1]), expected[:1], atol=REAL_TOLERANCE)
+
+
+def test_the_callers_arrays_stay_the_callers(simulated: Library, engine: Path) -> None:
+    cells = some_cells(3)
+    with open_engine(engine.parent.parent) as backend:
+        first = backend.infer(cells)
+        kept = first.copy()
+        cells[:] = 0
+        assert np.abs(backend.infer(cells) - kept).max() > 1e-3
+        np.testing.assert_array_equal(first, kept)
+
+
+def test_an_engine_for_another_gpu_is_refused(
+    monkeypatch: pytest.MonkeyPatch, simulated: Library, engine: Path, tiny_bundle: Path
+) -> None:
+    for gpu in (SimulatedGpu("Simulated H100", (9, 0)), SimulatedGpu("Simulated Thor", (8, 7))):
+        install(monkeypatch, simulated.version, gpu)
+        with pytest.raises(
+            BackendError,
+            match=rf"expected an engine for {gpu.name} \(compute capability \d\.\d\), "
+            r"found simulated-orin-fp16\.engine for Simulated Orin \(compute capability 8\.7\); "
+            r"python -m export engine .*bundle --precision fp16 builds one on this device",
+        ):
+            open_engine(tiny_bundle)
+
+
+def test_an_engine_of_another_tensorrt_is_refused(
+    monkeypatch: pytest.MonkeyPatch, engine: Path, simulated: Library, tiny_bundle: Path
+) -> None:
+    other = next(version for version in VERSIONS if version != simulated.version)
+    install(monkeypatch, other)
+    with pytest.raises(
+        BackendError, match=rf"expected an engine for TensorRT {other}\S*, found simulated-orin-fp16\.engine built by "
+    ):
+        open_engine(tiny_bundle)
+
+
+def test_an_engine_of_another_onnx_file_is_refused(engine: Path, tmp_path: Path) -> None:
+    other = write_tiny_bundle(tmp_path / "other", seed=1)
+    engine.parent.rename(other / "engines")
+    with pytest.raises(
+        BackendError, match=r"expected an engine of the ONNX file with the SHA-256 .*the bundle was exported again"
+    ):
+        open_engine(other)
+
+
+def test_a_tampered_engine_is_refused(engine: Path, tiny_bundle: Path) -> None:
+    engine.write_bytes(engine.read_bytes()[:-1] + b"x")
+    with pytest.raises(BackendError, match=r"to have the SHA-256 .* the file was changed or damaged; python -m export"):
+        open_engine(tiny_bundle)
+
+
+def test_an_engine_without_its_record_is_refused(engine: Path, tiny_bundle: Path) -> None:
+    record_path(engine).unlink()
+    with pytest.raises(BackendError, match=r"expected the engine's record .*\.json, found none that can be read"):
+        open_engine(tiny_bundle)
+
+
+def test_a_record_with_a_key_too_many_is_refused(engine: Path, tiny_bundle: Path) -> None:
+    rewrite_record(engine, note="mine")
+    with pytest.raises(BackendError, match=r"unknown \['note'\]; build the engine again"):
+        open_engine(tiny_bundle)
+
+
+def test_an_engine_that_tensorrt_cannot_read_is_refused_with_what_it_said(any_tensorrt: str, tiny_bundle: Path) -> None:
+    engine = build_engine(tiny_bundle, EngineOptions())
+    engine.write_bytes(engine.read_bytes()[:-200])
+    rewrite_record(engine, engine_sha256=sha256_of_file(engine))
+    with pytest.raises(BackendError, match=r"TensorRT could not read the engine; it said: .") as caught:
+        open_engine(tiny_bundle)
+    if any_tensorrt != "real":
+        assert "stream is truncated" in str(caught.value)
+
+
+def test_an_engine_for_cells_of_another_size_is_refused(simulated: Library, engine: Path) -> None:
+    with pytest.raises(BackendError, match=r"expected .* to take and give .*99, 99.*found .*12, 12"):
+        TensorRTBackend(engine, ImageSpec(99, 99), read_record(engine).onnx_sha256)
+    assert simulated.gpu.held == 0
+
+
+@pytest.mark.parametrize(
+    ("built", "here", "fits"),
+    [("10.3", "10.13", True), ("10.3", "11", True), ("10.16", "10.3", False), ("11", "10.16", False)],
+)
+def test_a_version_compatible_engine_runs_on_newer_tensorrt_alone(
+    monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path, built: str, here: str, fits: bool
+) -> None:
+    install(monkeypatch, built)
+    build_engine(tiny_bundle, EngineOptions(version_compatible=True))
+    install(monkeypatch, here)
+    if fits:
+        with open_engine(tiny_bundle) as backend:
+            assert len(backend.infer(some_cells(2))) == 2
+    else:
+        with pytest.raises(BackendError, match="expected an engine for TensorRT"):
+            open_engine(tiny_bundle)
+
+
+def test_an_engines_own_code_is_allowed_for_a_version_compatible_engine_alone(
+    simulated: Library, tiny_bundle: Path
+) -> None:
+    for version_compatible in (False, True):
+        build_engine(tiny_bundle, EngineOptions(version_compatible=version_compatible))
+        simulated.host_code_allowed.clear()
+        open_engine(tiny_bundle).close()
+        assert simulated.host_code_allowed == [version_compatible]
+
+
+@pytest.mark.parametrize(
+    ("level", "capability", "fits"),
+    [
+        ("ampere-plus", (9, 0), True),
+        ("ampere-plus", (7, 5), False),
+        ("same-compute-capability", (8, 7), True),
+        ("same-compute-capability", (8, 9), False),
+    ],
+)
+def test_a_hardware_compatible_engine_runs_on_the_gpus_that_it_was_built_for(
+    monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path, level: str, capability: tuple[int, int], fits: bool
+) -> None:
+    install(monkeypatch, "10.13")
+    build_engine(tiny_bundle, EngineOptions(hardware_compatible=level))
+    install(monkeypatch, "10.13", SimulatedGpu("Another GPU", capability))
+    if fits:
+        open_engine(tiny_bundle).close()
+    else:
+        with pytest.raises(BackendError, match="expected an engine for Another GPU"):
+            open_engine(tiny_bundle)
+
+
+def test_the_machines_own_engine_comes_before_a_compatible_one(
+    monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path
+) -> None:
+    for name in ("A GPU", "Simulated Orin"):
+        install(monkeypatch, "10.13", SimulatedGpu(name))
+        build_engine(tiny_bundle, EngineOptions(hardware_compatible="ampere-plus"))
+    sha256 = Bundle.open(tiny_bundle).variant("fp16").sha256
+    assert find_engine(tiny_bundle, "fp16", sha256).name == "simulated-orin-fp16.engine"
+
+
+OPENING_CALLS = ["cudaDeviceGetAttribute", "cudaStreamCreateWithFlags", "cudaMalloc", "cudaMallocHost"]
+
+
+@pytest.mark.parametrize("function", OPENING_CALLS)
+def test_a_cuda_error_while_opening_is_named_and_leaves_nothing(
+    simulated: Library, engine: Path, tiny_bundle: Path, function: str
+) -> None:
+    simulated.gpu.failures[function] = 2
+    with pytest.raises(
+        BackendError,
+        match=rf"{function}\(.*\) failed with cudaErrorMemoryAllocation: out of memory; end other programs on this GPU",
+    ):
+        open_engine(tiny_bundle)
+    assert simulated.gpu.held == 0
+
+
+def test_too_little_memory_for_the_second_buffer_frees_the_first(
+    simulated: Library, engine: Path, tiny_bundle: Path
+) -> None:
+    simulated.gpu.memory = 32 * SIZE * SIZE * 3 + 4
+    with pytest.raises(BackendError, match=r"cudaMalloc\(128\) failed with cudaErrorMemoryAllocation"):
+        open_engine(tiny_bundle)
+    assert simulated.gpu.held == 0
+
+
+def test_a_context_that_tensorrt_cannot_make_leaves_nothing(
+    simulated: Library, engine: Path, tiny_bundle: Path
+) -> None:
+    simulated.failing["context"] = "OutOfMemory: requested 1 GiB\nfor the context"
+    with pytest.raises(
+        BackendError,
+        match="TensorRT could not create an execution context; it said: OutOfMemory: requested 1 GiB for the context",
+    ):
+        open_engine(tiny_bundle)
+    assert simulated.gpu.held == 0
+
+
+def test_a_failing_enqueue_is_an_error_with_what_tensorrt_said(
+    simulated: Library, engine: Path, tiny_bundle: Path
+) -> None:
+    with open_engine(tiny_bundle) as backend:
+        simulated.failing["enqueue"] = "Cuda Runtime: unspecified launch failure"
+        with pytest.raises(
+            BackendError,
+            match="TensorRT could not compute a batch of 3 cells; it said: Cuda Runtime: unspecified launch",
+        ):
+            backend.infer(some_cells(3))
+    assert simulated.gpu.held == 0
+
+
+@pytest.mark.parametrize("function", ["cudaMemcpyAsync", "cudaStreamSynchronize"])
+def test_a_cuda_error_while_computing_is_named(
+    simulated: Library, engine: Path, tiny_bundle: Path, function: str
+) -> None:
+    with open_engine(tiny_bundle) as backend:
+        simulated.gpu.failures[function] = 719
+        with pytest.raises(BackendError, match=rf"{function}\(.*\) failed with cudaErrorLaunchFailure: unspecified"):
+            backend.infer(some_cells(3))
+        simulated.gpu.failures.clear()
+    assert simulated.gpu.held == 0
+
+
+def test_closing_twice_frees_once(any_tensorrt: str, tiny_bundle: Path) -> None:
+    build_engine(tiny_bundle, EngineOptions())
+    backend = open_engine(tiny_bundle)
+    backend.infer(some_cells(1))
+    backend.close()
+    backend.close()
+    with pytest.raises(AttributeError):
+        backend.infer(some_cells(1))
+
+
+def test_closing_gives_everything_back(simulated: Library, engine: Path, tiny_bundle: Path) -> None:
+    backend = open_engine(tiny_bundle)
+    assert simulated.gpu.held == 5
+    backend.close()
+    assert simulated.gpu.held == 0
+
+
+def test_the_simulator_shows_garbage_to_whoever_reads_too_early(
+    monkeypatch: pytest.MonkeyPatch, simulated: Library, engine: Path, tiny_bundle: Path
+) -> None:
+    with open_engine(tiny_bundle) as backend:
+        monkeypatch.setattr(backend._cuda, "synchronize", lambda stream: None)
+        with pytest.raises(BackendError, match="found values that are not finite"):
+            backend.infer(some_cells(1))
+
+
+def test_the_simulator_refuses_the_default_stream(simulated: Library, engine: Path, tiny_bundle: Path) -> None:
+    with open_engine(tiny_bundle) as backend:
+        own, backend._stream = backend._stream, 0
+        with pytest.raises(RuleBrokenError, match="default stream"):
+            backend.infer(some_cells(1))
+        backend._stream = own
+
+
+def test_the_last_errors_are_told_and_warnings_where_there_are_none(simulated: Library) -> None:
+    log = make_logger(import_tensorrt())
+    assert log.said() == "nothing"
+    simulated.say(log, "VERBOSE", "trying a kernel")
+    simulated.say(log, "WARNING", "a cache\nwas not found")
+    assert log.said() == "a cache was not found"
+    for number in range(5):
+        simulated.say(log, "ERROR", f"error {number}")
+    for _ in range(5):
+        simulated.say(log, "WARNING", "cleaning up")
+    assert log.said() == "error 2; error 3; error 4"
+
+
+def test_without_tensorrt_the_error_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, engine: Path, tiny_bundle: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(
+        BackendError, match=r"expected TensorRT for the backend tensorrt, found .*; pip install tensorrt"
+    ):
+        open_engine(tiny_bundle)
+
+
+def test_tensorrt_asked_for_by_name_without_an_engine_says_what_builds_one(
+    simulated: Library, tiny_bundle: Path
+) -> None:
+    with pytest.raises(
+        BackendError,
+        match=r"expected an engine of precision fp16 in .*engines, found none; "
+        r"python -m export engine .*bundle --precision fp16 builds one on this device",
+    ):
+        open_model(Bundle.open(tiny_bundle), "tensorrt", "auto")
+
+
+def test_tensorrt_asked_for_by_name_takes_the_precision_that_was_built(engine: Path, tiny_bundle: Path) -> None:
+    backend, variant = open_model(Bundle.open(tiny_bundle), "tensorrt", "auto")
+    with backend:
+        assert (backend.name, variant.precision) == ("tensorrt", "fp16")
+        assert backend.description.endswith("on Simulated Orin, simulated-orin-fp16.engine")
+
+
+def test_auto_takes_an_engine_that_fits(engine: Path, tiny_bundle: Path) -> None:
+    backend, variant = open_model(Bundle.open(tiny_bundle), "auto", "auto")
+    with backend:
+        assert (backend.name, variant.precision) == ("tensorrt", "fp16")
+
+
+def test_auto_leaves_tensorrt_alone_where_no_engine_was_built(simulated: Library, tiny_bundle: Path) -> None:
+    backend, variant = open_model(Bundle.open(tiny_bundle), "auto", "auto")
+    with backend:
+        assert (backend.name, variant.precision) == ("cpu", "fp32")
+        assert "TensorRT" not in backend.description
+    assert simulated.gpu.calls == []
+
+
+def test_auto_says_why_an_engine_that_is_there_was_not_used(
+    monkeypatch: pytest.MonkeyPatch, simulated: Library, engine: Path, tiny_bundle: Path
+) -> None:
+    def break_gpu() -> None:
+        install(monkeypatch, simulated.version, SimulatedGpu("Another GPU"))
+
+    def break_library() -> None:
+        monkeypatch.setitem(sys.modules, "tensorrt", None)
+
+    reasons: list[tuple[Callable[[], None], str]] = [
+        (break_gpu, "(not on TensorRT: expected an engine for Another GPU"),
+        (break_library, "(not on TensorRT: expected TensorRT for the backend tensorrt"),
+    ]
+    for break_it, reason in reasons:
+        break_it()
+        backend, variant = open_model(Bundle.open(tiny_bundle), "auto", "auto")
+        with backend:
+            assert (backend.name, variant.precision) == ("cpu", "fp32")
+            assert reason in backend.description
+
+
+def test_a_precision_that_no_engine_has_is_an_error_by_name_and_the_cpu_by_auto(
+    engine: Path, tiny_bundle: Path
+) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    with pytest.raises(BackendError, match="expected an engine of precision fp32"):
+        open_model(bundle, "tensorrt", "fp32")
+    backend, _ = open_model(bundle, "auto", "fp32")
+    with backend:
+        assert backend.name == "cpu"
+
+
+def test_the_classifier_proves_an_engine_on_the_golden_cells(
+    monkeypatch: pytest.MonkeyPatch, any_tensorrt: str, tiny_bundle: Path
+) -> None:
+    build_engine(tiny_bundle, EngineOptions())
+    options = ClassifierOptions(tiny_bundle, backend="tensorrt")
+    monkeypatch.setitem(TOLERANCES, "fp16", REAL_TOLERANCE)
+    with Classifier(options) as classifier:
+        assert classifier.precision == "fp16"
+    monkeypatch.setitem(TOLERANCES, "fp16", 0.0)
+    with pytest.raises(BackendError, match="self-test failed"):
+        Classifier(options)
+
+
+def test_classify_runs_on_an_engine(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    any_tensorrt: str,
+    tiny_bundle: Path,
+    cell_file: Callable[[str], Path],
+) -> None:
+    build_engine(tiny_bundle, EngineOptions())
+    monkeypatch.setitem(TOLERANCES, "fp16", REAL_TOLERANCE)
+    assert classify([str(cell_file("cell.png")), "--bundle", str(tiny_bundle), "--backend", "tensorrt"]) == 0
+    printed = capsys.readouterr()
+    assert "fp16 on TensorRT" in printed.err
+    assert printed.out.count("ok") == 1
+
+
+def test_a_record_survives_its_round_trip(engine: Path) -> None:
+    record = read_record(engine)
+    record_path(engine).write_text(to_json(replace(record, layer_precisions={"half": 3})), encoding="utf-8")
+    assert read_record(engine) == replace(record, layer_precisions={"half": 3})
