@@ -13,9 +13,9 @@ import numpy as np
 
 from benchmarks.cells import bmp_cells
 from benchmarks.peak_memory import refuse_system_without_peak, run_measured
-from benchmarks.record import Row, check_record_folder, print_table, write_record
+from benchmarks.record import Row, check_record_folder, write_record
 from runtime.bundle import DEFAULT_BUNDLE
-from runtime.command_line import DONE, ArgumentParser, positive_int, run_command
+from runtime.command_line import DONE, ArgumentParser, positive_int, print_table, run_command
 from runtime.errors import BackendError
 
 

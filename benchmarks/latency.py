@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.cells import bmp_cells
-from benchmarks.record import Row, check_record_folder, print_table, write_record
+from benchmarks.record import Row, check_record_folder, write_record
 from runtime.backends.select import BACKENDS
 from runtime.bundle import DEFAULT_BUNDLE
 from runtime.classifier import Classifier, ClassifierOptions
-from runtime.command_line import DONE, ArgumentParser, batch_size, positive_float, run_command
+from runtime.command_line import DONE, ArgumentParser, batch_size, positive_float, print_table, run_command
 from runtime.preprocessing import load_cell
 
 WARM_UP_RUNS = 5

@@ -8,14 +8,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.record import Row, check_record_folder, print_table, write_record
-from benchmarks.reference import reference_file
-from export.gate import Verdict, judge
+from benchmarks.record import check_record_folder, write_record
+from export.reference import reference_file
 from runtime.bundle import Bundle
-from runtime.command_line import DONE, PARTLY_DONE, REFUSED, ArgumentParser, positive_int, run_command
+from runtime.command_line import (
+    DONE,
+    PARTLY_DONE,
+    REFUSED,
+    ArgumentParser,
+    positive_int,
+    quiet_tensorflow,
+    run_command,
+)
+from runtime.schema import TOLERANCES
 
 if TYPE_CHECKING:
-    from train.dataset import Cell
+    from export.gate import Verdict
+    from export.verify import Verification
 
 
 def build_parser() -> ArgumentParser:
@@ -40,54 +49,35 @@ def main(arguments: list[str] | None = None) -> int:
     check_record_folder(options.out)
     bundle = Bundle.open(options.bundle)
     keras_file = reference_file(bundle, options.run)
-    from benchmarks.scoring import REFERENCE, chosen_cells, fitted_hashes, score_all
-    from train.metrics import measure, metrics_table
+    with quiet_tensorflow():
+        from export.verify import chosen_cells, count_fitted, row_of, tell, verify
 
-    fitted = fitted_hashes(keras_file.parent)
     cells = chosen_cells(options.data, options.limit)
-    labels, scores, unreadable = score_all(bundle, keras_file, cells)
-    readable = [cell for cell in cells if str(cell.path) not in unreadable]
-    threshold = bundle.manifest.decision.threshold
-    name_to_metrics = {name: measure(labels, p_all, threshold) for name, p_all in scores.items()}
-    reference = scores.pop(REFERENCE)
-    verdicts = [judge(precision, p_all, reference, threshold) for precision, p_all in scores.items()]
-    rows = [row_of(verdict, readable) for verdict in verdicts]
-    print(metrics_table(name_to_metrics))
-    report(rows, unreadable)
-    print(f"{sum(cell.sha256 in fitted for cell in readable)} of these cells are of the run's training part")
+    verification = verify(bundle, keras_file, cells, TOLERANCES, options.data.resolve().name)
+    tell(verification)
+    print(f"{count_fitted(keras_file, verification.scores.cells)} of these cells are of the run's training part")
     if options.out:
         content = {
-            "rows": rows,
-            "metrics": {name: asdict(metrics) for name, metrics in name_to_metrics.items()},
-            "unreadable": unreadable,
+            "rows": [row_of(verdict) for verdict in verification.verdicts],
+            "proofs": {verdict.precision: asdict(verdict.proof) for verdict in verification.verdicts},
+            "flipped": {
+                verdict.precision: [
+                    str(verification.scores.cells[index].path) for index in np.flatnonzero(verdict.flipped)
+                ]
+                for verdict in verification.verdicts
+            },
+            "metrics": {name: asdict(metrics) for name, metrics in verification.metrics.items()},
+            "unreadable": verification.scores.unreadable,
         }
         write_record(options.out, "parity", options.bundle, content)
-    if not all(verdict.passed for verdict in verdicts):
+    if not verification.passed:
         return REFUSED
-    return PARTLY_DONE if unreadable else DONE
+    return PARTLY_DONE if verification.scores.unreadable else DONE
 
 
-def row_of(verdict: Verdict, cells: list[Cell]) -> Row:
-    """Sum up a verdict as a row of the table."""
-    return {
-        "variant": verdict.precision,
-        "cells": len(verdict.difference),
-        "max_difference": f"{verdict.max_difference:.2e}",
-        "tolerance": f"{verdict.tolerance:.0e}",
-        "flipped": int(verdict.flipped.sum()),
-        "verdict": "passed" if verdict.passed else "FAILED",
-        "flipped_cells": [str(cells[index].path) for index in np.flatnonzero(verdict.flipped)],
-    }
-
-
-def report(rows: list[Row], unreadable: dict[str, str]) -> None:
-    """Print the verdicts, the flipped cells by name and what could not be read."""
-    print_table([{key: value for key, value in row.items() if key != "flipped_cells"} for row in rows])
-    for row in rows:
-        for path in row["flipped_cells"]:
-            print(f"{row['variant']} flips {path}")
-    for path, reason in unreadable.items():
-        print(f"not readable: {path}: {reason}")
+def flipped_paths(verdict: Verdict, verification: Verification) -> list[str]:
+    """Return the paths of the cells to which a variant gives another label."""
+    return [str(verification.scores.cells[index].path) for index in np.flatnonzero(verdict.flipped)]
 
 
 if __name__ == "__main__":

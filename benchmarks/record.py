@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -13,19 +12,6 @@ from benchmarks.environment import environment
 from runtime.files import output_errors, write_text_aside
 
 Row = dict[str, Any]
-
-
-def print_table(rows: Sequence[Row]) -> None:
-    """Print rows that share their keys as a table; numbers to the right, text to the left."""
-    table = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
-    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-    is_number = [isinstance(value, int | float) for value in rows[0].values()]
-    for line in table:
-        cells = [
-            text.rjust(width) if number else text.ljust(width)
-            for text, width, number in zip(line, widths, is_number, strict=True)
-        ]
-        print("  ".join(cells).rstrip())
 
 
 def check_record_folder(out: Path | None) -> None:
@@ -42,7 +28,3 @@ def write_record(out: Path, name: str, bundle: Path | None, content: dict[str, A
     record = {"measurement": name, "environment": asdict(environment(bundle)), **content}
     write_text_aside(out / f"{name}.json", json.dumps(record, indent=2) + "\n")
     print(f"Record: {out / name}.json")
-
-
-def _text(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -18,11 +18,19 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cells import bmp_cells
-from benchmarks.record import Row, check_record_folder, print_table, write_record
+from benchmarks.record import Row, check_record_folder, write_record
 from export.reference import reference_file
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import DEFAULT_BATCH_SIZE, Classifier, ClassifierOptions
-from runtime.command_line import DONE, ArgumentParser, batch_size, positive_int, quiet_tensorflow, run_command
+from runtime.command_line import (
+    DONE,
+    ArgumentParser,
+    batch_size,
+    positive_int,
+    print_table,
+    quiet_tensorflow,
+    run_command,
+)
 from runtime.errors import DataError, UnreadableCellError
 from runtime.inputs import find_inputs, spread_over
 from runtime.preprocessing import load_cell

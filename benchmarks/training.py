@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.peak_memory import refuse_system_without_peak
-from benchmarks.record import Row, check_record_folder, print_table, write_record
+from benchmarks.record import Row, check_record_folder, write_record
 from benchmarks.training_memory import memory_row
 from runtime.command_line import (
     DONE,
@@ -23,6 +23,7 @@ from runtime.command_line import (
     ArgumentParser,
     batch_size,
     positive_int,
+    print_table,
     quiet_tensorflow,
     run_command,
 )

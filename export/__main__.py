@@ -1,9 +1,10 @@
-"""python -m export: onnx, engine."""
+"""python -m export: onnx, verify, engine, triton."""
 
 from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,56 @@ from export.engine import (
     build_engine,
 )
 from runtime.allocator import keep_freed_memory
-from runtime.command_line import DONE, ArgumentParser, batch_size, positive_int, quiet_tensorflow, run_command
+from runtime.command_line import (
+    DONE,
+    PARTLY_DONE,
+    REFUSED,
+    ArgumentParser,
+    batch_size,
+    positive_int,
+    probability,
+    quiet_tensorflow,
+    run_command,
+)
+from runtime.schema import PRECISIONS, TOLERANCES, Tolerance
+
+TOLERANCE_LIMITS = tuple(field.name for field in fields(Tolerance))
 
 
 def build_parser() -> ArgumentParser:
     """Describe the command line."""
     parser = ArgumentParser(prog="python -m export", description="Turn a run into a bundle that the runtime reads.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{onnx,engine}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{onnx,verify,engine,triton}")
+    _add_onnx(commands)
+    _add_verify(commands)
+    _add_engine(commands)
+    _add_triton(commands)
+    return parser
+
+
+def _add_onnx(commands: Any) -> None:
     onnx = commands.add_parser("onnx", help="write a bundle with ONNX variants")
     onnx.add_argument(
         "--run", type=Path, required=True, metavar="RUN", help="a run folder, or a folder of runs: the best"
     )
     onnx.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="an older bundle there is replaced")
-    onnx.add_argument("--precision", nargs="+", choices=("fp32",), default=["fp32"])
+    onnx.add_argument(
+        "--precision", nargs="+", choices=PRECISIONS, default=["fp32"], help="fp32 is written in any case"
+    )
+    onnx.add_argument("--data", type=Path, metavar="DIR", help="where the run's cells lie now; default: where they lay")
+    onnx.add_argument(
+        "--calibration-data",
+        type=Path,
+        metavar="DIR",
+        help="cells to convert fp16 and int8 with; those of the run's training part are taken; default: --data",
+    )
+    onnx.add_argument(
+        "--cells", type=positive_int, metavar="N", help="compare on N of the validation cells; default: all"
+    )
+    onnx.add_argument(
+        "--debug-precision", action="store_true", help="name the layers where a variant that fails departs"
+    )
+    _add_tolerance(onnx)
     onnx.add_argument(
         "--data-source",
         default="not stated",
@@ -38,8 +76,38 @@ def build_parser() -> ArgumentParser:
         help="where the cells come from, for the model card",
     )
     onnx.set_defaults(run_it=_write_onnx)
-    _add_engine(commands)
-    return parser
+
+
+def _add_tolerance(parser: Any) -> None:
+    parser.add_argument(
+        "--tolerance",
+        type=tolerance,
+        action="append",
+        default=[],
+        metavar="PRECISION:LIMIT=VALUE",
+        help=f"such as int8:sensitivity=0.01, more than once; limits: {', '.join(TOLERANCE_LIMITS)}",
+    )
+
+
+def _add_verify(commands: Any) -> None:
+    verify = commands.add_parser("verify", help="prove a bundle's variants on labelled cells")
+    verify.add_argument("bundle", type=Path, metavar="BUNDLE", help="the verdict is written into it")
+    verify.add_argument("--data", type=Path, required=True, metavar="DIR", help="labelled cells")
+    verify.add_argument("--run", type=Path, metavar="RUN", help="default: where the run lay when it was exported")
+    verify.add_argument("--cells", type=positive_int, metavar="N", help="take N cells, spread over the data")
+    verify.add_argument("--out", type=Path, metavar="FILE.csv", help="write what each variant says of each cell")
+    verify.add_argument(
+        "--debug-precision", action="store_true", help="name the layers where a variant that fails departs"
+    )
+    _add_tolerance(verify)
+    verify.set_defaults(run_it=_verify)
+
+
+def _add_triton(commands: Any) -> None:
+    triton = commands.add_parser("triton", help="write a model repository for the Triton inference server")
+    triton.add_argument("bundle", type=Path, metavar="BUNDLE")
+    triton.add_argument("--out", type=Path, required=True, metavar="REPO", help="an older repository there is replaced")
+    triton.set_defaults(run_it=_write_triton)
 
 
 def _add_engine(commands: Any) -> None:
@@ -85,14 +153,32 @@ def _add_engine(commands: Any) -> None:
     engine.set_defaults(run_it=_build_engine)
 
 
+def tolerance(text: str) -> tuple[str, str, float]:
+    """Parse PRECISION:LIMIT=VALUE."""
+    precision, _, rest = text.partition(":")
+    limit, _, value = rest.partition("=")
+    if precision not in PRECISIONS or limit not in TOLERANCE_LIMITS:
+        raise argparse.ArgumentTypeError(
+            f"expected {'|'.join(PRECISIONS)}:{'|'.join(TOLERANCE_LIMITS)}=VALUE, received {text}"
+        )
+    return precision, limit, probability(value)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one of the commands; return the exit code."""
     options = build_parser().parse_args(arguments)
-    options.run_it(options)
-    return DONE
+    code: int = options.run_it(options)
+    return code
 
 
-def _write_onnx(options: argparse.Namespace) -> None:
+def _tolerances(options: argparse.Namespace) -> dict[str, Tolerance]:
+    changed = dict(TOLERANCES)
+    for precision, limit, value in options.tolerance:
+        changed[precision] = replace(changed[precision], **{limit: value})
+    return changed
+
+
+def _write_onnx(options: argparse.Namespace) -> int:
     from export.finished_run import find_run
 
     run = find_run(options.run)
@@ -100,20 +186,65 @@ def _write_onnx(options: argparse.Namespace) -> None:
     print(f"{run.config.options.model} of {run.folder}, validation accuracy {accuracy:.2%}, epoch {run.best_epoch}")
     started = time.perf_counter()
     with quiet_tensorflow():
-        from export.bundle_writer import write_bundle
+        from export.bundle_writer import ExportOptions, write_bundle
+        from export.verify import Verification, tell
 
     keep_freed_memory()
-    manifest = write_bundle(run, options.out, options.data_source)
-    for variant in manifest.variants:
-        print(
-            f"{variant.file}: p_all within {variant.parity.max_difference:.1e} of the Keras model on "
-            f"{variant.parity.cells} cells at batch sizes {' and '.join(map(str, variant.parity.batch_sizes))}"
-        )
+    written = write_bundle(
+        run,
+        options.out,
+        ExportOptions(
+            precisions=tuple(options.precision),
+            data=options.data,
+            calibration_data=options.calibration_data or options.data,
+            gate_cells=options.cells,
+            tolerances=_tolerances(options),
+            debug=options.debug_precision,
+            source=options.data_source,
+        ),
+    )
+    tell(Verification(written.scores, written.verdicts, run.decision.threshold))
+    for variant in written.manifest.variants:
+        if variant.kept_in_fp32:
+            print(f"{variant.precision} keeps in float32: {', '.join(variant.kept_in_fp32)}")
     print(f"{options.out} written in {time.perf_counter() - started:.0f} s")
     print(f"Next: python -m runtime.classify FOLDER --bundle {options.out} --out results.csv")
+    return PARTLY_DONE if written.scores.unreadable else DONE
 
 
-def _build_engine(options: argparse.Namespace) -> None:
+def _verify(options: argparse.Namespace) -> int:
+    from runtime.bundle import Bundle
+
+    bundle = Bundle.open(options.bundle)
+    with quiet_tensorflow():
+        from export.reference import reference_file
+        from export.verify import chosen_cells, count_fitted, debug, tell, verify, write_answers, write_verdicts
+    keras_file = reference_file(bundle, options.run)
+    cells = chosen_cells(options.data, options.cells)
+    verification = verify(bundle, keras_file, cells, _tolerances(options), options.data.resolve().name)
+    tell(verification)
+    print(f"{count_fitted(keras_file, verification.scores.cells)} of these cells are of the run's training part")
+    if options.debug_precision:
+        debug(bundle, verification)
+    if options.out:
+        write_answers(options.out, verification.scores)
+    write_verdicts(bundle, verification.verdicts)
+    print(f"The verdict is written into {options.bundle}")
+    if not verification.passed:
+        return REFUSED
+    return PARTLY_DONE if verification.scores.unreadable else DONE
+
+
+def _write_triton(options: argparse.Namespace) -> int:
+    from export.triton import write_repository
+
+    models = write_repository(options.bundle, options.out)
+    print(f"{options.out} holds {', '.join(models)}")
+    print(f"Next: tritonserver --model-repository {options.out}")
+    return DONE
+
+
+def _build_engine(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     path = build_engine(
         options.bundle,
@@ -129,6 +260,7 @@ def _build_engine(options: argparse.Namespace) -> None:
     )
     print(f"{path} written in {time.perf_counter() - started:.0f} s")
     print(f"Next: python -m runtime.classify FOLDER --bundle {options.bundle} --backend tensorrt")
+    return DONE
 
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from export.departures import departures
+from export.departures import DEBUG_CELLS, departures
 from export.finished_run import FinishedRun
 from export.fp16 import write_fp16
 from export.gate import Verdict, judge_all
@@ -47,7 +48,6 @@ from train.dataset import Cell
 ENGINE_FILES = tuple(f"{ENGINES_FOLDER}/*{suffix}" for suffix in (".engine", ".json", ".timing"))
 BUNDLE_FILES = ("model.*.onnx", GOLDEN_NAME, CARD_NAME, *ENGINE_FILES)
 PART_OF_RUN = "validation part of the run"
-DEBUG_CELLS = 4
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def write_bundle(run: FinishedRun, out: Path, options: ExportOptions) -> Written
         verdicts = judge_all(scores, run.decision.threshold, options.tolerances, PART_OF_RUN)
         for each, verdict in zip(converted, verdicts, strict=True):
             if not verdict.proof.passed:
-                raise _refusal(verdict, _departures(folder, each, image, cells) if options.debug else "")
+                raise _refusal(verdict, _where(folder, each, image, cells, debug=options.debug))
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             classes=CLASSES,
@@ -156,8 +156,9 @@ def _opened(converted: Sequence[_Converted], image: ImageSpec) -> Iterator[dict[
 def _write_golden(file: Path, image: ImageSpec, reference: KerasModel, variants: dict[str, Backend]) -> None:
     """Keep the drawn cells with what the Keras model and each variant say of them."""
     cells = np.stack([load_cell(path, image) for path in demo_cells()])
-    answers = {precision: backend.infer(cells) for precision, backend in variants.items()}
-    np.savez_compressed(file, cells=cells, **{REFERENCE: reference.predict(cells)}, **answers)
+    arrays: dict[str, Any] = {"cells": cells, REFERENCE: reference.predict(cells)}
+    arrays |= {precision: backend.infer(cells) for precision, backend in variants.items()}
+    np.savez_compressed(file, **arrays)
 
 
 def _variant(converted: _Converted, verdict: Verdict) -> Variant:
@@ -175,14 +176,16 @@ def _variant(converted: _Converted, verdict: Verdict) -> Variant:
 def _refusal(verdict: Verdict, where: str) -> ConversionError:
     return ConversionError(
         f"expected {verdict.precision} to decide like the Keras model on {verdict.proof.cells} cells, found: "
-        f"{'; '.join(verdict.proof.failures)}; no bundle was written; "
-        f"{where or 'name the layers where it departs with --debug-precision'}"
+        f"{'; '.join(verdict.proof.failures)}; no bundle was written; {where}"
     )
 
 
-def _departures(folder: Path, converted: _Converted, image: ImageSpec, cells: Sequence[Cell]) -> str:
+def _where(folder: Path, converted: _Converted, image: ImageSpec, cells: Sequence[Cell], *, debug: bool) -> str:
+    """Say where a variant that failed departs, or how that can be found."""
     if converted.precision == "fp32":
         return "it is the conversion from Keras itself that departs"
+    if not debug:
+        return "leave the precision out, or name the layers where it departs with --debug-precision"
     return departures(folder / _file_name("fp32"), converted.file, load_cells(cells[:DEBUG_CELLS], image))
 
 

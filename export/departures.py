@@ -15,6 +15,7 @@ from runtime.schema import INPUT_NAME
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+DEBUG_CELLS = 4  # are enough to see where a graph departs
 NAMED = 5  # layers
 SAMPLE = 4096  # values of what a layer gives for one cell, evenly spread
 

@@ -12,7 +12,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from export.activations import largest_activations
 from export.graph import (
     constant_values,
-    learnt_nodes,
+    nodes_after_weights,
     open_for_reading,
     producers,
     put_in_order,
@@ -31,8 +31,9 @@ BOUND = LARGEST_HALF / 8
 def write_fp16(fp32: Path, target: Path, cells: NDArray[np.uint8]) -> tuple[str, ...]:
     """Convert a fp32 graph of a bundle; return the names of the layers that stay in float32 lest they overflow.
 
-    The uint8 input is cast and standardized in float32, as is all else that stands before the first convolution:
-    small sums over a large range. So is the last layer, whose sigmoid in fp16 would give many cells the same answer.
+    The uint8 input is cast and standardized in float32, and so are all measures of it, which sum over a large range,
+    and the first convolutions: rounding what they take moves p_all more than rounding all that follows. The last layer
+    stays too, since its sigmoid in fp16 would give many cells the same answer.
 
     Args:
         fp32: ONNX file with folded batch norms.
@@ -42,14 +43,11 @@ def write_fp16(fp32: Path, target: Path, cells: NDArray[np.uint8]) -> tuple[str,
     Raises ConversionError where the graph is not valid.
     """
     model = open_for_reading(fp32)
-    overflowing = _overflowing(model, largest_activations(fp32, cells))
-    learnt = learnt_nodes(model)
-    # The last layer and what follows it.
-    last = max(index for index, node in enumerate(model.graph.node) if node.name in weighted_nodes(model))
-    plain = [node.name for node in model.graph.node if node.name not in learnt]
-    plain += [node.name for node in model.graph.node[last:]]
+    inner = _inner_nodes(model)
+    overflowing = _overflowing(model, inner, largest_activations(fp32, cells))
+    outer = [node.name for node in model.graph.node if node.name not in inner]
     converted = convert_float_to_float16(
-        model, keep_io_types=True, op_block_list=[], node_block_list=[*plain, *overflowing]
+        model, keep_io_types=True, op_block_list=[], node_block_list=[*outer, *overflowing]
     )
     _drop_round_trips(converted)
     put_in_order(converted)
@@ -57,15 +55,22 @@ def write_fp16(fp32: Path, target: Path, cells: NDArray[np.uint8]) -> tuple[str,
     return overflowing
 
 
-def _overflowing(model: Any, peaks: dict[str, float]) -> tuple[str, ...]:
-    """Return the names of the learnt nodes with a value beyond BOUND in what they take, hold or give."""
+def _inner_nodes(model: Any) -> set[str]:
+    """Return the names of the nodes after the first convolutions and before the last layer."""
+    names = [node.name for node in model.graph.node]
+    weighted = weighted_nodes(model)
+    last = max(index for index, name in enumerate(names) if name in weighted)
+    return nodes_after_weights(model) - set(names[last:])
+
+
+def _overflowing(model: Any, inner: set[str], peaks: dict[str, float]) -> tuple[str, ...]:
+    """Return the names of the inner nodes with a value beyond BOUND in what they take, hold or give."""
     constants = {name: float(np.abs(values).max(initial=0)) for name, values in constant_values(model)}
     known = constants | peaks
-    learnt = learnt_nodes(model)
     return tuple(
         node.name
         for node in model.graph.node
-        if node.name in learnt and max(known.get(tensor, 0.0) for tensor in (*node.input, *node.output)) > BOUND
+        if node.name in inner and max(known.get(tensor, 0.0) for tensor in (*node.input, *node.output)) > BOUND
     )
 
 

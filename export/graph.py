@@ -110,13 +110,15 @@ def weighted_nodes(model: Any) -> set[str]:
     }
 
 
-def learnt_nodes(model: Any) -> set[str]:
-    """Return the names of the nodes that learnt weights have a part in: those with such weights and all after them."""
-    learnt, producer = weighted_nodes(model), producers(model)
+def nodes_after_weights(model: Any) -> set[str]:
+    """Return the names of the nodes that take what a convolution or a matrix product with learnt weights gave."""
+    weighted, producer = weighted_nodes(model), producers(model)
+    after: set[str] = set()
     for node in model.graph.node:  # in the order of computation
-        if any(producer[tensor].name in learnt for tensor in node.input if tensor in producer):
-            learnt.add(node.name)
-    return learnt
+        sources = {producer[tensor].name for tensor in node.input if tensor in producer}
+        if sources & (weighted | after):
+            after.add(node.name)
+    return after
 
 
 def _replace(field: Any, items: Iterable[Any]) -> None:

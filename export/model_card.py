@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from runtime.schema import Interval, Manifest
+from export.gate import changes
+from runtime.schema import Interval, Manifest, Variant
 
 CARD = """\
 # {model}: ALL or healthy, from the image of one white blood cell
@@ -39,8 +40,13 @@ cells that it has never met will be told apart somewhat less well.
 {constant}
 ## Files
 
-{files}
-"""
+{files}"""
+
+FILES_HEADING = "## Files\n\n"
+TENSORRT = (
+    "TensorRT engines are built from these files on the device that runs them. That code has not yet run on a real "
+    "TensorRT: it is tested against a simulator."
+)
 
 SEEN_SUBJECTS = (
     "Cells of one subject stand in several parts, so these figures say nothing about unseen subjects, for whom they "
@@ -84,11 +90,32 @@ def model_card(manifest: Manifest, source: str) -> str:
         constant=f"\nA constant classifier: it calls every cell {validation.constant}.\n"
         if validation.constant
         else "",
-        files="\n".join(
-            f"- `{variant.file}`: {variant.precision}, opset {variant.opset}; p_all differs from the Keras model by "
-            f"at most {variant.parity.max_difference:.1e} on {variant.parity.cells} drawn cells"
-            for variant in manifest.variants
-        ),
+        files=_files(manifest),
+    )
+
+
+def card_with_proofs(card: str, manifest: Manifest) -> str:
+    """Return a bundle's card with its last section, the files and how they were proved, written anew."""
+    return card.partition(FILES_HEADING)[0] + FILES_HEADING + _files(manifest)
+
+
+def _files(manifest: Manifest) -> str:
+    lines = [
+        f"- `{variant.file}`: {variant.precision}, opset {variant.opset}; {_proof(variant)}"
+        for variant in manifest.variants
+    ]
+    return "\n".join((*lines, "", TENSORRT, ""))
+
+
+def _proof(variant: Variant) -> str:
+    proof, change = variant.proof, changes(variant.proof)
+    verdict = "passed" if proof.passed else f"FAILED: {'; '.join(proof.failures)}"
+    kept = f"{len(variant.kept_in_fp32)} layers stay in float32; " if variant.kept_in_fp32 else ""
+    return (
+        f"{kept}beside the Keras model on {proof.cells} cells ({proof.data}): p_all differs by at most "
+        f"{proof.max_difference:.1e}, {proof.flipped} cells get another label, sensitivity "
+        f"{100 * change.sensitivity:+.2f} and specificity {100 * change.specificity:+.2f} points, AUC "
+        f"{change.auc:+.5f}; {verdict}"
     )
 
 

@@ -19,13 +19,17 @@ from export.graph import open_for_reading
 from runtime.errors import ConversionError
 
 OPSETS = range(9, 21)  # the oldest of these versions reads up to 20
-OPERATORS = frozenset(  # noqa: SIM905  a list of sixty quoted names is hard to read
-    """Abs Add AveragePool BatchNormalization Cast Clip Concat Conv ConvTranspose DepthToSpace DequantizeLinear Div
-    Dropout Elu Erf Exp Flatten Gemm GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity
-    InstanceNormalization LayerNormalization LeakyRelu Log MatMul Max MaxPool Mean Min Mul Neg Pad Pow PRelu
-    QuantizeLinear Reciprocal ReduceL2 ReduceMax ReduceMean ReduceMin ReduceSum Relu Reshape Resize Selu Sigmoid Slice
-    Softmax Softplus Split Sqrt Squeeze Sub Sum Tanh Transpose Unsqueeze""".split()
-)
+# fmt: off
+OPERATORS = {
+    "Abs", "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Conv", "ConvTranspose",
+    "DepthToSpace", "DequantizeLinear", "Div", "Dropout", "Elu", "Erf", "Exp", "Flatten", "Gemm",
+    "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "HardSwish", "Identity", "InstanceNormalization",
+    "LayerNormalization", "LeakyRelu", "Log", "MatMul", "Max", "MaxPool", "Mean", "Min", "Mul", "Neg", "Pad",
+    "Pow", "PRelu", "QuantizeLinear", "Reciprocal", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin",
+    "ReduceSum", "Relu", "Reshape", "Resize", "Selu", "Sigmoid", "Slice", "Softmax", "Softplus", "Split",
+    "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Transpose", "Unsqueeze",
+}
+# fmt: on
 COMPUTED_TYPES = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8}
 RESIZE_MODES = {"nearest", "linear"}
 RESIZE_COORDINATES = {"half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn", "asymmetric", "align_corners"}

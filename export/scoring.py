@@ -42,6 +42,10 @@ class Scores:
     answers: dict[str, dict[int, NDArray[np.float32]]]  # by precision and batch size; BATCH_SIZE holds all cells
     unreadable: dict[str, str]  # path to reason
 
+    def whole_answers(self) -> dict[str, NDArray[np.float32]]:
+        """Return p_all of all cells by name: the Keras model's first, then each variant's."""
+        return {REFERENCE: self.reference} | {name: sizes[BATCH_SIZE] for name, sizes in self.answers.items()}
+
 
 def score_cells(cells: Sequence[Cell], image: ImageSpec, reference: Reference, variants: dict[str, Backend]) -> Scores:
     """Score the cells that can be read; raise DataError unless there are some."""

@@ -6,7 +6,7 @@ import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -70,7 +70,7 @@ class Bundle:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise BundleError(f"expected golden cells in {path}, found: {error}; export the bundle again") from error
         image = self.manifest.image
-        found = {"cells": golden.cells, **golden.p_all}
+        found: dict[str, NDArray[Any]] = {"cells": golden.cells, **golden.p_all}
         shape = (len(golden.cells), image.height, image.width, 3) if golden.cells.ndim else ()
         expected: dict[str, tuple[object, tuple[int, ...]]] = {"cells": (np.dtype(np.uint8), shape)}
         for name in ("keras", *(variant.precision for variant in self.manifest.variants)):

@@ -8,9 +8,9 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from runtime.errors import AllnetError
 
@@ -143,3 +143,20 @@ def positive_float(text: str) -> float:
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a number above 0, received {text}")
     return number
+
+
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows that share their keys as a table; numbers to the right, text to the left."""
+    table = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    is_number = [isinstance(value, int | float) for value in rows[0].values()]
+    for line in table:
+        cells = [
+            text.rjust(width) if number else text.ljust(width)
+            for text, width, number in zip(line, widths, is_number, strict=True)
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def _text(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -286,8 +286,14 @@ def manifest_from_json(text: str) -> Manifest:
     """Read bundle.json; raise BundleError where it is not exactly a manifest of this schema version."""
     try:
         raw = json.loads(text)
-        if isinstance(raw, dict) and raw.get("schema_version") != SCHEMA_VERSION:
-            raise _MismatchError(f"expected schema_version {SCHEMA_VERSION}, found {raw.get('schema_version')!r}")
+        version = raw.get("schema_version") if isinstance(raw, dict) else SCHEMA_VERSION
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise BundleError(
+                f"expected {MANIFEST_NAME} of schema_version {SCHEMA_VERSION}, found {version}: a newer version of "
+                "this toolkit wrote it; install that one, or export the bundle again with this one"
+            )
+        if version != SCHEMA_VERSION:
+            raise _MismatchError(f"expected schema_version {SCHEMA_VERSION}, found {version!r}")
         manifest: Manifest = _read(Manifest, raw, "the manifest")
         _check_values(manifest)
     except (ValueError, OverflowError, RecursionError, _MismatchError) as error:

@@ -67,11 +67,11 @@ def finished_run(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bundle(finished_run: Path) -> Path:
     """The bundle of that run."""
-    from export.bundle_writer import write_bundle
+    from export.bundle_writer import ExportOptions, write_bundle
     from export.finished_run import find_run
 
     folder = finished_run.parent / "bundle"
-    write_bundle(find_run(finished_run), folder, "drawn cells")
+    write_bundle(find_run(finished_run), folder, ExportOptions(source="drawn cells"))
     return folder
 
 

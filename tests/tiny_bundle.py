@@ -44,8 +44,9 @@ def write_tiny_bundle(folder: Path, precisions: tuple[str, ...] = ("fp32", "fp16
     for precision in precisions:
         write_onnx(folder / f"model.{precision}.onnx", precision, seed)
     cells = some_cells(6)
-    reference = folder / f"model.{precisions[0]}.onnx"
-    np.savez(folder / GOLDEN_NAME, cells=cells, p_all=onnx_answers(reference, cells))
+    answers = {precision: onnx_answers(folder / f"model.{precision}.onnx", cells) for precision in precisions}
+    golden: dict[str, Any] = {"cells": cells, "keras": answers[precisions[0]], **answers}
+    np.savez(folder / GOLDEN_NAME, **golden)
     manifest = Bundle.open(DEFAULT_BUNDLE).manifest
     variants = tuple(_variant(folder / f"model.{precision}.onnx", manifest.variants[0]) for precision in precisions)
     manifest = replace(

@@ -55,7 +55,7 @@ def test_parity_fails_and_names_the_cells_that_flip(
     assert parity.main(command) == REFUSED
     said = capsys.readouterr().out
     assert "FAILED" in said
-    assert "fp32 flips " in said
+    assert "another label" in said
     assert "constant classifier: it calls every cell healthy" in said
 
 
@@ -140,9 +140,6 @@ def test_footprint_starts_real_processes(tmp_path: Path) -> None:
     [row] = record(tmp_path, "footprint")["memory"]
     assert row["files"] == 20
     assert 20 < row["peak_mb"] < 300, "the memory of the process itself, not of the one that runs the tests"
-
-
-
 
 
 def test_the_files_of_a_measurement_are_bmp_of_the_releases_size() -> None:

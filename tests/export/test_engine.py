@@ -342,15 +342,15 @@ def test_the_shipped_model_becomes_an_engine_that_passes_its_self_test(any_tenso
 def test_an_engine_goes_with_the_bundle_that_is_exported_anew(
     monkeypatch: pytest.MonkeyPatch, finished_run: Path, tmp_path: Path
 ) -> None:
-    from export.bundle_writer import write_bundle
+    from export.bundle_writer import ExportOptions, write_bundle
     from export.finished_run import find_run
 
     install(monkeypatch, "10.13", SimulatedGpu())
     bundle = tmp_path / "bundle"
-    write_bundle(find_run(finished_run), bundle, "drawn cells")
+    write_bundle(find_run(finished_run), bundle, ExportOptions(source="drawn cells"))
     build_engine(bundle, EngineOptions("fp32"))
     assert Bundle.open(bundle).golden() is not None, "a bundle with engines opens as before"
-    write_bundle(find_run(finished_run), bundle, "drawn cells")
+    write_bundle(find_run(finished_run), bundle, ExportOptions(source="drawn cells"))
     assert not (bundle / "engines").exists()
 
 

@@ -13,7 +13,7 @@ from scipy.special import expit, logit
 
 import export.bundle_writer
 from export.__main__ import main
-from export.bundle_writer import write_bundle
+from export.bundle_writer import ExportOptions, write_bundle
 from export.finished_run import find_run
 from export.to_onnx import KerasModel
 from runtime.bundle import Bundle
@@ -74,14 +74,18 @@ def test_the_manifest_tells_where_the_model_comes_from(bundle: Path, finished_ru
     assert manifest.training.config.options.data == "cells", "the folder's name, not its path"
     assert (bundle / manifest.training.run).resolve() == finished_run.resolve()
     [variant] = manifest.variants
-    assert variant.parity.batch_sizes == (1, 5)
-    assert variant.parity.max_difference < variant.parity.tolerance
+    assert variant.proof.passed
+    assert variant.proof.batch_sizes == (32, 1, 5)
+    assert variant.proof.max_difference <= 1e-4
+    assert variant.proof.data == "validation part of the run"
+    assert variant.proof.cells == run.config.part_sizes["validation"]
 
 
 def test_the_golden_cells_are_the_drawn_ones_with_keras_answers(bundle: Path, finished_run: Path) -> None:
     golden = Bundle.open(bundle).golden()
     assert golden.cells.shape == (9, 75, 75, 3)
-    np.testing.assert_allclose(golden.p_all, keras_model(finished_run).predict(golden.cells), atol=1e-6)
+    np.testing.assert_allclose(golden.p_all["keras"], keras_model(finished_run).predict(golden.cells), atol=1e-6)
+    np.testing.assert_allclose(golden.p_all["fp32"], golden.p_all["keras"], atol=1e-4)
 
 
 def test_a_graph_that_does_not_agree_leaves_no_bundle(
@@ -97,8 +101,10 @@ def test_a_graph_that_does_not_agree_leaves_no_bundle(
         onnx.save(model, target)
 
     monkeypatch.setattr(KerasModel, "write_onnx", damage)
-    with pytest.raises(ConversionError, match="to agree with the Keras model within 1e-04, found a difference of"):
-        write_bundle(find_run(finished_run), tmp_path / "bundle", "")
+    with pytest.raises(
+        ConversionError, match=r"expected fp32 to decide like the Keras model on 12 cells, found: p_all differs by"
+    ):
+        write_bundle(find_run(finished_run), tmp_path / "bundle", ExportOptions(source=""))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -110,22 +116,22 @@ def test_an_interrupted_export_leaves_no_bundle(
 
     monkeypatch.setattr(export.bundle_writer, "model_card", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        write_bundle(find_run(finished_run), tmp_path / "bundle", "")
+        write_bundle(find_run(finished_run), tmp_path / "bundle", ExportOptions(source=""))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_bundle_is_replaced_and_anything_else_is_not(finished_run: Path, bundle: Path, tmp_path: Path) -> None:
     shutil.copytree(bundle, tmp_path / "old")
     (tmp_path / "old" / "model.fp16.onnx").write_text("of another export")
-    write_bundle(find_run(finished_run), tmp_path / "old", "")
+    write_bundle(find_run(finished_run), tmp_path / "old", ExportOptions(source=""))
     assert not (tmp_path / "old" / "model.fp16.onnx").exists()
     (tmp_path / "old" / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match=r"found notes\.txt; move it away"):
-        write_bundle(find_run(finished_run), tmp_path / "old", "")
+        write_bundle(find_run(finished_run), tmp_path / "old", ExportOptions(source=""))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_text("")
     with pytest.raises(OutputError, match="found something else at"):
-        write_bundle(find_run(finished_run), tmp_path / "other", "")
+        write_bundle(find_run(finished_run), tmp_path / "other", ExportOptions(source=""))
 
 
 def test_of_a_folder_of_runs_the_best_is_taken_and_named(
@@ -162,7 +168,7 @@ def test_a_damaged_keras_file_is_refused(finished_run: Path, tmp_path: Path) -> 
     shutil.copytree(finished_run, tmp_path / "run")
     (tmp_path / "run" / "best.keras").write_bytes(b"no model")
     with pytest.raises(RunError, match="expected a Keras model at"):
-        write_bundle(find_run(tmp_path / "run"), tmp_path / "bundle", "")
+        write_bundle(find_run(tmp_path / "run"), tmp_path / "bundle", ExportOptions(source=""))
     assert not (tmp_path / "bundle").exists()
 
 

@@ -93,7 +93,7 @@ def test_a_session_that_falls_back_to_the_cpu_is_refused(monkeypatch: pytest.Mon
     monkeypatch.setattr(
         onnxruntime,
         "InferenceSession",
-        lambda path, options, providers: real(path, options, providers=["CPUExecutionProvider"]),
+        lambda path, options, **_: real(path, options, providers=["CPUExecutionProvider"]),
     )
     with pytest.raises(BackendError, match="expected a session on CUDAExecutionProvider, ONNX Runtime fell back to"):
         open_default("cuda")

@@ -49,7 +49,8 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "truth for number": (lambda m: m["image"].update(width=True), r"expected int at the manifest\.image\.width"),
     "swapped classes": (lambda m: m["classes"].reverse(), r"expected the classes \['healthy', 'ALL'\]"),
-    "other version": (lambda m: m.update(schema_version=99), "expected schema_version 3, found 99"),
+    "newer version": (lambda m: m.update(schema_version=99), "found 99: a newer version of this toolkit wrote it"),
+    "older version": (lambda m: m.update(schema_version=1), r"expected schema_version \d+, found 1; export .* again"),
     "other resize": (lambda m: m["image"].update(resize="opencv-area"), "expected the image preparation"),
     "threshold above 1": (
         lambda m: m["decision"].update(threshold=50.0),
@@ -111,7 +112,8 @@ def test_a_variant_that_is_not_there_is_refused_with_those_that_are() -> None:
 
 def test_a_model_that_answers_otherwise_than_keras_did_stops_before_the_first_cell(folder: Path) -> None:
     golden = Bundle.open(folder).golden()
-    np.savez_compressed(folder / "golden.npz", cells=golden.cells, p_all=golden.p_all + np.float32(0.01))
+    moved: dict[str, Any] = {name: p_all + np.float32(0.01) for name, p_all in golden.p_all.items()}
+    np.savez_compressed(folder / "golden.npz", cells=golden.cells, **moved)
     edit(folder, lambda m: m.update(golden_sha256=sha256_of_file(folder / "golden.npz")))
     with pytest.raises(BackendError, match=r"self-test failed: .* p_all differs by 0\.01 .* nothing was classified"):
         Classifier(ClassifierOptions(bundle=folder))
@@ -119,9 +121,9 @@ def test_a_model_that_answers_otherwise_than_keras_did_stops_before_the_first_ce
 
 GOLDEN_FILES: dict[str, Callable[[Path], object]] = {
     "other names": lambda path: np.savez(path, x=np.zeros(3)),
-    "pickled": lambda path: np.savez(path, cells=np.array([{}], dtype=object), p_all=np.zeros(1, np.float32)),
-    "other shapes": lambda path: np.savez(path, cells=np.zeros((9, 5, 5, 3), np.uint8), p_all=np.zeros(4, np.float32)),
-    "other types": lambda path: np.savez(path, cells=np.zeros((9, 128, 128, 3)), p_all=np.zeros(9, np.float32)),
+    "pickled": lambda path: np.savez(path, cells=np.array([{}], dtype=object), keras=np.zeros(1, np.float32)),
+    "other shapes": lambda path: np.savez(path, cells=np.zeros((9, 5, 5, 3), np.uint8), keras=np.zeros(4, np.float32)),
+    "other types": lambda path: np.savez(path, cells=np.zeros((9, 128, 128, 3)), keras=np.zeros(9, np.float32)),
     "no archive": lambda path: path.write_bytes(b"golden"),
     "empty": lambda path: path.write_bytes(b""),
 }

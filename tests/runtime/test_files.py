@@ -8,6 +8,7 @@ import pytest
 
 from runtime.errors import OutputError
 from runtime.files import current_umask, folder_written_aside, sha256_of_file, write_text_aside, written_aside
+from runtime.inputs import spread_over
 
 
 def test_a_file_appears_whole(tmp_path: Path) -> None:
@@ -81,3 +82,8 @@ def test_the_hash_is_sha256(tmp_path: Path) -> None:
     content = b"cell" * 1_000_000
     (tmp_path / "file").write_bytes(content)
     assert sha256_of_file(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_limit_takes_cells_from_everywhere() -> None:
+    assert spread_over(list("abcdefghij"), 5) == list("acegi")
+    assert spread_over(list("abc"), None) == list("abc")

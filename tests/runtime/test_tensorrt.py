@@ -24,7 +24,7 @@ from runtime.classifier import Classifier, ClassifierOptions
 from runtime.classify import main as classify
 from runtime.errors import BackendError
 from runtime.files import sha256_of_file
-from runtime.schema import TOLERANCES, ImageSpec, to_json
+from runtime.schema import SELF_TEST_TOLERANCES, ImageSpec, to_json
 from tests.tensorrt_simulator.cuda import SimulatedGpu
 from tests.tensorrt_simulator.install import install
 from tests.tensorrt_simulator.library import Library
@@ -405,10 +405,10 @@ def test_the_classifier_proves_an_engine_on_the_golden_cells(
 ) -> None:
     build_engine(tiny_bundle, EngineOptions())
     options = ClassifierOptions(tiny_bundle, backend="tensorrt")
-    monkeypatch.setitem(TOLERANCES, "fp16", REAL_TOLERANCE)
+    monkeypatch.setitem(SELF_TEST_TOLERANCES, "fp16", REAL_TOLERANCE)
     with Classifier(options) as classifier:
         assert classifier.precision == "fp16"
-    monkeypatch.setitem(TOLERANCES, "fp16", 0.0)
+    monkeypatch.setitem(SELF_TEST_TOLERANCES, "fp16", 0.0)
     with pytest.raises(BackendError, match="self-test failed"):
         Classifier(options)
 
@@ -421,7 +421,7 @@ def test_classify_runs_on_an_engine(
     cell_file: Callable[[str], Path],
 ) -> None:
     build_engine(tiny_bundle, EngineOptions())
-    monkeypatch.setitem(TOLERANCES, "fp16", REAL_TOLERANCE)
+    monkeypatch.setitem(SELF_TEST_TOLERANCES, "fp16", REAL_TOLERANCE)
     assert classify([str(cell_file("cell.png")), "--bundle", str(tiny_bundle), "--backend", "tensorrt"]) == 0
     printed = capsys.readouterr()
     assert "fp16 on TensorRT" in printed.err

@@ -1,0 +1,148 @@
+"""Proves a bundle's variants on labelled cells, and tells what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from export.departures import DEBUG_CELLS, departures
+from export.gate import Verdict, changes, judge_all
+from export.model_card import card_with_proofs
+from export.scoring import Scores, load_cells, score_cells
+from export.to_onnx import KerasModel
+from runtime.backends.select import open_backend
+from runtime.bundle import Bundle
+from runtime.command_line import print_table
+from runtime.files import write_csv_aside, write_text_aside
+from runtime.inputs import spread_over
+from runtime.schema import CARD_NAME, MANIFEST_NAME, Metrics, Tolerance, to_json
+from train.dataset import Cell, find_cells, refuse_one_class
+from train.metrics import measure, metrics_table
+from train.splits import TRAINING, cells_of_part, read_cells
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What each variant of a bundle says of the same labelled cells, and the verdicts."""
+
+    scores: Scores
+    verdicts: tuple[Verdict, ...]
+    threshold: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether every variant decides like the Keras model."""
+        return all(verdict.proof.passed for verdict in self.verdicts)
+
+    @property
+    def metrics(self) -> dict[str, Metrics]:
+        """The five metrics, with intervals, of the Keras model and of each variant."""
+        return {
+            name: measure(self.scores.labels, p_all, self.threshold)
+            for name, p_all in self.scores.whole_answers().items()
+        }
+
+
+def chosen_cells(data: Path, limit: int | None) -> list[Cell]:
+    """Return the labelled cells of `data`, or `limit` of them; raise DataError unless both classes are there."""
+    cells = spread_over(find_cells(data), limit)
+    refuse_one_class(cells, str(data))
+    return cells
+
+
+def verify(
+    bundle: Bundle, keras_file: Path, cells: Sequence[Cell], tolerances: dict[str, Tolerance], data: str
+) -> Verification:
+    """Compare every variant of a bundle with the Keras model on labelled cells, on the CPU.
+
+    Args:
+        bundle: An opened bundle.
+        keras_file: The model it came from.
+        cells: Of both classes.
+        tolerances: By precision.
+        data: Where the cells came from, for the record.
+
+    Raises BundleError where a file of the bundle was changed, DataError where no cell can be read.
+    """
+    threshold = bundle.manifest.decision.threshold
+    reference = KerasModel(keras_file, bundle.manifest.decision.temperature)
+    with ExitStack() as stack:
+        variants = {
+            variant.precision: stack.enter_context(open_backend(bundle, "cpu", variant))
+            for variant in bundle.manifest.variants
+        }
+        scores = score_cells(cells, bundle.manifest.image, reference, variants)
+    return Verification(scores, judge_all(scores, threshold, tolerances, data), threshold)
+
+
+def write_verdicts(bundle: Bundle, verdicts: Sequence[Verdict]) -> None:
+    """Put the proofs into the bundle's manifest and card; the runtime obeys them from then on."""
+    proofs = {verdict.precision: verdict.proof for verdict in verdicts}
+    variants = tuple(replace(variant, proof=proofs[variant.precision]) for variant in bundle.manifest.variants)
+    manifest = replace(bundle.manifest, variants=variants)
+    card = bundle.folder / CARD_NAME
+    if card.is_file():
+        write_text_aside(card, card_with_proofs(card.read_text(encoding="utf-8"), manifest))
+    write_text_aside(bundle.folder / MANIFEST_NAME, to_json(manifest))
+
+
+def write_answers(out: Path, scores: Scores) -> None:
+    """Write a CSV table with what the Keras model and each variant say of each cell."""
+    answers = scores.whole_answers()
+    columns = ("path", "subject", "label", *answers)
+    rows = (
+        (cell.path, cell.subject, cell.label, *(f"{p_all[index]:.6f}" for p_all in answers.values()))
+        for index, cell in enumerate(scores.cells)
+    )
+    write_csv_aside(out, columns, rows)
+
+
+def debug(bundle: Bundle, verification: Verification) -> None:
+    """Print for each variant that failed the layers where it departs from the fp32 graph."""
+    fp32 = bundle.verified_path(bundle.variant("fp32"))
+    cells = load_cells(verification.scores.cells[:DEBUG_CELLS], bundle.manifest.image)
+    for verdict in verification.verdicts:
+        if not verdict.proof.passed and verdict.precision != "fp32":
+            file = bundle.verified_path(bundle.variant(verdict.precision))
+            print(f"{verdict.precision}: {departures(fp32, file, cells)}")
+
+
+def tell(verification: Verification) -> None:
+    """Print the metrics, the verdicts, the cells whose label differs, and what could not be read."""
+    print(metrics_table(verification.metrics))
+    print_table([row_of(verdict) for verdict in verification.verdicts])
+    for verdict in verification.verdicts:
+        for failure in verdict.proof.failures:
+            print(f"{verdict.precision} failed: {failure}")
+        for index in np.flatnonzero(verdict.flipped):
+            cell = verification.scores.cells[index]
+            print(f"{verdict.precision} gives {cell.path} of subject {cell.subject or 'unknown'} another label")
+    for path, reason in verification.scores.unreadable.items():
+        print(f"not readable: {path}: {reason}")
+
+
+def row_of(verdict: Verdict) -> dict[str, str | int]:
+    """Sum up a verdict as a row of a table; changes in points of a hundred, of the AUC as they are."""
+    proof = verdict.proof
+    change = changes(proof)
+    return {
+        "variant": verdict.precision,
+        "cells": proof.cells,
+        "max_difference": f"{proof.max_difference:.1e}",
+        "mean_difference": f"{proof.mean_difference:.1e}",
+        "flipped": proof.flipped,
+        "sensitivity": f"{100 * change.sensitivity:+.2f}",
+        "specificity": f"{100 * change.specificity:+.2f}",
+        "auc": f"{change.auc:+.5f}",
+        "verdict": "passed" if proof.passed else "FAILED",
+    }
+
+
+def count_fitted(keras_file: Path, cells: Sequence[Cell]) -> int:
+    """Return how many of the cells the run was fitted on: on those the metrics flatter the model."""
+    fitted = {cell.sha256 for cell in cells_of_part(read_cells(keras_file.parent / "cells.csv"), TRAINING)}
+    return sum(cell.sha256 in fitted for cell in cells)
