@@ -1,0 +1,173 @@
+"""python -m benchmarks.conversion: what an export costs, how large its files are and how fast they are.
+
+The export runs as a process of its own, so that its peak memory is its own. The files are then timed on the same cells
+in turns, beside the Keras model they came from and, where it is installed, beside OpenVINO.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.cells import bmp_cells
+from benchmarks.peak_memory import refuse_system_without_peak, run_measured
+from benchmarks.record import Row, check_record_folder, write_record
+from benchmarks.throughput import timed_in_turns
+from export.reference import reference_file
+from runtime.backends.base import Backend
+from runtime.backends.select import open_backend
+from runtime.bundle import Bundle
+from runtime.command_line import (
+    DONE,
+    ArgumentParser,
+    batch_size,
+    positive_int,
+    print_table,
+    quiet_tensorflow,
+    run_command,
+)
+from runtime.preprocessing import load_cell
+from runtime.schema import INPUT_NAME, PRECISIONS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Candidate = Callable[[], object]
+
+
+def build_parser() -> ArgumentParser:
+    """Describe the command line."""
+    parser = ArgumentParser(
+        prog="python -m benchmarks.conversion",
+        description="Export a run in every precision: minutes, peak memory, file sizes, milliseconds a cell on a CPU.",
+    )
+    parser.add_argument("--run", type=Path, required=True, metavar="RUN")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="where the run's cells lie now; default: where they lay"
+    )
+    parser.add_argument("--cells", type=positive_int, default=200, metavar="N", help="for the gate; default 200")
+    parser.add_argument("--batch-size", type=batch_size, default=8, metavar="N", help="of the timed cells; default 8")
+    parser.add_argument("--rounds", type=positive_int, default=5, help="default 5")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where conversion.json is written")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print the tables, write the record; return the exit code."""
+    options = build_parser().parse_args(arguments)
+    refuse_system_without_peak()
+    check_record_folder(options.out)
+    with TemporaryDirectory() as folder:
+        exports = [
+            export_row(options, Path(folder) / "fp32", ("fp32",), cells=options.batch_size),
+            export_row(options, Path(folder) / "all", PRECISIONS, cells=options.cells),
+        ]
+        print_table(exports)
+        bundle = Bundle.open(Path(folder) / "all")
+        sizes = size_rows(bundle)
+        print_table(sizes)
+        speeds = speed_rows(bundle, options)
+        print_table(speeds)
+        print("ratio: the candidate's time as a multiple of fp32's in the same round")
+        if options.out:
+            content = {"exports": exports, "sizes": sizes, "speeds": speeds}
+            write_record(options.out, "conversion", bundle.folder, content)
+    return DONE
+
+
+def export_row(options: argparse.Namespace, out: Path, precisions: tuple[str, ...], cells: int) -> Row:
+    """Export the run in a process of its own; return what it took."""
+    command = [sys.executable, "-m", "export", "onnx", "--run", str(options.run), "--out", str(out)]
+    command += ["--precision", *precisions, "--cells", str(cells)]
+    if options.data:
+        command += ["--data", str(options.data)]
+    done = run_measured(command)
+    return {
+        "export": " ".join(precisions),
+        "gate_cells": cells,
+        "minutes": round(done.seconds / 60, 2),
+        "peak_mb": done.peak_mb,
+    }
+
+
+def size_rows(bundle: Bundle) -> list[Row]:
+    """Return the size of each variant's file."""
+    megabytes = {
+        variant.precision: (bundle.folder / variant.file).stat().st_size / 2**20 for variant in bundle.manifest.variants
+    }
+    kept = {variant.precision: len(variant.kept_in_fp32) for variant in bundle.manifest.variants}
+    return [
+        {
+            "variant": name,
+            "mb": round(size, 2),
+            "share_of_fp32": round(size / megabytes["fp32"], 3),
+            "layers_kept_in_fp32": kept[name],
+        }
+        for name, size in megabytes.items()
+    ]
+
+
+def speed_rows(bundle: Bundle, options: argparse.Namespace) -> list[Row]:
+    """Time every variant, the Keras model and OpenVINO on the same cells in turns."""
+    with bmp_cells() as paths:
+        loaded = np.stack([load_cell(path, bundle.manifest.image) for path in paths])
+    cells = np.resize(loaded, (options.batch_size, *loaded.shape[1:]))
+    candidates: dict[str, Candidate] = {}
+    for variant in bundle.manifest.variants:
+        candidates[f"onnxruntime {variant.precision}"] = backend_run(open_backend(bundle, "cpu", variant), cells)
+    candidates["keras predict"] = keras_predict(reference_file(bundle, options.run), cells)
+    for variant in bundle.manifest.variants:
+        run = openvino_run(bundle.folder / variant.file, cells)
+        if run is None:
+            print("OpenVINO is not installed: not measured (pip install openvino)")
+            break
+        candidates[f"openvino {variant.precision}"] = run
+    seconds = timed_in_turns(candidates, options.rounds)
+    baseline = seconds["onnxruntime fp32"]
+    rows = []
+    for name, samples in seconds.items():
+        ratios = sorted(sample / own for sample, own in zip(samples, baseline, strict=True))
+        rows.append(
+            {
+                "candidate": name,
+                "ms_per_cell": round(1000 * float(np.median(samples)) / len(cells), 3),
+                "ratio": round(float(np.median(ratios)), 3),
+                "lowest": round(ratios[0], 3),
+                "highest": round(ratios[-1], 3),
+            }
+        )
+    return rows
+
+
+def backend_run(backend: Backend, cells: NDArray[np.uint8]) -> Candidate:
+    """Return a run of the project's own backend."""
+    return lambda: backend.infer(cells)
+
+
+def keras_predict(file: Path, cells: NDArray[np.uint8]) -> Candidate:
+    """Return keras.Model.predict on cells that lie in memory."""
+    with quiet_tensorflow():
+        import keras
+
+    model = keras.models.load_model(file, compile=False)
+    return lambda: model.predict(cells, batch_size=len(cells), verbose=0)
+
+
+def openvino_run(file: Path, cells: NDArray[np.uint8]) -> Candidate | None:
+    """Return a run of OpenVINO on the same file, set for throughput as its guide advises; None where it is absent."""
+    try:
+        import openvino
+    except ImportError:
+        return None
+    model: Any = openvino.Core().compile_model(str(file), "CPU")
+    return lambda: model({INPUT_NAME: cells})
+
+
+if __name__ == "__main__":
+    run_command(main)
