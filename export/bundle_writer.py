@@ -113,11 +113,13 @@ def write_bundle(run: FinishedRun, out: Path, options: ExportOptions) -> Written
             decision=run.decision,
             image=image,
             golden_sha256=sha256_of_file(folder / GOLDEN_NAME),
+            card_sha256="",
             training=_training(run, out),
             variants=tuple(_variant(each, verdict) for each, verdict in zip(converted, verdicts, strict=True)),
         )
-        (folder / MANIFEST_NAME).write_text(to_json(manifest), encoding="utf-8")
         (folder / CARD_NAME).write_text(model_card(manifest, options.source), encoding="utf-8")
+        manifest = replace(manifest, card_sha256=sha256_of_file(folder / CARD_NAME))
+        (folder / MANIFEST_NAME).write_text(to_json(manifest), encoding="utf-8")
         for variant in manifest.variants:
             Classifier(ClassifierOptions(bundle=folder, backend="cpu", precision=variant.precision)).close()
     return WrittenBundle(manifest, scores, verdicts)

@@ -76,7 +76,7 @@ def build_engine(folder: Path, options: EngineOptions, tell: Callable[[str], Non
     _verify_options(options)
     bundle = Bundle.open(folder)
     variant = choose_variant(bundle, options.precision)
-    model = bundle.verified_path(variant)
+    model = bundle.path(variant)
     trt = import_tensorrt()
     machine = this_machine(trt, open_cuda())
     path = engine_path(folder, machine.gpu.name, variant.precision)

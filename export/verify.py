@@ -17,7 +17,7 @@ from export.to_onnx import KerasModel
 from runtime.backends.select import open_backend
 from runtime.bundle import Bundle
 from runtime.command_line import print_table
-from runtime.files import write_csv_aside, write_text_aside
+from runtime.files import sha256_of_file, write_csv_aside, write_text_aside
 from runtime.inputs import spread_over
 from runtime.schema import CARD_NAME, MANIFEST_NAME, Metrics, Tolerance, to_json
 from train.dataset import Cell, find_cells, refuse_one_class
@@ -84,10 +84,10 @@ def write_verdicts(bundle: Bundle, verdicts: Sequence[Verdict]) -> None:
     proofs = {verdict.precision: verdict.proof for verdict in verdicts}
     variants = tuple(replace(variant, proof=proofs[variant.precision]) for variant in bundle.manifest.variants)
     manifest = replace(bundle.manifest, variants=variants)
-    card = bundle.folder / CARD_NAME
-    if card.is_file():
-        write_text_aside(card, card_with_proofs(card.read_text(encoding="utf-8"), manifest))
-    write_text_aside(bundle.folder / MANIFEST_NAME, to_json(manifest))
+    path = bundle.folder / CARD_NAME
+    card = card_with_proofs(path.read_text(encoding="utf-8"), manifest)
+    write_text_aside(path, card)
+    write_text_aside(bundle.folder / MANIFEST_NAME, to_json(replace(manifest, card_sha256=sha256_of_file(path))))
 
 
 def write_answers(out: Path, scores: Scores) -> None:
@@ -103,11 +103,11 @@ def write_answers(out: Path, scores: Scores) -> None:
 
 def debug(bundle: Bundle, verification: Verification) -> None:
     """Print for each variant that failed the layers where it departs from the fp32 graph."""
-    fp32 = bundle.verified_path(bundle.variant("fp32"))
+    fp32 = bundle.path(bundle.variant("fp32"))
     cells = load_cells(verification.scores.cells[:DEBUG_CELLS], bundle.manifest.image)
     for verdict in verification.verdicts:
         if not verdict.proof.passed and verdict.precision != "fp32":
-            file = bundle.verified_path(bundle.variant(verdict.precision))
+            file = bundle.path(bundle.variant(verdict.precision))
             print(f"{verdict.precision}: {departures(fp32, file, cells)}")
 
 

@@ -1,4 +1,4 @@
-"""Opens a bundle: reads its manifest strictly and hands out only files whose hash is the recorded one."""
+"""Opens a bundle: reads its manifest strictly and refuses it unless every file has the recorded hash."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from runtime.errors import BundleError
 from runtime.files import sha256_of_file
-from runtime.schema import GOLDEN_NAME, MANIFEST_NAME, Manifest, Variant, manifest_from_json
+from runtime.schema import CARD_NAME, GOLDEN_NAME, MANIFEST_NAME, Manifest, Variant, manifest_from_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,7 +37,10 @@ class Bundle:
 
     @classmethod
     def open(cls, folder: Path) -> Bundle:
-        """Read a bundle's manifest; raise BundleError where there is none or it is not of this schema."""
+        """Read a bundle's manifest and check the hash of every file that it names.
+
+        Raises BundleError where there is none, where it is not of this schema, and where a file is missing or changed.
+        """
         path = folder / MANIFEST_NAME
         try:
             text = path.read_text(encoding="utf-8")
@@ -46,7 +49,12 @@ class Bundle:
                 f"expected a bundle with a {MANIFEST_NAME} at {folder}, found none that can be read "
                 f"({getattr(error, 'strerror', None) or error}); make one with `python -m export onnx`"
             ) from error
-        return cls(folder, manifest_from_json(text))
+        manifest = manifest_from_json(text)
+        for variant in manifest.variants:
+            _check(folder, variant.file, variant.sha256)
+        _check(folder, GOLDEN_NAME, manifest.golden_sha256)
+        _check(folder, CARD_NAME, manifest.card_sha256)
+        return cls(folder, manifest)
 
     def variant(self, precision: str) -> Variant:
         """Return the variant of that precision; raise BundleError where the bundle has none."""
@@ -56,13 +64,13 @@ class Bundle:
         held = ", ".join(variant.precision for variant in self.manifest.variants)
         raise BundleError(f"expected a variant of precision {precision} in {self.folder}, found {held or 'none'}")
 
-    def verified_path(self, variant: Variant) -> Path:
-        """Return the path of the variant's model file; raise BundleError where its hash is not the recorded one."""
-        return self._verified(variant.file, variant.sha256)
+    def path(self, variant: Variant) -> Path:
+        """Return the path of the variant's model file."""
+        return self.folder / variant.file
 
     def golden(self) -> Golden:
-        """Load the golden cells; raise BundleError where the file is not the recorded one."""
-        path = self._verified(GOLDEN_NAME, self.manifest.golden_sha256)
+        """Load the golden cells; raise BundleError where the file holds others than it should."""
+        path = self.folder / GOLDEN_NAME
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
                 p_all = {name: arrays[name] for name in arrays.files}
@@ -84,17 +92,18 @@ class Bundle:
             )
         return golden
 
-    def _verified(self, name: str, sha256: str) -> Path:
-        path = self.folder / name
-        if Path(name).name != name or not path.is_file():
-            raise BundleError(f"expected the file {name} in the bundle {self.folder}, found none; export it again")
-        try:
-            found = sha256_of_file(path)
-        except OSError as error:
-            raise BundleError(f"expected {path} to be readable, found: {error.strerror}") from error
-        if found != sha256:
-            raise BundleError(
-                f"expected {path} to have the SHA-256 {sha256[:12]}…, found {found[:12]}…: the file was changed "
-                "or damaged; copy the bundle again or export it again"
-            )
-        return path
+
+def _check(folder: Path, name: str, sha256: str) -> None:
+    """Raise BundleError unless the folder holds a file of that name and hash."""
+    path = folder / name
+    if Path(name).name != name or not path.is_file():
+        raise BundleError(f"expected the file {name} in the bundle {folder}, found none; export it again")
+    try:
+        found = sha256_of_file(path)
+    except OSError as error:
+        raise BundleError(f"expected {path} to be readable, found: {error.strerror}") from error
+    if found != sha256:
+        raise BundleError(
+            f"expected {path} to have the SHA-256 {sha256[:12]}…, found {found[:12]}…: the file was changed "
+            "or damaged; copy the bundle again or export it again"
+        )

@@ -231,6 +231,7 @@ class Manifest:
     decision: Decision
     image: ImageSpec
     golden_sha256: str
+    card_sha256: str
     training: Training
     variants: tuple[Variant, ...]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.files import sha256_of_file
-from runtime.schema import GOLDEN_NAME, MANIFEST_NAME, ImageSpec, Variant, to_json
+from runtime.schema import CARD_NAME, GOLDEN_NAME, MANIFEST_NAME, ImageSpec, Variant, to_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,12 +47,14 @@ def write_tiny_bundle(folder: Path, precisions: tuple[str, ...] = ("fp32", "fp16
     answers = {precision: onnx_answers(folder / f"model.{precision}.onnx", cells) for precision in precisions}
     golden: dict[str, Any] = {"cells": cells, "keras": answers[precisions[0]], **answers}
     np.savez(folder / GOLDEN_NAME, **golden)
+    (folder / CARD_NAME).write_text("A tiny bundle.\n", encoding="utf-8")
     manifest = Bundle.open(DEFAULT_BUNDLE).manifest
     variants = tuple(_variant(folder / f"model.{precision}.onnx", manifest.variants[0]) for precision in precisions)
     manifest = replace(
         manifest,
         image=ImageSpec(SIZE, SIZE),
         golden_sha256=sha256_of_file(folder / GOLDEN_NAME),
+        card_sha256=sha256_of_file(folder / CARD_NAME),
         variants=variants,
     )
     (folder / MANIFEST_NAME).write_text(to_json(manifest), encoding="utf-8")

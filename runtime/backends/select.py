@@ -53,7 +53,7 @@ def open_backend(bundle: Bundle, backend: str, variant: Variant) -> Backend:
     if backend == "tensorrt":
         engine = find_engine(bundle.folder, variant.precision, variant.sha256)
         return TensorRTBackend(engine, bundle.manifest.image, variant.sha256)
-    path = bundle.verified_path(variant)
+    path = bundle.path(variant)
     if backend == "auto":
         return _open_best(path, bundle.manifest.image)
     return OnnxRuntimeBackend(path, bundle.manifest.image, backend)
