@@ -32,13 +32,13 @@ def input_rows(
     round.
     """
     count = len(next(iter(inputs.values())))
-    epochs: dict[str, Callable[[], Iterator[object]]] = {
+    epochs: dict[str, Callable[[], Iterator[NDArray[Any]]]] = {
         PAPER: lambda: paper_batches(cells, size, standardization, count),
         **{name: partial(_all_batches, batches) for name, batches in inputs.items()},
     }
     keep_freed_memory()  # as `train fit` does
-    for epoch in epochs.values():
-        _read(epoch())
+    # The last batch of an epoch may be filled up, so an epoch may give more cells than there are.
+    given = {name: _read(epoch()) for name, epoch in epochs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in epochs}
     for _ in range(rounds):
         for name, epoch in epochs.items():
@@ -46,8 +46,8 @@ def input_rows(
     return [
         {
             "input": name,
-            "cells_per_second": round(len(cells) / float(np.median(own)), 1),
-            "times_the_papers": round(float(np.median(np.divide(seconds[PAPER], own))), 1),
+            "cells_per_second": round(given[name] / float(np.median(own)), 1),
+            "times_the_papers": round(given[name] / given[PAPER] * float(np.median(np.divide(seconds[PAPER], own))), 1),
         }
         for name, own in seconds.items()
     ]
@@ -63,17 +63,16 @@ def paper_batches(
         yield np.stack([(load_cell(cells[index].path, image).astype(np.float32) - mean) / std for index in chosen])
 
 
-def _all_batches(batches: Any) -> Iterator[object]:
-    return (batches[index] for index in range(len(batches)))
+def _all_batches(batches: Any) -> Iterator[NDArray[Any]]:
+    return (batches[index][0] for index in range(len(batches)))
 
 
-def _read(batches: Iterator[object]) -> None:
-    """Take each batch and let it go."""
-    for _ in batches:
-        pass
+def _read(batches: Iterator[NDArray[Any]]) -> int:
+    """Take each batch and let it go; return the number of cells."""
+    return sum(len(cells) for cells in batches)
 
 
-def _mean_seconds(epoch: Callable[[], Iterator[object]]) -> float:
+def _mean_seconds(epoch: Callable[[], Iterator[NDArray[Any]]]) -> float:
     """Read epochs for LEAST_SECONDS or longer; return the seconds of one."""
     started, repeats = time.perf_counter(), 0
     while (seconds := time.perf_counter() - started) < LEAST_SECONDS:
