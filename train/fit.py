@@ -202,7 +202,7 @@ def _resumed(plan: _Plan) -> _Fit:
     refuse_other_options(plan.options, plan.recipe, config, len(history))
     if not history:
         return _begun(plan)
-    network = load_network(folder.resume_model(len(history)), "fit again", to_train=True)
+    network = load_network(folder.resume_model(len(history)), "fit again", to_train_in=plan.recipe.precision)
     kept = load_network(folder.kept_model(len(history)), "fit again") if needs_twin(plan.recipe) else network
     folder.write_config(replace(config, options=plan.options))
     return replace(_with_batches(plan, network, kept), history=history)

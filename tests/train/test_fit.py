@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +26,7 @@ from train.callbacks import update_average
 from train.drawn_cells import draw_cells
 from train.evaluate import evaluate
 from train.fit import fit
-from train.models.network import recipe_of
+from train.models.network import load_network, recipe_of
 from train.run_folder import RunFolder
 from train.splits import cells_of_part
 
@@ -202,6 +203,32 @@ def test_an_averaged_run_goes_on_like_one_that_never_stopped(
     fit(options, tmp_path / "cut", AVERAGED, resume=True, cache=cache, tell=quiet)
     for one, other in zip(kept_of(averaged), kept_of(tmp_path / "cut"), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_a_float16_run_goes_on_like_one_that_never_stopped(options: FitOptions, tmp_path: Path, cache: Path) -> None:
+    small = replace(options, epochs=2, image_size=32)  # a processor computes float16 slowly
+    half = replace(recipe_of("compact"), precision="mixed_float16")
+
+    def tell(line: str) -> None:
+        if line.startswith("epoch 1/"):
+            shutil.copytree(tmp_path / "whole", tmp_path / "cut", ignore=shutil.ignore_patterns("run.lock"))
+
+    fit(small, tmp_path / "whole", half, cache=cache, tell=tell)
+    fit(small, tmp_path / "cut", half, resume=True, cache=cache, tell=quiet)
+    states = [
+        load_network(tmp_path / run / "resume-2.keras", "", to_train_in="mixed_float16") for run in ("whole", "cut")
+    ]
+    one, other = ([*state.weights, *state.optimizer.variables] for state in states)
+    assert int(states[0].optimizer.iterations) > 0
+    for of_whole, of_cut in zip(one, other, strict=True):
+        np.testing.assert_allclose(of_whole.numpy(), of_cut.numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_state_of_the_optimizer_that_does_not_fit_is_an_error_of_one_line(whole: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as outside of tests, where a warning is no error
+        with pytest.raises(RunError, match=r"^expected a saved network at .*: Skipping variable [^\n]*; fit again$"):
+            load_network(whole / "resume-3.keras", "fit again", to_train_in="mixed_float16")
 
 
 def test_loss_and_accuracy_are_those_of_keras() -> None:
