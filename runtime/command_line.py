@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from runtime.errors import AllnetError
 
@@ -87,7 +87,8 @@ def run_command(command: Callable[[], int]) -> NoReturn:
         if message is None:
             raise
         print(f"error: {message}", file=sys.stderr)
-        _forget_output()
+        if _is_full(sys.stdout):
+            _forget_output()
         code = REFUSED
     raise SystemExit(code)
 
@@ -98,9 +99,20 @@ def _explained(error: ModuleNotFoundError | OSError) -> str | None:
         extra = MODULE_TO_EXTRA.get(error.name or "")
         return f'expected {error.name} for this command, found none; pip install -e ".[{extra}]"' if extra else None
     if error.errno == errno.ENOSPC and not error.filename:
-        # Files are written where their errors are named: what is full is the standard output.
-        return f"cannot write to standard output: {error.strerror}"
+        if _is_full(sys.stdout):
+            return f"cannot write to standard output: {error.strerror}"
+        return f"expected room on the disk for what is written, found none ({error.strerror}); make room and try again"
     return None
+
+
+def _is_full(stream: TextIO | None) -> bool:
+    """Say whether a stream still holds text that cannot be written."""
+    try:
+        if stream:
+            stream.flush()
+    except OSError:
+        return True
+    return False
 
 
 def _forget_output() -> None:

@@ -7,6 +7,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 import runtime
@@ -34,6 +34,7 @@ from train.decision import SMALLEST_P
 from train.devices import check_compiled, shared_among, training_devices
 from train.evaluate import evaluate_part, predict
 from train.leaks import leak_report
+from train.logs import EpochLogs
 from train.models.network import as_used, build_network, check_size, compile_network, load_network, recipe_of
 from train.prepared import PreparedImages, prepare_images
 from train.resumption import refuse_other_backend, refuse_other_options
@@ -234,13 +235,13 @@ def _fit_epochs(run: _Fit, tell: Tell) -> None:
     folder, recipe, epochs = run.plan.folder, run.plan.recipe, run.plan.options.epochs
     if len(run.history) < epochs:
         folder.forget_metrics()  # they are of a checkpoint that the next epochs may replace
-    with SummaryWriter(str(folder.logs), purge_step=len(run.history)) as logs:
+    with closing(EpochLogs(folder.logs, len(run.history) + 1, tell)) as logs:
         for epoch in range(len(run.history), epochs):
             if _has_stopped_getting_better(run.history, recipe.early_stopping):
                 tell(f"stopped: no better epoch in the last {recipe.early_stopping}")
                 break
             _fit_epoch(run, epoch, epochs, tell)
-            _log(logs, run.history[-1])
+            logs.add(run.history[-1])
 
 
 def _fit_epoch(run: _Fit, epoch: int, epochs: int, tell: Tell) -> None:
@@ -310,13 +311,6 @@ def loss_and_accuracy(labels: NDArray[np.bool_], p_all: NDArray[np.float32]) -> 
 
 def _has_stopped_getting_better(history: Sequence[Epoch], patience: int) -> bool:
     return 0 < patience <= len(history) and not any(epoch.best for epoch in history[-patience:])
-
-
-def _log(logs: SummaryWriter, epoch: Epoch) -> None:
-    """Write an epoch's figures for TensorBoard."""
-    for name, value in vars(epoch).items():
-        if name not in ("epoch", "best"):
-            logs.add_scalar(name, value, epoch.epoch)
 
 
 def _better(epoch: Epoch, other: Epoch) -> bool:

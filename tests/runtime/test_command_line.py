@@ -41,10 +41,26 @@ def test_a_missing_library_is_named_with_what_installs_it(
     )
 
 
-def test_a_full_standard_output_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_full_standard_output_is_one_line() -> None:
+    code = "from runtime.command_line import run_command; run_command(lambda: print('answer') or 0)"
+    held_back = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=held_back, stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == REFUSED
+    assert done.stderr == b"error: cannot write to standard output: No space left on device\n"
+
+
+def test_a_full_disk_is_not_blamed_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
         run_command(failing(OSError(errno.ENOSPC, "No space left on device")))
-    assert capsys.readouterr().err == "error: cannot write to standard output: No space left on device\n"
+    assert ended.value.code == REFUSED
+    assert capsys.readouterr().err == (
+        "error: expected room on the disk for what is written, found none (No space left on device); "
+        "make room and try again\n"
+    )
 
 
 @pytest.mark.parametrize(

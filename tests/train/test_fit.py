@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 import re
@@ -481,3 +482,18 @@ def test_what_a_killed_process_left_of_a_network_is_cleared_away(options: FitOpt
     (copy / ".resume-3-abcdefgh.keras").write_bytes(b"half a network")
     fit(options, copy, resume=True, cache=cache, tell=quiet)
     assert not list(copy.glob(".*"))
+
+
+def test_a_disk_that_fills_while_a_network_is_saved_is_named_though_the_logs_fail_too(
+    options: FitOptions, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    trained = SimpleNamespace(history={"loss": [0.1], "accuracy": [0.9]})
+    monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: trained)
+    monkeypatch.setattr(train.fit, "loss_and_accuracy", lambda *_: (0.5, 0.6))
+    monkeypatch.setattr(keras.Model, "save", full)
+    monkeypatch.setattr("tensorboardX.record_writer.open_file", full)
+    with pytest.raises(OutputError, match=r"cannot write .*best\.keras: No space left on device"):
+        fit(options, tmp_path / "run", cache=cache, tell=quiet)
