@@ -106,10 +106,12 @@ def _explained(error: ModuleNotFoundError | OSError) -> str | None:
 
 
 def _is_full(stream: TextIO | None) -> bool:
-    """Say whether a stream still holds text that cannot be written."""
+    """Say whether a stream takes no more text."""
     try:
         if stream:
             stream.flush()
+        if getattr(stream, "write_through", False):  # under PYTHONUNBUFFERED nothing was held back to be flushed
+            print(file=stream)
     except OSError:
         return True
     return False

@@ -42,12 +42,13 @@ def test_a_missing_library_is_named_with_what_installs_it(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
-def test_a_full_standard_output_is_one_line() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_standard_output_is_one_line(unbuffered: str) -> None:
     code = "from runtime.command_line import run_command; run_command(lambda: print('answer') or 0)"
-    held_back = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, env=held_back, stdout=full, stderr=subprocess.PIPE, check=False
+            [sys.executable, "-c", code], cwd=ROOT, env=environment, stdout=full, stderr=subprocess.PIPE, check=False
         )
     assert done.returncode == REFUSED
     assert done.stderr == b"error: cannot write to standard output: No space left on device\n"
