@@ -41,6 +41,7 @@ def evaluate(
     DataError where cells of the part are not in `data`.
     """
     folder = RunFolder(run)
+    folder.refuse_unfinished()
     size = folder.config().options.image_size
     if aim is not None:
         check_aim(aim)
@@ -69,23 +70,38 @@ def evaluate_part(
         )
     network = load_network(folder.best_model, "finish the run with `python -m train fit --resume`")
     p_all = predict(network, Batches(images, cells, batch_size=config.options.batch_size))
-    labels = np.array([cell.label == 1 for cell in cells])
     folder.write_scores(part, cells, p_all)
-    if part == VALIDATION:
-        folder.write_decision(decide(labels, p_all, aim if aim is not None else folder.aim()))
-    decision = folder.decision()
+    if part != VALIDATION:
+        return _measure(folder, part, tell)
+    labels = np.array([cell.label == 1 for cell in cells])
+    folder.write_decision(decide(labels, p_all, aim if aim is not None else folder.aim()))
+    metrics = _measure(folder, part, tell)
+    tell(_describe(folder.decision()))
+    _measure_again(folder, tell)
+    return metrics
+
+
+def _measure(folder: RunFolder, part: str, tell: Callable[[str], None]) -> Metrics:
+    """Measure the scores of a part by the present decision; write the metrics and print their table."""
+    config, decision, scores = folder.config(), folder.decision(), folder.scores(part)
     metrics = measure(
-        labels,
-        calibrated(p_all, decision.temperature),
+        scores.labels,
+        calibrated(scores.p_all, decision.temperature),
         decision.threshold,
-        [cell.group for cell in cells] if config.unseen_subjects else None,
+        scores.groups if config.unseen_subjects else None,
     )
     folder.add_metrics(part, metrics)
     tell(metrics_table({config.options.model: metrics}))
-    tell(f"{part} part, {protocol(config)}; {metrics.interval_method}")
-    if part == VALIDATION:
-        tell(_describe(decision))
+    tell(f"{part} part, {protocol(config, folder.cells())}; {metrics.interval_method}")
     return metrics
+
+
+def _measure_again(folder: RunFolder, tell: Callable[[str], None]) -> None:
+    """Measure the parts whose metrics are of another threshold than that of the present decision."""
+    for part, metrics in folder.metrics().items():
+        if metrics.threshold != folder.decision().threshold:
+            tell(f"the {part} part was measured at the threshold {metrics.threshold:.4g}; by the new decision:")
+            _measure(folder, part, tell)
 
 
 def _describe(decision: Decision) -> str:

@@ -38,7 +38,7 @@ from train.logs import EpochLogs
 from train.models.network import as_used, build_network, check_size, compile_network, load_network, recipe_of
 from train.prepared import PreparedImages, prepare_images
 from train.resumption import refuse_other_backend, refuse_other_options
-from train.run_folder import Epoch, RunFolder
+from train.run_folder import Epoch, RunFolder, has_stopped_getting_better
 from train.splits import (
     TRAINING,
     VALIDATION,
@@ -237,7 +237,7 @@ def _fit_epochs(run: _Fit, tell: Tell) -> None:
         folder.forget_metrics()  # they are of a checkpoint that the next epochs may replace
     with closing(EpochLogs(folder.logs, len(run.history) + 1, tell)) as logs:
         for epoch in range(len(run.history), epochs):
-            if _has_stopped_getting_better(run.history, recipe.early_stopping):
+            if has_stopped_getting_better(run.history, recipe.early_stopping):
                 tell(f"stopped: no better epoch in the last {recipe.early_stopping}")
                 break
             _fit_epoch(run, epoch, epochs, tell)
@@ -307,10 +307,6 @@ def loss_and_accuracy(labels: NDArray[np.bool_], p_all: NDArray[np.float32]) -> 
     """Return the mean binary cross-entropy and the accuracy at 0.5 of p_all, float32 [N]."""
     p_of_label = np.clip(np.where(labels, p_all, 1 - p_all.astype(np.float64)), SMALLEST_P, 1)
     return float(-np.log(p_of_label).mean()), float(((p_all >= DEFAULT_THRESHOLD) == labels).mean())
-
-
-def _has_stopped_getting_better(history: Sequence[Epoch], patience: int) -> bool:
-    return 0 < patience <= len(history) and not any(epoch.best for epoch in history[-patience:])
 
 
 def _better(epoch: Epoch, other: Epoch) -> bool:

@@ -64,7 +64,8 @@ def split_cells(
     Raises UsageError or DataError where the options do not fit the cells, or where a part would lack a class.
     """
     check_split(options)
-    subject_to_group = groups_of_subjects([*cells, *test_cells])
+    unreadable = frozenset(unreadable)
+    subject_to_group = groups_of_subjects([*cells, *test_cells], unreadable)
     settled: dict[str, str] = {}
     if options.kind == "subject":
         tested = {subject_to_group[cell.subject] for cell in test_cells if cell.subject}
@@ -110,6 +111,11 @@ def has_unseen_subjects(placed: Iterable[PlacedCell]) -> bool:
         if cell.part in PARTS:
             group_to_parts.setdefault(cell.group, set()).add(cell.part)
     return "" not in group_to_parts and all(len(parts) == 1 for parts in group_to_parts.values())
+
+
+def cells_without_subject(placed: Iterable[PlacedCell]) -> int:
+    """Return of how many cells of the parts the subject is not known."""
+    return sum(cell.part in PARTS and not cell.group for cell in placed)
 
 
 def check_fractions(fractions: Sequence[float]) -> None:

@@ -24,6 +24,7 @@ from runtime.errors import DataError, OutputError, RunError, UsageError
 from runtime.schema import FitOptions, Recipe, SplitOptions
 from train.__main__ import main
 from train.callbacks import update_average
+from train.decision import calibrated
 from train.drawn_cells import draw_cells
 from train.evaluate import evaluate
 from train.fit import fit
@@ -432,6 +433,24 @@ def test_an_aim_moves_the_threshold_and_the_metrics_follow(data: Path, copy: Pat
     assert folder.metrics()["test"].threshold == folder.decision().threshold
     with pytest.raises(UsageError, match="expected --split-part validation with --aim, received test"):
         evaluate(copy, data, "test", aim="youden", cache=cache, tell=quiet)
+
+
+def test_parts_that_were_measured_at_another_threshold_are_measured_again(data: Path, copy: Path, cache: Path) -> None:
+    evaluate(copy, data, "test", cache=cache, tell=quiet)
+    said: list[str] = []
+    evaluate(copy, data, "validation", aim="specificity=1", cache=cache, tell=said.append)
+    folder = RunFolder(copy)
+    decision, scores, metrics = folder.decision(), folder.scores("test"), folder.metrics()["test"]
+    called = calibrated(scores.p_all, decision.temperature) >= decision.threshold
+    assert metrics.threshold == decision.threshold != 0.5
+    assert metrics.accuracy.value == pytest.approx((called == scores.labels).mean(), abs=1e-6)
+    assert "the test part was measured at the threshold 0.5; by the new decision:" in said
+
+
+def test_a_run_that_was_cut_off_is_not_evaluated(data: Path, copy: Path, cache: Path) -> None:
+    RunFolder(copy).write_history(RunFolder(copy).history()[:2])
+    with pytest.raises(RunError, match=r"expected a finished run, found 2 of 3 epochs at .*--resume$"):
+        evaluate(copy, data, "validation", cache=cache)
 
 
 def test_scores_are_kept_as_the_network_gave_them(data: Path, copy: Path, cache: Path) -> None:
