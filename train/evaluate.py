@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runtime.errors import UsageError
+from runtime.errors import DataError, UsageError
 from runtime.schema import Decision, Metrics
 from train.batches import Batches
-from train.dataset import find_cells
+from train.dataset import Cell, find_cells
 from train.decision import calibrated, check_aim, decide
 from train.finished import protocol
 from train.metrics import measure, metrics_table
 from train.models.network import load_network
 from train.prepared import PreparedImages, prepare_images
 from train.run_folder import RunFolder
-from train.splits import VALIDATION, cells_of_part
+from train.splits import TEST, VALIDATION, cells_of_part
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,8 +50,23 @@ def evaluate(
                 f"expected --split-part {VALIDATION} with --aim, received {part}: a threshold that is chosen on the "
                 "cells it is judged by flatters the network; choose it first, then evaluate the test part"
             )
+    found = find_cells(data)
+    _refuse_missing(folder, part, data, found)
     with folder.claimed():
-        evaluate_part(folder, prepare_images(find_cells(data), size, cache), part, tell, aim=aim)
+        evaluate_part(folder, prepare_images(found, size, cache), part, tell, aim=aim)
+
+
+def _refuse_missing(folder: RunFolder, part: str, data: Path, found: Sequence[Cell]) -> None:
+    """Raise DataError where cells of a part are not among those found in `data`; name where the run took them from."""
+    hashes, options = {cell.sha256 for cell in found}, folder.config().options
+    cells = cells_of_part(folder.cells(), part)
+    missing = [cell for cell in cells if cell.sha256 not in hashes]
+    if missing:
+        source = (options.split.test_data if part == TEST else "") or options.data
+        raise DataError(
+            f"expected all {len(cells)} cells of the {part} part in {data}, {len(missing)} are missing (such as "
+            f"{Path(missing[0].path).name}); point --data to {source}, where the run took them from"
+        )
 
 
 def evaluate_part(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -110,7 +110,8 @@ class RunFolder:
             if not self.exists:
                 (self.path / LOCK_NAME).unlink(missing_ok=True)
                 if not was_there:
-                    self.path.rmdir()
+                    with suppress(FileNotFoundError):  # someone else may have deleted it meanwhile
+                        self.path.rmdir()
 
     @property
     def holds_something_else(self) -> bool:

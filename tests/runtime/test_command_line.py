@@ -29,16 +29,23 @@ def own_output(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signal, "signal", lambda *_: None)
 
 
-@pytest.mark.parametrize(("module", "extra"), [("keras", "train"), ("scipy", "train"), ("tf2onnx", "export")])
+@pytest.mark.parametrize(
+    ("module", "needed"),
+    [
+        ("keras", '-e ".[train]"'),
+        ("tensorflow", '-e ".[train]"'),
+        ("tf2onnx", '-e ".[export]"'),
+        ("torch", "torch"),
+        ("jax", "jax"),
+    ],
+)
 def test_a_missing_library_is_named_with_what_installs_it(
-    capsys: pytest.CaptureFixture[str], module: str, extra: str
+    capsys: pytest.CaptureFixture[str], module: str, needed: str
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         run_command(failing(ModuleNotFoundError(f"No module named {module!r}", name=module)))
     assert ended.value.code == REFUSED
-    assert capsys.readouterr().err == (
-        f'error: expected {module} for this command, found none; pip install -e ".[{extra}]"\n'
-    )
+    assert capsys.readouterr().err == f"error: expected {module} for this command, found none; pip install {needed}\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")

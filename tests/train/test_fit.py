@@ -21,7 +21,7 @@ import pytest
 import train.fit
 from runtime.command_line import PARTLY_DONE
 from runtime.errors import DataError, OutputError, RunError, UsageError
-from runtime.schema import FitOptions, Recipe, SplitOptions
+from runtime.schema import FitOptions, Recipe, RunConfig, SplitOptions
 from train.__main__ import main
 from train.callbacks import update_average
 from train.decision import calibrated
@@ -29,6 +29,7 @@ from train.drawn_cells import draw_cells
 from train.evaluate import evaluate
 from train.fit import fit
 from train.models.network import load_network, recipe_of
+from train.resumption import refuse_other_options
 from train.run_folder import RunFolder
 from train.splits import cells_of_part
 
@@ -281,6 +282,18 @@ def test_a_resumed_run_must_be_the_one_that_was_begun(options: FitOptions, copy:
         fit(replace(options, epochs=9), copy, resume=True, cache=cache, tell=quiet)
 
 
+def test_what_a_resumed_run_was_split_by_may_have_moved(options: FitOptions) -> None:
+    split = SplitOptions("fixed", (0.5, 0.25, 0.25), source="run", test_data="test")
+    config = RunConfig(replace(options, split=split), recipe_of("compact"), 1, {}, False, (), (), "0", {})
+    moved = replace(split, source="old/run", test_data="old/test")
+    refuse_other_options(replace(options, split=moved), config.recipe, config, 0)
+    with pytest.raises(UsageError, match=r"resume with --test-data test$"):
+        refuse_other_options(replace(options, split=replace(moved, test_data="")), config.recipe, config, 0)
+    without = replace(config, options=replace(options, split=replace(split, test_data="")))
+    with pytest.raises(UsageError, match=r"resume with no --test-data$"):
+        refuse_other_options(replace(options, split=moved), config.recipe, without, 0)
+
+
 def test_a_resumed_run_must_stay_on_its_backend(options: FitOptions, copy: Path, cache: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
     config["library_versions"]["backend"] = "jax"
@@ -375,8 +388,18 @@ def test_evaluate_names_the_cells_that_are_not_there(data: Path, copy: Path, cac
     cells = sorted(data.glob("*/*.bmp"))[::12]
     rows = [f"{cell},{cell.parent.name}," for cell in cells]
     table.write_text("\n".join(["path,label,subject", *rows]))
-    with pytest.raises(DataError, match=r"expected all 9 cells of the run in --data, \d are missing"):
+    with pytest.raises(DataError, match=rf"expected all 9 cells of the validation part in .*few\.csv, .*to {data},"):
         evaluate(copy, table, "validation", cache=cache)
+
+
+def test_evaluate_names_the_folder_of_a_test_part_that_was_given_apart(data: Path, copy: Path, tmp_path: Path) -> None:
+    folder = RunFolder(copy)
+    config = folder.config()
+    split = replace(config.options.split, test_data="elsewhere/test")
+    folder.write_config(replace(config, options=replace(config.options, split=split)))
+    draw_cells(tmp_path / "others", 6, seed=5)
+    with pytest.raises(DataError, match=r"9 cells of the test part .*; point --data to elsewhere/test, where"):
+        evaluate(copy, tmp_path / "others", "test")
 
 
 def test_evaluate_refuses_a_part_without_cells(data: Path, copy: Path, cache: Path) -> None:
@@ -516,3 +539,9 @@ def test_a_disk_that_fills_while_a_network_is_saved_is_named_though_the_logs_fai
     monkeypatch.setattr("tensorboardX.record_writer.open_file", full)
     with pytest.raises(OutputError, match=r"cannot write .*best\.keras: No space left on device"):
         fit(options, tmp_path / "run", cache=cache, tell=quiet)
+
+
+def test_a_folder_that_was_deleted_meanwhile_hides_no_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no cells"), RunFolder(tmp_path / "run").claimed():
+        shutil.rmtree(tmp_path / "run")
+        raise DataError("no cells")

@@ -232,6 +232,14 @@ def test_a_test_part_given_apart_is_whole_and_nothing_of_it_is_trained_on() -> N
     assert sizes["training"] / (sizes["training"] + sizes["validation"]) == pytest.approx(0.75, abs=0.05)
 
 
+def test_too_few_subjects_are_explained_by_those_that_the_test_part_has() -> None:
+    test_cells = [Cell(Path(f"t{n}.bmp"), 0, f"H{n}", f"{1000 + n:064d}") for n in range(4)]
+    options = SplitOptions("subject", PAPER, test_data="test")
+    message = r"at least 2 healthy subjects, .* found 1 \(H4\); .*; 4 subjects \(such as H0\) are left out"
+    with pytest.raises(DataError, match=message):
+        split_cells(cells(40, 40), test_cells, [], options, seed=0)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
