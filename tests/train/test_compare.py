@@ -20,6 +20,7 @@ from train.compare import compare
 from train.decision import calibrated, decide
 from train.metrics import measure
 from train.models.network import COMPACT_RECIPE
+from train.pictures import shortened
 from train.run_folder import Epoch, RunFolder
 from train.splits import PlacedCell
 
@@ -100,6 +101,22 @@ def test_the_pictures_are_pictures_with_something_on_them(make_run: MakeRun, tmp
         with Image.open(io.BytesIO(path.read_bytes())) as image:
             assert min(image.size) > 300
             assert len(np.unique(np.asarray(image.convert("L")))) > 20
+
+
+def test_pictures_of_many_runs_with_long_names_have_room_for_them(make_run: MakeRun, tmp_path: Path) -> None:
+    runs = [make_run(f"2026-11-24_compact_{'x' * 60}_seed{n}", noise=0.4 + n / 5) for n in range(9)]
+    compare(runs, tmp_path / "out", lambda _: None)  # a warning of matplotlib that nothing fits would be an error
+    shapes = {}
+    for path in (tmp_path / "out").glob("*.png"):
+        with Image.open(path) as image:
+            shapes[path.stem] = image.size
+    assert shapes["validation_confusion"][0] <= 4 * 3.2 * 150
+    assert shapes["validation_roc"][1] > shapes["validation_roc"][0], "the legend stands below the axes"
+
+
+def test_a_shortened_name_keeps_its_ends() -> None:
+    assert shortened("compact_seed1", 13) == "compact_seed1"
+    assert shortened("compact_seed1", 10) == "compa…eed1"
 
 
 def test_the_csv_holds_what_metrics_json_holds(make_run: MakeRun, tmp_path: Path) -> None:
