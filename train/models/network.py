@@ -129,7 +129,7 @@ def load_network(file: Path, hint: str, *, to_train_in: str = "") -> Any:
         with warnings.catch_warnings(), _computing_in(to_train_in or "float32"):
             warnings.filterwarnings("error", "Skipping variable loading")
             return keras.models.load_model(file, compile=bool(to_train_in))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, UserWarning, zipfile.BadZipFile) as error:
         raise RunError(f"expected a saved network at {file}, found: {' '.join(str(error).split())}; {hint}") from error
 
 
