@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from runtime.errors import AllnetError
 
@@ -23,12 +23,15 @@ STANDARD_ERROR = 2  # its file descriptor
 INTERRUPTED = 130  # the shells' code for Ctrl-C: 128 + SIGINT
 TERMINATED = 143  # 128 + SIGTERM
 
-# What is not installed with the base, and the extra that brings it.
-MODULE_TO_EXTRA = {
+# What is not installed with the base, and what pip is to install for it: an extra, or a backend that Keras was told of.
+MODULE_TO_REQUIREMENT = {
     **dict.fromkeys(
-        ("cv2", "filelock", "imagehash", "keras", "matplotlib", "scipy", "sklearn", "tensorboardX"), "train"
+        ("cv2", "filelock", "imagehash", "keras", "matplotlib", "scipy", "sklearn", "tensorboardX", "tensorflow"),
+        '-e ".[train]"',
     ),
-    **dict.fromkeys(("onnx", "tf2onnx"), "export"),
+    **dict.fromkeys(("onnx", "tf2onnx"), '-e ".[export]"'),
+    "jax": "jax",
+    "torch": "torch",
 }
 
 
@@ -87,7 +90,8 @@ def run_command(command: Callable[[], int]) -> NoReturn:
         if message is None:
             raise
         print(f"error: {message}", file=sys.stderr)
-        _forget_output()
+        if _is_full(sys.stdout):
+            _forget_output()
         code = REFUSED
     raise SystemExit(code)
 
@@ -95,12 +99,25 @@ def run_command(command: Callable[[], int]) -> NoReturn:
 def _explained(error: ModuleNotFoundError | OSError) -> str | None:
     """Return what the user can do about an error that is no bug, None for one that is."""
     if isinstance(error, ModuleNotFoundError):
-        extra = MODULE_TO_EXTRA.get(error.name or "")
-        return f'expected {error.name} for this command, found none; pip install -e ".[{extra}]"' if extra else None
+        needed = MODULE_TO_REQUIREMENT.get(error.name or "")
+        return f"expected {error.name} for this command, found none; pip install {needed}" if needed else None
     if error.errno == errno.ENOSPC and not error.filename:
-        # Files are written where their errors are named: what is full is the standard output.
-        return f"cannot write to standard output: {error.strerror}"
+        if _is_full(sys.stdout):
+            return f"cannot write to standard output: {error.strerror}"
+        return f"expected room on the disk for what is written, found none ({error.strerror}); make room and try again"
     return None
+
+
+def _is_full(stream: TextIO | None) -> bool:
+    """Say whether a stream takes no more text."""
+    try:
+        if stream:
+            stream.flush()
+        if getattr(stream, "write_through", False):  # under PYTHONUNBUFFERED nothing was held back to be flushed
+            print(file=stream)
+    except OSError:
+        return True
+    return False
 
 
 def _forget_output() -> None:

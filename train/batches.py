@@ -48,7 +48,8 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
 
         With a `recipe` the cells are augmented as it says. `targets`, float32 [N] in 0..1, are learnt instead of the
         labels. Each batch can be shared out evenly among `devices`: for that the first cells of an epoch come again at
-        its end, fewer of them than there are devices.
+        its end, fewer of them than there are devices. In their own order the cells come in batches of one size, filled
+        up in the same way: TensorFlow builds the graph that predicts anew for another size, and warns of it.
 
         Raises UsageError where a batch has fewer cells than there are devices.
         """
@@ -113,7 +114,8 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         order = np.arange(len(self._rows))
         if self._shuffle_seed is not None:
             order = np.random.default_rng([self._shuffle_seed, self.epoch, 0]).permutation(order)
-        return np.resize(order, math.ceil(len(order) / self._devices) * self._devices)
+        multiple = self._devices * (self._count if self._shuffle_seed is None else 1)
+        return np.resize(order, math.ceil(len(order) / multiple) * multiple)
 
 
 def _class_weights(labels: NDArray[np.float32]) -> NDArray[np.float32]:

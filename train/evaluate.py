@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runtime.errors import UsageError
+from runtime.errors import DataError, UsageError
 from runtime.schema import Decision, Metrics
 from train.batches import Batches
-from train.dataset import find_cells
+from train.dataset import Cell, find_cells
 from train.decision import calibrated, check_aim, decide
 from train.finished import protocol
 from train.metrics import measure, metrics_table
 from train.models.network import load_network
 from train.prepared import PreparedImages, prepare_images
 from train.run_folder import RunFolder
-from train.splits import VALIDATION, cells_of_part
+from train.splits import TEST, VALIDATION, cells_of_part
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,6 +41,7 @@ def evaluate(
     DataError where cells of the part are not in `data`.
     """
     folder = RunFolder(run)
+    folder.refuse_unfinished()
     size = folder.config().options.image_size
     if aim is not None:
         check_aim(aim)
@@ -49,8 +50,23 @@ def evaluate(
                 f"expected --split-part {VALIDATION} with --aim, received {part}: a threshold that is chosen on the "
                 "cells it is judged by flatters the network; choose it first, then evaluate the test part"
             )
+    found = find_cells(data)
+    _refuse_missing(folder, part, data, found)
     with folder.claimed():
-        evaluate_part(folder, prepare_images(find_cells(data), size, cache), part, tell, aim=aim)
+        evaluate_part(folder, prepare_images(found, size, cache), part, tell, aim=aim)
+
+
+def _refuse_missing(folder: RunFolder, part: str, data: Path, found: Sequence[Cell]) -> None:
+    """Raise DataError where cells of a part are not among those found in `data`; name where the run took them from."""
+    hashes, options = {cell.sha256 for cell in found}, folder.config().options
+    cells = cells_of_part(folder.cells(), part)
+    missing = [cell for cell in cells if cell.sha256 not in hashes]
+    if missing:
+        source = (options.split.test_data if part == TEST else "") or options.data
+        raise DataError(
+            f"expected all {len(cells)} cells of the {part} part in {data}, {len(missing)} are missing (such as "
+            f"{Path(missing[0].path).name}); point --data to {source}, where the run took them from"
+        )
 
 
 def evaluate_part(
@@ -69,23 +85,38 @@ def evaluate_part(
         )
     network = load_network(folder.best_model, "finish the run with `python -m train fit --resume`")
     p_all = predict(network, Batches(images, cells, batch_size=config.options.batch_size))
-    labels = np.array([cell.label == 1 for cell in cells])
     folder.write_scores(part, cells, p_all)
-    if part == VALIDATION:
-        folder.write_decision(decide(labels, p_all, aim if aim is not None else folder.aim()))
-    decision = folder.decision()
+    if part != VALIDATION:
+        return _measure(folder, part, tell)
+    labels = np.array([cell.label == 1 for cell in cells])
+    folder.write_decision(decide(labels, p_all, aim if aim is not None else folder.aim()))
+    metrics = _measure(folder, part, tell)
+    tell(_describe(folder.decision()))
+    _measure_again(folder, tell)
+    return metrics
+
+
+def _measure(folder: RunFolder, part: str, tell: Callable[[str], None]) -> Metrics:
+    """Measure the scores of a part by the present decision; write the metrics and print their table."""
+    config, decision, scores = folder.config(), folder.decision(), folder.scores(part)
     metrics = measure(
-        labels,
-        calibrated(p_all, decision.temperature),
+        scores.labels,
+        calibrated(scores.p_all, decision.temperature),
         decision.threshold,
-        [cell.group for cell in cells] if config.unseen_subjects else None,
+        scores.groups if config.unseen_subjects else None,
     )
     folder.add_metrics(part, metrics)
     tell(metrics_table({config.options.model: metrics}))
-    tell(f"{part} part, {protocol(config)}; {metrics.interval_method}")
-    if part == VALIDATION:
-        tell(_describe(decision))
+    tell(f"{part} part, {protocol(config, folder.cells())}; {metrics.interval_method}")
     return metrics
+
+
+def _measure_again(folder: RunFolder, tell: Callable[[str], None]) -> None:
+    """Measure the parts whose metrics are of another threshold than that of the present decision."""
+    for part, metrics in folder.metrics().items():
+        if metrics.threshold != folder.decision().threshold:
+            tell(f"the {part} part was measured at the threshold {metrics.threshold:.4g}; by the new decision:")
+            _measure(folder, part, tell)
 
 
 def _describe(decision: Decision) -> str:

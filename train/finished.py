@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING
 from runtime.errors import RunError
 from runtime.schema import Decision, Metrics, RunConfig
 from train.decision import calibrated, calibration_error
-from train.run_folder import Epoch, RunFolder
+from train.run_folder import TO_FINISH, Epoch, RunFolder
+from train.splits import PlacedCell, cells_without_subject
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +35,7 @@ class FinishedRun:
 
     name: str
     config: RunConfig
+    protocol: str  # what the figures speak for, in a few words
     decision: Decision
     history: list[Epoch]
     parts: dict[str, PartScores]
@@ -42,27 +45,27 @@ class FinishedRun:
         """The epoch whose network was kept."""
         return max(epoch.epoch for epoch in self.history if epoch.best)
 
-    @property
-    def protocol(self) -> str:
-        """What the figures speak for, in a few words."""
-        return protocol(self.config)
 
-
-def protocol(config: RunConfig) -> str:
-    """Say in a few words what the figures of a run speak for."""
-    subjects = "no subject" if config.unseen_subjects else "subjects"
-    return f"split by {config.options.split.kind}, {subjects} in several parts"
+def protocol(config: RunConfig, cells: Sequence[PlacedCell]) -> str:
+    """Say in a few words what the figures of a run on `cells` speak for."""
+    kind, nameless = config.options.split.kind, cells_without_subject(cells)
+    if config.unseen_subjects:
+        return f"split by {kind}, no subject in several parts"
+    if nameless:
+        return f"split by {kind}, subjects of {nameless} cells not known"
+    return f"split by {kind}, subjects in several parts"
 
 
 def read_run(path: Path, name: str) -> FinishedRun:
     """Read a run folder; raise RunError where the run is not finished."""
     folder = RunFolder(path)
+    folder.refuse_unfinished()
     config, metrics, decision = folder.config(), folder.metrics(), folder.decision()
     if "validation" not in metrics:
-        raise RunError(f"expected a finished run at {path}, found none that was evaluated; add --resume to finish it")
+        raise RunError(f"expected a finished run at {path}, found none that was evaluated; {TO_FINISH}")
     parts = {}
     for part, of_part in metrics.items():
         scores = folder.scores(part)
         p_all = calibrated(scores.p_all, decision.temperature)
         parts[part] = PartScores(scores.hashes, scores.labels, p_all, calibration_error(scores.labels, p_all), of_part)
-    return FinishedRun(name, config, decision, folder.history(), parts)
+    return FinishedRun(name, config, protocol(config, folder.cells()), decision, folder.history(), parts)

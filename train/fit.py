@@ -7,6 +7,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 import runtime
@@ -34,10 +34,11 @@ from train.decision import SMALLEST_P
 from train.devices import check_compiled, shared_among, training_devices
 from train.evaluate import evaluate_part, predict
 from train.leaks import leak_report
+from train.logs import EpochLogs
 from train.models.network import as_used, build_network, check_size, compile_network, load_network, recipe_of
 from train.prepared import PreparedImages, prepare_images
 from train.resumption import refuse_other_backend, refuse_other_options
-from train.run_folder import Epoch, RunFolder
+from train.run_folder import Epoch, RunFolder, has_stopped_getting_better
 from train.splits import (
     TRAINING,
     VALIDATION,
@@ -202,7 +203,7 @@ def _resumed(plan: _Plan) -> _Fit:
     refuse_other_options(plan.options, plan.recipe, config, len(history))
     if not history:
         return _begun(plan)
-    network = load_network(folder.resume_model(len(history)), "fit again", to_train=True)
+    network = load_network(folder.resume_model(len(history)), "fit again", to_train_in=plan.recipe.precision)
     kept = load_network(folder.kept_model(len(history)), "fit again") if needs_twin(plan.recipe) else network
     folder.write_config(replace(config, options=plan.options))
     return replace(_with_batches(plan, network, kept), history=history)
@@ -234,13 +235,13 @@ def _fit_epochs(run: _Fit, tell: Tell) -> None:
     folder, recipe, epochs = run.plan.folder, run.plan.recipe, run.plan.options.epochs
     if len(run.history) < epochs:
         folder.forget_metrics()  # they are of a checkpoint that the next epochs may replace
-    with SummaryWriter(str(folder.logs), purge_step=len(run.history)) as logs:
+    with closing(EpochLogs(folder.logs, len(run.history) + 1, tell)) as logs:
         for epoch in range(len(run.history), epochs):
-            if _has_stopped_getting_better(run.history, recipe.early_stopping):
+            if has_stopped_getting_better(run.history, recipe.early_stopping):
                 tell(f"stopped: no better epoch in the last {recipe.early_stopping}")
                 break
             _fit_epoch(run, epoch, epochs, tell)
-            _log(logs, run.history[-1])
+            logs.add(run.history[-1])
 
 
 def _fit_epoch(run: _Fit, epoch: int, epochs: int, tell: Tell) -> None:
@@ -306,17 +307,6 @@ def loss_and_accuracy(labels: NDArray[np.bool_], p_all: NDArray[np.float32]) -> 
     """Return the mean binary cross-entropy and the accuracy at 0.5 of p_all, float32 [N]."""
     p_of_label = np.clip(np.where(labels, p_all, 1 - p_all.astype(np.float64)), SMALLEST_P, 1)
     return float(-np.log(p_of_label).mean()), float(((p_all >= DEFAULT_THRESHOLD) == labels).mean())
-
-
-def _has_stopped_getting_better(history: Sequence[Epoch], patience: int) -> bool:
-    return 0 < patience <= len(history) and not any(epoch.best for epoch in history[-patience:])
-
-
-def _log(logs: SummaryWriter, epoch: Epoch) -> None:
-    """Write an epoch's figures for TensorBoard."""
-    for name, value in vars(epoch).items():
-        if name not in ("epoch", "best"):
-            logs.add_scalar(name, value, epoch.epoch)
 
 
 def _better(epoch: Epoch, other: Epoch) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -13,10 +13,11 @@ from train.dataset import Cell
 JOINED = "="
 
 
-def groups_of_subjects(cells: Iterable[Cell]) -> dict[str, str]:
+def groups_of_subjects(cells: Iterable[Cell], unreadable: Container[str]) -> dict[str, str]:
     """Map each known subject to its group: the subjects that share identical files, directly or through others.
 
-    A group is named by its subjects, such as "20=21". Raises DataError where a subject has cells of both classes.
+    Files without a picture, whose SHA-256 are `unreadable`, join none: many may be empty, or cut off alike. A group is
+    named by its subjects, such as "20=21". Raises DataError where a subject has cells of both classes.
     """
     subject_to_label: dict[str, int] = {}
     hash_to_subjects: dict[str, list[str]] = {}
@@ -28,7 +29,8 @@ def groups_of_subjects(cells: Iterable[Cell]) -> dict[str, str]:
                 f"expected one label for each subject, found cells of both classes under {cell.subject} "
                 f"(such as {cell.path}); correct the label, or give the two kinds of cells two subject names"
             )
-        hash_to_subjects.setdefault(cell.sha256, []).append(cell.subject)
+        if cell.sha256 not in unreadable:
+            hash_to_subjects.setdefault(cell.sha256, []).append(cell.subject)
     return _joined(sorted(subject_to_label, key=lambda name: (len(name), name)), hash_to_subjects.values())
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from train.dataset import in_parallel
 from train.prepared import PreparedImages
-from train.splits import PARTS, PlacedCell
+from train.splits import PARTS, PlacedCell, cells_without_subject
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,13 +43,16 @@ class LeakReport:
 
     shared_subjects: dict[str, tuple[str, ...]]  # two parts, such as "training and test", to the subjects in both
     subjects_sharing_files: tuple[str, ...]  # groups of subjects under whose names identical files lie
+    cells_without_subject: int  # in the parts; what they share cannot be known
     shared_files: int  # identical files that were found in two places, of which one is kept
     near_duplicates: tuple[NearDuplicate, ...]
 
     def __str__(self) -> str:
-        shared = "; ".join(f"{len(subjects)} subjects in {parts}" for parts, subjects in self.shared_subjects.items())
+        shared = [f"{len(subjects)} subjects in {parts}" for parts, subjects in self.shared_subjects.items()]
+        if self.cells_without_subject:
+            shared.append(f"the subjects of {self.cells_without_subject} cells are not known")
         return (
-            f"leaks: {shared or 'no subject in two parts'}; {self.shared_files} identical files, kept once; "
+            f"leaks: {'; '.join(shared) or 'no subject in two parts'}; {self.shared_files} identical files, kept once; "
             f"{len(self.near_duplicates)} pairs of nearly the same picture across parts"
         )
 
@@ -60,6 +63,7 @@ def leak_report(placed: Sequence[PlacedCell], images: PreparedImages) -> LeakRep
     return LeakReport(
         shared_subjects=_shared_subjects(in_parts),
         subjects_sharing_files=tuple(sorted({cell.group for cell in placed if cell.group != cell.subject})),
+        cells_without_subject=cells_without_subject(placed),
         shared_files=sum(cell.part == "duplicate" for cell in placed),
         near_duplicates=tuple(_near_duplicates(in_parts, images)),
     )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
 
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", "-.", ":")
 DOTS_PER_INCH = 150
+LEGEND_LINE = 0.22  # inches
+MATRICES_IN_A_ROW = 4
+NAME_IN_LEGEND, NAME_IN_TITLE, NAME_OVER_MATRIX = 44, 76, 66  # characters of a run's name that find room
+LINE_OVER_MATRIX = 24  # characters
 
 
 def roc_picture(name_to_scores: Mapping[str, PartScores]) -> bytes:
@@ -28,13 +35,18 @@ def roc_picture(name_to_scores: Mapping[str, PartScores]) -> bytes:
 
     def draw(axes: Any, name: str, scores: PartScores, look: dict[str, Any]) -> None:
         false_positives, sensitivity, _ = roc_curve(scores.labels, scores.p_all)
-        axes.plot(false_positives, sensitivity, label=f"{name}, AUC {scores.metrics.auc.value:.3f}", **look)
+        axes.plot(
+            false_positives,
+            sensitivity,
+            label=f"{shortened(name, NAME_IN_LEGEND)}, AUC {scores.metrics.auc.value:.3f}",
+            **look,
+        )
         point = 1 - scores.metrics.specificity.value, scores.metrics.sensitivity.value
         axes.plot(*point, marker="o", color=look["color"])
 
-    figure, axes = _square("1 - specificity", "sensitivity")
+    figure, axes = _square("1 - specificity", "sensitivity", len(name_to_scores))
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
-    return _curves(figure, axes, name_to_scores, draw, "lower right")
+    return _curves(figure, axes, name_to_scores, draw)
 
 
 def precision_recall_picture(name_to_scores: Mapping[str, PartScores]) -> bytes:
@@ -42,10 +54,10 @@ def precision_recall_picture(name_to_scores: Mapping[str, PartScores]) -> bytes:
 
     def draw(axes: Any, name: str, scores: PartScores, look: dict[str, Any]) -> None:
         precision, recall, _ = precision_recall_curve(scores.labels, scores.p_all)
-        axes.plot(recall, precision, label=name, **look)
+        axes.plot(recall, precision, label=shortened(name, NAME_IN_LEGEND), **look)
 
-    figure, axes = _square("recall (sensitivity)", "precision")
-    return _curves(figure, axes, name_to_scores, draw, "lower left")
+    figure, axes = _square("recall (sensitivity)", "precision", len(name_to_scores))
+    return _curves(figure, axes, name_to_scores, draw)
 
 
 def calibration_picture(name_to_scores: Mapping[str, PartScores]) -> bytes:
@@ -53,18 +65,21 @@ def calibration_picture(name_to_scores: Mapping[str, PartScores]) -> bytes:
 
     def draw(axes: Any, name: str, scores: PartScores, look: dict[str, Any]) -> None:
         share, mean = calibration_curve(scores.labels, scores.p_all, n_bins=CALIBRATION_BINS)
-        axes.plot(mean, share, marker=".", label=f"{name}, error {scores.calibration_error:.3f}", **look)
+        label = f"{shortened(name, NAME_IN_LEGEND)}, error {scores.calibration_error:.3f}"
+        axes.plot(mean, share, marker=".", label=label, **look)
 
-    figure, axes = _square("p_all, calibrated", "share of ALL")
+    figure, axes = _square("p_all, calibrated", "share of ALL", len(name_to_scores))
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
-    return _curves(figure, axes, name_to_scores, draw, "upper left")
+    return _curves(figure, axes, name_to_scores, draw)
 
 
 def confusion_picture(name_to_scores: Mapping[str, PartScores]) -> bytes:
     """Draw one confusion matrix for each run, in cells and in percent of the true class; a PNG."""
-    figure = Figure(figsize=(3.2 * len(name_to_scores), 3.4), layout="constrained")
-    all_axes = np.atleast_1d(figure.subplots(1, len(name_to_scores)))
-    for axes, (name, scores) in zip(all_axes, name_to_scores.items(), strict=True):
+    rows = math.ceil(len(name_to_scores) / MATRICES_IN_A_ROW)
+    columns = math.ceil(len(name_to_scores) / rows)
+    figure = Figure(figsize=(3.2 * columns, 3.6 * rows), layout="constrained")
+    for number, (name, scores) in enumerate(name_to_scores.items(), start=1):
+        axes = figure.add_subplot(rows, columns, number)
         counts = confusion_matrix(scores.labels, scores.p_all >= scores.metrics.threshold, labels=[False, True])
         shares = counts / counts.sum(axis=1, keepdims=True)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -75,7 +90,9 @@ def confusion_picture(name_to_scores: Mapping[str, PartScores]) -> bytes:
             )
         axes.set_xticks([0, 1], CLASSES)
         axes.set_yticks([0, 1], CLASSES)
-        axes.set(title=name, xlabel="called", ylabel="is")
+        axes.set(xlabel="called", ylabel="is")
+        title = textwrap.fill(shortened(name, NAME_OVER_MATRIX), LINE_OVER_MATRIX, break_on_hyphens=False)
+        axes.set_title(title, fontsize="medium")
     return _png(figure)
 
 
@@ -86,19 +103,29 @@ def training_picture(name_to_run: Mapping[str, FinishedRun]) -> bytes:
     for row, (name, run) in zip(all_axes, name_to_run.items(), strict=True):
         numbers = [epoch.epoch for epoch in run.history]
         for axes, metric in zip(row, ("loss", "accuracy"), strict=True):
-            axes.plot(
-                numbers, [getattr(epoch, metric) for epoch in run.history], "--", color=COLORS[1], label="training"
-            )
+            training = [getattr(epoch, metric) for epoch in run.history]
+            axes.plot(numbers, training, "--", marker=".", color=COLORS[1], label="training")
             validation = [getattr(epoch, f"val_{metric}") for epoch in run.history]
-            axes.plot(numbers, validation, color=COLORS[0], label="validation")
+            axes.plot(numbers, validation, marker=".", color=COLORS[0], label="validation")
             axes.axvline(run.best_epoch, color="0.6", linewidth=0.8, label=f"kept: {run.best_epoch}")
-            axes.set(title=name, xlabel="epoch", ylabel=metric)
+            axes.set(xlabel="epoch", ylabel=metric, xlim=(0.5, len(numbers) + 0.5))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        row[0].set_title(shortened(name, NAME_IN_TITLE), loc="left", fontsize="medium")  # reaches over both panels
         row[0].legend(frameon=False)
     return _png(figure)
 
 
-def _square(x_label: str, y_label: str) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(5, 5), layout="constrained")
+def shortened(name: str, length: int) -> str:
+    """Return a name in at most `length` characters; what is left out stands in its middle: ends tell runs apart."""
+    if len(name) <= length:
+        return name
+    end = (length - 1) // 2
+    return f"{name[: length - 1 - end]}…{name[-end:]}"
+
+
+def _square(x_label: str, y_label: str, curves: int) -> tuple[Figure, Any]:
+    """Return a figure with square axes and room below them for a legend of so many lines."""
+    figure = Figure(figsize=(5, 4.8 + LEGEND_LINE * curves), layout="constrained")
     axes = figure.subplots()
     axes.set(xlabel=x_label, ylabel=y_label, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     return figure, axes
@@ -109,12 +136,11 @@ def _curves(
     axes: Any,
     name_to_scores: Mapping[str, PartScores],
     draw: Callable[[Any, str, PartScores, dict[str, Any]], None],
-    legend: str,
 ) -> bytes:
     for index, (name, scores) in enumerate(name_to_scores.items()):
         look = {"color": COLORS[index % len(COLORS)], "linestyle": STYLES[index % len(STYLES)], "linewidth": 1.4}
         draw(axes, name, scores, look)
-    axes.legend(loc=legend, frameon=False, fontsize="small")
+    figure.legend(loc="outside lower center", frameon=False, fontsize="small")
     return _png(figure)
 
 

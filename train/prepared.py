@@ -65,8 +65,8 @@ class PreparedImages:
         missing = [sha256 for sha256 in hashes if sha256 not in self.sha256_to_row]
         if missing:
             raise DataError(
-                f"expected all {len(hashes)} cells of the run in --data, {len(missing)} are missing or not readable "
-                f"(first SHA-256: {missing[0][:12]}…); point --data to the folder that the run was fitted on"
+                f"expected all {len(hashes)} cells of the run in --data or --test-data, {len(missing)} are missing or "
+                f"not readable (first SHA-256: {missing[0][:12]}…); point to the folders that the run was begun on"
             )
         return np.array([self.sha256_to_row[sha256] for sha256 in hashes], dtype=np.intp)
 

@@ -34,6 +34,7 @@ th:first-child, td:first-child {{ text-align: left; }}
 small {{ opacity: .75; display: block; white-space: nowrap; }}
 figure {{ margin: 1.5rem 0; }}
 img {{ max-width: 100%; height: auto; background: #fff; max-height: 36rem; }}
+.confusion img, .training img {{ max-height: none; }}
 @media print {{ figure {{ break-inside: avoid; }} }}
 </style>
 </head>
@@ -66,7 +67,7 @@ def report_page(
     """
     return PAGE.format(
         parts="\n".join(_part(runs, part, titles[part], lines, pictures) for part, lines in tests.items()),
-        training=_figure(pictures["training"], CAPTIONS["training"]),
+        training=_figure(pictures["training"], "training"),
         runs=_table(
             ["run", "model", "epochs", "px", "weights", "parameters", "cells", "threshold", "calibration error"],
             _run_rows(runs),
@@ -77,11 +78,7 @@ def report_page(
 def _part(
     runs: Mapping[str, FinishedRun], part: str, title: str, tests: Sequence[str], pictures: Mapping[str, bytes]
 ) -> str:
-    figures = [
-        _figure(pictures[f"{part}_{name}"], caption)
-        for name, caption in CAPTIONS.items()
-        if f"{part}_{name}" in pictures
-    ]
+    figures = [_figure(pictures[f"{part}_{name}"], name) for name in CAPTIONS if f"{part}_{name}" in pictures]
     items = "".join(f"<li>{escape(line)}</li>" for line in tests)
     rows = [_metric_row(name, run, part) for name, run in runs.items() if part in run.parts]
     table = _table(["run", "cells", *HEADINGS], rows)
@@ -121,9 +118,9 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<div class="wide"><table>\n<tr>{head}</tr>\n{body}</table></div>'
 
 
-def _figure(png: bytes, caption: str) -> str:
-    data = base64.b64encode(png).decode()
+def _figure(png: bytes, name: str) -> str:
+    data, caption = base64.b64encode(png).decode(), escape(CAPTIONS[name])
     return (
-        f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        f'<figure class="{name}"><img alt="{caption}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{caption}</figcaption></figure>"
     )

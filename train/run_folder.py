@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 CONFIG_NAME = "config.json"
 LOCK_NAME = "run.lock"
+TO_FINISH = "finish it with the command that began it and --resume"
 SCORE_COLUMNS = ("sha256", "label", "group", "p_all")
 
 
@@ -44,6 +45,11 @@ class Epoch:
     learning_rate: float  # at the end of the epoch
     seconds: float
     best: int  # 1 where best.keras was written after this epoch, else 0
+
+
+def has_stopped_getting_better(history: Sequence[Epoch], patience: int) -> bool:
+    """Say whether early stopping with a patience in epochs, 0 for none, ends a run after `history`."""
+    return 0 < patience <= len(history) and not any(epoch.best for epoch in history[-patience:])
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,8 @@ class RunFolder:
             if not self.exists:
                 (self.path / LOCK_NAME).unlink(missing_ok=True)
                 if not was_there:
-                    self.path.rmdir()
+                    with suppress(FileNotFoundError):  # someone else may have deleted it meanwhile
+                        self.path.rmdir()
 
     @property
     def holds_something_else(self) -> bool:
@@ -156,6 +163,15 @@ class RunFolder:
             return [Epoch(**{name: types[name](value) for name, value in row.items()}) for row in rows]
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise RunError(f"expected the finished epochs in {path}, found: {error!r}; fit the model again") from error
+
+    def refuse_unfinished(self) -> None:
+        """Raise RunError unless the run was trained for all its epochs, or until early stopping ended it."""
+        config, history = self.config(), self.history()
+        epochs = config.options.epochs
+        if len(history) < epochs and not has_stopped_getting_better(history, config.recipe.early_stopping):
+            raise RunError(
+                f"expected a finished run, found {len(history)} of {epochs} epochs at {self.path}; {TO_FINISH}"
+            )
 
     @property
     def logs(self) -> Path:
@@ -214,7 +230,8 @@ class RunFolder:
 
     def decision(self) -> Decision:
         """Read decision.json; raise RunError where the run was not finished."""
-        return run_record_from_json(Decision, self._text(self._decision_path), str(self._decision_path))
+        text = self._text(self._decision_path, TO_FINISH)
+        return run_record_from_json(Decision, text, str(self._decision_path))
 
     def add_metrics(self, part: str, metrics: Metrics) -> None:
         """Write the metrics of a part into metrics.json beside those of other parts."""
@@ -226,7 +243,7 @@ class RunFolder:
         """Read metrics.json: part to metrics."""
         path = self._metrics_path
         try:
-            held = json.loads(self._text(path))
+            held = json.loads(self._text(path, TO_FINISH))
             return {
                 part: run_record_from_json(Metrics, json.dumps(values), f"{part} of {path}")
                 for part, values in held.items()
@@ -260,11 +277,10 @@ class RunFolder:
     def _config_path(self) -> Path:
         return self.path / CONFIG_NAME
 
-    def _text(self, path: Path) -> str:
+    def _text(self, path: Path, hint: str = "make one with `python -m train fit`") -> str:
         try:
             return path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise RunError(
-                f"expected a run folder with {path.name} at {self.path}, found none that can be read; "
-                "make one with `python -m train fit`"
+                f"expected a run folder with {path.name} at {self.path}, found none that can be read; {hint}"
             ) from error

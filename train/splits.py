@@ -7,7 +7,8 @@ apart is left whole: what would leak into it is left out of the other parts.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,27 +65,47 @@ def split_cells(
     Raises UsageError or DataError where the options do not fit the cells, or where a part would lack a class.
     """
     check_split(options)
-    subject_to_group = groups_of_subjects([*cells, *test_cells])
-    settled: dict[str, str] = {}
+    unreadable = frozenset(unreadable)
+    subject_to_group = groups_of_subjects([*cells, *test_cells], unreadable)
+    left_out: list[Cell] = []
     if options.kind == "subject":
         tested = {subject_to_group[cell.subject] for cell in test_cells if cell.subject}
-        settled |= {cell.sha256: LEFT_OUT for cell in cells if subject_to_group.get(cell.subject) in tested}
+        left_out = [cell for cell in cells if subject_to_group.get(cell.subject) in tested]
+    settled = {cell.sha256: LEFT_OUT for cell in left_out}
     settled |= {cell.sha256: TEST for cell in test_cells}
     settled |= dict.fromkeys(unreadable, UNREADABLE)
     free = [cell for cell in cells if cell.sha256 not in settled]
-    if options.kind == "image":
-        sha256_to_part = _by_image(free, _shares(options), seed)
-    elif options.kind == "subject":
-        sha256_to_part = _by_subject(free, subject_to_group, options, seed)
-    elif options.kind == "folds":
-        sha256_to_part = _by_fold(free, options.validation_fold)
-    else:
-        sha256_to_part = _as_before(free, Path(options.source))
-    sha256_to_part = {**sha256_to_part, **settled}
-    # The cells of a test part that was given apart come first, so that of identical files theirs is kept.
-    placed = [_place(cell, subject_to_group, sha256_to_part) for cell in (*test_cells, *cells)]
-    _refuse_missing_classes(placed, has_test=bool(test_cells) or _deals_a_test_part(options))
+    with _telling_of({cell.subject for cell in left_out}):
+        sha256_to_part = {**_dealt(free, subject_to_group, options, seed), **settled}
+        # The cells of a test part that was given apart come first, so that of identical files theirs is kept.
+        placed = [_place(cell, subject_to_group, sha256_to_part) for cell in (*test_cells, *cells)]
+        _refuse_missing_classes(placed, has_test=bool(test_cells) or _deals_a_test_part(options))
     return _keep_first_of_identical(placed)
+
+
+def _dealt(
+    cells: Sequence[Cell], subject_to_group: Mapping[str, str], options: SplitOptions, seed: int
+) -> dict[str, str]:
+    if options.kind == "image":
+        return _by_image(cells, _shares(options), seed)
+    if options.kind == "subject":
+        return _by_subject(cells, subject_to_group, options, seed)
+    if options.kind == "folds":
+        return _by_fold(cells, options.validation_fold)
+    return _as_before(cells, Path(options.source))
+
+
+@contextmanager
+def _telling_of(left_out: Collection[str]) -> Iterator[None]:
+    """Add to an error of too few cells that subjects were left out, which is what it may come from."""
+    try:
+        yield
+    except DataError as error:
+        if not left_out:
+            raise
+        raise DataError(
+            f"{error}; {len(left_out)} subjects (such as {min(left_out)}) are left out, since they are in --test-data"
+        ) from error
 
 
 def check_split(options: SplitOptions) -> None:
@@ -110,6 +131,11 @@ def has_unseen_subjects(placed: Iterable[PlacedCell]) -> bool:
         if cell.part in PARTS:
             group_to_parts.setdefault(cell.group, set()).add(cell.part)
     return "" not in group_to_parts and all(len(parts) == 1 for parts in group_to_parts.values())
+
+
+def cells_without_subject(placed: Iterable[PlacedCell]) -> int:
+    """Return of how many cells of the parts the subject is not known."""
+    return sum(cell.part in PARTS and not cell.group for cell in placed)
 
 
 def check_fractions(fractions: Sequence[float]) -> None:

@@ -43,14 +43,7 @@ def check_teacher(options: FitOptions) -> None:
         raise UsageError(
             "expected the teacher's own split: a teacher that saw the pupil's validation cells flatters it"
         )
-    folder = RunFolder(Path(options.teacher))
-    config, epochs = folder.config(), len(folder.history())
-    if epochs < config.options.epochs and not config.recipe.early_stopping:
-        raise RunError(
-            f"expected a finished run as --teacher, found {epochs} of {config.options.epochs} epochs at {folder.path}; "
-            "finish it with --resume"
-        )
-    read_run(folder.path, folder.path.name)
+    read_run(Path(options.teacher), options.teacher)
 
 
 def split_of_teacher(run: Path) -> SplitOptions:

@@ -29,22 +29,46 @@ def own_output(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signal, "signal", lambda *_: None)
 
 
-@pytest.mark.parametrize(("module", "extra"), [("keras", "train"), ("scipy", "train"), ("tf2onnx", "export")])
+@pytest.mark.parametrize(
+    ("module", "needed"),
+    [
+        ("keras", '-e ".[train]"'),
+        ("tensorflow", '-e ".[train]"'),
+        ("tf2onnx", '-e ".[export]"'),
+        ("torch", "torch"),
+        ("jax", "jax"),
+    ],
+)
 def test_a_missing_library_is_named_with_what_installs_it(
-    capsys: pytest.CaptureFixture[str], module: str, extra: str
+    capsys: pytest.CaptureFixture[str], module: str, needed: str
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         run_command(failing(ModuleNotFoundError(f"No module named {module!r}", name=module)))
     assert ended.value.code == REFUSED
-    assert capsys.readouterr().err == (
-        f'error: expected {module} for this command, found none; pip install -e ".[{extra}]"\n'
-    )
+    assert capsys.readouterr().err == f"error: expected {module} for this command, found none; pip install {needed}\n"
 
 
-def test_a_full_standard_output_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_standard_output_is_one_line(unbuffered: str) -> None:
+    code = "from runtime.command_line import run_command; run_command(lambda: print('answer') or 0)"
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=environment, stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == REFUSED
+    assert done.stderr == b"error: cannot write to standard output: No space left on device\n"
+
+
+def test_a_full_disk_is_not_blamed_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
         run_command(failing(OSError(errno.ENOSPC, "No space left on device")))
-    assert capsys.readouterr().err == "error: cannot write to standard output: No space left on device\n"
+    assert ended.value.code == REFUSED
+    assert capsys.readouterr().err == (
+        "error: expected room on the disk for what is written, found none (No space left on device); "
+        "make room and try again\n"
+    )
 
 
 @pytest.mark.parametrize(

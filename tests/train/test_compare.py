@@ -4,6 +4,8 @@ import csv
 import io
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from train.compare import compare
 from train.decision import calibrated, decide
 from train.metrics import measure
 from train.models.network import COMPACT_RECIPE
+from train.pictures import shortened
 from train.run_folder import Epoch, RunFolder
 from train.splits import PlacedCell
 
@@ -28,25 +31,35 @@ MakeRun = Callable[..., Path]
 def make_run(tmp_path: Path) -> MakeRun:
     """Return a function that writes the folder of a finished run whose scores are drawn with a given noise."""
 
-    def make(name: str, *, noise: float = 0.6, first_cell: int = 0, parts: tuple[str, ...] = ("validation",)) -> Path:
+    def make(
+        name: str,
+        *,
+        noise: float = 0.6,
+        first_cell: int = 0,
+        parts: tuple[str, ...] = ("validation",),
+        subjects: tuple[str, str] = ("H1", "1"),
+    ) -> Path:
         folder = RunFolder(tmp_path / "runs" / name)
         options = FitOptions("compact", "cells", SplitOptions("image", (0.6, 0.2, 0.2)), 3, 32, 75, "none", 0)
         folder.write_config(RunConfig(options, COMPACT_RECIPE, 5, {"training": 9}, False, (1.0,), (1.0,), "0", {}))
         folder.write_history([Epoch(n, 0.5 / n, 0.8, 0.6 / n, 0.7, 0.1, 1.0, int(n == 2)) for n in (1, 2, 3)])
+        all_cells: list[PlacedCell] = []
         for number, part in enumerate(parts):
             labels = np.arange(120) < 80
             rng = np.random.default_rng([number, round(noise * 100)])
             p_all = 1 / (1 + np.exp(-(2 * labels - 1) / noise + rng.normal(0, 2, 120)))
             cells = [
-                PlacedCell("", int(label), "", "", part, f"{part}{first_cell + n:03d}")
-                for n, label in enumerate(labels)
+                PlacedCell("", label, subjects[label], subjects[label], part, f"{part}{first_cell + n:03d}")
+                for n, label in enumerate(labels.astype(int).tolist())
             ]
+            all_cells += cells
             order = rng.permutation(120)
             folder.write_scores(part, [cells[n] for n in order], p_all[order])
             if part == "validation":
                 folder.write_decision(decide(labels, p_all))
             decision = folder.decision()
             folder.add_metrics(part, measure(labels, calibrated(p_all, decision.temperature), decision.threshold))
+        folder.write_cells(all_cells)
         return folder.path
 
     return make
@@ -90,6 +103,22 @@ def test_the_pictures_are_pictures_with_something_on_them(make_run: MakeRun, tmp
             assert len(np.unique(np.asarray(image.convert("L")))) > 20
 
 
+def test_pictures_of_many_runs_with_long_names_have_room_for_them(make_run: MakeRun, tmp_path: Path) -> None:
+    runs = [make_run(f"2026-11-24_compact_{'x' * 60}_seed{n}", noise=0.4 + n / 5) for n in range(9)]
+    compare(runs, tmp_path / "out", lambda _: None)  # a warning of matplotlib that nothing fits would be an error
+    shapes = {}
+    for path in (tmp_path / "out").glob("*.png"):
+        with Image.open(path) as image:
+            shapes[path.stem] = image.size
+    assert shapes["validation_confusion"][0] <= 4 * 3.2 * 150
+    assert shapes["validation_roc"][1] > shapes["validation_roc"][0], "the legend stands below the axes"
+
+
+def test_a_shortened_name_keeps_its_ends() -> None:
+    assert shortened("compact_seed1", 13) == "compact_seed1"
+    assert shortened("compact_seed1", 10) == "compa…eed1"
+
+
 def test_the_csv_holds_what_metrics_json_holds(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("one")
     compare([run], tmp_path / "out", lambda _: None)
@@ -131,9 +160,34 @@ def test_one_run_twice_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
 def test_an_unfinished_run_is_refused_and_nothing_is_written(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("one")
     (run / "metrics.json").unlink()
-    with pytest.raises(RunError, match=r"expected a run folder with metrics\.json"):
+    with pytest.raises(RunError, match=r"expected a run folder with metrics\.json at .*--resume$"):
         compare([run], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_was_cut_off_is_refused_though_it_was_evaluated(make_run: MakeRun, tmp_path: Path) -> None:
+    folder = RunFolder(make_run("one"))
+    folder.write_history(folder.history()[:2])
+    with pytest.raises(RunError, match=r"expected a finished run, found 2 of 3 epochs at .*--resume$"):
+        compare([folder.path], tmp_path / "out")
+
+
+@pytest.mark.parametrize(("patience", "is_finished"), [(0, False), (1, True), (2, False)])
+def test_only_early_stopping_that_came_finishes_a_run_early(
+    make_run: MakeRun, patience: int, is_finished: bool
+) -> None:
+    folder = RunFolder(make_run("one"))  # whose second epoch is the best
+    config = folder.config()
+    options, recipe = replace(config.options, epochs=9), replace(config.recipe, early_stopping=patience)
+    folder.write_config(replace(config, options=options, recipe=recipe))
+    with nullcontext() if is_finished else pytest.raises(RunError, match="found 3 of 9 epochs"):
+        folder.refuse_unfinished()
+
+
+def test_where_subjects_are_not_known_none_is_said_to_be_in_several_parts(make_run: MakeRun, tmp_path: Path) -> None:
+    said: list[str] = []
+    compare([make_run("one", subjects=("", "1"))], tmp_path / "out", said.append)
+    assert any("split by image, subjects of 40 cells not known; bootstrap over images" in line for line in said)
 
 
 def test_someone_elses_folder_is_not_replaced(make_run: MakeRun, tmp_path: Path) -> None:

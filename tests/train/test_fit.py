@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 import re
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,13 +21,15 @@ import pytest
 import train.fit
 from runtime.command_line import PARTLY_DONE
 from runtime.errors import DataError, OutputError, RunError, UsageError
-from runtime.schema import FitOptions, Recipe, SplitOptions
+from runtime.schema import FitOptions, Recipe, RunConfig, SplitOptions
 from train.__main__ import main
 from train.callbacks import update_average
+from train.decision import calibrated
 from train.drawn_cells import draw_cells
 from train.evaluate import evaluate
 from train.fit import fit
-from train.models.network import recipe_of
+from train.models.network import load_network, recipe_of
+from train.resumption import refuse_other_options
 from train.run_folder import RunFolder
 from train.splits import cells_of_part
 
@@ -204,6 +208,40 @@ def test_an_averaged_run_goes_on_like_one_that_never_stopped(
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
+def few_features(_: Any, standardized: Any, __: str) -> Any:
+    return keras.layers.Dense(8, activation="relu")(keras.layers.GlobalAveragePooling2D()(standardized))
+
+
+def test_a_float16_run_goes_on_like_one_that_never_stopped(
+    options: FitOptions, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.models.network._compact_features", few_features)  # float16 is slow on a processor
+    monkeypatch.setattr("train.models.network.weigh_streams", lambda kernel: kernel)
+    small = replace(options, epochs=2, image_size=32)
+    half = replace(recipe_of("compact"), precision="mixed_float16")
+
+    def tell(line: str) -> None:
+        if line.startswith("epoch 1/"):
+            shutil.copytree(tmp_path / "whole", tmp_path / "cut", ignore=shutil.ignore_patterns("run.lock"))
+
+    fit(small, tmp_path / "whole", half, cache=cache, tell=tell)
+    fit(small, tmp_path / "cut", half, resume=True, cache=cache, tell=quiet)
+    states = [
+        load_network(tmp_path / run / "resume-2.keras", "", to_train_in="mixed_float16") for run in ("whole", "cut")
+    ]
+    one, other = ([*state.weights, *state.optimizer.variables] for state in states)
+    assert int(states[0].optimizer.iterations) > 0
+    for of_whole, of_cut in zip(one, other, strict=True):
+        np.testing.assert_allclose(of_whole.numpy(), of_cut.numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_state_of_the_optimizer_that_does_not_fit_is_an_error_of_one_line(whole: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as outside of tests, where a warning is no error
+        with pytest.raises(RunError, match=r"^expected a saved network at .*: Skipping variable [^\n]*; fit again$"):
+            load_network(whole / "resume-3.keras", "fit again", to_train_in="mixed_float16")
+
+
 def test_loss_and_accuracy_are_those_of_keras() -> None:
     rng = np.random.default_rng(0)
     labels, p_all = rng.random(50) < 0.7, rng.random(50).astype(np.float32)
@@ -250,6 +288,18 @@ def test_a_resumed_run_must_be_the_one_that_was_begun(options: FitOptions, copy:
         fit(other, copy, resume=True, cache=cache, tell=quiet)
     with pytest.raises(UsageError, match="resume with --epochs 3"):
         fit(replace(options, epochs=9), copy, resume=True, cache=cache, tell=quiet)
+
+
+def test_what_a_resumed_run_was_split_by_may_have_moved(options: FitOptions) -> None:
+    split = SplitOptions("fixed", (0.5, 0.25, 0.25), source="run", test_data="test")
+    config = RunConfig(replace(options, split=split), recipe_of("compact"), 1, {}, False, (), (), "0", {})
+    moved = replace(split, source="old/run", test_data="old/test")
+    refuse_other_options(replace(options, split=moved), config.recipe, config, 0)
+    with pytest.raises(UsageError, match=r"resume with --test-data test$"):
+        refuse_other_options(replace(options, split=replace(moved, test_data="")), config.recipe, config, 0)
+    without = replace(config, options=replace(options, split=replace(split, test_data="")))
+    with pytest.raises(UsageError, match=r"resume with no --test-data$"):
+        refuse_other_options(replace(options, split=moved), config.recipe, without, 0)
 
 
 def test_a_resumed_run_must_stay_on_its_backend(options: FitOptions, copy: Path, cache: Path) -> None:
@@ -346,8 +396,18 @@ def test_evaluate_names_the_cells_that_are_not_there(data: Path, copy: Path, cac
     cells = sorted(data.glob("*/*.bmp"))[::12]
     rows = [f"{cell},{cell.parent.name}," for cell in cells]
     table.write_text("\n".join(["path,label,subject", *rows]))
-    with pytest.raises(DataError, match=r"expected all 9 cells of the run in --data, \d are missing"):
+    with pytest.raises(DataError, match=rf"expected all 9 cells of the validation part in .*few\.csv, .*to {data},"):
         evaluate(copy, table, "validation", cache=cache)
+
+
+def test_evaluate_names_the_folder_of_a_test_part_that_was_given_apart(data: Path, copy: Path, tmp_path: Path) -> None:
+    folder = RunFolder(copy)
+    config = folder.config()
+    split = replace(config.options.split, test_data="elsewhere/test")
+    folder.write_config(replace(config, options=replace(config.options, split=split)))
+    draw_cells(tmp_path / "others", 6, seed=5)
+    with pytest.raises(DataError, match=r"9 cells of the test part .*; point --data to elsewhere/test, where"):
+        evaluate(copy, tmp_path / "others", "test")
 
 
 def test_evaluate_refuses_a_part_without_cells(data: Path, copy: Path, cache: Path) -> None:
@@ -406,6 +466,24 @@ def test_an_aim_moves_the_threshold_and_the_metrics_follow(data: Path, copy: Pat
         evaluate(copy, data, "test", aim="youden", cache=cache, tell=quiet)
 
 
+def test_parts_that_were_measured_at_another_threshold_are_measured_again(data: Path, copy: Path, cache: Path) -> None:
+    evaluate(copy, data, "test", cache=cache, tell=quiet)
+    said: list[str] = []
+    evaluate(copy, data, "validation", aim="specificity=1", cache=cache, tell=said.append)
+    folder = RunFolder(copy)
+    decision, scores, metrics = folder.decision(), folder.scores("test"), folder.metrics()["test"]
+    called = calibrated(scores.p_all, decision.temperature) >= decision.threshold
+    assert metrics.threshold == decision.threshold != 0.5
+    assert metrics.accuracy.value == pytest.approx((called == scores.labels).mean(), abs=1e-6)
+    assert "the test part was measured at the threshold 0.5; by the new decision:" in said
+
+
+def test_a_run_that_was_cut_off_is_not_evaluated(data: Path, copy: Path, cache: Path) -> None:
+    RunFolder(copy).write_history(RunFolder(copy).history()[:2])
+    with pytest.raises(RunError, match=r"expected a finished run, found 2 of 3 epochs at .*--resume$"):
+        evaluate(copy, data, "validation", cache=cache)
+
+
 def test_scores_are_kept_as_the_network_gave_them(data: Path, copy: Path, cache: Path) -> None:
     evaluate(copy, data, "test", cache=cache, tell=quiet)
     scores = RunFolder(copy).scores("test")
@@ -454,3 +532,24 @@ def test_what_a_killed_process_left_of_a_network_is_cleared_away(options: FitOpt
     (copy / ".resume-3-abcdefgh.keras").write_bytes(b"half a network")
     fit(options, copy, resume=True, cache=cache, tell=quiet)
     assert not list(copy.glob(".*"))
+
+
+def test_a_disk_that_fills_while_a_network_is_saved_is_named_though_the_logs_fail_too(
+    options: FitOptions, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    trained = SimpleNamespace(history={"loss": [0.1], "accuracy": [0.9]})
+    monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: trained)
+    monkeypatch.setattr(train.fit, "loss_and_accuracy", lambda *_: (0.5, 0.6))
+    monkeypatch.setattr(keras.Model, "save", full)
+    monkeypatch.setattr("tensorboardX.record_writer.open_file", full)
+    with pytest.raises(OutputError, match=r"cannot write .*best\.keras: No space left on device"):
+        fit(options, tmp_path / "run", cache=cache, tell=quiet)
+
+
+def test_a_folder_that_was_deleted_meanwhile_hides_no_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no cells"), RunFolder(tmp_path / "run").claimed():
+        shutil.rmtree(tmp_path / "run")
+        raise DataError("no cells")

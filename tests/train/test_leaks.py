@@ -8,7 +8,7 @@ from PIL import Image
 
 from train.dataset import find_cells
 from train.leaks import NEAR_BITS, leak_report, near_pairs
-from train.prepared import prepare_images
+from train.prepared import PreparedImages, prepare_images
 from train.splits import PlacedCell
 
 
@@ -64,6 +64,16 @@ def test_shared_subjects_are_named_for_each_two_parts(report_of) -> None:  # typ
     report, *_ = report_of(lambda image: image)
     assert set(report.shared_subjects) == {"training and validation"}
     assert report.shared_subjects["training and validation"]
+
+
+def test_where_subjects_are_not_known_the_report_says_so() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    cells = [
+        PlacedCell(f"{n}.bmp", n % 2, subject, subject, ("training", "test")[n // 2], str(n))
+        for n, subject in enumerate(("", "", "", "8"))
+    ]
+    report = leak_report(cells, PreparedImages(pixels, {str(n): n for n in range(4)}, {}))
+    assert str(report).startswith("leaks: the subjects of 3 cells are not known; 0 identical files")
 
 
 def test_pairs_are_those_within_the_limit_across_blocks() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -192,13 +193,37 @@ def test_a_file_with_one_layer_less_is_refused(official: Path, tmp_path: Path) -
     file.write_bytes((official / file.name).read_bytes())
     with h5py.File(file, "a") as content:
         content.attrs["layer_names"] = content.attrs["layer_names"][:-2]  # the last is a pooling without weights
-    with pytest.raises(UsageError, match=r"the layer block5_conv3 has weights of .*, in the file no layer has \[\]"):
+    with pytest.raises(UsageError, match=r"does not fit vgg16: the file lacks the layer block5_conv3"):
         build_network("vgg", 75, STANDARDIZATION, str(file))
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"expected one file vgg16\*notop\*\.h5 in .*, found 0"):
+    with pytest.raises(UsageError, match=r"expected one file vgg16_weights\*notop\*\.h5 in .*, found 0"):
         build_network("vgg", 75, STANDARDIZATION, str(tmp_path))
+
+
+@pytest.mark.parametrize("model", ["vgg", "allnet"])
+def test_weights_at_a_path_where_nothing_is_are_refused(model: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"a file or folder, found nothing at .*none\.h5$"):
+        build_network(model, 75, STANDARDIZATION, str(tmp_path / "none.h5"))
+
+
+def test_a_file_with_its_top_is_refused_by_naming_the_layer_that_is_too_much(official: Path, tmp_path: Path) -> None:
+    file = tmp_path / "vgg16_weights_tf_dim_ordering_tf_kernels.h5"
+    file.write_bytes((official / OFFICIAL_NAME.format("vgg16")).read_bytes())
+    with h5py.File(file, "a") as content:
+        top = content.create_group("fc1")
+        top.create_dataset("fc1/kernel:0", data=np.zeros((4, 2)))
+        top.attrs["weight_names"] = [b"fc1/kernel:0"]
+        content.attrs["layer_names"] = [*content.attrs["layer_names"], b"fc1"]
+    with pytest.raises(UsageError, match="does not fit vgg16: the file has a further layer fc1; expected"):
+        build_network("vgg", 75, STANDARDIZATION, str(file))
+
+
+def test_the_file_of_another_network_with_a_longer_name_is_left_alone(official: Path, tmp_path: Path) -> None:
+    shutil.copytree(official, tmp_path / "weights")
+    (tmp_path / "weights" / OFFICIAL_NAME.format("resnet50v2")).write_bytes(b"")
+    build_network("resnet", 75, STANDARDIZATION, str(tmp_path / "weights"))
 
 
 def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path) -> None:
@@ -212,7 +237,7 @@ def test_weights_that_cannot_be_fetched_say_what_to_download(monkeypatch: pytest
         raise Exception("URL fetch failure: no network")
 
     monkeypatch.setattr("keras.src.applications.vgg16.file_utils.get_file", offline)
-    with pytest.raises(UsageError, match=r"download vgg16_weights_tf_.*_notop\.h5 from storage\.googleapis\.com"):
+    with pytest.raises(UsageError, match=r"download vgg16_weights_tf_.*_notop\.h5 from storage\..*/vgg16,"):
         build_network("vgg", 75, STANDARDIZATION, "imagenet")
 
 

@@ -129,7 +129,14 @@ def test_subjects_that_share_a_file_directly_or_through_others_are_one_group() -
         return Cell(Path(f"{subject}-{content}.bmp"), 1, subject, content)
 
     given = [cell("20", "a"), cell("21", "a"), cell("21", "b"), cell("9", "b"), cell("7", "c"), cell("", "c")]
-    assert groups_of_subjects(given) == {"7": "7", "9": "9=20=21", "20": "9=20=21", "21": "9=20=21"}
+    assert groups_of_subjects(given, []) == {"7": "7", "9": "9=20=21", "20": "9=20=21", "21": "9=20=21"}
+
+
+def test_identical_files_without_a_picture_make_no_group_and_their_subjects_stay_known() -> None:
+    empty = [Cell(Path(f"{subject}.bmp"), 1, subject, "e" * 64) for subject in ("0", "1", "8")]
+    assert groups_of_subjects(empty, ["e" * 64]) == {"0": "0", "1": "1", "8": "8"}
+    placed = split_cells([*cells(40, 40), *empty], [], ["e" * 64], SplitOptions("subject", PAPER), 0)
+    assert {cell.group for cell in placed} == {*"012348", "H0", "H1", "H2", "H3", "H4"}
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -223,6 +230,14 @@ def test_a_test_part_given_apart_is_whole_and_nothing_of_it_is_trained_on() -> N
     assert "3" not in subjects_of(placed, "training") | subjects_of(placed, "validation")
     sizes = Counter(cell.part for cell in placed)
     assert sizes["training"] / (sizes["training"] + sizes["validation"]) == pytest.approx(0.75, abs=0.05)
+
+
+def test_too_few_subjects_are_explained_by_those_that_the_test_part_has() -> None:
+    test_cells = [Cell(Path(f"t{n}.bmp"), 0, f"H{n}", f"{1000 + n:064d}") for n in range(4)]
+    options = SplitOptions("subject", PAPER, test_data="test")
+    message = r"at least 2 healthy subjects, .* found 1 \(H4\); .*; 4 subjects \(such as H0\) are left out"
+    with pytest.raises(DataError, match=message):
+        split_cells(cells(40, 40), test_cells, [], options, seed=0)
 
 
 @pytest.mark.parametrize(

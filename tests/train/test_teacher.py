@@ -114,7 +114,7 @@ def test_a_teacher_must_be_a_finished_run(finished_run: Path, drawn: Path, tmp_p
         check_teacher(pupil_of(tmp_path, drawn))
     begun = RunFolder(shutil.copytree(finished_run, tmp_path / "begun"))
     begun.write_history(begun.history()[:3])
-    with pytest.raises(RunError, match=r"expected a finished run as --teacher, found 3 of 20 epochs at .*--resume"):
+    with pytest.raises(RunError, match=r"expected a finished run, found 3 of 20 epochs at .*--resume"):
         check_teacher(pupil_of(begun.path, drawn))
 
 

@@ -14,8 +14,10 @@ from keras.applications import VGG16, InceptionV3, ResNet50
 from runtime.errors import UsageError
 
 _Layer = tuple[str, list[tuple[int, ...]]]  # a name and the shapes of its weights
+NO_LAYER: _Layer = ("", [])
 BACKBONES: dict[str, Callable[..., Any]] = {"vgg16": VGG16, "resnet50": ResNet50, "inception_v3": InceptionV3}
 OFFICIAL_PLACE = "storage.googleapis.com/tensorflow/keras-applications"
+OFFICIAL_FOLDERS = {"vgg16": "vgg16", "resnet50": "resnet", "inception_v3": "inception_v3"}
 OFFICIAL_SUFFIX = "_weights_tf_dim_ordering_tf_kernels_notop.h5"
 MOMENTUM = 0.9  # of the batch norms' running statistics; Keras' 0.99 needs some 500 steps to settle
 
@@ -27,7 +29,7 @@ def backbone(name: str, cells: Any, weights: str) -> Any:
         name: A key of BACKBONES.
         cells: Standardized cells [N, size, size, 3].
         weights: "none" for random ones, "imagenet", Keras' official file for this backbone, or a folder with its
-            `<name>*notop*.h5`.
+            `<name>_weights*notop*.h5`.
 
     Raises UsageError where the weights cannot be had or do not fit.
     """
@@ -48,8 +50,8 @@ def _build(name: str, cells: Any, weights: str | None) -> Any:
             raise
         raise UsageError(
             f"the ImageNet weights of {name} cannot be fetched ({' '.join(str(error).split())}); "
-            f"download {name}{OFFICIAL_SUFFIX} from {OFFICIAL_PLACE}, put the file into a folder and give it to "
-            "--weights, or use --weights none"
+            f"download {name}{OFFICIAL_SUFFIX} from {OFFICIAL_PLACE}/{OFFICIAL_FOLDERS[name]}, put the file into a "
+            "folder and give it to --weights, or use --weights none"
         ) from error
 
 
@@ -64,11 +66,13 @@ def _load(model: Any, name: str, weights: Path) -> None:
 
 
 def _file_in(folder: Path, name: str) -> Path:
-    found = sorted(folder.glob(f"{name}*notop*.h5"))
+    if not folder.is_dir():
+        raise UsageError(f"expected --weights imagenet, none, or a file or folder, found nothing at {folder}")
+    found = sorted(folder.glob(f"{name}_weights*notop*.h5"))  # resnet50v2_weights_... may lie beside it
     if len(found) != 1:
         raise UsageError(
-            f"expected one file {name}*notop*.h5 in {folder}, found {len(found)}; give --weights the folder that "
-            f"holds Keras' official files, such as {name}{OFFICIAL_SUFFIX}"
+            f"expected one file {name}_weights*notop*.h5 in {folder}, found {len(found)}; give --weights the folder "
+            f"that holds Keras' official files, such as {name}{OFFICIAL_SUFFIX}"
         )
     return found[0]
 
@@ -84,10 +88,12 @@ def _first_misfit(model: Any, file: Path) -> str:
     except (OSError, KeyError) as error:
         return f"it is no file of that layout ({' '.join(str(error).split())})"
     own = [(layer.name, _own_shapes(layer)) for layer in model.layers]
-    pairs: Iterable[tuple[_Layer, _Layer]] = zip_longest(
-        _with_weights(own), _with_weights(saved), fillvalue=("no layer", [])
-    )
+    pairs: Iterable[tuple[_Layer, _Layer]] = zip_longest(_with_weights(own), _with_weights(saved), fillvalue=NO_LAYER)
     for (own_name, own_shapes), (saved_name, saved_shapes) in pairs:
+        if not own_shapes:
+            return f"the file has a further layer {saved_name}"
+        if not saved_shapes:
+            return f"the file lacks the layer {own_name}"
         if own_shapes != saved_shapes:
             return f"the layer {own_name} has weights of {own_shapes}, in the file {saved_name} has {saved_shapes}"
     return ""

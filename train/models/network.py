@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,10 +63,17 @@ def build_network(
     Raises UsageError for a size or weights that the network cannot take.
     """
     check_size(model, size)
+    with _computing_in(precision):
+        return _build(model, size, standardization, weights)
+
+
+@contextmanager
+def _computing_in(precision: str) -> Iterator[None]:
+    """Let the networks that are built or loaded inside compute in a precision where their layers have none."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
-        return _build(model, size, standardization, weights)
+        yield
     finally:
         keras.config.set_dtype_policy(before)
 
@@ -108,16 +116,20 @@ def as_used(network: Any) -> Iterator[None]:
         last.set_weights(learnt)
 
 
-def load_network(file: Path, hint: str, *, to_train: bool = False) -> Any:
-    """Load a saved network, with its optimizer where it is `to_train` on.
+def load_network(file: Path, hint: str, *, to_train_in: str = "") -> Any:
+    """Load a saved network, with its optimizer where a precision is named `to_train_in`: that of the run's recipe.
 
-    Raises RunError with `hint` where there is none or it is damaged.
+    Raises RunError with `hint` where there is none, it is damaged, or its optimizer's state does not fit.
     """
     if not file.is_file():
         raise RunError(f"expected a saved network at {file}, found none; {hint}")
     try:
-        return keras.models.load_model(file, compile=to_train)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        # Keras scales the loss of a network that is loaded under mixed_float16 alone, whatever its layers compute in,
+        # and leaves a state that does not fit unread with no more than a warning.
+        with warnings.catch_warnings(), _computing_in(to_train_in or "float32"):
+            warnings.filterwarnings("error", "Skipping variable loading")
+            return keras.models.load_model(file, compile=bool(to_train_in))
+    except (OSError, ValueError, KeyError, UserWarning, zipfile.BadZipFile) as error:
         raise RunError(f"expected a saved network at {file}, found: {' '.join(str(error).split())}; {hint}") from error
 
 
