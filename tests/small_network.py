@@ -34,14 +34,14 @@ def small_network(changes: Mapping[str, Change] | None = None, channels: int = 8
 
     layers = ["stem", *(f"inner{number}" for number in range(1, inner_layers + 1))]
     weights: dict[str, Any] = {
-        "mean": np.array([110, 100, 120]).reshape(1, 1, 1, 3),
+        "mean": np.array([160, 100, 120]).reshape(1, 1, 1, 3),
         "std": np.array([60, 50, 70]).reshape(1, 1, 1, 3),
     }
     for place, layer in enumerate(layers):
         weights[f"{layer}/kernel"] = kernel(channels, channels if place else 3)
         weights[f"{layer}/bias"] = random.normal(0, 0.1, channels)
-    weights["head/kernel"] = random.normal(0, channels**-0.5, (channels, 1))
-    weights["head/bias"] = np.array([0.1])
+    weights["head/kernel"] = random.normal(0, 6 * channels**-0.5, (channels, 1))
+    weights["head/bias"] = np.array([-1.5])
     weights = {name: values.astype(np.float32) for name, values in weights.items()}
     weights |= {name: change(weights[name]).astype(np.float32) for name, change in (changes or {}).items()}
     nodes = [
