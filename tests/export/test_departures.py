@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from export.departures import departures
 from export.fp16 import write_fp16
 from export.int8 import write_int8
-from tests.small_network import saved, small_network
+from tests.small_network import Change, saved, small_network
 from tests.tiny_bundle import some_cells
 
 CELLS = some_cells(4)
@@ -23,27 +24,34 @@ def errors(sentence: str) -> list[tuple[str, float]]:
     return [(layer, float(number)) for layer, number in found]
 
 
+def network(factors: dict[str, float]) -> Any:
+    """Four inner layers without biases, so that a layer multiplied by a factor multiplies all that follow."""
+    changes: dict[str, Change] = {
+        f"{layer}/bias": lambda bias: 0 * bias for layer in ("stem", "inner1", "inner2", "inner3", "inner4", "head")
+    }
+    for layer, factor in factors.items():
+        changes[f"{layer}/kernel"] = lambda kernel, factor=factor: factor * kernel  # type: ignore[misc]
+    return small_network(changes, inner_layers=4)
+
+
 @pytest.fixture
 def fp32(tmp_path: Path) -> Path:
-    return saved(small_network(inner_layers=4), tmp_path / "fp32.onnx")
+    return saved(network({}), tmp_path / "fp32.onnx")
 
 
 @pytest.mark.parametrize("layer", ["stem/conv", "inner2/conv", "inner4/conv", "head/dense"])
 def test_the_layer_that_departs_is_named_first(fp32: Path, tmp_path: Path, layer: str) -> None:
     """What follows it carries its error on, and adds none."""
-    kernel = f"{layer.split('/')[0]}/kernel"
-    changed = small_network({kernel: lambda values: 1.5 * values}, inner_layers=4)
-    named = errors(departures(fp32, saved(changed, tmp_path / "changed.onnx"), CELLS))
-    assert named[0][0] == layer
-    assert named[0][1] > 0.2
-    assert all(added < named[0][1] / 2 for _, added in named[1:])
+    changed = saved(network({layer.split("/")[0]: 1.5}), tmp_path / "changed.onnx")
+    named = errors(departures(fp32, changed, CELLS))
+    assert named[0] == (layer, 0.5)
+    assert max(added for _, added in named[1:]) < 1e-5
 
 
 def test_of_two_layers_that_depart_the_worse_comes_first(fp32: Path, tmp_path: Path) -> None:
-    changes = {"inner1/kernel": lambda values: 1.1 * values, "inner3/kernel": lambda values: 2 * values}
-    changed = saved(small_network(changes, inner_layers=4), tmp_path / "changed.onnx")
+    changed = saved(network({"inner1": 1.5, "inner3": 2.0}), tmp_path / "changed.onnx")
     named = errors(departures(fp32, changed, CELLS))
-    assert [layer for layer, _ in named[:2]] == ["inner3/conv", "inner1/conv"]
+    assert named[:2] == [("inner3/conv", 1.5), ("inner1/conv", 0.5)]  # of 3 times, half was there before
     assert len(named) == 5, "as many as a person reads, the largest first"
     assert [added for _, added in named] == sorted((added for _, added in named), reverse=True)
 

@@ -36,11 +36,13 @@ def computed_types(model: Any) -> dict[str, int]:
     return {node.name: types[node.output[0]] for node in model.graph.node}
 
 
-def exact_fp16_answers(file: Path, cells: NDArray[np.uint8]) -> Any:
+def exact_fp16_answers(file: Path, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
     """p_all of a graph in which every fp16 value is really rounded to fp16, which ONNX Runtime may leave out."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of an overflow
-        return ReferenceEvaluator(str(file)).run(["p_all"], {"cells": cells})[0]
+        answers: Any = ReferenceEvaluator(str(file)).run(["p_all"], {"cells": cells})
+    p_all: NDArray[np.float32] = answers[0]
+    return p_all
 
 
 def test_inner_layers_are_fp16_and_the_ends_stay_float32(fp32: Path, tmp_path: Path) -> None:

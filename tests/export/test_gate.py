@@ -27,7 +27,7 @@ def judged(p_all: Any, tolerance: Tolerance, others: dict[int, Any] | None = Non
 
 def moved(*places: tuple[int, float]) -> list[float]:
     """The Keras model's answers with some of them replaced."""
-    p_all = KERAS.tolist()
+    p_all = [float(value) for value in KERAS]
     for place, value in places:
         p_all[place] = value
     return p_all

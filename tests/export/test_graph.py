@@ -43,7 +43,7 @@ def raw_network(*, batch_norm_after: str = "Conv", channels: int = 4) -> Any:
         "width": np.array([channels], np.int64),
         "flat": np.array([-1], np.int64),
     }
-    norm = (
+    norm: tuple[str, str, list[str], dict[str, Any]] = (
         "BatchNormalization",
         "stem_1/norm__13",
         ["", "gain", "shift", "running_mean", "running_variance"],

@@ -108,10 +108,6 @@ BROKEN: dict[str, tuple[Callable[[Any], object], str]] = {
     "uint8 inside": (transpose_uint8, r"the node standardization/transpose \(Transpose\) on uint8 \(which has to be"),
     "uint8 to int32": (cast_to_integer, r"the node standardization/cast \(Cast\) on uint8 \(which has to be cast"),
     "unknown operator": (lambda m: insert(m, "Det"), NODE.format("Det") + ", an operator that its parser does not"),
-    "own operator": (
-        lambda m: insert(m, "Gelu", domain="com.microsoft"),
-        NODE.format("Gelu") + ", an operator that its parser does not have",
-    ),
     "int64": (count_cells, r"the node odd/cast \(Cast\) that gives INT64 \(floats and INT8 are computed\)"),
     "bool": (
         lambda m: insert(m, "Cast", to=TensorProto.BOOL),
