@@ -40,7 +40,8 @@ CELLS = np.stack([load_cell(path, ImageSpec(SIZE, SIZE)) for path in demo_cells(
 
 def averaging(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
     positive = np.abs(kernel)
-    return positive / positive.sum(axis=(1, 2, 3), keepdims=True)
+    averaged: NDArray[np.float32] = positive / positive.sum(axis=(1, 2, 3), keepdims=True)
+    return averaged
 
 
 def brightness_network(changes: Mapping[str, Change] | None = None) -> Any:
@@ -117,7 +118,7 @@ def bundle(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def failing(bundle: Path) -> Path:
     """The bundle with an int8 variant that decides otherwise: its second inner layer is half of what it was."""
-    halved = saved(brightness_network({"inner2/kernel": lambda kernel: averaging(kernel) / 2}), bundle / "halved.onnx")
+    halved = saved(brightness_network({"inner2/kernel": lambda kernel: averaging(kernel) * np.float32(0.5)}), bundle / "halved.onnx")
     write_int8(halved, bundle / "model.int8.onnx", CELLS)
     halved.unlink()
     refresh(bundle)
