@@ -440,6 +440,13 @@ def replace_by_a_custom_layer(run: Path) -> None:
     keras.Model(cells, answers).save(run / "best.keras")
 
 
+def replace_by_another_model(run: Path) -> None:
+    import keras
+
+    cells = keras.Input((75, 75, 3), dtype="uint8")
+    keras.Model(cells, keras.layers.Flatten(name="classes")(cells)).save(run / "best.keras")
+
+
 BAD_RUNS: dict[str, tuple[Callable[[Path], None], str]] = {
     "without a checkpoint": (
         lose,
@@ -449,9 +456,13 @@ BAD_RUNS: dict[str, tuple[Callable[[Path], None], str]] = {
         poison,
         r"expected finite weights in .*best\.keras, found others in p_all/kernel; fit the model again",
     ),
+    "with another model": (
+        replace_by_another_model,
+        r"expected a last layer named p_all in .*best\.keras, found classes; finish the run",
+    ),
     "with a custom layer": (
         replace_by_a_custom_layer,
-        r"expected a Keras model at .*best\.keras, found: .*OfAnotherProject.*; finish the run with",
+        r"expected a Keras model at .*best\.keras, found: the custom layer OfAnotherProject, which is not known here; ",
     ),
 }
 

@@ -118,7 +118,10 @@ def bundle(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def failing(bundle: Path) -> Path:
     """The bundle with an int8 variant that decides otherwise: its second inner layer is half of what it was."""
-    halved = saved(brightness_network({"inner2/kernel": lambda kernel: averaging(kernel) * np.float32(0.5)}), bundle / "halved.onnx")
+    halved = saved(
+        brightness_network({"inner2/kernel": lambda kernel: averaging(kernel) * np.float32(0.5)}),
+        bundle / "halved.onnx",
+    )
     write_int8(halved, bundle / "model.int8.onnx", CELLS)
     halved.unlink()
     refresh(bundle)
