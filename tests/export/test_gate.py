@@ -102,9 +102,11 @@ def test_without_a_tolerance_nothing_is_judged() -> None:
     assert judged(1 - KERAS, Tolerance()).proof.flipped == len(KERAS)
 
 
-def test_the_worst_of_all_batch_sizes_counts() -> None:
-    others = {1: KERAS[:3], 5: [*KERAS[:3], 0.4375 + 0.25]}
-    proof = judged(KERAS, Tolerance(max_difference=0.1, flipped=0.1), others).proof
+@pytest.mark.parametrize("worst", [32, 1, 5])
+def test_the_worst_of_all_batch_sizes_counts(worst: int) -> None:
+    answers: dict[int, Any] = {32: KERAS.tolist(), 1: KERAS[:4].tolist(), 5: KERAS[:4].tolist()}
+    answers[worst][3] += 0.25
+    proof = judged(answers.pop(32), Tolerance(max_difference=0.1, flipped=0.1), answers).proof
     assert proof.batch_sizes == (32, 1, 5)
     assert (proof.max_difference, proof.flipped) == (0.25, 1)
     assert len(proof.failures) == 2

@@ -40,7 +40,7 @@ def raw_network(*, batch_norm_after: str = "Conv", channels: int = 4) -> Any:
         "zero": np.array([0], np.int64),
         "one": np.array([1], np.int64),
         "axes": np.array([0], np.int64),
-        "width": np.array([channels], np.int64),
+        "width": np.array([channels], np.int32),
         "flat": np.array([-1], np.int64),
     }
     norm: tuple[str, str, list[str], dict[str, Any]] = (
@@ -62,8 +62,10 @@ def raw_network(*, batch_norm_after: str = "Conv", channels: int = 4) -> Any:
         ("ReduceMean", "pool_1/Mean", [""], {"axes": [1, 2], "keepdims": 0}),
         # N is read from a shape and put into a shape: integers that TensorRT would have to compute.
         ("Shape", "flatten_1/Shape", [""], {}),
+        ("Cast", "flatten_1/Shape__18", [""], {"to": TensorProto.INT32}),
         ("Slice", "flatten_1/strided_slice", ["", "zero", "one", "axes"], {}),
         ("Concat", "flatten_1/stack", ["", "width"], {"axis": 0}),
+        ("Cast", "flatten_1/Reshape__19", [""], {"to": TensorProto.INT64}),
         ("Reshape", "flatten_1/Reshape", ["pool_1/Mean:0", ""], {}),
         ("MatMul", "p_all_1/MatMul", ["", "dense"], {}),
         ("Sigmoid", "p_all_1/Sigmoid", [""], {}),
