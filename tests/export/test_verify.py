@@ -112,6 +112,7 @@ def bundle(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             return onnx_answers(tmp_path / "reference.onnx", cells)
 
     monkeypatch.setattr(export.verify, "KerasModel", Reference)
+    monkeypatch.setattr("train.metrics.RESAMPLES", 20)  # the intervals of the printed table are judged elsewhere
     return tmp_path / "bundle"
 
 
