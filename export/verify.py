@@ -84,10 +84,10 @@ def write_verdicts(bundle: Bundle, verdicts: Sequence[Verdict]) -> None:
     proofs = {verdict.precision: verdict.proof for verdict in verdicts}
     variants = tuple(replace(variant, proof=proofs[variant.precision]) for variant in bundle.manifest.variants)
     manifest = replace(bundle.manifest, variants=variants)
+    write_text_aside(bundle.folder / MANIFEST_NAME, to_json(manifest))  # first: the card tells what is obeyed
     card = bundle.folder / CARD_NAME
     if card.is_file():
         write_text_aside(card, card_with_proofs(card.read_text(encoding="utf-8"), manifest))
-    write_text_aside(bundle.folder / MANIFEST_NAME, to_json(manifest))
 
 
 def write_answers(out: Path, scores: Scores) -> None:
