@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,6 +173,16 @@ def test_a_graph_of_which_no_layer_bears_int8_is_refused(fp32: Path, monkeypatch
 @pytest.mark.parametrize("fewest", [1, 2, 5, 9, 10])
 def test_as_few_layers_are_kept_as_are_needed(fewest: int) -> None:
     assert export.int8._fewest(10, lambda count: count >= fewest) == fewest
+
+
+def test_a_conversion_says_nothing_and_leaves_the_log_as_it_was(
+    fp32: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        converted(fp32)
+        assert logging.getLogger().level == logging.DEBUG
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert capfd.readouterr().out == ""
 
 
 def test_two_conversions_give_the_same_file(tmp_path: Path) -> None:
