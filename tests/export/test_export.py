@@ -24,8 +24,10 @@ import export.bundle_writer
 from export.__main__ import main
 from export.bundle_writer import ExportOptions, write_bundle
 from export.finished_run import find_run
+from export.graph import weighted_nodes
 from export.operators import refuse_unsupported
 from export.to_onnx import KerasModel
+from runtime.backends.onnxruntime import OnnxRuntimeBackend
 from runtime.bundle import Bundle
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.command_line import run_command
@@ -199,8 +201,6 @@ def test_the_runtime_classifies_with_the_bundle(bundle: Path, drawn: Path) -> No
 
 
 def test_the_runtime_refuses_a_graph_whose_output_is_renamed(bundle: Path, tmp_path: Path) -> None:
-    from runtime.backends.onnxruntime import OnnxRuntimeBackend
-
     model = onnx.load(bundle / "model.fp32.onnx")
     model.graph.output[0].name = model.graph.node[-1].output[0] = "probability"
     onnx.save(model, tmp_path / "model.onnx")
@@ -256,6 +256,15 @@ def test_each_variant_is_proved_and_used_by_the_runtime(full_bundle: Path, drawn
     assert {row.label for row in rows} == {"ALL", "healthy"}
 
 
+def test_the_layers_that_stay_in_float32_are_recorded(full_bundle: Path) -> None:
+    bundle = Bundle.open(full_bundle)
+    assert bundle.variant("fp32").kept_in_fp32 == ()
+    int8 = bundle.variant("int8")
+    unrounded = weighted_nodes(onnx.load(full_bundle / int8.file))  # the others take their weights rounded
+    assert set(int8.kept_in_fp32) == unrounded
+    assert len(unrounded) < len(weighted_nodes(onnx.load(full_bundle / "model.fp32.onnx")))
+
+
 def test_the_card_tells_of_every_variant(full_bundle: Path) -> None:
     card = (full_bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
     for variant in Bundle.open(full_bundle).manifest.variants:
@@ -278,11 +287,13 @@ def test_the_cells_that_a_conversion_looked_at_are_recorded_and_of_the_training_
 
 
 def test_the_golden_cells_hold_what_each_variant_itself_says(full_bundle: Path) -> None:
-    golden = Bundle.open(full_bundle).golden()
+    opened = Bundle.open(full_bundle)
+    golden = opened.golden()
     assert set(golden.p_all) == {"keras", "fp32", "fp16", "int8"}
     for precision in ("fp32", "fp16", "int8"):
-        found = onnx_answers(full_bundle / f"model.{precision}.onnx", golden.cells)
-        np.testing.assert_allclose(golden.p_all[precision], found, atol=1e-6)
+        file = opened.verified_path(opened.variant(precision))
+        with OnnxRuntimeBackend(file, opened.manifest.image, "cpu") as backend:
+            np.testing.assert_allclose(golden.p_all[precision], backend.infer(golden.cells), atol=1e-6)
     assert np.abs(golden.p_all["int8"] - golden.p_all["keras"]).max() > 1e-4, "otherwise this proves nothing"
 
 
