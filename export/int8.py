@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +86,6 @@ class _Rounding:
 
     def rounded(self, layers: Collection[str]) -> Any:
         """Return the graph with these layers in int8."""
-        logging.getLogger().setLevel(logging.ERROR)
         quantizer = QDQQuantizer(
             open_for_reading(self._fp32),
             per_channel=True,
@@ -104,7 +104,8 @@ class _Rounding:
                 "DedicatedQDQPair": True,
             },
         )
-        quantizer.quantize_model()
+        with _quiet_log():
+            quantizer.quantize_model()
         return quantizer.model.model
 
     def is_close(self, kept: Collection[str]) -> bool:
@@ -126,6 +127,18 @@ class _Rounding:
             for layer in tqdm(self.layers, desc="layers in int8", unit="layer", disable=None, leave=False)
         }
         return sorted(self.layers, key=lambda layer: -moved[layer])
+
+
+@contextmanager
+def _quiet_log() -> Iterator[None]:
+    """Leave out the warnings of ONNX Runtime's quantizer, which go to the root of all logs."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def _answers(model: Path | bytes, cells: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import re
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 OPSET = 17  # within what tf2onnx is tested with (14 to 18) and every TensorRT since 10 reads
 REFERENCE_BATCH_SIZE = 8
+UNKNOWN_CLASS = re.compile(r"Could not locate class '(\w+)'")  # in what Keras says, behind a first line without a name
 
 
 class KerasModel:
@@ -69,7 +71,11 @@ def _load(file: Path) -> Any:
     try:
         model = keras.models.load_model(file, compile=False)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise RunError(f"expected a Keras model at {file}, found: {_first_line(error)}; {hint}") from error
+        unknown = UNKNOWN_CLASS.search(str(error))
+        found = f"the custom layer {unknown[1]}, which is not known here" if unknown else _first_line(error)
+        raise RunError(f"expected a Keras model at {file}, found: {found}; {hint}") from error
+    if not any(layer.name == OUTPUT_NAME for layer in model.layers):
+        raise RunError(f"expected a last layer named {OUTPUT_NAME} in {file}, found {model.layers[-1].name}; {hint}")
     for weight in model.weights:
         if not np.isfinite(weight.numpy()).all():
             raise RunError(

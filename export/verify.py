@@ -17,7 +17,7 @@ from export.to_onnx import KerasModel
 from runtime.backends.select import open_backend
 from runtime.bundle import Bundle
 from runtime.command_line import print_table
-from runtime.files import sha256_of_file, write_csv_aside, write_text_aside
+from runtime.files import output_errors, sha256_of_file, write_csv_aside, written_aside
 from runtime.inputs import spread_over
 from runtime.schema import CARD_NAME, MANIFEST_NAME, Metrics, Tolerance, to_json
 from train.dataset import Cell, find_cells, refuse_one_class
@@ -85,9 +85,11 @@ def write_verdicts(bundle: Bundle, verdicts: Sequence[Verdict]) -> None:
     variants = tuple(replace(variant, proof=proofs[variant.precision]) for variant in bundle.manifest.variants)
     manifest = replace(bundle.manifest, variants=variants)
     path = bundle.folder / CARD_NAME
-    card = card_with_proofs(path.read_text(encoding="utf-8"), manifest)
-    write_text_aside(path, card)
-    write_text_aside(bundle.folder / MANIFEST_NAME, to_json(replace(manifest, card_sha256=sha256_of_file(path))))
+    text = card_with_proofs(path.read_text(encoding="utf-8"), manifest)
+    # Both are on the disk before the first takes its place: a full disk leaves the old ones, which fit each other.
+    with written_aside(path) as card, written_aside(bundle.folder / MANIFEST_NAME) as written, output_errors(path):
+        card.write_text(text, encoding="utf-8")
+        written.write_text(to_json(replace(manifest, card_sha256=sha256_of_file(card))), encoding="utf-8")
 
 
 def write_answers(out: Path, scores: Scores) -> None:

@@ -75,6 +75,19 @@ def bundle(finished_run: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def full_bundle(finished_run: Path) -> Path:
+    """The bundle of that run in all precisions; tests that write into it take a copy."""
+    from export.bundle_writer import ExportOptions, write_bundle
+    from export.finished_run import find_run
+
+    folder = finished_run.parent / "full_bundle"
+    write_bundle(
+        find_run(finished_run), folder, ExportOptions(precisions=("fp32", "fp16", "int8"), source="drawn cells")
+    )
+    return folder
+
+
 @pytest.fixture(params=VERSIONS)
 def simulated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Library:
     """A simulated TensorRT of each version, with a simulated GPU that must be left empty."""

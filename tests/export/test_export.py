@@ -1,26 +1,46 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import helper, numpy_helper
 from scipy.special import expit, logit
 
 import export.bundle_writer
 from export.__main__ import main
 from export.bundle_writer import ExportOptions, write_bundle
 from export.finished_run import find_run
+from export.graph import weighted_nodes
+from export.operators import refuse_unsupported
 from export.to_onnx import KerasModel
+from runtime.backends.onnxruntime import OnnxRuntimeBackend
 from runtime.bundle import Bundle
 from runtime.classifier import Classifier, ClassifierOptions
-from runtime.errors import BackendError, ConversionError, OutputError, RunError
+from runtime.command_line import run_command
+from runtime.demo import DEMO_CELLS
+from runtime.errors import BackendError, BundleError, ConversionError, DataError, OutputError, RunError
+from runtime.files import sha256_of_file
 from runtime.preprocessing import load_cell
-from runtime.schema import ImageSpec
+from runtime.schema import TOLERANCES, ImageSpec, Tolerance
+from tests.small_network import types_of
+from tests.tiny_bundle import onnx_answers
+from train.splits import read_cells
+
+ROOT = Path(__file__).parents[2]
 
 
 def keras_model(run: Path) -> KerasModel:
@@ -181,10 +201,308 @@ def test_the_runtime_classifies_with_the_bundle(bundle: Path, drawn: Path) -> No
 
 
 def test_the_runtime_refuses_a_graph_whose_output_is_renamed(bundle: Path, tmp_path: Path) -> None:
-    from runtime.backends.onnxruntime import OnnxRuntimeBackend
-
     model = onnx.load(bundle / "model.fp32.onnx")
     model.graph.output[0].name = model.graph.node[-1].output[0] = "probability"
     onnx.save(model, tmp_path / "model.onnx")
     with pytest.raises(BackendError, match=r"expected the graph .* to take and give"):
         OnnxRuntimeBackend(tmp_path / "model.onnx", Bundle.open(bundle).manifest.image, "cpu")
+
+
+def test_the_graph_computes_no_integers_and_names_its_free_dimension(bundle: Path) -> None:
+    model = onnx.load(bundle / "model.fp32.onnx")
+    assert set(types_of(model).values()) == {onnx.TensorProto.FLOAT}
+    for end in (model.graph.input[0], model.graph.output[0]):
+        assert end.type.tensor_type.shape.dim[0].dim_param == "N"
+
+
+def test_the_graph_is_one_file_and_nothing_is_left_beside_it(finished_run: Path, bundle: Path, tmp_path: Path) -> None:
+    keras_model(finished_run).write_onnx(tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == [tmp_path / "model.onnx"]
+    assert (tmp_path / "model.onnx").read_bytes() == (bundle / "model.fp32.onnx").read_bytes()
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_of_file(path) for path in sorted(folder.iterdir())}
+
+
+def test_another_export_in_another_process_gives_the_same_files(finished_run: Path, full_bundle: Path) -> None:
+    again = full_bundle.with_name("again")
+    words = ["--run", str(finished_run), "--out", str(again), "--data-source", "drawn cells"]
+    command = [sys.executable, "-m", "export", "onnx", *words, "--precision", "fp32", "fp16", "int8"]
+    environment = os.environ | {"PYTHONHASHSEED": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(hashes(full_bundle)) == [
+        "MODEL_CARD.md",
+        "bundle.json",
+        "golden.npz",
+        "model.fp16.onnx",
+        "model.fp32.onnx",
+        "model.int8.onnx",
+    ]
+    assert hashes(again) == hashes(full_bundle)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_each_variant_is_proved_and_used_by_the_runtime(full_bundle: Path, drawn: Path, precision: str) -> None:
+    variant = Bundle.open(full_bundle).variant(precision)
+    assert variant.proof.passed
+    assert variant.proof.tolerance == TOLERANCES[precision]
+    refuse_unsupported(full_bundle / variant.file)
+    names = {node.name for node in onnx.load(full_bundle / variant.file).graph.node}
+    assert set(variant.kept_in_fp32) <= names
+    with Classifier(ClassifierOptions(full_bundle, backend="cpu", precision=precision)) as classifier:
+        rows = list(classifier.classify(map(str, sorted(drawn.glob("*/*.bmp")))))
+    assert {row.label for row in rows} == {"ALL", "healthy"}
+
+
+def test_the_layers_that_stay_in_float32_are_recorded(full_bundle: Path) -> None:
+    bundle = Bundle.open(full_bundle)
+    assert bundle.variant("fp32").kept_in_fp32 == ()
+    int8 = bundle.variant("int8")
+    unrounded = weighted_nodes(onnx.load(full_bundle / int8.file))  # the others take their weights rounded
+    assert set(int8.kept_in_fp32) == unrounded
+    assert len(unrounded) < len(weighted_nodes(onnx.load(full_bundle / "model.fp32.onnx")))
+
+
+def test_the_card_tells_of_every_variant(full_bundle: Path) -> None:
+    card = (full_bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
+    for variant in Bundle.open(full_bundle).manifest.variants:
+        [line] = [line for line in card.splitlines() if line.startswith(f"- `{variant.file}`")]
+        assert line.endswith("; passed")
+        kept = len(variant.kept_in_fp32)
+        assert (f"; {kept} layers stay in float32; " in line) is (kept > 0)
+
+
+def test_the_cells_that_a_conversion_looked_at_are_recorded_and_of_the_training_part(
+    full_bundle: Path, finished_run: Path
+) -> None:
+    manifest = Bundle.open(full_bundle).manifest
+    training = {cell.sha256 for cell in read_cells(finished_run / "cells.csv") if cell.part == "training"}
+    recorded = {variant.precision: variant.calibration_sha256 for variant in manifest.variants}
+    assert recorded["fp32"] == ()
+    for precision in ("fp16", "int8"):
+        assert len(recorded[precision]) == len(training), "all of them, since they are few"
+        assert set(recorded[precision]) == training
+
+
+def test_the_golden_cells_hold_what_each_variant_itself_says(full_bundle: Path) -> None:
+    opened = Bundle.open(full_bundle)
+    golden = opened.golden()
+    assert set(golden.p_all) == {"keras", "fp32", "fp16", "int8"}
+    for precision in ("fp32", "fp16", "int8"):
+        file = opened.verified_path(opened.variant(precision))
+        with OnnxRuntimeBackend(file, opened.manifest.image, "cpu") as backend:
+            np.testing.assert_allclose(golden.p_all[precision], backend.infer(golden.cells), atol=1e-6)
+    assert np.abs(golden.p_all["int8"] - golden.p_all["keras"]).max() > 1e-4, "otherwise this proves nothing"
+
+
+def spread_wrong(model: Any) -> None:
+    """Standardize by a standard deviation that is ten percent too large."""
+    constants = {constant.name: constant for constant in model.graph.initializer}
+    factor = constants[next(node for node in model.graph.node if node.op_type == "Mul").input[1]]
+    factor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(factor) / np.float32(1.1), factor.name))
+
+
+def swap_channels(model: Any) -> None:
+    """Take the cells as BGR."""
+    cast = model.graph.node[0]
+    numbers = {"starts": [2], "ends": [-4], "axes": [3], "steps": [-1]}
+    for name, values in numbers.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.array(values), name))
+    model.graph.node.insert(1, helper.make_node("Slice", ["as_bgr", *numbers], [cast.output[0]], "swap"))
+    cast.output[0] = "as_bgr"
+
+
+BAD_ON_PURPOSE = pytest.mark.parametrize("damage", [spread_wrong, swap_channels])
+
+
+@BAD_ON_PURPOSE
+def test_a_graph_with_wrong_preprocessing_leaves_no_bundle(
+    finished_run: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Any], None]
+) -> None:
+    write_damaged(monkeypatch, bundle, damage)
+    with pytest.raises(
+        ConversionError,
+        match=r"expected fp32 to decide like the Keras model on 12 cells, found: p_all differs by .*; no bundle was "
+        "written; it is the conversion from Keras itself that departs",
+    ):
+        write_bundle(find_run(finished_run), tmp_path / "bundle", ExportOptions(source=""))
+    assert list(tmp_path.iterdir()) == []
+
+
+@BAD_ON_PURPOSE
+def test_a_graph_with_wrong_preprocessing_fails_when_it_is_verified(
+    finished_run: Path, bundle: Path, drawn: Path, tmp_path: Path, damage: Callable[[Any], None]
+) -> None:
+    """Its hash and its golden answers are right: only the Keras model tells."""
+    copied = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    model = onnx.load(copied / "model.fp32.onnx")
+    damage(model)
+    onnx.save(model, copied / "model.fp32.onnx")
+    opened = Bundle.open(copied)
+    golden: dict[str, Any] = {"keras": opened.golden().p_all["keras"], "cells": opened.golden().cells}
+    golden["fp32"] = onnx_answers(copied / "model.fp32.onnx", golden["cells"])
+    np.savez(copied / "golden.npz", **golden)
+    manifest = json.loads((copied / "bundle.json").read_text())
+    manifest["golden_sha256"] = sha256_of_file(copied / "golden.npz")
+    manifest["variants"][0]["sha256"] = sha256_of_file(copied / "model.fp32.onnx")
+    (copied / "bundle.json").write_text(json.dumps(manifest))
+    Classifier(ClassifierOptions(copied, backend="cpu")).close()
+    assert main(["verify", str(copied), "--data", str(drawn), "--run", str(finished_run)]) == 1
+    with pytest.raises(BundleError, match=r"but fp32 of .* does not: p_all differs by"):
+        Classifier(ClassifierOptions(copied, backend="cpu"))
+
+
+def write_damaged(monkeypatch: pytest.MonkeyPatch, bundle: Path, damage: Callable[[Any], None]) -> None:
+    """Let the conversion from Keras give a damaged graph."""
+
+    def write_onnx(_: KerasModel, target: Path) -> None:
+        model = onnx.load(bundle / "model.fp32.onnx")
+        damage(model)
+        onnx.save(model, target)
+
+    monkeypatch.setattr(KerasModel, "write_onnx", write_onnx)
+
+
+@pytest.mark.parametrize(
+    ("debug", "where"),
+    [
+        (False, r"leave the precision out, or name the layers where it departs with --debug-precision$"),
+        (True, r"layers that add most to its error: \S+ \("),
+    ],
+)
+def test_a_precision_that_does_not_agree_leaves_no_bundle_and_says_where(
+    finished_run: Path, full_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, debug: bool, where: str
+) -> None:
+    write_damaged(monkeypatch, full_bundle, lambda model: None)
+    options = ExportOptions(
+        precisions=("fp16",), tolerances=TOLERANCES | {"fp16": Tolerance(max_difference=1e-6)}, debug=debug
+    )
+    with pytest.raises(ConversionError, match=rf"expected fp16 to decide like .*; no bundle was written; {where}"):
+        write_bundle(find_run(finished_run), tmp_path / "bundle", options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_limits_that_a_user_sets_are_recorded(
+    finished_run: Path, full_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_damaged(monkeypatch, full_bundle, lambda model: None)
+    words = ["--cells", "7", "--tolerance", "fp32:max_difference=0.001", "--data-source", "ours"]
+    assert main(["onnx", "--run", str(finished_run), "--out", str(tmp_path / "bundle"), *words]) == 0
+    [variant] = Bundle.open(tmp_path / "bundle").manifest.variants
+    assert variant.proof.cells == 7
+    assert variant.proof.tolerance == Tolerance(max_difference=0.001, flipped=0.0)
+    assert "- Data: ours\n" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+
+def test_a_graph_that_tensorrt_cannot_take_leaves_no_bundle(
+    finished_run: Path, full_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def round_down(model: Any) -> None:
+        relu = next(node for node in model.graph.node if node.op_type == "Relu")
+        relu.op_type = "Floor"
+
+    write_damaged(monkeypatch, full_bundle, round_down)
+    with pytest.raises(
+        ConversionError, match=r"takes in model\.fp32\.onnx, found the node \S+ \(Floor\), an operator that its parser"
+    ):
+        write_bundle(find_run(finished_run), tmp_path / "bundle", ExportOptions())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_no_bundle(
+    finished_run: Path, full_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_damaged(monkeypatch, full_bundle, lambda model: None)
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(OutputError, match=r"cannot write .*bundle: No space left on device; choose a place that can"):
+        write_bundle(find_run(finished_run), tmp_path / "bundle", ExportOptions())
+    assert list(tmp_path.iterdir()) == []
+
+
+def lose(run: Path) -> None:
+    (run / "best.keras").unlink()
+
+
+def poison(run: Path) -> None:
+    import keras
+
+    model = keras.models.load_model(run / "best.keras", compile=False)
+    [kernel] = [weight for weight in model.weights if weight.path == "p_all/kernel"]
+    values = kernel.numpy()
+    values[3] = np.nan
+    kernel.assign(values)
+    model.save(run / "best.keras")
+
+
+def replace_by_a_custom_layer(run: Path) -> None:
+    import keras
+
+    class OfAnotherProject(keras.layers.Layer):  # type: ignore[misc]
+        def call(self, values: Any) -> Any:
+            return 2 * values
+
+    cells = keras.Input((75, 75, 3), dtype="uint8")
+    answers = keras.layers.Dense(1, name="p_all")(keras.layers.Flatten()(OfAnotherProject()(cells)))
+    keras.Model(cells, answers).save(run / "best.keras")
+
+
+def replace_by_another_model(run: Path) -> None:
+    import keras
+
+    cells = keras.Input((75, 75, 3), dtype="uint8")
+    keras.Model(cells, keras.layers.Flatten(name="classes")(cells)).save(run / "best.keras")
+
+
+BAD_RUNS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "without a checkpoint": (
+        lose,
+        r"expected a Keras model at .*best\.keras, found none; finish the run with `python -m train fit --resume`",
+    ),
+    "with a weight that is no number": (
+        poison,
+        r"expected finite weights in .*best\.keras, found others in p_all/kernel; fit the model again",
+    ),
+    "with another model": (
+        replace_by_another_model,
+        r"expected a last layer named p_all in .*best\.keras, found classes; finish the run",
+    ),
+    "with a custom layer": (
+        replace_by_a_custom_layer,
+        r"expected a Keras model at .*best\.keras, found: the custom layer OfAnotherProject, which is not known here; ",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), BAD_RUNS.values(), ids=BAD_RUNS.keys())
+def test_a_bad_run_costs_one_line_and_exit_code_1(
+    finished_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[Path], None],
+    message: str,
+) -> None:
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    damage(run)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda: main(["onnx", "--run", str(run), "--out", str(tmp_path / "bundle")]))
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert re.match(f"error: {message}", said)
+    assert list(tmp_path.iterdir()) == [run]
+
+
+def test_calibration_data_of_other_cells_leaves_no_bundle(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--precision", "int8", "--calibration-data", str(DEMO_CELLS)]
+    with pytest.raises(DataError, match=r"expected cells of the run's training part in .*, found 9 of no part"):
+        main(["onnx", "--run", str(finished_run), "--out", str(tmp_path / "bundle"), *words])
+    assert list(tmp_path.iterdir()) == []

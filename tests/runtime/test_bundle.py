@@ -119,6 +119,23 @@ def test_a_model_that_answers_otherwise_than_keras_did_stops_before_the_first_ce
         Classifier(ClassifierOptions(bundle=folder))
 
 
+@pytest.mark.parametrize("moved", ["fp32", "fp16", "int8", "keras"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_variant_is_held_against_what_it_said_itself(tiny_bundle: Path, precision: str, moved: str) -> None:
+    golden = Bundle.open(tiny_bundle).golden()
+    answers: dict[str, Any] = golden.p_all | {moved: golden.p_all[moved] + np.float32(0.1)}
+    np.savez(tiny_bundle / "golden.npz", cells=golden.cells, **answers)
+    edit(tiny_bundle, lambda m: m.update(golden_sha256=sha256_of_file(tiny_bundle / "golden.npz")))
+    options = ClassifierOptions(tiny_bundle, backend="cpu", precision=precision)
+    if moved == precision:
+        with pytest.raises(
+            BackendError, match=rf"p_all differs by 0\.1 from what {precision} gave when it was exported"
+        ):
+            Classifier(options)
+    else:
+        Classifier(options).close()
+
+
 GOLDEN_FILES: dict[str, Callable[[Path], object]] = {
     "other names": lambda path: np.savez(path, x=np.zeros(3)),
     "pickled": lambda path: np.savez(path, cells=np.array([{}], dtype=object), keras=np.zeros(1, np.float32)),

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export.departures import departures
+from export.fp16 import write_fp16
+from export.int8 import write_int8
+from tests.small_network import Change, saved, small_network
+from tests.tiny_bundle import some_cells
+
+CELLS = some_cells(4)
+
+
+def errors(sentence: str) -> list[tuple[str, float]]:
+    """The layers and numbers that were named, in their order."""
+    start = "layers that add most to its error: "
+    assert sentence.startswith(start)
+    assert "\n" not in sentence
+    found = re.findall(r"(\S+) \(([^)]+)\)", sentence.removeprefix(start))
+    return [(layer, float(number)) for layer, number in found]
+
+
+def network(factors: dict[str, float]) -> Any:
+    """Four inner layers without biases, so that a layer multiplied by a factor multiplies all that follow."""
+    changes: dict[str, Change] = {
+        f"{layer}/bias": lambda bias: 0 * bias for layer in ("stem", "inner1", "inner2", "inner3", "inner4", "head")
+    }
+    for layer, factor in factors.items():
+        changes[f"{layer}/kernel"] = lambda kernel, factor=factor: factor * kernel  # type: ignore[misc]
+    return small_network(changes, inner_layers=4)
+
+
+@pytest.fixture
+def fp32(tmp_path: Path) -> Path:
+    return saved(network({}), tmp_path / "fp32.onnx")
+
+
+@pytest.mark.parametrize("layer", ["stem/conv", "inner2/conv", "inner4/conv", "head/dense"])
+def test_the_layer_that_departs_is_named_first(fp32: Path, tmp_path: Path, layer: str) -> None:
+    """What follows it carries its error on, and adds none."""
+    changed = saved(network({layer.split("/")[0]: 1.5}), tmp_path / "changed.onnx")
+    named = errors(departures(fp32, changed, CELLS))
+    assert named[0] == (layer, 0.5)
+    assert max(added for _, added in named[1:]) < 1e-5
+
+
+def test_of_two_layers_that_depart_the_worse_comes_first(fp32: Path, tmp_path: Path) -> None:
+    changed = saved(network({"inner1": 1.5, "inner3": 2.0}), tmp_path / "changed.onnx")
+    named = errors(departures(fp32, changed, CELLS))
+    assert named[:2] == [("inner3/conv", 1.5), ("inner1/conv", 0.5)]  # of 3 times, half was there before
+    assert len(named) == 5, "as many as a person reads, the largest first"
+    assert [added for _, added in named] == sorted((added for _, added in named), reverse=True)
+
+
+def test_a_graph_does_not_depart_from_itself(fp32: Path) -> None:
+    assert {added for _, added in errors(departures(fp32, fp32, CELLS))} == {0.0}
+
+
+@pytest.mark.parametrize("convert", [write_fp16, write_int8])
+def test_layers_of_a_conversion_have_the_names_of_the_graph_it_was_made_from(
+    fp32: Path, tmp_path: Path, convert: object
+) -> None:
+    assert callable(convert)
+    convert(fp32, tmp_path / "converted.onnx", CELLS)
+    named = errors(departures(fp32, tmp_path / "converted.onnx", CELLS))
+    assert {layer for layer, _ in named} <= {"stem/conv", *(f"inner{n}/conv" for n in (1, 2, 3, 4)), "head/dense"}
+    assert 0 < named[0][1] < 0.1

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from export.finished_run import FinishedRun
+from export.run_cells import CALIBRATION_CELLS, calibration_cells, validation_cells
+from runtime.bundle import DEFAULT_BUNDLE, Bundle
+from runtime.errors import DataError
+from runtime.files import sha256_of_file
+from train.splits import PlacedCell, read_cells, write_cells
+
+# A cell of each class in turn; what a file holds is not looked at here.
+PARTS = {"training": 6, "validation": 4, "test": 4, "duplicate": 1, "left out": 1}
+NAMES = ("all", "hem")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """The folder that the run was fitted on."""
+    for name in NAMES:
+        (tmp_path / "data" / name).mkdir(parents=True)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def run(data: Path, tmp_path: Path) -> FinishedRun:
+    """A finished run with a cells.csv and no more."""
+    placed = []
+    for part, count in PARTS.items():
+        for index in range(count):
+            label = 1 - index % 2
+            path = data / NAMES[index % 2] / f"{part.replace(' ', '-')}-{index}.bmp"
+            path.write_text(path.name)
+            placed.append(PlacedCell(str(path), label, f"S{index}", "", part, sha256_of_file(path)))
+    (tmp_path / "run").mkdir()
+    write_cells(tmp_path / "run" / "cells.csv", placed)
+    manifest = Bundle.open(DEFAULT_BUNDLE).manifest
+    training = manifest.training
+    return FinishedRun(tmp_path / "run", training.config, training.validation, manifest.decision, training.best_epoch)
+
+
+def names_of(paths: Iterable[Path]) -> list[str]:
+    return sorted(path.name for path in paths)
+
+
+def cell_names(part: str, count: int) -> list[str]:
+    return [f"{part}-{index}.bmp" for index in range(count)]
+
+
+def move(data: Path) -> Path:
+    """Move the cells to another folder under other names; return it."""
+    moved = data.with_name("moved")
+    for name in NAMES:
+        (moved / name).mkdir(parents=True)
+        for path in (data / name).iterdir():
+            path.rename(moved / name / f"renamed-{path.name}")
+    shutil.rmtree(data)
+    return moved
+
+
+def keep(data: Path, tmp_path: Path, *names: str) -> Path:
+    """A folder with copies of some of the cells."""
+    folder = tmp_path / "some"
+    for name in names:
+        [path] = data.glob(f"*/{name}")
+        (folder / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / path.parent.name)
+    return folder
+
+
+def test_validation_cells_are_those_of_the_part_with_label_and_subject(run: FinishedRun) -> None:
+    cells = validation_cells(run, None, None)
+    assert names_of(cell.path for cell in cells) == cell_names("validation", 4)
+    assert {(cell.path.name, cell.label, cell.subject) for cell in cells} == {
+        (f"validation-{index}.bmp", 1 - index % 2, f"S{index}") for index in range(4)
+    }
+
+
+def test_moved_validation_cells_are_found_by_their_content(run: FinishedRun, data: Path) -> None:
+    before = validation_cells(run, None, None)
+    moved = move(data)
+    cells = validation_cells(run, moved, None)
+    assert names_of(cell.path for cell in cells) == [f"renamed-{name}" for name in cell_names("validation", 4)]
+    assert [(cell.sha256, cell.label, cell.subject) for cell in cells] == [
+        (cell.sha256, cell.label, cell.subject) for cell in before
+    ]
+
+
+def test_a_limit_spreads_over_the_validation_cells(run: FinishedRun) -> None:
+    cells, all_cells = validation_cells(run, None, 3), validation_cells(run, None, None)
+    assert [all_cells.index(cell) for cell in cells] == [0, 1, 2]
+    assert validation_cells(run, None, 99) == all_cells
+
+
+def test_a_validation_part_of_one_class_is_refused(run: FinishedRun) -> None:
+    cells = read_cells(run.folder / "cells.csv")
+    write_cells(run.folder / "cells.csv", [cell for cell in cells if cell.part != "validation" or cell.label == 1])
+    with pytest.raises(
+        DataError, match=r"expected cells of both classes in the validation part of .*run, found 2 ALL and 0 healthy"
+    ):
+        validation_cells(run, None, None)
+
+
+@pytest.mark.parametrize("part", ["validation", "training"])
+@pytest.mark.parametrize(("content", "found"), [(None, "none"), ("another", "another one")])
+def test_a_cell_that_is_missing_or_changed_is_named(
+    run: FinishedRun, data: Path, part: str, content: str | None, found: str
+) -> None:
+    path = data / "hem" / f"{part}-1.bmp"
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+    expected = rf"expected the cell of the run at {path}, found {found}; say with --data where the cells lie now"
+    with pytest.raises(DataError, match=expected):
+        if part == "validation":
+            validation_cells(run, None, None)
+        else:
+            calibration_cells(run, None)
+
+
+def test_validation_cells_that_are_not_in_the_data_are_counted_and_named(
+    run: FinishedRun, data: Path, tmp_path: Path
+) -> None:
+    folder = keep(data, tmp_path, "validation-0.bmp", "validation-1.bmp", "validation-2.bmp", "test-0.bmp")
+    with pytest.raises(
+        DataError,
+        match=r"expected the 4 validation cells of the run in --data, 1 are missing, such as .*validation-3\.bmp",
+    ):
+        validation_cells(run, folder, None)
+
+
+@pytest.mark.parametrize("is_given", [False, True], ids=["where they lay", "in --calibration-data"])
+def test_calibration_cells_are_of_the_training_part_alone(run: FinishedRun, data: Path, is_given: bool) -> None:
+    cells = calibration_cells(run, data if is_given else None)
+    assert names_of(cell.path for cell in cells) == cell_names("training", 6)
+    assert {cell.label for cell in cells} == {0, 1}
+    in_training = {cell.sha256 for cell in read_cells(run.folder / "cells.csv") if cell.part == "training"}
+    assert {cell.sha256 for cell in cells} == in_training
+
+
+def test_moved_calibration_cells_are_found_by_their_content(run: FinishedRun, data: Path) -> None:
+    cells = calibration_cells(run, move(data))
+    assert names_of(cell.path for cell in cells) == [f"renamed-{name}" for name in cell_names("training", 6)]
+
+
+def test_a_part_of_the_training_cells_is_enough_to_calibrate(run: FinishedRun, data: Path, tmp_path: Path) -> None:
+    folder = keep(data, tmp_path, "training-0.bmp", "training-3.bmp", "validation-0.bmp", "test-1.bmp")
+    assert names_of(cell.path for cell in calibration_cells(run, folder)) == ["training-0.bmp", "training-3.bmp"]
+
+
+@pytest.mark.parametrize("is_given", [False, True], ids=["where they lay", "in --calibration-data"])
+def test_not_more_calibration_cells_are_taken_than_are_needed(
+    run: FinishedRun, data: Path, monkeypatch: pytest.MonkeyPatch, is_given: bool
+) -> None:
+    assert CALIBRATION_CELLS == 128
+    monkeypatch.setattr("export.run_cells.CALIBRATION_CELLS", 3)
+    everything = sorted(cell.sha256 for cell in read_cells(run.folder / "cells.csv") if cell.part == "training")
+    cells = calibration_cells(run, data if is_given else None)
+    assert [cell.sha256 for cell in cells] == everything[::2], "evenly spread over the part"
+
+
+WRONG_DATA: dict[str, tuple[tuple[str, ...], str]] = {
+    "of the test part": (
+        ("test-0.bmp", "test-1.bmp"),
+        r"expected cells of the run's training part in .*some, found 2 of test part; choose the folder that the run",
+    ),
+    "of several other parts": (
+        ("test-0.bmp", "validation-0.bmp", "validation-1.bmp"),
+        r"found (1 of test part, 2 of validation part|2 of validation part, 1 of test part); choose",
+    ),
+    "of one class": (
+        ("training-0.bmp", "training-2.bmp"),
+        r"expected cells of both classes in the training part of .*some, found 2 ALL and 0 healthy",
+    ),
+}
+
+
+@pytest.mark.parametrize(("names", "message"), WRONG_DATA.values(), ids=WRONG_DATA.keys())
+def test_calibration_data_of_the_wrong_kind_is_refused(
+    run: FinishedRun, data: Path, tmp_path: Path, names: tuple[str, ...], message: str
+) -> None:
+    folder = keep(data, tmp_path, *names)
+    with pytest.raises(DataError, match=message) as refused:
+        calibration_cells(run, folder)
+    assert "\n" not in str(refused.value)
+
+
+def test_calibration_data_that_the_run_does_not_know_is_refused(run: FinishedRun, tmp_path: Path) -> None:
+    for name in NAMES:
+        (tmp_path / "other" / name).mkdir(parents=True)
+        (tmp_path / "other" / name / "cell.bmp").write_text(f"other {name}")
+    with pytest.raises(
+        DataError, match=r"in .*other, found 2 of no part; choose the folder .* with --calibration-data"
+    ):
+        calibration_cells(run, tmp_path / "other")

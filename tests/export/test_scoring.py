@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from export.scoring import load_cells, score_cells
+from runtime.errors import DataError
+from tests.runtime.fake_backend import SPEC, BrightnessBackend
+from train.dataset import Cell, find_cells
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Reference:
+    """Half as bright as the backend says."""
+
+    def predict(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return (cells[:, 0, 0, 0] / 510).astype(np.float32)
+
+
+def cells_of(folder: Path, count: int) -> list[Cell]:
+    """Cells of both classes in turn, each brighter than the one before it."""
+    for index in range(count):
+        path = folder / ("all", "hem")[index % 2] / f"{index:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (index, 0, 0)).save(path)
+    return sorted(find_cells(folder), key=lambda cell: cell.path.name)
+
+
+def spoil(cell: Cell) -> None:
+    cell.path.write_bytes(b"no picture")
+
+
+def test_every_cell_is_scored_in_large_batches_and_the_first_ones_in_others(tmp_path: Path) -> None:
+    backend = BrightnessBackend()
+    scores = score_cells(cells_of(tmp_path, 40), SPEC, Reference(), {"fp32": backend})
+    assert backend.batch_sizes == [32, *[1] * 32, *[5] * 6, 2, 8]
+    assert {size: len(p_all) for size, p_all in scores.answers["fp32"].items()} == {32: 40, 1: 32, 5: 32}
+    for p_all in scores.answers["fp32"].values():
+        np.testing.assert_allclose(p_all, np.arange(len(p_all)) / 255, atol=1e-6)
+    np.testing.assert_allclose(scores.reference, np.arange(40) / 510, atol=1e-6)
+    assert scores.labels.tolist() == [True, False] * 20
+    assert list(scores.whole_answers()) == ["keras", "fp32"]
+    assert {len(p_all) for p_all in scores.whole_answers().values()} == {40}
+
+
+def test_answers_stay_beside_their_cells_where_one_cannot_be_read(tmp_path: Path) -> None:
+    cells = cells_of(tmp_path, 6)
+    spoil(cells[2])
+    scores = score_cells(cells, SPEC, Reference(), {"fp32": BrightnessBackend()})
+    assert scores.cells == [*cells[:2], *cells[3:]]
+    assert scores.labels.tolist() == [cell.label == 1 for cell in scores.cells]
+    np.testing.assert_allclose(scores.answers["fp32"][32], np.array([0, 1, 3, 4, 5]) / 255, atol=1e-6)
+    assert list(scores.unreadable) == [str(cells[2].path)]
+
+
+def test_cells_none_of_which_can_be_read_are_refused(tmp_path: Path) -> None:
+    cells = cells_of(tmp_path, 2)
+    for cell in cells:
+        spoil(cell)
+    with pytest.raises(DataError, match="expected cells that can be read, found none of 2; check --data"):
+        score_cells(cells, SPEC, Reference(), {})
+    with pytest.raises(DataError, match="expected cells that can be read, found none of 2; check the data"):
+        load_cells(cells, SPEC)
+
+
+def test_identical_files_of_two_classes_are_refused(tmp_path: Path) -> None:
+    cells = cells_of(tmp_path, 4)
+    cells[1].path.write_bytes(cells[0].path.read_bytes())
+    with pytest.raises(DataError, match=r"expected one label for identical files, found two: .*00\.png and .*01\.png"):
+        score_cells(sorted(find_cells(tmp_path), key=lambda cell: cell.path.name), SPEC, Reference(), {})

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.__main__ import main
+from export.engine import EngineOptions, build_engine
+from export.triton import write_repository
+from runtime.backends.tensorrt import read_record, record_path
+from runtime.bundle import Bundle
+from runtime.errors import BackendError, BundleError, OutputError
+from runtime.files import sha256_of_file
+from runtime.schema import MANIFEST_NAME, to_json
+from tests.tensorrt_simulator.install import install
+from tests.tiny_bundle import onnx_answers, some_cells, write_onnx, write_tiny_bundle
+
+CONFIG = """\
+name: "compact_fp16"
+backend: "onnxruntime"
+max_batch_size: 32
+input [
+  { name: "cells", data_type: TYPE_UINT8, dims: [ 12, 12, 3 ] }
+]
+output [
+  { name: "p_all", data_type: TYPE_FP32, dims: [ 1 ], reshape: { shape: [ ] } }
+]
+dynamic_batching { max_queue_delay_microseconds: 2000 }
+model_warmup [
+  {
+    name: "full_batch"
+    batch_size: 32
+    inputs {
+      key: "cells"
+      value: { data_type: TYPE_UINT8, dims: [ 12, 12, 3 ], zero_data: true }
+    }
+  }
+]
+"""
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path) -> Path:
+    """An fp16 engine in that bundle, for batches of 2 to 16."""
+    install(monkeypatch, "10.13")
+    return build_engine(tiny_bundle, EngineOptions("fp16", (2, 4, 16)))
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def fail(bundle: Path, *precisions: str) -> None:
+    """Write into the manifest that these variants do not decide like the Keras model."""
+    manifest = Bundle.open(bundle).manifest
+    variants = tuple(
+        replace(variant, proof=replace(variant.proof, failures=("p_all differs",)))
+        if variant.precision in precisions
+        else variant
+        for variant in manifest.variants
+    )
+    (bundle / MANIFEST_NAME).write_text(to_json(replace(manifest, variants=variants)), encoding="utf-8")
+
+
+def test_each_variant_becomes_a_model(tiny_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "repository"
+    assert write_repository(tiny_bundle, out) == ["compact_fp32", "compact_fp16", "compact_int8"]
+    assert files_of(out) == [
+        "ALLNET_BUNDLE.txt",
+        *sorted(
+            f"compact_{precision}/{name}"
+            for precision in ("fp32", "fp16", "int8")
+            for name in ("1/model.onnx", "config.pbtxt")
+        ),
+    ]
+    assert (out / "ALLNET_BUNDLE.txt").read_text() == "Written from the bundle bundle\n"
+    for precision in ("fp32", "fp16", "int8"):
+        copied = out / f"compact_{precision}" / "1" / "model.onnx"
+        assert sha256_of_file(copied) == Bundle.open(tiny_bundle).variant(precision).sha256
+
+
+def test_the_configuration_has_no_batch_dimension(tiny_bundle: Path, tmp_path: Path) -> None:
+    write_repository(tiny_bundle, tmp_path / "repository")
+    assert (tmp_path / "repository" / "compact_fp16" / "config.pbtxt").read_text() == CONFIG
+
+
+def test_an_engine_becomes_a_model_with_its_own_largest_batch(engine: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "repository"
+    assert write_repository(tiny_bundle, out) == [
+        "compact_fp32",
+        "compact_fp16",
+        "compact_simulated-orin-fp16",
+        "compact_int8",
+    ]
+    folder = out / "compact_simulated-orin-fp16"
+    assert files_of(folder) == ["1/model.plan", "config.pbtxt"]
+    assert sha256_of_file(folder / "1" / "model.plan") == sha256_of_file(engine)
+    expected = CONFIG.replace("compact_fp16", folder.name).replace("32\n", "16\n").replace("FP16\n", "FP32\n")
+    expected = expected.replace('backend: "onnxruntime"', 'platform: "tensorrt_plan"')
+    assert (folder / "config.pbtxt").read_text() == expected
+
+
+def test_an_engine_that_was_changed_is_refused(engine: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    engine.write_bytes(engine.read_bytes() + b"more")
+    with pytest.raises(BundleError, match=r"expected the engine that is recorded at .*fp16\.engine, found another"):
+        write_repository(tiny_bundle, tmp_path / "repository")
+    assert not (tmp_path / "repository").exists()
+
+
+def test_an_engine_of_another_onnx_file_is_left_out(engine: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    record = replace(read_record(engine), onnx_sha256="0" * 64)
+    record_path(engine).write_text(to_json(record), encoding="utf-8")
+    names = write_repository(tiny_bundle, tmp_path / "repository")
+    assert names == ["compact_fp32", "compact_fp16", "compact_int8"]
+
+
+def test_an_engine_without_its_record_is_refused(engine: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    record_path(engine).unlink()
+    with pytest.raises(BackendError, match="expected the engine's record"):
+        write_repository(tiny_bundle, tmp_path / "repository")
+    assert not (tmp_path / "repository").exists()
+
+
+def test_only_proved_variants_and_their_engines_are_served(engine: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    fail(tiny_bundle, "fp16")
+    names = write_repository(tiny_bundle, tmp_path / "repository")
+    assert names == ["compact_fp32", "compact_int8"]
+    assert sorted(path.name for path in (tmp_path / "repository").iterdir() if path.is_dir()) == sorted(names)
+
+
+def test_a_bundle_without_a_proved_variant_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    fail(tiny_bundle, "fp32", "fp16", "int8")
+    with pytest.raises(BundleError, match=r"expected a proved variant in .*, found none; export the bundle again"):
+        write_repository(tiny_bundle, tmp_path / "repository")
+    assert not (tmp_path / "repository").exists()
+
+
+def test_a_changed_onnx_file_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    write_onnx(tiny_bundle / "model.int8.onnx", "int8", seed=3)
+    with pytest.raises(BundleError, match=r"model\.int8\.onnx to have the SHA-256"):
+        write_repository(tiny_bundle, tmp_path / "repository")
+    assert not (tmp_path / "repository").exists()
+
+
+def test_an_older_repository_is_replaced(tiny_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "repository"
+    write_repository(tiny_bundle, out)
+    other = write_tiny_bundle(tmp_path / "other", ("fp32",), seed=5)
+    assert write_repository(other, out) == ["compact_fp32"]
+    assert files_of(out) == ["ALLNET_BUNDLE.txt", "compact_fp32/1/model.onnx", "compact_fp32/config.pbtxt"]
+    assert (out / "ALLNET_BUNDLE.txt").read_text() == "Written from the bundle other\n"
+    cells = some_cells(3)
+    served = onnx_answers(out / "compact_fp32" / "1" / "model.onnx", cells)
+    np.testing.assert_array_equal(served, onnx_answers(other / "model.fp32.onnx", cells))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("config.pbtxt", "expected a new folder, or one that holds a ALLNET_BUNDLE.txt to replace"),
+        ("ALLNET_BUNDLE.txt", "found labels.txt; move it away, or choose another name"),
+    ],
+)
+def test_any_other_folder_is_left_alone(tiny_bundle: Path, tmp_path: Path, name: str, message: str) -> None:
+    out = tmp_path / "repository"
+    out.mkdir()
+    for file in (name, "labels.txt"):
+        (out / file).write_text("mine")
+    with pytest.raises(OutputError, match=message):
+        write_repository(tiny_bundle, out)
+    assert files_of(out) == sorted([name, "labels.txt"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "repository"]
+
+
+def test_a_full_disk_leaves_no_repository(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("export.triton.shutil.copyfile", full)
+    with pytest.raises(OutputError, match=r"cannot write .*repository: No space left on device; choose a place"):
+        write_repository(tiny_bundle, tmp_path / "repository")
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_the_command_says_what_it_wrote_and_what_to_run_next(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "repository"
+    assert main(["triton", str(tiny_bundle), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == (
+        f"{out} holds compact_fp32, compact_fp16, compact_int8\nNext: tritonserver --model-repository {out}\n"
+    )

@@ -1,0 +1,389 @@
+from __future__ import annotations
+
+import csv
+import errno
+import re
+import shutil
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import export.verify
+from export.__main__ import main, tolerance
+from export.fp16 import write_fp16
+from export.int8 import write_int8
+from export.model_card import FILES_HEADING, model_card
+from runtime.bundle import Bundle
+from runtime.classifier import Classifier, ClassifierOptions
+from runtime.command_line import run_command
+from runtime.demo import DEMO_CELLS, demo_cells
+from runtime.errors import BundleError, DataError, OutputError
+from runtime.files import sha256_of_file
+from runtime.preprocessing import load_cell
+from runtime.schema import CARD_NAME, GOLDEN_NAME, MANIFEST_NAME, TOLERANCES, ImageSpec, Manifest, Proof, to_json
+from tests.small_network import SIZE, Change, saved, small_network
+from tests.tiny_bundle import onnx_answers, write_tiny_bundle
+from train.dataset import find_cells
+from train.splits import PlacedCell, write_cells
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PRECISIONS = ("fp32", "fp16", "int8")
+CELLS = np.stack([load_cell(path, ImageSpec(SIZE, SIZE)) for path in demo_cells()])
+
+
+def averaging(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
+    positive = np.abs(kernel)
+    averaged: NDArray[np.float32] = positive / positive.sum(axis=(1, 2, 3), keepdims=True)
+    return averaged
+
+
+def brightness_network(changes: Mapping[str, Change] | None = None) -> Any:
+    """A network that tells the drawn cells apart: it takes the mean of all pixels, which is near 11 for ALL, else 7."""
+    usual: dict[str, Change] = {
+        "mean": lambda values: 0 * values,
+        "std": np.ones_like,
+        "head/kernel": lambda kernel: np.full_like(kernel, 2 / len(kernel)),
+        "head/bias": lambda bias: np.full_like(bias, -18),
+    }
+    for layer in ("stem", "inner1", "inner2", "inner3"):
+        usual |= {f"{layer}/kernel": averaging, f"{layer}/bias": lambda bias: 0 * bias}
+    return small_network(usual | dict(changes or {}), inner_layers=3)
+
+
+def write_manifest(bundle: Path, manifest: Manifest) -> None:
+    (bundle / MANIFEST_NAME).write_text(to_json(manifest), encoding="utf-8")
+
+
+def refresh(bundle: Path) -> None:
+    """Record the files of a bundle as they are, with their hashes and golden answers."""
+    manifest = Bundle.open(bundle).manifest
+    cells = CELLS
+    golden: dict[str, Any] = {
+        variant.precision: onnx_answers(bundle / variant.file, cells) for variant in manifest.variants
+    }
+    np.savez(bundle / GOLDEN_NAME, cells=cells, keras=golden["fp32"], **golden)
+    variants = tuple(replace(variant, sha256=sha256_of_file(bundle / variant.file)) for variant in manifest.variants)
+    write_manifest(bundle, replace(manifest, variants=variants, golden_sha256=sha256_of_file(bundle / GOLDEN_NAME)))
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the small network in all precisions, and beside it a run whose Keras file is a stand-in."""
+    folder = tmp_path_factory.mktemp("converted")
+    bundle = write_tiny_bundle(folder / "bundle")
+    fp32 = saved(brightness_network(), bundle / "model.fp32.onnx")
+    write_fp16(fp32, bundle / "model.fp16.onnx", CELLS)
+    write_int8(fp32, bundle / "model.int8.onnx", CELLS)
+    shutil.copy(fp32, folder / "reference.onnx")
+    (folder / "run").mkdir()
+    (folder / "run" / "best.keras").write_bytes(b"weights")
+    placed = [
+        PlacedCell(str(cell.path), cell.label, "", "", "training" if index < 2 else "validation", cell.sha256)
+        for index, cell in enumerate(find_cells(DEMO_CELLS))
+    ]
+    write_cells(folder / "run" / "cells.csv", placed)
+    manifest = Bundle.open(bundle).manifest
+    training = replace(manifest.training, run="../run", keras_sha256=sha256_of_file(folder / "run" / "best.keras"))
+    write_manifest(bundle, replace(manifest, training=training))
+    refresh(bundle)
+    (bundle / CARD_NAME).write_text(model_card(Bundle.open(bundle).manifest, "drawn cells"), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def bundle(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy to write into; in the place of Keras stands the graph that it was converted to."""
+    shutil.copytree(converted, tmp_path, dirs_exist_ok=True)
+    manifest = Bundle.open(tmp_path / "bundle").manifest
+
+    class Reference:
+        def __init__(self, file: Path, temperature: float) -> None:
+            assert file.read_bytes() == b"weights"
+            assert temperature == manifest.decision.temperature, "calibrated like the variants"
+
+        def predict(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
+            return onnx_answers(tmp_path / "reference.onnx", cells)
+
+    monkeypatch.setattr(export.verify, "KerasModel", Reference)
+    monkeypatch.setattr("train.metrics.RESAMPLES", 20)  # the intervals of the printed table are judged elsewhere
+    return tmp_path / "bundle"
+
+
+@pytest.fixture
+def failing(bundle: Path) -> Path:
+    """The bundle with an int8 variant that decides otherwise: its second inner layer is half of what it was."""
+    halved = saved(
+        brightness_network({"inner2/kernel": lambda kernel: averaging(kernel) * np.float32(0.5)}),
+        bundle / "halved.onnx",
+    )
+    write_int8(halved, bundle / "model.int8.onnx", CELLS)
+    halved.unlink()
+    refresh(bundle)
+    return bundle
+
+
+def verified(bundle: Path, *options: str, data: Path = DEMO_CELLS) -> int:
+    return main(["verify", str(bundle), "--data", str(data), *options])
+
+
+def proof_of(bundle: Path, precision: str) -> Proof:
+    return Bundle.open(bundle).variant(precision).proof
+
+
+def answers_of(file: Path) -> dict[str, float]:
+    paths = [cell.path for cell in find_cells(DEMO_CELLS)]
+    cells = np.stack([load_cell(path, ImageSpec(SIZE, SIZE)) for path in paths])
+    return dict(zip(map(str, paths), onnx_answers(file, cells).tolist(), strict=True))
+
+
+def opens(bundle: Path, precision: str, *, unproved: bool = False) -> bool:
+    options = ClassifierOptions(bundle, backend="cpu", precision=precision, unproved=unproved)
+    with Classifier(options) as classifier:
+        return classifier.precision == precision
+
+
+def test_a_bundle_that_decides_like_keras_passes_and_the_proof_is_written_into_it(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = Bundle.open(bundle).manifest
+    assert verified(bundle) == 0
+    after = Bundle.open(bundle).manifest
+    for variant in after.variants:
+        assert variant.proof.passed
+        assert (variant.proof.data, variant.proof.cells, variant.proof.batch_sizes) == ("demo_cells", 9, (32, 1, 5))
+        assert variant.proof.tolerance == TOLERANCES[variant.precision]
+    assert proof_of(bundle, "int8").max_difference > proof_of(bundle, "fp16").max_difference > 0
+    without_proof = [asdict(variant) | {"proof": None} for variant in before.variants]
+    assert [asdict(variant) | {"proof": None} for variant in after.variants] == without_proof
+    assert replace(after, variants=before.variants) == before, "nothing else is changed"
+    said = capsys.readouterr().out
+    assert said.count(" passed\n") == 3
+    assert "2 of these cells are of the run's training part\n" in said
+    assert said.endswith(f"The verdict is written into {bundle}\n")
+
+
+def test_only_the_last_section_of_the_card_is_written_anew(bundle: Path) -> None:
+    card = bundle / CARD_NAME
+    head, heading, _ = card.read_text(encoding="utf-8").partition(FILES_HEADING)
+    card.write_text(f"{head}A note of ours.\n\n{heading}old", encoding="utf-8")
+    verified(bundle)
+    text = card.read_text(encoding="utf-8")
+    assert text.startswith(f"{head}A note of ours.\n\n{heading}")
+    assert "old" not in text.removeprefix(head)
+    assert text.count("(demo_cells): p_all differs by at most") == 3
+
+
+def test_a_bundle_without_a_card_is_proved_all_the_same(bundle: Path) -> None:
+    (bundle / CARD_NAME).unlink()
+    assert verified(bundle) == 0
+    assert not (bundle / CARD_NAME).exists()
+
+
+def test_a_variant_that_fails_is_refused_by_the_runtime_and_the_others_are_not(
+    failing: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert opens(failing, "int8"), "before it is verified nobody knows"
+    assert verified(failing) == 1
+    proof = proof_of(failing, "int8")
+    assert not proof.passed
+    said = capsys.readouterr().out
+    for failure in proof.failures:
+        assert f"int8 failed: {failure}\n" in said
+    assert len(re.findall(r"int8 .* FAILED\n", said)) == 1
+    assert "FAILED: " in (failing / CARD_NAME).read_text(encoding="utf-8")
+    with pytest.raises(BundleError, match=r"but int8 of .* does not: .*or take it all the same with --unproved"):
+        opens(failing, "int8")
+    assert opens(failing, "int8", unproved=True)
+    assert opens(failing, "fp32")
+    assert opens(failing, "fp16")
+
+
+def test_a_later_proof_lets_a_variant_that_failed_in_again(failing: Path, bundle: Path, converted: Path) -> None:
+    assert verified(failing) == 1
+    shutil.copy(converted / "bundle" / "model.int8.onnx", bundle)
+    refresh(bundle)
+    assert verified(bundle) == 0
+    assert opens(bundle, "int8")
+    assert "FAILED" not in (bundle / CARD_NAME).read_text(encoding="utf-8")
+
+
+def test_cells_that_get_another_label_are_named_with_their_subject(
+    failing: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    threshold = Bundle.open(failing).manifest.decision.threshold
+    keras, int8 = (answers_of(file) for file in (tmp_path / "reference.onnx", failing / "model.int8.onnx"))
+    flipped = [path for path in keras if (keras[path] >= threshold) != (int8[path] >= threshold)]
+    assert 0 < len(flipped) < len(keras), "otherwise this proves nothing"
+    verified(failing)
+    subjects = {str(cell.path): cell.subject for cell in find_cells(DEMO_CELLS)}
+    named = re.findall(r"(\w+) gives (.*) of subject (\w+) another label", capsys.readouterr().out)
+    assert named == [("int8", path, subjects[path]) for path in flipped]
+    assert proof_of(failing, "int8").flipped == len(flipped)
+
+
+def test_a_cell_of_no_subject_is_named_as_that(
+    failing: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for cell in find_cells(DEMO_CELLS):
+        target = tmp_path / "nameless" / cell.path.parent.name
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy(cell.path, target / f"cell-{cell.sha256[:8]}.png")
+    verified(failing, data=tmp_path / "nameless")
+    assert re.search(r"int8 gives .*cell-.*\.png of subject unknown another label", capsys.readouterr().out)
+
+
+def test_what_every_variant_says_of_every_cell_is_written(bundle: Path, tmp_path: Path) -> None:
+    verified(bundle, "--out", str(tmp_path / "answers.csv"))
+    with (tmp_path / "answers.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0]) == ["path", "subject", "label", "keras", "fp32", "fp16", "int8"]
+    cells = find_cells(DEMO_CELLS)
+    assert [(row["path"], row["subject"], row["label"]) for row in rows] == [
+        (str(cell.path), cell.subject, str(cell.label)) for cell in cells
+    ]
+    for name, file in (("keras", tmp_path / "reference.onnx"), *((p, bundle / f"model.{p}.onnx") for p in PRECISIONS)):
+        expected = answers_of(file)
+        for row in rows:
+            assert re.fullmatch(r"\d\.\d{6}", row[name])
+            assert float(row[name]) == pytest.approx(expected[row["path"]], abs=2e-5)
+
+
+def test_a_cell_that_cannot_be_read_costs_itself_alone(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Path(shutil.copytree(DEMO_CELLS, tmp_path / "data"))
+    (data / "hem" / "broken.png").write_bytes(b"no picture")
+    assert verified(bundle, data=data) == 2
+    assert proof_of(bundle, "fp32").cells == 9
+    assert f"not readable: {data / 'hem' / 'broken.png'}: " in capsys.readouterr().out
+
+
+def test_a_limit_takes_cells_spread_over_the_data(bundle: Path) -> None:
+    assert verified(bundle, "--cells", "6") == 0
+    assert proof_of(bundle, "fp32").cells == 6
+
+
+def test_cells_of_one_class_prove_nothing(bundle: Path) -> None:
+    before = (bundle / MANIFEST_NAME).read_bytes()
+    with pytest.raises(DataError, match=r"expected cells of both classes in .*hem, found 0 ALL and "):
+        verified(bundle, data=DEMO_CELLS / "hem")
+    assert (bundle / MANIFEST_NAME).read_bytes() == before
+
+
+def test_a_changed_tolerance_is_obeyed_and_recorded(failing: Path) -> None:
+    limits = ("auc", "sensitivity", "specificity")
+    options = [word for limit in limits for word in ("--tolerance", f"int8:{limit}=1")]
+    assert verified(failing, *options, "--tolerance", "fp16:max_difference=1e-7") == 1
+    assert proof_of(failing, "int8").tolerance == replace(TOLERANCES["int8"], auc=1.0, sensitivity=1.0, specificity=1.0)
+    assert proof_of(failing, "int8").passed
+    [failure] = proof_of(failing, "fp16").failures
+    assert re.fullmatch(r"p_all differs by \d\.\de-0\d \(at most 1e-07\)", failure)
+    assert proof_of(failing, "fp32").tolerance == TOLERANCES["fp32"]
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [
+        ("int8:sensitivity=0.01", ("int8", "sensitivity", 0.01)),
+        ("fp32:max_difference=1e-3", ("fp32", "max_difference", 1e-3)),
+        ("fp16:flipped=1", ("fp16", "flipped", 1.0)),
+    ],
+)
+def test_a_tolerance_is_parsed(text: str, parsed: tuple[str, str, float]) -> None:
+    assert tolerance(text) == parsed
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["int4:auc=0.1", "int8:accuracy=0.1", "int8:auc", "int8:auc=", "int8:auc=many", "int8:auc=2", "int8:auc=-1",
+     "int8:auc=nan", "auc=0.1", "int8", ""],
+)  # fmt: skip
+def test_a_tolerance_that_is_none_is_refused_in_one_line(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(["verify", "bundle", "--data", "data", "--tolerance", text])
+    assert refused.value.code == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "argument --tolerance: " in said
+    assert text.rpartition("=")[2] in said
+
+
+def test_the_layers_where_a_variant_departs_are_named(failing: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verified(failing, "--debug-precision") == 1
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "layers that add most" in line]
+    assert line.startswith("int8: layers that add most to its error: ")
+    added = {layer: float(number) for layer, number in re.findall(r"(\S+) \(([^)]+)\)", line)}
+    assert added["inner2/conv"] == pytest.approx(0.5, abs=0.05)
+    assert max(added[layer] for layer in ("stem/conv", "inner1/conv", "inner3/conv")) < 0.05
+
+
+def test_nothing_is_named_where_nothing_departs(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verified(bundle, "--debug-precision") == 0
+    assert "layers that add most" not in capsys.readouterr().out
+
+
+TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "model": (
+        lambda bundle: saved(small_network(), bundle / "model.fp16.onnx"),
+        r"expected .*model\.fp16\.onnx to have the SHA-256 .*: the file was changed or damaged",
+    ),
+    "missing": (
+        lambda bundle: (bundle / "model.int8.onnx").unlink(),
+        r"expected the file model\.int8\.onnx in the bundle .*, found none; export it again",
+    ),
+    "keras": (
+        lambda bundle: (bundle.parent / "run" / "best.keras").write_bytes(b"others"),
+        r"expected .*best\.keras to have the SHA-256 .*: the bundle came from another run",
+    ),
+    "run": (
+        lambda bundle: shutil.rmtree(bundle.parent / "run"),
+        r"expected the Keras model of the bundle at .*, found none; give its run folder with --run",
+    ),
+}
+
+
+@pytest.mark.parametrize(("tamper", "message"), TAMPERED.values(), ids=TAMPERED.keys())
+def test_what_was_tampered_with_is_refused_in_one_line_and_nothing_is_written(
+    bundle: Path,
+    tamper: Callable[[Path], object],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tamper(bundle)
+    before = (bundle / MANIFEST_NAME).read_bytes()
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda: verified(bundle))
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert re.match(f"error: {message}", said)
+    assert (bundle / MANIFEST_NAME).read_bytes() == before
+
+
+def test_the_run_may_lie_elsewhere(bundle: Path) -> None:
+    (bundle.parent / "run").rename(bundle.parent / "moved")
+    assert verified(bundle, "--run", str(bundle.parent / "moved")) == 0
+
+
+def test_a_full_disk_leaves_the_old_verdict(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.write_text
+
+    def full(path: Path, *given: Any, **named: Any) -> int:
+        if path.suffix == ".json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, *given, **named)
+
+    before = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OutputError, match=r"cannot write .*bundle\.json: No space left on device"):
+        verified(bundle)
+    assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before, "the card's as well"
