@@ -18,7 +18,6 @@ from export.engine import (
     EngineOptions,
     build_engine,
 )
-from runtime.allocator import keep_freed_memory
 from runtime.command_line import (
     DONE,
     PARTLY_DONE,
@@ -189,7 +188,6 @@ def _write_onnx(options: argparse.Namespace) -> int:
         from export.bundle_writer import ExportOptions, write_bundle
         from export.verify import Verification, tell
 
-    keep_freed_memory()
     written = write_bundle(
         run,
         options.out,

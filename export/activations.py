@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from export.graph import open_for_reading
+from export.graph import inferred_values, open_for_reading
 from export.onnx_session import open_session
 from runtime.schema import INPUT_NAME
 
@@ -38,8 +38,7 @@ def largest_activations(file: Path, cells: NDArray[np.uint8]) -> dict[str, float
 
 def _float_tensors(model: Any) -> list[str]:
     """Return the outputs of the nodes that are float32."""
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    kinds = {value.name: value.type.tensor_type.elem_type for value in (*inferred.value_info, *inferred.output)}
+    kinds = {value.name: value.type.tensor_type.elem_type for value in inferred_values(model)}
     outputs = [tensor for node in model.graph.node for tensor in node.output]
     return [tensor for tensor in outputs if kinds.get(tensor) == onnx.TensorProto.FLOAT]
 

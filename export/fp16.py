@@ -11,12 +11,12 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from export.activations import largest_activations
 from export.graph import (
+    check,
     constant_values,
     nodes_after_weights,
     open_for_reading,
     producers,
     put_in_order,
-    save_checked,
     weighted_nodes,
 )
 
@@ -51,7 +51,8 @@ def write_fp16(fp32: Path, target: Path, cells: NDArray[np.uint8]) -> tuple[str,
     )
     _drop_round_trips(converted)
     put_in_order(converted)
-    save_checked(converted, target)
+    onnx.save(converted, target)
+    check(target)
     return overflowing
 
 

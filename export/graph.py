@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 # TensorFlow and tf2onnx number names, "stem_1/convolution__12", in an order that changes from run to run.
 COUNTER = re.compile(r"__\d+|_\d+(?=/|$)")
 BATCH = "N"  # the name of the free dimension
+SMALL = 64  # values; a constant of so many may be a shape
 
 
 def fold_and_save(model: Any, folder: Path, target: Path) -> None:
@@ -33,18 +35,22 @@ def fold_and_save(model: Any, folder: Path, target: Path) -> None:
     _average_channels_first(model)
     onnx.save(model, folder / "raw.onnx")
     folded_by_onnxruntime(folder / "raw.onnx", folder / "folded.onnx")
-    model = onnx.load(folder / "folded.onnx")
-    _name_ends(model)
-    put_in_order(model)
-    save_checked(model, target)
+    _put_file_in_order(folder / "folded.onnx", target)
+    check(target)
+
+
+def _put_file_in_order(folded: Path, target: Path) -> None:
+    model = onnx.load(folded)
     unfolded = [node.name for node in model.graph.node if node.op_type == "BatchNormalization"]
     if unfolded:
         raise ConversionError(f"expected folded batch norms in {target.name}, found {unfolded[0]}")
+    _name_ends(model)
+    put_in_order(model)
+    onnx.save(model, target)
 
 
-def save_checked(model: Any, file: Path) -> None:
-    """Write a graph and check the file; raise ConversionError where it is not valid."""
-    onnx.save(model, file)
+def check(file: Path) -> None:
+    """Raise ConversionError where a file is no valid graph."""
     try:
         onnx.checker.check_model(file, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -85,6 +91,27 @@ def open_for_reading(file: Path) -> Any:
         return onnx.load(file)
     except (OSError, DecodeError) as error:
         raise ConversionError(f"expected an ONNX graph in {file}, found: {error}; export the bundle again") from error
+
+
+def inferred_values(model: Any) -> Any:
+    """Return the type and shape of each tensor of a graph that is known: value_info of inputs, outputs and between.
+
+    Only shapes are looked at, so large weights are left out of what is handed to shape inference and copied there.
+    """
+    graph = model.graph
+    outline = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    outline.graph.node.extend(graph.node)
+    outline.graph.input.extend(graph.input)
+    outline.graph.output.extend(graph.output)
+    for constant in graph.initializer:
+        if math.prod(constant.dims) <= SMALL:
+            outline.graph.initializer.append(constant)
+        else:
+            outline.graph.input.append(
+                onnx.helper.make_tensor_value_info(constant.name, constant.data_type, constant.dims)
+            )
+    inferred = onnx.shape_inference.infer_shapes(outline, data_prop=True).graph
+    return (*inferred.input, *inferred.value_info, *inferred.output)
 
 
 def constant_values(model: Any) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -162,9 +189,8 @@ def _fix_reshapes(model: Any) -> None:
 
     TensorRT would have to run those on integers.
     """
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     shapes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in inferred.graph.value_info
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in inferred_values(model)
     }
     constants = {constant.name for constant in model.graph.initializer}
     for node in model.graph.node:

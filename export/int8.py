@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from tqdm import tqdm
 
 from export.activations import largest_activations
-from export.graph import open_for_reading, put_in_order, save_checked, weighted_nodes
+from export.graph import check, open_for_reading, put_in_order, weighted_nodes
 from export.onnx_session import open_session
 from runtime.errors import ConversionError
 from runtime.schema import INPUT_NAME, OUTPUT_NAME
@@ -59,7 +60,8 @@ def write_int8(fp32: Path, target: Path, cells: NDArray[np.uint8]) -> tuple[str,
         )
     model = rounding.rounded(set(rounding.layers) - set(kept))
     put_in_order(model)
-    save_checked(model, target)
+    onnx.save(model, target)
+    check(target)
     return tuple(kept)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from export.graph import open_for_reading
+from export.graph import inferred_values, open_for_reading
 from runtime.errors import ConversionError
 
 OPSETS = range(9, 21)  # the oldest of these versions reads up to 20
@@ -56,11 +56,9 @@ class _Graph:
 def refuse_unsupported(file: Path) -> None:
     """Raise ConversionError with the node and the rule where TensorRT cannot take a graph of a bundle."""
     model = open_for_reading(file)
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    values = (*inferred.value_info, *inferred.input, *inferred.output)
     graph = _Graph(
         model,
-        types={value.name: value.type.tensor_type.elem_type for value in values},
+        types={value.name: value.type.tensor_type.elem_type for value in inferred_values(model)},
         constants={constant.name: constant for constant in model.graph.initializer},
     )
     for rule in RULES:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 REFERENCE = "keras"
-BATCH_SIZE = 32
-# A first batch is also given in batches of other sizes: one by one, and in fives, which leaves two over.
+BATCH_SIZE = 8  # larger ones of ALLNet would take gigabytes
+# A first batch is also given in batches of other sizes: one by one, and in fives, which leaves three over.
 OTHER_BATCH_SIZES = (1, 5)
 
 

@@ -157,7 +157,7 @@ def test_a_bundle_that_decides_like_keras_passes_and_the_proof_is_written_into_i
     after = Bundle.open(bundle).manifest
     for variant in after.variants:
         assert variant.proof.passed
-        assert (variant.proof.data, variant.proof.cells, variant.proof.batch_sizes) == ("demo_cells", 9, (32, 1, 5))
+        assert (variant.proof.data, variant.proof.cells, variant.proof.batch_sizes) == ("demo_cells", 9, (8, 1, 5))
         assert variant.proof.tolerance == TOLERANCES[variant.precision]
     assert proof_of(bundle, "int8").max_difference > proof_of(bundle, "fp16").max_difference > 0
     without_proof = [asdict(variant) | {"proof": None} for variant in before.variants]
