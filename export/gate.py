@@ -40,7 +40,7 @@ def judge(
     Args:
         precision: Of the variant.
         answers: By batch size, p_all of the variant, float32. The first holds all N cells, from which the metrics are
-            taken; the others may hold the first few.
+            taken; the others may hold the first few. NaN fails, and counts as the wrongest answer in the figures.
         reference: p_all of the Keras model, float32 [N].
         labels: bool [N], True for ALL; of both classes.
         threshold: A cell is called ALL where p_all >= threshold.
@@ -49,6 +49,8 @@ def judge(
     """
     difference = np.zeros(len(reference))
     flipped = np.zeros(len(reference), bool)
+    not_finite = sum(int(np.isnan(p_all).sum()) for p_all in answers.values())
+    answers = {size: _wrong_for_nan(p_all, labels) for size, p_all in answers.items()}
     for p_all in answers.values():
         own = reference[: len(p_all)]
         difference[: len(p_all)] = np.maximum(difference[: len(p_all)], np.abs(p_all.astype(np.float64) - own))
@@ -65,7 +67,8 @@ def judge(
         tolerance=tolerance,
         failures=(),
     )
-    return Verdict(precision, replace(proof, failures=tuple(_failures(proof))), flipped)
+    failures = [f"{not_finite} answers are no numbers"] if not_finite else []
+    return Verdict(precision, replace(proof, failures=(*failures, *_failures(proof))), flipped)
 
 
 def judge_all(scores: Scores, threshold: float, tolerances: dict[str, Tolerance], data: str) -> tuple[Verdict, ...]:
@@ -88,6 +91,11 @@ def changes(proof: Proof) -> Figures:
     """Return by how much the variant's metrics lie above the Keras model's."""
     keras, variant = asdict(proof.keras), asdict(proof.variant)
     return Figures(**{name: variant[name] - keras[name] for name in keras})
+
+
+def _wrong_for_nan(p_all: NDArray[np.float32], labels: NDArray[np.bool_]) -> NDArray[np.float32]:
+    wrong: NDArray[np.float32] = np.where(labels[: len(p_all)], 0, 1).astype(np.float32)
+    return np.where(np.isnan(p_all), wrong, p_all)
 
 
 def _figures(labels: NDArray[np.bool_], p_all: NDArray[np.float32], threshold: float) -> Figures:

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from runtime.backends.base import Backend
-from runtime.errors import DataError, UnreadableCellError
+from runtime.errors import DataError, NotFiniteError, UnreadableCellError
 from runtime.preprocessing import load_cell
 from runtime.schema import ImageSpec
 from train.dataset import Cell, refuse_contradictions
@@ -39,7 +39,7 @@ class Scores:
     cells: list[Cell]  # those that could be read
     labels: NDArray[np.bool_]  # [N], True for ALL
     reference: NDArray[np.float32]  # p_all [N]
-    answers: dict[str, dict[int, NDArray[np.float32]]]  # by precision and batch size; BATCH_SIZE holds all cells
+    answers: dict[str, dict[int, NDArray[np.float32]]]  # by precision and batch size; BATCH_SIZE has all; may hold NaN
     unreadable: dict[str, str]  # path to reason
 
     def whole_answers(self) -> dict[str, NDArray[np.float32]]:
@@ -77,9 +77,19 @@ def score_cells(cells: Sequence[Cell], image: ImageSpec, reference: Reference, v
 
 
 def infer_in_batches(backend: Backend, cells: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
-    """Return p_all, float32 [N], computed `batch_size` cells at a time, the last batch as short as it falls."""
+    """Return p_all, float32 [N], computed `batch_size` cells at a time, the last batch as short as it falls.
+
+    A batch with a value that is not finite is NaN as a whole.
+    """
     starts = range(0, len(cells), batch_size)
-    return np.concatenate([backend.infer(cells[start : start + batch_size]) for start in starts])
+    return np.concatenate([_answers(backend, cells[start : start + batch_size]) for start in starts])
+
+
+def _answers(backend: Backend, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+    try:
+        return backend.infer(batch)
+    except NotFiniteError:
+        return np.full(len(batch), np.nan, np.float32)
 
 
 def load_cells(cells: Sequence[Cell], image: ImageSpec) -> NDArray[np.uint8]:

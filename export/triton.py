@@ -85,6 +85,11 @@ def _models_of(bundle: Bundle, variant: Variant) -> Iterator[_Model]:
         record = read_record(engine)
         if sha256_of_file(engine) != record.engine_sha256:
             raise BundleError(f"expected the engine that is recorded at {engine}, found another; build it again")
+        if record.min_batch > 1:
+            raise BundleError(
+                f"expected an engine for batches from 1 on, {engine} takes {record.min_batch} at least, and the server "
+                "also sends single cells; build it again with --batch 1 OPT MAX"
+            )
         if record.onnx_sha256 == variant.sha256:
             name = f"{network}_{engine.stem}"
             yield _Model(name, engine, "model.plan", 'platform: "tensorrt_plan"', record.max_batch)

@@ -6,6 +6,7 @@ AllnetError
 ├── RunError            a run folder is missing, unfinished or does not fit
 ├── BundleError         a bundle is missing, damaged or of another version
 ├── BackendError        the inference asked for is not available on this machine
+│   └── NotFiniteError  a model gave values that are no probabilities
 ├── ConversionError     a converted model does not decide like the one it came from
 ├── OutputError         a result cannot be written
 └── UnreadableCellError one image cannot be used; costs its own row, never the run
@@ -38,6 +39,10 @@ class BundleError(AllnetError):
 
 class BackendError(AllnetError):
     """The inference that was asked for is not available on this machine."""
+
+
+class NotFiniteError(BackendError):
+    """A model gave values that are no probabilities."""
 
 
 class ConversionError(AllnetError):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runtime.closing import Closing
-from runtime.errors import BackendError
+from runtime.errors import BackendError, NotFiniteError
 from runtime.schema import ImageSpec
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ class Backend(Closing):
             )
         p_all = self._infer(cells)
         if not np.isfinite(p_all).all():
-            raise BackendError(
+            raise NotFiniteError(
                 f"expected probabilities from {self.description}, found values that are not finite; "
-                "check the bundle with `python -m benchmarks.parity`"
+                "check the bundle with `python -m export verify`"
             )
         return p_all
 

@@ -85,16 +85,17 @@ def test_a_change_for_the_better_counts_like_one_for_the_worse() -> None:
     assert verdict.proof.failures == ("sensitivity changes by 0.2500 (at most 0.1)",)
 
 
-@pytest.mark.parametrize("name", ["max_difference"])
-def test_what_is_no_number_fails(name: str) -> None:
-    with np.errstate(invalid="ignore"):
-        proof = judged(moved((0, float("nan"))), Tolerance(**{name: 1.0})).proof
-    assert proof.failures == ("p_all differs by nan (at most 1)",)
+@pytest.mark.parametrize("tolerance", [Tolerance(), Tolerance(max_difference=1.0)])
+def test_what_is_no_number_fails_and_counts_as_the_wrongest_answer(tolerance: Tolerance) -> None:
+    proof = judged(moved((0, float("nan"))), tolerance).proof
+    assert proof.failures == ("1 answers are no numbers",)
+    assert proof.max_difference == max(KERAS[0], 1 - KERAS[0])
+    assert proof.variant.accuracy < proof.keras.accuracy
 
 
 def test_what_is_not_a_number_at_another_batch_size_fails() -> None:
     proof = judged(KERAS, Tolerance(max_difference=1.0), {1: [KERAS[0], float("nan")]}).proof
-    assert not proof.passed
+    assert proof.failures == ("1 answers are no numbers",)
 
 
 def test_without_a_tolerance_nothing_is_judged() -> None:

@@ -38,15 +38,15 @@ def spoil(cell: Cell) -> None:
 
 def test_every_cell_is_scored_in_large_batches_and_the_first_ones_in_others(tmp_path: Path) -> None:
     backend = BrightnessBackend()
-    scores = score_cells(cells_of(tmp_path, 40), SPEC, Reference(), {"fp32": backend})
-    assert backend.batch_sizes == [32, *[1] * 32, *[5] * 6, 2, 8]
-    assert {size: len(p_all) for size, p_all in scores.answers["fp32"].items()} == {32: 40, 1: 32, 5: 32}
+    scores = score_cells(cells_of(tmp_path, 12), SPEC, Reference(), {"fp32": backend})
+    assert backend.batch_sizes == [8, *[1] * 8, 5, 3, 4]
+    assert {size: len(p_all) for size, p_all in scores.answers["fp32"].items()} == {8: 12, 1: 8, 5: 8}
     for p_all in scores.answers["fp32"].values():
         np.testing.assert_allclose(p_all, np.arange(len(p_all)) / 255, atol=1e-6)
-    np.testing.assert_allclose(scores.reference, np.arange(40) / 510, atol=1e-6)
-    assert scores.labels.tolist() == [True, False] * 20
+    np.testing.assert_allclose(scores.reference, np.arange(12) / 510, atol=1e-6)
+    assert scores.labels.tolist() == [True, False] * 6
     assert list(scores.whole_answers()) == ["keras", "fp32"]
-    assert {len(p_all) for p_all in scores.whole_answers().values()} == {40}
+    assert {len(p_all) for p_all in scores.whole_answers().values()} == {12}
 
 
 def test_answers_stay_beside_their_cells_where_one_cannot_be_read(tmp_path: Path) -> None:
@@ -55,8 +55,14 @@ def test_answers_stay_beside_their_cells_where_one_cannot_be_read(tmp_path: Path
     scores = score_cells(cells, SPEC, Reference(), {"fp32": BrightnessBackend()})
     assert scores.cells == [*cells[:2], *cells[3:]]
     assert scores.labels.tolist() == [cell.label == 1 for cell in scores.cells]
-    np.testing.assert_allclose(scores.answers["fp32"][32], np.array([0, 1, 3, 4, 5]) / 255, atol=1e-6)
+    np.testing.assert_allclose(scores.answers["fp32"][8], np.array([0, 1, 3, 4, 5]) / 255, atol=1e-6)
     assert list(scores.unreadable) == [str(cells[2].path)]
+
+
+def test_a_batch_with_an_answer_that_is_not_finite_has_none(tmp_path: Path) -> None:
+    scores = score_cells(cells_of(tmp_path, 3), SPEC, Reference(), {"fp16": BrightnessBackend(scale=float("nan"))})
+    assert np.isnan(scores.answers["fp16"][8]).all()
+    assert np.isfinite(scores.reference).all()
 
 
 def test_cells_none_of_which_can_be_read_are_refused(tmp_path: Path) -> None:

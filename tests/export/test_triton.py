@@ -43,9 +43,9 @@ model_warmup [
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path) -> Path:
-    """An fp16 engine in that bundle, for batches of 2 to 16."""
+    """An fp16 engine in that bundle, for batches of 1 to 16."""
     install(monkeypatch, "10.13")
-    return build_engine(tiny_bundle, EngineOptions("fp16", (2, 4, 16)))
+    return build_engine(tiny_bundle, EngineOptions("fp16", (1, 4, 16)))
 
 
 def files_of(folder: Path) -> list[str]:
@@ -105,6 +105,16 @@ def test_an_engine_becomes_a_model_with_its_own_largest_batch(engine: Path, tiny
 def test_an_engine_that_was_changed_is_refused(engine: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     engine.write_bytes(engine.read_bytes() + b"more")
     with pytest.raises(BundleError, match=r"expected the engine that is recorded at .*fp16\.engine, found another"):
+        write_repository(tiny_bundle, tmp_path / "repository")
+    assert not (tmp_path / "repository").exists()
+
+
+def test_an_engine_that_takes_no_single_cell_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    install(monkeypatch, "10.13")
+    build_engine(tiny_bundle, EngineOptions("fp16", (2, 4, 16)))
+    with pytest.raises(BundleError, match=r"takes 2 at least, .* build it again with --batch 1 OPT MAX"):
         write_repository(tiny_bundle, tmp_path / "repository")
     assert not (tmp_path / "repository").exists()
 
