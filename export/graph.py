@@ -41,11 +41,11 @@ def fold_and_save(model: Any, folder: Path, target: Path) -> None:
 
 def _put_file_in_order(folded: Path, target: Path) -> None:
     model = onnx.load(folded)
+    _name_ends(model)
+    put_in_order(model)
     unfolded = [node.name for node in model.graph.node if node.op_type == "BatchNormalization"]
     if unfolded:
         raise ConversionError(f"expected folded batch norms in {target.name}, found {unfolded[0]}")
-    _name_ends(model)
-    put_in_order(model)
     onnx.save(model, target)
 
 

@@ -10,7 +10,16 @@ import numpy as np
 
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.files import sha256_of_file
-from runtime.schema import CARD_NAME, GOLDEN_NAME, MANIFEST_NAME, ImageSpec, Variant, to_json
+from runtime.schema import (
+    CARD_NAME,
+    GOLDEN_NAME,
+    MANIFEST_NAME,
+    ImageSpec,
+    Manifest,
+    Variant,
+    manifest_from_json,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,6 +70,24 @@ def write_tiny_bundle(folder: Path, precisions: tuple[str, ...] = ("fp32", "fp16
     return folder
 
 
+def manifest_of(bundle: Path) -> Manifest:
+    """Read a bundle's manifest, whatever its files are."""
+    return manifest_from_json((bundle / MANIFEST_NAME).read_text(encoding="utf-8"))
+
+
+def record_hashes(bundle: Path) -> None:
+    """Write into the manifest the hashes of the files as they are."""
+    manifest = manifest_of(bundle)
+    variants = tuple(replace(variant, sha256=sha256_of_file(bundle / variant.file)) for variant in manifest.variants)
+    manifest = replace(
+        manifest,
+        variants=variants,
+        golden_sha256=sha256_of_file(bundle / GOLDEN_NAME),
+        card_sha256=sha256_of_file(bundle / CARD_NAME),
+    )
+    (bundle / MANIFEST_NAME).write_text(to_json(manifest), encoding="utf-8")
+
+
 def move_golden_answers(bundle: Path, precision: str, distance: float) -> None:
     """Change what a variant is recorded to have said of the golden cells."""
     opened = Bundle.open(bundle)
@@ -68,8 +95,7 @@ def move_golden_answers(bundle: Path, precision: str, distance: float) -> None:
     answers: dict[str, Any] = dict(golden.p_all)
     answers[precision] = answers[precision] + np.float32(distance)
     np.savez(bundle / GOLDEN_NAME, cells=golden.cells, **answers)
-    manifest = replace(opened.manifest, golden_sha256=sha256_of_file(bundle / GOLDEN_NAME))
-    (bundle / MANIFEST_NAME).write_text(to_json(manifest), encoding="utf-8")
+    record_hashes(bundle)
 
 
 def _variant(file: Path, like: Variant) -> Variant:

@@ -22,12 +22,12 @@ from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.errors import BackendError, BundleError, ConversionError, OutputError, UsageError
 from runtime.files import sha256_of_file
-from runtime.schema import MANIFEST_NAME, to_json
+from runtime.schema import to_json
 from tests.tensorrt_simulator.cuda import SimulatedGpu
 from tests.tensorrt_simulator.install import install
 from tests.tensorrt_simulator.library import Library
 from tests.tensorrt_simulator.rules import FULL_VERSIONS
-from tests.tiny_bundle import write_onnx, write_tiny_bundle
+from tests.tiny_bundle import record_hashes, write_onnx, write_tiny_bundle
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = EngineOptions()
@@ -49,12 +49,7 @@ def put_variant(bundle: Path, precision: str, content_of: str, **extra: Any) -> 
     """Give the bundle a variant of that precision whose file is another graph, with its right hash."""
     file = bundle / f"model.{precision}.onnx"
     write_onnx(file, content_of, **extra)
-    manifest = Bundle.open(bundle).manifest
-    variants = tuple(
-        replace(variant, sha256=sha256_of_file(file)) if variant.precision == precision else variant
-        for variant in manifest.variants
-    )
-    (bundle / MANIFEST_NAME).write_text(to_json(replace(manifest, variants=variants)), encoding="utf-8")
+    record_hashes(bundle)
 
 
 def test_an_engine_and_its_record_tell_what_they_are(simulated: Library, tiny_bundle: Path) -> None:
@@ -112,11 +107,8 @@ def test_a_graph_that_tensorrt_does_not_take_is_refused_with_every_reason(any_te
 
 
 def test_a_file_that_is_no_graph_is_refused(any_tensorrt: str, tiny_bundle: Path) -> None:
-    file = tiny_bundle / "model.fp16.onnx"
-    file.write_bytes(b"no graph")
-    manifest = (tiny_bundle / MANIFEST_NAME).read_text(encoding="utf-8")
-    old = Bundle.open(tiny_bundle).variant("fp16").sha256
-    (tiny_bundle / MANIFEST_NAME).write_text(manifest.replace(old, sha256_of_file(file)), encoding="utf-8")
+    (tiny_bundle / "model.fp16.onnx").write_bytes(b"no graph")
+    record_hashes(tiny_bundle)
     with pytest.raises(ConversionError, match="expected a graph that TensorRT takes"):
         build_engine(tiny_bundle, OPTIONS)
 

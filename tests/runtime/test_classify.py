@@ -205,7 +205,7 @@ def test_hidden_folders_are_left_out_like_hidden_files(cell_file: CellFile, tmp_
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send SIGINT to one process")
 def test_ctrl_c_in_the_middle_of_a_real_run_is_quiet(cell_file: CellFile, tmp_path: Path) -> None:
     cell = cell_file("cells/0.bmp")
-    for number in range(1, 3000):
+    for number in range(1, 12000):
         (tmp_path / "cells" / f"{number}.bmp").hardlink_to(cell)
     command = [sys.executable, "-m", "runtime.classify", str(tmp_path / "cells"), "--out", str(tmp_path / "r.csv")]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
