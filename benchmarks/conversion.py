@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.cells import bmp_cells
 from benchmarks.peak_memory import refuse_system_without_peak, run_measured
 from benchmarks.record import Row, check_record_folder, write_record
-from benchmarks.throughput import timed_in_turns
+from benchmarks.throughput import ratio_columns, timed_in_turns
 from export.reference import reference_file
 from runtime.backends.base import Backend
 from runtime.backends.select import open_backend
@@ -130,19 +130,14 @@ def speed_rows(bundle: Bundle, options: argparse.Namespace) -> list[Row]:
         candidates[f"openvino {variant.precision}"] = run
     seconds = timed_in_turns(candidates, options.rounds)
     baseline = seconds["onnxruntime fp32"]
-    rows = []
-    for name, samples in seconds.items():
-        ratios = sorted(sample / own for sample, own in zip(samples, baseline, strict=True))
-        rows.append(
-            {
-                "candidate": name,
-                "ms_per_cell": round(1000 * float(np.median(samples)) / len(cells), 3),
-                "ratio": round(float(np.median(ratios)), 3),
-                "lowest": round(ratios[0], 3),
-                "highest": round(ratios[-1], 3),
-            }
-        )
-    return rows
+    return [
+        {
+            "candidate": name,
+            "ms_per_cell": round(1000 * float(np.median(samples)) / len(cells), 3),
+            **ratio_columns(samples, baseline),
+        }
+        for name, samples in seconds.items()
+    ]
 
 
 def backend_run(backend: Backend, cells: NDArray[np.uint8]) -> Candidate:

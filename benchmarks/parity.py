@@ -60,12 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         content = {
             "rows": [row_of(verdict) for verdict in verification.verdicts],
             "proofs": {verdict.precision: asdict(verdict.proof) for verdict in verification.verdicts},
-            "flipped": {
-                verdict.precision: [
-                    str(verification.scores.cells[index].path) for index in np.flatnonzero(verdict.flipped)
-                ]
-                for verdict in verification.verdicts
-            },
+            "flipped": {verdict.precision: flipped_paths(verdict, verification) for verdict in verification.verdicts},
             "metrics": {name: asdict(metrics) for name, metrics in verification.metrics.items()},
             "unreadable": verification.scores.unreadable,
         }

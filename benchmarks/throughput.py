@@ -170,10 +170,17 @@ def timed_in_turns(candidates: dict[str, Candidate], rounds: int) -> dict[str, l
 
 def row_of(name: str, samples: list[float], classify: list[float], cells: int) -> Row:
     """Sum up a candidate: its rate, and its time as a multiple of classify's in the same round."""
-    ratios = sorted(sample / own for sample, own in zip(samples, classify, strict=True))
     return {
         "candidate": name,
         "cells_per_second": round(cells / float(np.median(samples)), 1),
+        **ratio_columns(samples, classify),
+    }
+
+
+def ratio_columns(samples: list[float], baseline: list[float]) -> Row:
+    """Return a candidate's time as a multiple of the baseline's in the same round: median, lowest and highest."""
+    ratios = sorted(sample / own for sample, own in zip(samples, baseline, strict=True))
+    return {
         "ratio": round(float(np.median(ratios)), 3),
         "lowest": round(ratios[0], 3),
         "highest": round(ratios[-1], 3),

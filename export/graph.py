@@ -63,7 +63,7 @@ def put_in_order(model: Any) -> None:
     Nothing then depends on the order in which a converter went over the graph, so two exports give the same file.
     """
     graph = model.graph
-    nodes = list(_from_inputs_to_outputs(graph))
+    nodes = list(_from_inputs_to_outputs(model))
     kept = {value.name for value in (*graph.input, *graph.output)}
     constants = {constant.name: constant for constant in graph.initializer}
     new_names: dict[str, str] = {name: name for name in kept}
@@ -122,6 +122,11 @@ def constant_values(model: Any) -> Iterator[tuple[str, NDArray[Any]]]:
             yield constant.name, values
 
 
+def attributes(node: Any) -> dict[str, Any]:
+    """Return a node's attributes by name."""
+    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
 def producers(model: Any) -> dict[str, Any]:
     """Map each tensor to the node that gives it."""
     return {tensor: node for node in model.graph.node for tensor in node.output}
@@ -154,11 +159,11 @@ def _replace(field: Any, items: Iterable[Any]) -> None:
     field.extend(items)
 
 
-def _from_inputs_to_outputs(graph: Any) -> Iterator[Any]:
+def _from_inputs_to_outputs(model: Any) -> Iterator[Any]:
     """Yield each node that the outputs need after the nodes that it needs, by depth-first search."""
-    producer = {tensor: node for node in graph.node for tensor in node.output}
+    producer = producers(model)
     done: set[str] = set()
-    pending = [(output.name, False) for output in reversed(graph.output)]
+    pending = [(output.name, False) for output in reversed(model.graph.output)]
     while pending:
         tensor, inputs_are_done = pending.pop()
         node = producer.get(tensor)
@@ -211,8 +216,8 @@ def _average_channels_first(model: Any) -> None:
     """
     nodes = []
     for node in model.graph.node:
-        attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-        if node.op_type != "ReduceMean" or list(attributes.get("axes", ())) != [1, 2] or attributes.get("keepdims", 1):
+        given = attributes(node)
+        if node.op_type != "ReduceMean" or list(given.get("axes", ())) != [1, 2] or given.get("keepdims", 1):
             nodes.append(node)
             continue
         first, pooled = f"{node.name}/channels_first", f"{node.name}/pooled"

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from export.graph import inferred_values, open_for_reading
+from export.graph import attributes, inferred_values, open_for_reading
 from runtime.errors import ConversionError
 
 OPSETS = range(9, 21)  # the oldest of these versions reads up to 20
@@ -106,19 +106,19 @@ def _pools(graph: _Graph) -> Iterator[str]:
     for node in graph.nodes:
         if node.op_type not in ("AveragePool", "MaxPool"):
             continue
-        attributes = _attributes(node)
-        if len(attributes["kernel_shape"]) not in (2, 3) or set(attributes.get("dilations", (1,))) != {1}:
+        given = attributes(node)
+        if len(given["kernel_shape"]) not in (2, 3) or set(given.get("dilations", (1,))) != {1}:
             yield f"{_named(node)} in other than two or three dimensions, or with dilations"
-        if attributes.get("count_include_pad", 0):
+        if given.get("count_include_pad", 0):
             yield f"{_named(node)} whose mean counts the padding (runtimes differ in that)"
 
 
 def _resizes(graph: _Graph) -> Iterator[str]:
     for node in graph.nodes:
-        attributes = _attributes(node) if node.op_type == "Resize" else {}
-        mode = attributes.get("mode", b"nearest").decode()
-        coordinates = attributes.get("coordinate_transformation_mode", b"half_pixel").decode()
-        if mode not in RESIZE_MODES or coordinates not in RESIZE_COORDINATES or attributes.get("antialias", 0):
+        given = attributes(node) if node.op_type == "Resize" else {}
+        mode = given.get("mode", b"nearest").decode()
+        coordinates = given.get("coordinate_transformation_mode", b"half_pixel").decode()
+        if mode not in RESIZE_MODES or coordinates not in RESIZE_COORDINATES or given.get("antialias", 0):
             yield f"{_named(node)} in the mode {mode}, {coordinates}"
 
 
@@ -126,7 +126,7 @@ def _pads(graph: _Graph) -> Iterator[str]:
     for node in graph.nodes:
         if node.op_type != "Pad":
             continue
-        mode = _attributes(node).get("mode", b"constant").decode()
+        mode = attributes(node).get("mode", b"constant").decode()
         if mode not in PAD_MODES:
             yield f"{_named(node)} in the mode {mode}"
         if any(name and name not in graph.constants for name in node.input[1:]):
@@ -144,10 +144,6 @@ def _symmetric_quantization(graph: _Graph) -> Iterator[str]:
 
 def _named(node: Any) -> str:
     return f"the node {node.name} ({node.op_type})"
-
-
-def _attributes(node: Any) -> dict[str, Any]:
-    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 RULES: tuple[Callable[[_Graph], Iterator[str]], ...] = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ class Verification:
         """Whether every variant decides like the Keras model."""
         return all(verdict.proof.passed for verdict in self.verdicts)
 
-    @property
+    @cached_property
     def metrics(self) -> dict[str, Metrics]:
         """The five metrics, with intervals, of the Keras model and of each variant."""
         return {
