@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from export.activations import largest_activations
 from export.departures import DEBUG_CELLS, departures
 from export.finished_run import FinishedRun
 from export.fp16 import write_fp16
@@ -135,10 +136,13 @@ def _convert(
     if examples:
         pixels = load_cells(examples, image)
         hashes = tuple(cell.sha256 for cell in examples)
-        for precision, convert in (("fp16", write_fp16), ("int8", write_int8)):
-            if precision in precisions:
-                file = folder / _file_name(precision)
-                converted.append(_Converted(precision, file, convert(fp32, file, pixels), hashes))
+        peaks = largest_activations(fp32, pixels)
+        if "fp16" in precisions:
+            file = folder / _file_name("fp16")
+            converted.append(_Converted("fp16", file, write_fp16(fp32, file, peaks), hashes))
+        if "int8" in precisions:
+            file = folder / _file_name("int8")
+            converted.append(_Converted("int8", file, write_int8(fp32, file, pixels, peaks), hashes))
     for each in converted:
         refuse_unsupported(each.file)
     return converted

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from export.activations import largest_activations
 from export.graph import (
     check,
     constant_values,
@@ -20,15 +19,12 @@ from export.graph import (
     weighted_nodes,
 )
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 LARGEST_HALF = 65504.0
 # Cells that are yet to come may reach further than those that were looked at.
 BOUND = LARGEST_HALF / 8
 
 
-def write_fp16(fp32: Path, target: Path, cells: NDArray[np.uint8]) -> tuple[str, ...]:
+def write_fp16(fp32: Path, target: Path, peaks: dict[str, float]) -> tuple[str, ...]:
     """Convert a fp32 graph of a bundle; return the names of the layers that stay in float32 lest they overflow.
 
     The uint8 input is cast and standardized in float32, and so are all measures of it, which sum over a large range,
@@ -38,13 +34,13 @@ def write_fp16(fp32: Path, target: Path, cells: NDArray[np.uint8]) -> tuple[str,
     Args:
         fp32: ONNX file with folded batch norms.
         target: Where the fp16 graph is written.
-        cells: uint8 RGB [N, height, width, 3], real ones: what passes BOUND on them stays in float32.
+        peaks: By tensor its largest absolute value on real cells: what passes BOUND there stays in float32.
 
     Raises ConversionError where the graph is not valid.
     """
     model = open_for_reading(fp32)
     inner = _inner_nodes(model)
-    overflowing = _overflowing(model, inner, largest_activations(fp32, cells))
+    overflowing = _overflowing(model, inner, peaks)
     outer = [node.name for node in model.graph.node if node.name not in inner]
     converted = convert_float_to_float16(
         model, keep_io_types=True, op_block_list=[], node_block_list=[*outer, *overflowing]

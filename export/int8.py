@@ -20,9 +20,8 @@ from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from tqdm import tqdm
 
-from export.activations import largest_activations
 from export.graph import check, open_for_reading, put_in_order, weighted_nodes
-from export.onnx_session import open_session
+from export.onnx_session import open_session, options_of_a_short_life
 from runtime.errors import ConversionError
 from runtime.schema import INPUT_NAME, OUTPUT_NAME
 
@@ -32,10 +31,11 @@ if TYPE_CHECKING:
 # Mean difference of p_all from the fp32 graph's on the calibration cells. What is let through is then judged by the
 # gate, on other cells and by sensitivity and specificity.
 LARGEST_MEAN_DIFFERENCE = 0.005
-SCAN_CELLS = 32  # that each layer is tried on, alone
+SCAN_CELLS = 8  # that each layer is tried on, alone
+BATCH_SIZE = 8  # cells at a time, which bounds the memory
 
 
-def write_int8(fp32: Path, target: Path, cells: NDArray[np.uint8]) -> tuple[str, ...]:
+def write_int8(fp32: Path, target: Path, cells: NDArray[np.uint8], peaks: dict[str, float]) -> tuple[str, ...]:
     """Convert a fp32 graph of a bundle; return the names of the layers that stay in float32.
 
     Where rounding every layer moves the answers too far, each layer is rounded alone, and those that move them most
@@ -44,14 +44,15 @@ def write_int8(fp32: Path, target: Path, cells: NDArray[np.uint8]) -> tuple[str,
     Args:
         fp32: ONNX file with folded batch norms.
         target: Where the int8 graph is written.
-        cells: uint8 RGB [N, height, width, 3], of the training part: the ranges of the activations are taken on them.
+        cells: uint8 RGB [N, height, width, 3], of the training part, on which the answers are compared.
+        peaks: By tensor its largest absolute value on them: the ranges that are divided into 255 steps.
 
     Raises ConversionError where the graph is not valid, or where too few layers bear being rounded.
     """
-    rounding = _Rounding(fp32, cells)
+    rounding = _Rounding(fp32, cells, peaks)
     kept: list[str] = []
     if not rounding.is_close(kept):
-        most_sensitive = rounding.most_sensitive_first(cells[:SCAN_CELLS])
+        most_sensitive = rounding.most_sensitive_first()
         kept = most_sensitive[: _fewest(len(most_sensitive), lambda count: rounding.is_close(most_sensitive[:count]))]
     if len(kept) == len(rounding.layers):
         raise ConversionError(
@@ -73,23 +74,23 @@ def _fewest(most: int, is_enough: Callable[[int], bool]) -> int:
 class _Rounding:
     """A fp32 graph, the ranges of its activations and its answers: what is needed to round some of its layers."""
 
-    def __init__(self, fp32: Path, cells: NDArray[np.uint8]) -> None:
-        self._fp32 = fp32
+    def __init__(self, fp32: Path, cells: NDArray[np.uint8], peaks: dict[str, float]) -> None:
+        self._model = open_for_reading(fp32)
         self._cells = cells
-        self._answers = _answers(fp32, cells)
-        model = open_for_reading(fp32)
-        weighted = weighted_nodes(model)
-        self.layers = [node.name for node in model.graph.node if node.name in weighted]
-        peaks = largest_activations(fp32, cells)
-        self._ranges = TensorsData(
-            CalibrationMethod.MinMax,
-            {tensor: TensorData(lowest=np.float32(-peak), highest=np.float32(peak)) for tensor, peak in peaks.items()},
-        )
+        self._answers = _answers(self._model, cells)
+        weighted = weighted_nodes(self._model)
+        self.layers = [node.name for node in self._model.graph.node if node.name in weighted]
+        ranges = {
+            tensor: TensorData(lowest=np.float32(-peak), highest=np.float32(peak)) for tensor, peak in peaks.items()
+        }
+        self._ranges = TensorsData(CalibrationMethod.MinMax, ranges)
 
     def rounded(self, layers: Collection[str]) -> Any:
         """Return the graph with these layers in int8."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
         quantizer = QDQQuantizer(
-            open_for_reading(self._fp32),
+            model,
             per_channel=True,
             reduce_range=False,
             weight_qType=QuantType.QInt8,
@@ -112,23 +113,23 @@ class _Rounding:
 
     def is_close(self, kept: Collection[str]) -> bool:
         """Say whether the answers stay near those of the fp32 graph with all layers rounded but those that are kept."""
-        return self.mean_difference(kept, self._cells) <= LARGEST_MEAN_DIFFERENCE
+        rounded = set(self.layers) - set(kept)
+        if not rounded:
+            return True
+        return self._mean_difference(_answers(self.rounded(rounded), self._cells)) <= LARGEST_MEAN_DIFFERENCE
 
-    def mean_difference(self, kept: Collection[str], cells: NDArray[np.uint8]) -> float:
-        """Return the mean absolute difference of p_all with all layers rounded but those that are kept."""
-        layers = [layer for layer in self.layers if layer not in set(kept)]
-        if not layers:
-            return 0.0
-        answers = _answers(self.rounded(layers).SerializeToString(), cells)
-        return float(np.abs(answers - self._answers[: len(cells)]).mean())
-
-    def most_sensitive_first(self, cells: NDArray[np.uint8]) -> list[str]:
-        """Return the layers by how far each, rounded alone, moves p_all."""
+    def most_sensitive_first(self) -> list[str]:
+        """Return the layers by how far each, rounded alone, moves p_all of SCAN_CELLS cells."""
+        cells, options = self._cells[:SCAN_CELLS], options_of_a_short_life()
         moved = {
-            layer: self.mean_difference(set(self.layers) - {layer}, cells)
+            layer: self._mean_difference(_answers(self.rounded({layer}), cells, options))
             for layer in tqdm(self.layers, desc="layers in int8", unit="layer", disable=None, leave=False)
         }
         return sorted(self.layers, key=lambda layer: -moved[layer])
+
+    def _mean_difference(self, answers: NDArray[np.float64]) -> float:
+        """Return the mean absolute difference from the fp32 graph's answers for the first cells."""
+        return float(np.abs(answers - self._answers[: len(answers)]).mean())
 
 
 @contextmanager
@@ -143,7 +144,7 @@ def _quiet_log() -> Iterator[None]:
         root.setLevel(level)
 
 
-def _answers(model: Path | bytes, cells: NDArray[np.uint8]) -> NDArray[np.float64]:
-    session = open_session(model)
-    answers = [session.run([OUTPUT_NAME], {INPUT_NAME: cell[None]})[0][0] for cell in cells]
-    return np.array(answers, np.float64)
+def _answers(model: Any, cells: NDArray[np.uint8], options: Any = None) -> NDArray[np.float64]:
+    session = open_session(model.SerializeToString(), options)
+    batches = [cells[start : start + BATCH_SIZE] for start in range(0, len(cells), BATCH_SIZE)]
+    return np.concatenate([session.run([OUTPUT_NAME], {INPUT_NAME: batch})[0] for batch in batches]).astype(np.float64)

@@ -23,6 +23,14 @@ def folded_by_onnxruntime(raw: Path, target: Path) -> None:
     open_session(raw, options)
 
 
+def options_of_a_short_life() -> Any:
+    """Return the options of a session that runs a few cells only: opening it is what costs."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    return options
+
+
 def open_session(model: Path | bytes, options: Any = None) -> Any:
     """Open a graph, from a file or as bytes, on the CPU; raise ConversionError where ONNX Runtime refuses it."""
     try:

@@ -46,7 +46,7 @@ def exact_fp16_answers(file: Path, cells: NDArray[np.uint8]) -> NDArray[np.float
 
 
 def test_inner_layers_are_fp16_and_the_ends_stay_float32(fp32: Path, tmp_path: Path) -> None:
-    assert write_fp16(fp32, tmp_path / "model.onnx", CELLS) == ()
+    assert write_fp16(fp32, tmp_path / "model.onnx", largest_activations(fp32, CELLS)) == ()
     model = onnx.load(tmp_path / "model.onnx")
     onnx.checker.check_model(model, full_check=True)
     first = model.graph.node[0]
@@ -68,7 +68,7 @@ def test_inner_layers_are_fp16_and_the_ends_stay_float32(fp32: Path, tmp_path: P
 
 
 def test_input_and_output_are_what_they_were(fp32: Path, tmp_path: Path) -> None:
-    write_fp16(fp32, tmp_path / "model.onnx", CELLS)
+    write_fp16(fp32, tmp_path / "model.onnx", largest_activations(fp32, CELLS))
     before, after = onnx.load(fp32).graph, onnx.load(tmp_path / "model.onnx").graph
     assert list(after.input) == list(before.input)
     assert list(after.output) == list(before.output)
@@ -76,7 +76,7 @@ def test_input_and_output_are_what_they_were(fp32: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("count", [1, 24])
 def test_answers_stay_near_those_of_fp32(fp32: Path, tmp_path: Path, count: int) -> None:
-    write_fp16(fp32, tmp_path / "model.onnx", CELLS)
+    write_fp16(fp32, tmp_path / "model.onnx", largest_activations(fp32, CELLS))
     expected = onnx_answers(fp32, CELLS)
     assert np.ptp(expected) > 0.3, "cells that all get one answer would prove nothing"
     np.testing.assert_allclose(onnx_answers(tmp_path / "model.onnx", CELLS[:count]), expected[:count], atol=2e-3)
@@ -85,13 +85,13 @@ def test_answers_stay_near_those_of_fp32(fp32: Path, tmp_path: Path, count: int)
 
 def test_a_file_whose_weights_lie_inside_is_half_as_large(tmp_path: Path) -> None:
     fp32 = saved(small_network(channels=64, inner_layers=4), tmp_path / "model.fp32.onnx")
-    write_fp16(fp32, tmp_path / "model.onnx", CELLS[:2])
+    write_fp16(fp32, tmp_path / "model.onnx", largest_activations(fp32, CELLS[:2]))
     assert 0.49 < (tmp_path / "model.onnx").stat().st_size / fp32.stat().st_size < 0.53
 
 
 def test_layers_that_would_overflow_stay_in_float32_by_name(tmp_path: Path) -> None:
     fp32 = saved(small_network(LARGE_INSIDE, inner_layers=3), tmp_path / "model.fp32.onnx")
-    assert write_fp16(fp32, tmp_path / "model.onnx", CELLS) == OVERFLOWING
+    assert write_fp16(fp32, tmp_path / "model.onnx", largest_activations(fp32, CELLS)) == OVERFLOWING
     types = computed_types(onnx.load(tmp_path / "model.onnx"))
     assert {types[name] for name in OVERFLOWING[:2]} == {TensorProto.FLOAT}
     assert types["inner3/conv"] == TensorProto.FLOAT16, "one layer does not keep the others"
@@ -102,7 +102,7 @@ def test_layers_that_would_overflow_stay_in_float32_by_name(tmp_path: Path) -> N
 def test_without_the_guard_the_same_layers_do_overflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fp32 = saved(small_network(LARGE_INSIDE, inner_layers=3), tmp_path / "model.fp32.onnx")
     monkeypatch.setattr(export.fp16, "BOUND", np.inf)
-    assert write_fp16(fp32, tmp_path / "model.onnx", CELLS) == ()
+    assert write_fp16(fp32, tmp_path / "model.onnx", largest_activations(fp32, CELLS)) == ()
     assert not np.isfinite(exact_fp16_answers(tmp_path / "model.onnx", CELLS[:2])).any()
 
 
@@ -113,12 +113,12 @@ def test_the_bound_is_on_the_largest_value_of_any_cell(tmp_path: Path, share: fl
     scale = np.float32(share * BOUND / peak)
     changes = {"inner1/kernel": lambda kernel: kernel * scale, "inner1/bias": lambda bias: bias * scale}
     fp32 = saved(small_network(changes | {"inner2/kernel": lambda kernel: kernel / scale}), tmp_path / "model.onnx")
-    assert write_fp16(fp32, tmp_path / "fp16.onnx", CELLS) == kept
+    assert write_fp16(fp32, tmp_path / "fp16.onnx", largest_activations(fp32, CELLS)) == kept
 
 
 def test_no_value_goes_to_fp16_and_back_between_two_layers_that_stay(tmp_path: Path) -> None:
     fp32 = saved(small_network(LARGE_INSIDE, inner_layers=3), tmp_path / "model.fp32.onnx")
-    write_fp16(fp32, tmp_path / "model.onnx", CELLS)
+    write_fp16(fp32, tmp_path / "model.onnx", largest_activations(fp32, CELLS))
     model = onnx.load(tmp_path / "model.onnx")
     producer = {node.output[0]: node for node in model.graph.node}
     for node in model.graph.node:
@@ -130,7 +130,7 @@ def test_no_value_goes_to_fp16_and_back_between_two_layers_that_stay(tmp_path: P
 
 def test_two_conversions_give_the_same_file(fp32: Path, tmp_path: Path) -> None:
     for name in ("a.onnx", "b.onnx"):
-        write_fp16(fp32, tmp_path / name, CELLS)
+        write_fp16(fp32, tmp_path / name, largest_activations(fp32, CELLS))
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 

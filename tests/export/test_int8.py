@@ -10,6 +10,7 @@ import pytest
 from onnx import helper
 
 import export.int8
+from export.activations import largest_activations
 from export.int8 import LARGEST_MEAN_DIFFERENCE, write_int8
 from runtime.errors import ConversionError
 from tests.small_network import constants_of, named, saved, small_network
@@ -41,7 +42,7 @@ def fp32(tmp_path: Path) -> Path:
 
 def converted(fp32: Path) -> tuple[tuple[str, ...], Any]:
     target = fp32.with_name("model.int8.onnx")
-    kept = write_int8(fp32, target, CELLS)
+    kept = write_int8(fp32, target, CELLS, largest_activations(fp32, CELLS))
     model = onnx.load(target)
     onnx.checker.check_model(model, full_check=True)
     return kept, model
@@ -124,8 +125,6 @@ def test_a_file_whose_weights_lie_inside_is_a_quarter_as_large(tmp_path: Path) -
 
 
 def test_the_range_of_an_activation_is_its_largest_value_on_the_cells(fp32: Path) -> None:
-    from export.activations import largest_activations
-
     _, model = converted(fp32)
     constants, source = constants_of(model), producers(model)
     peaks = largest_activations(fp32, CELLS)
@@ -188,5 +187,5 @@ def test_a_conversion_says_nothing_and_leaves_the_log_as_it_was(
 def test_two_conversions_give_the_same_file(tmp_path: Path) -> None:
     fp32 = saved(small_network(OUTLIER, inner_layers=3), tmp_path / "model.fp32.onnx")
     for name in ("a.onnx", "b.onnx"):
-        write_int8(fp32, tmp_path / name, CELLS)
+        write_int8(fp32, tmp_path / name, CELLS, largest_activations(fp32, CELLS))
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()

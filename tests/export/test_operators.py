@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from export.activations import largest_activations
 from export.fp16 import write_fp16
 from export.int8 import write_int8
 from export.operators import refuse_unsupported
@@ -187,6 +188,9 @@ def test_a_graph_that_keeps_to_the_rules_passes(tmp_path: Path, change: Callable
 
 def test_what_the_conversions_write_passes(tmp_path: Path) -> None:
     fp32 = saved(small_network(inner_layers=3), tmp_path / "model.fp32.onnx")
-    for convert in (write_fp16, write_int8):
-        convert(fp32, tmp_path / "model.onnx", some_cells(8))
-        refuse_unsupported(tmp_path / "model.onnx")
+    cells = some_cells(8)
+    peaks = largest_activations(fp32, cells)
+    write_fp16(fp32, tmp_path / "fp16.onnx", peaks)
+    write_int8(fp32, tmp_path / "int8.onnx", cells, peaks)
+    for name in ("fp16.onnx", "int8.onnx"):
+        refuse_unsupported(tmp_path / name)

@@ -15,6 +15,7 @@ import pytest
 
 import export.verify
 from export.__main__ import main, tolerance
+from export.activations import largest_activations
 from export.fp16 import write_fp16
 from export.int8 import write_int8
 from export.model_card import FILES_HEADING, model_card
@@ -76,8 +77,9 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("converted")
     bundle = write_tiny_bundle(folder / "bundle")
     fp32 = saved(brightness_network(), bundle / "model.fp32.onnx")
-    write_fp16(fp32, bundle / "model.fp16.onnx", CELLS)
-    write_int8(fp32, bundle / "model.int8.onnx", CELLS)
+    peaks = largest_activations(fp32, CELLS)
+    write_fp16(fp32, bundle / "model.fp16.onnx", peaks)
+    write_int8(fp32, bundle / "model.int8.onnx", CELLS, peaks)
     shutil.copy(fp32, folder / "reference.onnx")
     (folder / "run").mkdir()
     (folder / "run" / "best.keras").write_bytes(b"weights")
@@ -120,7 +122,7 @@ def failing(bundle: Path) -> Path:
         brightness_network({"inner2/kernel": lambda kernel: averaging(kernel) * np.float32(0.5)}),
         bundle / "halved.onnx",
     )
-    write_int8(halved, bundle / "model.int8.onnx", CELLS)
+    write_int8(halved, bundle / "model.int8.onnx", CELLS, largest_activations(halved, CELLS))
     halved.unlink()
     refresh(bundle)
     return bundle
