@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from runtime.errors import BundleError, RunError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 CLASSES = ("healthy", "ALL")  # index = label: 0 is healthy, 1 is ALL, the positive class
 MANIFEST_NAME = "bundle.json"
 GOLDEN_NAME = "golden.npz"
@@ -209,6 +209,7 @@ class RunConfig:
     standardization_std: tuple[float, ...]
     code_version: str
     library_versions: dict[str, str]
+    devices: tuple[str, ...]  # that trained together, such as "gpu:0"
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,27 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Range:
+    """From `low` to `high`, both included."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class TypicalCells:
+    """How cells of the training part look, as `runtime.appearance` measures it; what lies outside goes to a person."""
+
+    cells: int  # that were measured
+    side: Range  # pixels, the longer side of the image in the file
+    foreground: Range  # share of the pixels that are not black, 0..1
+    red: Range  # means over the foreground, 0..255
+    green: Range
+    blue: Range
+    sharpness: Range  # variance of the Laplacian inside the foreground
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The content of bundle.json."""
 
@@ -232,6 +254,7 @@ class Manifest:
     image: ImageSpec
     golden_sha256: str
     card_sha256: str
+    typical: TypicalCells
     training: Training
     variants: tuple[Variant, ...]
 
@@ -264,9 +287,22 @@ class Prediction:
     path: str
     label: str  # one of CLASSES, empty for an error
     p_all: float | None  # probability of ALL, None for an error
-    status: str  # "ok" or "error"
-    reason: str  # why it is an error, one line
+    status: str  # "ok", "review" (a person should look, the label may be wrong) or "error" (there is no label)
+    reason: str  # why it is not "ok", one line
     seconds: float  # time of reading this cell plus its share of its batch's inference
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What more a row holds on request: which image was classified, and by what."""
+
+    sha256: str  # of the image file; empty where it could not be read
+    time: str  # when the row was made, UTC, ISO 8601
+    threshold: float
+    model_sha256: str  # of the bundle's manifest, which holds the hashes of all its files
+    precision: str
+    backend: str  # library, version and device
+    version: str  # of this package
 
 
 Shape = TypeVar("Shape")

@@ -72,7 +72,7 @@ class _Plan:
     placed: list[PlacedCell]
     cells: list[Cell]  # as found on the disk
     cache: Path | None
-    devices: int  # that share a batch
+    devices: tuple[str, ...]  # that share a batch
 
 
 @dataclass
@@ -134,7 +134,7 @@ def _fit_claimed(
     tell(f"{_describe(placed, options)} on {' and '.join(devices)}")
     leaks = leak_report(placed, images)
     tell(str(leaks))
-    plan = _Plan(folder, options, recipe, images, placed, [*cells, *test_cells], cache, len(devices))
+    plan = _Plan(folder, options, recipe, images, placed, [*cells, *test_cells], cache, tuple(devices))
     with shared_among(devices):
         if resume:
             run = _resumed(plan)
@@ -186,7 +186,7 @@ def _begun(plan: _Plan) -> _Fit:
     run = _with_batches(plan, network, kept)
     compile_network(network, recipe, steps=len(run.training) * options.epochs)
     plan.folder.write_cells(plan.placed)
-    plan.folder.write_config(_config(options, recipe, standardization, plan.placed, network))
+    plan.folder.write_config(_config(plan, standardization, network))
     return run
 
 
@@ -219,13 +219,13 @@ def _with_batches(plan: _Plan, network: Any, kept: Any) -> _Fit:
         shuffle_seed=options.seed,
         recipe=plan.recipe,
         targets=targets_of(plan.folder.teaching, cells, options.teacher_share) if options.teacher else None,
-        devices=plan.devices,
+        devices=len(plan.devices),
     )
     validation = Batches(
         plan.images,
         cells_of_part(plan.placed, VALIDATION),
         batch_size=options.batch_size,
-        devices=plan.devices,
+        devices=len(plan.devices),
     )
     return _Fit(plan, network, kept, training, validation, history=[])
 
@@ -313,19 +313,13 @@ def _better(epoch: Epoch, other: Epoch) -> bool:
     return (epoch.val_accuracy, -epoch.val_loss) > (other.val_accuracy, -other.val_loss)
 
 
-def _config(
-    options: FitOptions,
-    recipe: Recipe,
-    standardization: Standardization,
-    placed: list[PlacedCell],
-    network: Any,
-) -> RunConfig:
+def _config(plan: _Plan, standardization: Standardization, network: Any) -> RunConfig:
     return RunConfig(
-        options=options,
-        recipe=recipe,
+        options=plan.options,
+        recipe=plan.recipe,
         parameters=network.count_params(),
-        part_sizes=_part_sizes(placed),
-        unseen_subjects=has_unseen_subjects(placed),
+        part_sizes=_part_sizes(plan.placed),
+        unseen_subjects=has_unseen_subjects(plan.placed),
         standardization_mean=standardization.mean,
         standardization_std=standardization.std,
         code_version=runtime.__version__,
@@ -334,6 +328,7 @@ def _config(
             "backend": keras.backend.backend(),
             **{name: _version(name) for name in RECORDED_LIBRARIES},
         },
+        devices=plan.devices,
     )
 
 

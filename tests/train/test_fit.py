@@ -292,7 +292,7 @@ def test_a_resumed_run_must_be_the_one_that_was_begun(options: FitOptions, copy:
 
 def test_what_a_resumed_run_was_split_by_may_have_moved(options: FitOptions) -> None:
     split = SplitOptions("fixed", (0.5, 0.25, 0.25), source="run", test_data="test")
-    config = RunConfig(replace(options, split=split), recipe_of("compact"), 1, {}, False, (), (), "0", {})
+    config = RunConfig(replace(options, split=split), recipe_of("compact"), 1, {}, False, (), (), "0", {}, ())
     moved = replace(split, source="old/run", test_data="old/test")
     refuse_other_options(replace(options, split=moved), config.recipe, config, 0)
     with pytest.raises(UsageError, match=r"resume with --test-data test$"):
