@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from runtime.bmp import read_plain_bmp
 from runtime.errors import UnopenableCellError, UnreadableCellError
+from runtime.resizing import resize_to_spec
 from runtime.schema import ImageSpec
 
 if TYPE_CHECKING:
@@ -62,6 +64,13 @@ def decode_cell(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
 
     Raises UnreadableCellError for what is not one readable 8-bit image of a known format.
     """
+    plain = read_plain_bmp(data)
+    if plain and max(plain.size) <= MAX_SIDE:
+        return np.asarray(resize_to_spec(plain, spec))
+    return _decode_by_pillow(data, spec)
+
+
+def _decode_by_pillow(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _refuse_unsuitable(image)
@@ -87,18 +96,6 @@ def _check_sums(data: bytes) -> None:
     """
     with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
         image.verify()
-
-
-def resize_to_spec(image: Image.Image, spec: ImageSpec) -> Image.Image:
-    """Pad an RGB image to a square with black and resize it to the spec's width and height."""
-    side = max(image.size)
-    if image.size != (side, side):
-        square = Image.new("RGB", (side, side))
-        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-        image = square
-    if image.size == (spec.width, spec.height):
-        return image
-    return image.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
 
 
 def _refuse_unsuitable(image: Image.Image) -> None:
