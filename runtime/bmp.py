@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -20,13 +20,39 @@ from runtime.resizing import Box
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# bfType, bfSize, bfReserved1, bfReserved2, bfOffBits
-FILE_HEADER = struct.Struct("<2sIHHI")
-# biSize, biWidth, biHeight, biPlanes, biBitCount, biCompression, biSizeImage, biXPelsPerMeter, biYPelsPerMeter,
-# biClrUsed, biClrImportant; V4 and V5 begin with the same fields
-INFO_HEADER = struct.Struct("<IiiHHIIiiII")
+BI_RGB, BI_BITFIELDS = 0, 3  # the values of biCompression that mean none
 PLAIN_HEADER_SIZES = (40, 108, 124)  # BITMAPINFOHEADER, BITMAPV4HEADER, BITMAPV5HEADER
-BI_RGB = 0  # not compressed
+FILE_HEADER_SIZE = 14
+MOST_PADDING = 3  # bytes that some writers put behind the pixels and count as theirs
+
+
+class Header(NamedTuple):
+    """The fields of a BITMAPFILEHEADER and of a BITMAPINFOHEADER, with which V4 and V5 begin, in their order."""
+
+    magic: bytes
+    file_size: int
+    reserved_1: int
+    reserved_2: int
+    offset: int  # of the pixels
+    header_size: int  # without the file header
+    width: int
+    height: int  # negative: the uppermost row comes first
+    planes: int
+    bits: int  # per pixel
+    compression: int
+    image_size: int  # bytes of the pixels; may be 0 where they are not compressed
+    x_resolution: int
+    y_resolution: int
+    colors: int
+    important_colors: int
+
+    @property
+    def pixel_bytes(self) -> int:
+        """What the pixels take up where they are not compressed."""
+        return row_bytes(self.width, self.bits) * abs(self.height)
+
+
+HEADER = struct.Struct("<2sIHHIIiiHHIIiiII")
 
 
 @dataclass(frozen=True)
@@ -87,16 +113,48 @@ def read_plain_bmp(data: bytes) -> PlainBmp | None:
 
     Whatever is odd, even where the pixels could still be found, is left to a decoder and its messages.
     """
-    if len(data) < FILE_HEADER.size + INFO_HEADER.size:
+    header = _read_header(data)
+    if not header or (header.planes, header.bits, header.compression, header.colors) != (1, 24, BI_RGB, 0):
         return None
-    magic, file_size, _, _, offset = FILE_HEADER.unpack_from(data)
-    header = INFO_HEADER.unpack_from(data, FILE_HEADER.size)
-    header_size, width, height, planes, bits, compression, image_size, _, _, colors, _ = header
-    if (magic, planes, bits, compression, colors) != (b"BM", 1, 24, BI_RGB, 0):
+    if header.header_size not in PLAIN_HEADER_SIZES or header.width < 1 or not header.height:
         return None
-    if header_size not in PLAIN_HEADER_SIZES or offset != FILE_HEADER.size + header_size or width < 1 or not height:
+    if header.offset != FILE_HEADER_SIZE + header.header_size or header.image_size not in (0, header.pixel_bytes):
         return None
-    expected_size = row_bytes(width, bits) * abs(height)
-    if image_size not in (0, expected_size) or not file_size == len(data) == offset + expected_size:
+    if not len(data) == header.file_size == header.offset + header.pixel_bytes:
         return None
-    return PlainBmp(data, offset, (width, abs(height)), top_down=height < 0)
+    return PlainBmp(data, header.offset, (header.width, abs(header.height)), top_down=header.height < 0)
+
+
+def size_contradiction(data: bytes) -> str:
+    """Say where the sizes in the header of a BMP file contradict each other; empty where they do not.
+
+    A decoder follows the offset, width, height and bits alone, and where one of them is damaged it gives a cut, sheared
+    or shifted picture. Compressed files and OS/2's short header state no second size.
+    """
+    header = _read_header(data)
+    if not header or header.header_size < min(PLAIN_HEADER_SIZES) or header.compression not in (BI_RGB, BI_BITFIELDS):
+        return ""
+    if 0 < header.offset < FILE_HEADER_SIZE + header.header_size:
+        return f"its pixels begin at byte {header.offset}, inside its header"
+    stated = header.image_size or _room_for_pixels(header, len(data))
+    without_padding = (header.width * header.bits + 7) // 8 * abs(header.height)  # as some writers count
+    if stated and not without_padding <= stated <= header.pixel_bytes + MOST_PADDING:
+        return (
+            f"its header states {stated} bytes of pixels, but {header.width}x{abs(header.height)} pixels of "
+            f"{header.bits} bits are {header.pixel_bytes}"
+        )
+    return ""
+
+
+def _room_for_pixels(header: Header, file_size: int) -> int:
+    """Return the bytes behind the offset; 0 where nothing follows from them, such as behind a colour profile of V5."""
+    may_hold_a_profile = header.header_size == max(PLAIN_HEADER_SIZES)
+    room = min(header.file_size, file_size) - header.offset
+    return 0 if may_hold_a_profile or not header.offset or room < header.pixel_bytes else room
+
+
+def _read_header(data: bytes) -> Header | None:
+    """Return the header of bytes that begin like a BMP file and are long enough for one."""
+    if len(data) < HEADER.size or not data.startswith(b"BM"):
+        return None
+    return Header._make(HEADER.unpack_from(data))

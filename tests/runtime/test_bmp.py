@@ -11,61 +11,14 @@ import pytest
 from PIL import Image
 
 from runtime import preprocessing
-from runtime.bmp import FILE_HEADER, INFO_HEADER, PLAIN_HEADER_SIZES, read_plain_bmp
+from runtime.bmp import PLAIN_HEADER_SIZES, read_plain_bmp
 from runtime.errors import UnreadableCellError
 from runtime.preprocessing import MAX_SIDE, decode_cell
 from runtime.schema import ImageSpec
+from tests.runtime.bmp_files import HEADER_FIELDS, bmp_file, patched, random_pixels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-HEADER_FIELDS = {
-    "magic": (0, "2s"),
-    "file size": (2, "<I"),
-    "reserved 1": (6, "<H"),
-    "reserved 2": (8, "<H"),
-    "offset": (10, "<I"),
-    "header size": (14, "<I"),
-    "width": (18, "<i"),
-    "height": (22, "<i"),
-    "planes": (26, "<H"),
-    "bits": (28, "<H"),
-    "compression": (30, "<I"),
-    "image size": (34, "<I"),
-    "x resolution": (38, "<i"),
-    "y resolution": (42, "<i"),
-    "colors": (46, "<I"),
-    "important": (50, "<I"),
-}
-
-
-def random_pixels(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def bmp_file(
-    pixels: NDArray[np.uint8], header_size: int = 40, *, top_down: bool = False, states_size: bool = True
-) -> bytes:
-    """Write a plain file field by field."""
-    height, width = pixels.shape[:2]
-    rows = np.zeros((height, (3 * width + 3) // 4 * 4), np.uint8)
-    rows[:, : 3 * width] = pixels[..., ::-1].reshape(height, -1)
-    body = (rows if top_down else rows[::-1]).tobytes()
-    offset = FILE_HEADER.size + header_size
-    stated_height = -height if top_down else height
-    image_size = len(body) if states_size else 0
-    file_header = FILE_HEADER.pack(b"BM", offset + len(body), 0, 0, offset)
-    header = INFO_HEADER.pack(header_size, width, stated_height, 1, 24, 0, image_size, 3779, 3779, 0, 0)
-    return file_header + header.ljust(header_size, b"\0") + body
-
-
-def patched(data: bytes, field: str, value: int) -> bytes:
-    """Change one field of the header."""
-    place, kind = HEADER_FIELDS[field]
-    damaged = bytearray(data)
-    bits = 8 * struct.calcsize(kind)
-    struct.pack_into(kind.upper(), damaged, place, value % 2**bits)
-    return bytes(damaged)
 
 
 def by_pillow(data: bytes) -> NDArray[np.uint8]:
@@ -125,7 +78,9 @@ NOT_PLAIN = {
     "file size": patched(SOUND, "file size", 0),
     "offset before the end of the header": patched(SOUND, "offset", 50),
     "a gap before the pixels": patched(SOUND, "offset", 58),
-    "OS/2 header": patched(SOUND, "header size", 64),
+    "a header of another size": patched(SOUND, "header size", 108),
+    "OS/2 header": bmp_file(random_pixels(33, 30), 64),
+    "a header of no known size": bmp_file(random_pixels(33, 30), 44),
     "no width": patched(SOUND, "width", 0),
     "negative width": patched(SOUND, "width", -33),
     "no height": patched(SOUND, "height", 0),
@@ -180,7 +135,7 @@ def test_a_changed_header_gives_the_same_pixels_or_message_as_without_the_fast_w
     files = [
         bmp_file(random_pixels(width, height), header_size, top_down=top_down)
         for width, height in ((20, 20), (21, 21), (19, 30))
-        for header_size in PLAIN_HEADER_SIZES
+        for header_size in (*PLAIN_HEADER_SIZES, 44)
         for top_down in (False, True)
     ]
     files += [mutated(files[index % len(files)], random) for index in range(3000)]
