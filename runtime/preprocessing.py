@@ -8,6 +8,7 @@ changes labels. Standardization is not here: it is the first layer of the networ
 from __future__ import annotations
 
 import io
+import re
 import stat
 import warnings
 from pathlib import Path
@@ -16,7 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from runtime.bmp import read_plain_bmp, size_contradiction
 from runtime.errors import UnopenableCellError, UnreadableCellError
+from runtime.jpeg import with_filled_scans
+from runtime.resizing import resize_to_spec
 from runtime.schema import ImageSpec
 
 if TYPE_CHECKING:
@@ -27,6 +31,7 @@ MAX_FILE_BYTES = 64 * 2**20
 MAX_SIDE = 4096  # pixels; a cell has 450. A decompression bomb is caught before a pixel is decoded
 # Larger images are refused below, so that Pillow need not warn of those that it would still decode.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+SIXTEEN_BITS = re.compile(r";1[56]")  # in Pillow's names of pixels in a file: RGB;16B of PNG, BGR;15 and BGR;16 of BMP
 MODES_OF_8_BITS = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 
 
@@ -62,11 +67,17 @@ def decode_cell(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
 
     Raises UnreadableCellError for what is not one readable 8-bit image of a known format.
     """
+    plain = read_plain_bmp(data)
+    if plain and max(plain.size) <= MAX_SIDE:
+        return np.asarray(resize_to_spec(plain, spec))
+    return _decode_by_pillow(data, spec)
+
+
+def _decode_by_pillow(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _refuse_unsuitable(image)
-            if image.format == "PNG":
-                _check_sums(data)
+            _refuse_damaged(data, image)
             return np.asarray(resize_to_spec(_to_rgb(image), spec))
     except UnreadableCellError:
         raise
@@ -80,25 +91,25 @@ def decode_cell(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
         raise UnreadableCellError(f"damaged image: {_one_line(error)}") from error
 
 
-def _check_sums(data: bytes) -> None:
-    """Raise what Pillow raises where a chunk of a PNG does not have its checksum: decoding does not look at them.
+def _refuse_damaged(data: bytes, image: Image.Image) -> None:
+    """Raise for damage that Pillow decodes without a word: it would be another picture, and perhaps another label."""
+    if image.format == "PNG":
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as other:
+            other.verify()  # the checksums, at which decoding does not look
+    elif image.format == "BMP" and (contradiction := size_contradiction(data)):
+        raise UnreadableCellError(f"damaged image: {contradiction}")
+    elif image.format == "JPEG":
+        _refuse_damaged_scans(data, image)
 
-    A single flipped bit can otherwise be another picture, and another label.
-    """
-    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-        image.verify()
 
-
-def resize_to_spec(image: Image.Image, spec: ImageSpec) -> Image.Image:
-    """Pad an RGB image to a square with black and resize it to the spec's width and height."""
-    side = max(image.size)
-    if image.size != (side, side):
-        square = Image.new("RGB", (side, side))
-        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-        image = square
-    if image.size == (spec.width, spec.height):
-        return image
-    return image.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
+def _refuse_damaged_scans(data: bytes, image: Image.Image) -> None:
+    image.load()
+    filled = with_filled_scans(data)
+    if filled is None:
+        raise UnreadableCellError("damaged image: expected compressed pixels, found a marker that cannot stand there")
+    with Image.open(io.BytesIO(filled), formats=("JPEG",)) as other:
+        if other.tobytes() != image.tobytes():
+            raise UnreadableCellError("damaged image: some of its compressed pixels are missing or changed")
 
 
 def _refuse_unsuitable(image: Image.Image) -> None:
@@ -106,9 +117,9 @@ def _refuse_unsuitable(image: Image.Image) -> None:
         raise UnreadableCellError(
             f"expected one cell of at most {MAX_SIDE}x{MAX_SIDE} pixels, found {image.width}x{image.height}"
         )
-    # Pillow would clip 16-bit grey and float pixels to white, and halve the bits of 16-bit colours, which it opens as
-    # RGB: its decoder's arguments alone tell them.
-    if image.mode not in MODES_OF_8_BITS or ";16" in str(getattr(image, "tile", "")):
+    # Pillow would clip 16-bit grey and float pixels to white, halve the bits of 16-bit colours and stretch those of 5
+    # bits, which it opens as RGB: its decoder's arguments alone tell them.
+    if image.mode not in MODES_OF_8_BITS or SIXTEEN_BITS.search(str(getattr(image, "tile", ""))):
         raise UnreadableCellError(f"expected 8 bits per channel, found pixels of type {_pixel_type(image)}")
     if getattr(image, "n_frames", 1) != 1:
         raise UnreadableCellError(f"expected one image in the file, found {getattr(image, 'n_frames', 0)}")
@@ -123,6 +134,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         image.load()
         return image
+    if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+        return image.convert("RGB")  # its writer left the fourth byte of a pixel empty, as Windows' own functions do
     if image.has_transparency_data:
         with_alpha = image.convert("RGBA")
         black = Image.new("RGBA", with_alpha.size, (0, 0, 0, 255))
