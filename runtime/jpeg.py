@@ -1,46 +1,66 @@
 """Finds damage in a JPEG file that the decoder keeps silent about: it fills what it misses with grey.
 
-A file is SOI and then segments, each a marker, its length and its content; SOS is followed by a scan, compressed
-pixels in which a byte 0xFF stands only before 0x00 and in restart markers, and EOI ends the file (ITU-T T.81, annex B).
-There is no checksum: damage to the values alone, with as many bits as before, cannot be told from a picture.
+A file is SOI and then segments, each a marker, its length and its content; SOS is followed by a scan, runs of
+compressed pixels in which a byte 0xFF stands only before 0x00, with restart markers between them; EOI ends the file
+(ITU-T T.81, annex B). There is no checksum, but a run that was damaged hardly ever holds as many pixels as before: the
+decoder then lacks compressed bytes or leaves some over.
 """
 
 from __future__ import annotations
 
+import io
+import random
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
+
+from PIL import Image
 
 # A marker behind the bytes 0xFF that may fill the file up before it; 0xFF 0x00 is a compressed byte.
 MARKER = re.compile(rb"\xff+([^\x00\xff])")
-RST0, RST7, SOI, EOI, SOS = 0xD0, 0xD7, 0xD8, 0xD9, 0xDA
+RST0, SOI, EOI, SOS = 0xD0, 0xD8, 0xD9, 0xDA
 # DHT, DQT, DNL, DRI, APPn and COM, which may stand between two scans
 BETWEEN_SCANS = frozenset({0xC4, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE, SOS})
-# Compressed bytes that no picture of one colour has; a decoder passes over them where it needs no more.
-FILLER = bytes.fromhex("5b16e92d7ac3418fb6") * 8
+RANDOM_BYTES = random.Random(0).randbytes(320).replace(b"\xff", b"\x7f")  # such as no picture is compressed to
+FILLER, LAST_BYTES = RANDOM_BYTES[:64], RANDOM_BYTES[64:]
+CHANGED_BYTES = 8  # at the end of a scan: more than an encoder leaves over, and some blocks of one colour
 
 
-def with_filled_scans(data: bytes) -> bytes | None:
-    """Return the file with FILLER at the end of each run of compressed bytes; None where its markers are out of place.
+def scan_damage(data: bytes, image: Image.Image) -> str:
+    """Say what is wrong with the compressed pixels of a JPEG file that decodes to `image`; empty where nothing is.
 
-    To a decoder it is the same picture if every run holds all the pixels that it should, and another if it lacks some.
+    Decodes the file twice more: with more compressed bytes at the end of each run, which must not matter, and with
+    other last bytes, which must. One replacement may by chance give the same pixels, black ones above all; as many as
+    there are do not.
     """
-    ends = list(_ends_of_runs(data))
-    if not ends or ends[-1] < 0:
-        return None
-    parts = [data[start:end] for start, end in zip([0, *ends], [*ends, len(data)], strict=True)]
-    return FILLER.join(parts)
+    runs = list(_runs(data))
+    if not runs or runs[-1].end < 0:
+        return "a marker stands where compressed pixels should"
+    pixels = image.tobytes()
+    if _decoded(_with_filler(data, runs)) != pixels:
+        return "compressed pixels are missing"
+    if all(_decoded(other) == pixels for other in _with_another_end(data, runs[-1].end)):
+        return "compressed pixels are left over"
+    return ""
 
 
-def _ends_of_runs(data: bytes) -> Iterator[int]:
-    """Yield where each run of compressed bytes ends, and at last -1 where a marker is out of place."""
+class _Run(NamedTuple):
+    """Compressed pixels up to a restart marker or the end of their scan."""
+
+    end: int  # where its last byte has been; -1: a marker is out of place, or none ends the file
+    restart: int  # the restart marker that ends it, or would be the next one
+    ends_scan: bool
+
+
+def _runs(data: bytes) -> Iterator[_Run]:
     place, restarts, in_scan = len(b"\xff\xd8"), 0, False
     while found := MARKER.search(data, place):
-        marker = found[1][0]
+        marker, restart = found[1][0], RST0 + restarts % 8
         if in_scan:
-            yield found.start()
+            yield _Run(found.start(), restart, ends_scan=marker != restart)
         elif found.start() != place:
             break
-        if in_scan and marker == RST0 + restarts % 8:
+        if in_scan and marker == restart:
             restarts += 1
             place = found.end()
             continue
@@ -50,4 +70,29 @@ def _ends_of_runs(data: bytes) -> Iterator[int]:
             break
         place = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
         in_scan, restarts = marker == SOS, 0
-    yield -1
+    yield _Run(-1, RST0, ends_scan=True)
+
+
+def _with_filler(data: bytes, runs: list[_Run]) -> bytes:
+    """Return the file with random bytes behind each run, and with one run more, of such bytes, behind each scan."""
+    parts, place = [], 0
+    for run in runs:
+        one_more = bytes([0xFF, run.restart]) + FILLER if run.ends_scan else b""
+        parts += [data[place : run.end], FILLER, one_more]
+        place = run.end
+    return b"".join([*parts, data[place:]])
+
+
+def _with_another_end(data: bytes, end: int) -> Iterator[bytes]:
+    """Yield copies of the file in which the last compressed bytes before `end` are others."""
+    for start in range(0, len(LAST_BYTES), CHANGED_BYTES):
+        yield data[: end - CHANGED_BYTES] + LAST_BYTES[start : start + CHANGED_BYTES] + data[end:]
+
+
+def _decoded(data: bytes) -> bytes | None:
+    """Return the pixels of a JPEG file; None where it has become one that is refused."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            return image.tobytes()
+    except Exception:  # as many types as in preprocessing; what is refused is not the same picture
+        return None

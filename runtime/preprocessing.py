@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from runtime.bmp import read_plain_bmp, size_contradiction
 from runtime.errors import UnopenableCellError, UnreadableCellError
-from runtime.jpeg import with_filled_scans
+from runtime.jpeg import scan_damage
 from runtime.resizing import resize_to_spec
 from runtime.schema import ImageSpec
 
@@ -96,20 +96,17 @@ def _refuse_damaged(data: bytes, image: Image.Image) -> None:
     if image.format == "PNG":
         with Image.open(io.BytesIO(data), formats=("PNG",)) as other:
             other.verify()  # the checksums, at which decoding does not look
-    elif image.format == "BMP" and (contradiction := size_contradiction(data)):
-        raise UnreadableCellError(f"damaged image: {contradiction}")
-    elif image.format == "JPEG":
-        _refuse_damaged_scans(data, image)
-
-
-def _refuse_damaged_scans(data: bytes, image: Image.Image) -> None:
     image.load()
-    filled = with_filled_scans(data)
-    if filled is None:
-        raise UnreadableCellError("damaged image: expected compressed pixels, found a marker that cannot stand there")
-    with Image.open(io.BytesIO(filled), formats=("JPEG",)) as other:
-        if other.tobytes() != image.tobytes():
-            raise UnreadableCellError("damaged image: some of its compressed pixels are missing or changed")
+    if damage := _found_damage(data, image):
+        raise UnreadableCellError(f"damaged image: {damage}")
+
+
+def _found_damage(data: bytes, image: Image.Image) -> str:
+    if image.format == "BMP":
+        return size_contradiction(data)
+    if image.format == "JPEG":
+        return scan_damage(data, image)
+    return ""
 
 
 def _refuse_unsuitable(image: Image.Image) -> None:
