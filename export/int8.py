@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # Mean difference of p_all from the fp32 graph's on the calibration cells. What is let through is then judged by the
 # gate, on other cells and by sensitivity and specificity.
 LARGEST_MEAN_DIFFERENCE = 0.005
-SCAN_CELLS = 8  # that each layer is tried on, alone
+SCAN_CELLS = 16  # that each layer is tried on, alone
 BATCH_SIZE = 8  # cells at a time, which bounds the memory
 
 

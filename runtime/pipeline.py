@@ -1,136 +1,133 @@
-"""Reads ahead while the model infers: bounded memory, order kept, a bad image costs its own row.
+"""Reads some batches while the model infers others: bounded memory, order kept, a bad image costs its own row.
 
-Who owns what: a `_Batch` owns one reusable uint8 buffer; decode threads fill its slots; the thread that iterates
-infers and yields. At most BATCHES_IN_FLIGHT buffers exist, so memory does not grow with the number of files.
+Each worker takes a batch, reads its cells one after the other into a buffer of its own and has them inferred. So the
+workers overlap without waiting for each other, and no cell is handed from thread to thread.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from runtime.backends.base import Backend
-from runtime.errors import UnreadableCellError
-from runtime.preprocessing import load_cell
+from runtime.reading import Reading
 from runtime.schema import ImageSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BATCHES_IN_FLIGHT = 3  # one in the model, one being filled, one waiting
+WAITING_BATCHES = 2  # that no worker has begun, so that none is idle while results are taken
 
-Load = Callable[[str, ImageSpec], "NDArray[np.uint8]"]
+Read = Callable[[str], Reading]
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What the model said of one file: a probability, or the reason why there is none."""
+    """What came of one file: a probability, or the reason why there is none."""
 
     path: str
     p_all: float | None
-    reason: str
+    reason: str  # why there is no probability
+    concern: str  # why a person should look
+    sha256: str  # of the file, where the reader takes it
     seconds: float  # reading this cell, plus its share of its batch's inference
-
-
-@dataclass(frozen=True)
-class _Reading:
-    reason: str  # empty where the cell was read
-    seconds: float
-
-
-class _Batch:
-    """A buffer of cells [batch_size, height, width, 3] and the readings that are filling it."""
-
-    def __init__(self, buffer: NDArray[np.uint8], image: ImageSpec, load: Load) -> None:
-        self.buffer = buffer
-        self.paths: list[str] = []
-        self._image = image
-        self._load = load
-        self._readings: list[Future[_Reading]] = []
-
-    def start(self, pool: ThreadPoolExecutor, paths: list[str]) -> None:
-        """Let the pool fill one slot for each path."""
-        self.paths = paths
-        self._readings = [pool.submit(self._read, slot, path) for slot, path in enumerate(paths)]
-
-    def finish(self, backend: Backend) -> Iterator[Scored]:
-        """Wait for the readings, infer the cells that were read, yield all in order."""
-        readings = [reading.result() for reading in self._readings]
-        slots = [slot for slot, reading in enumerate(readings) if not reading.reason]
-        started = time.perf_counter()
-        scores = self._infer(backend, slots)
-        share = (time.perf_counter() - started) / max(len(slots), 1)
-        for slot, (path, reading) in enumerate(zip(self.paths, readings, strict=True)):
-            p_all = scores.get(slot)
-            yield Scored(path, p_all, reading.reason, reading.seconds + (0.0 if p_all is None else share))
-
-    def cancel(self) -> None:
-        """Drop the readings that have not begun."""
-        for reading in self._readings:
-            reading.cancel()
-
-    def _infer(self, backend: Backend, slots: list[int]) -> dict[int, float]:
-        if not slots:
-            return {}
-        all_read = slots == list(range(len(slots)))
-        cells = self.buffer[: len(slots)] if all_read else self.buffer[slots]
-        return dict(zip(slots, backend.infer(cells).tolist(), strict=True))
-
-    def _read(self, slot: int, path: str) -> _Reading:
-        started = time.perf_counter()
-        reason = ""
-        try:
-            self.buffer[slot] = self._load(path, self._image)
-        except UnreadableCellError as error:
-            reason = str(error)
-        return _Reading(reason, time.perf_counter() - started)
 
 
 def score_files(
     paths: Iterable[str],
     backend: Backend,
     image: ImageSpec,
+    read: Read,
     *,
     batch_size: int,
-    decode_threads: int,
-    load: Load = load_cell,
+    workers: int,
 ) -> Iterator[Scored]:
-    """Yield what the model says of each path, in the order given, reading ahead while it infers.
+    """Yield what the model says of each path, in the order given, working ahead of what is taken.
+
+    The first batches are small and each is twice as large as the one before, so that few files are shared out among
+    the workers and the first answers come soon.
 
     Args:
-        paths: Image files; consumed lazily, at most BATCHES_IN_FLIGHT batches ahead.
-        backend: Used from the iterating thread alone.
+        paths: Image files; consumed lazily, at most workers + WAITING_BATCHES batches ahead.
+        backend: Used by all workers; it bounds by itself how many infer at a time.
         image: The size that the backend expects.
-        batch_size: Cells per inference; the last batch is as short as it falls.
-        decode_threads: Threads that read and decode.
-        load: Reads one file; raises UnreadableCellError for a file that is to be a row with a reason.
+        read: Reads one file; used by all workers.
+        batch_size: Most cells per inference; the last batch is as short as it falls.
+        workers: Threads that read and infer.
     """
     remaining = iter(paths)
-    shape = (batch_size, image.height, image.width, 3)
-    idle = deque(_Batch(np.empty(shape, np.uint8), image, load) for _ in range(BATCHES_IN_FLIGHT))
-    busy: deque[_Batch] = deque()
-    with ThreadPoolExecutor(decode_threads, thread_name_prefix="decode") as pool:
-
-        def read_ahead() -> None:
-            while idle and (chunk := list(islice(remaining, batch_size))):
-                batch = idle.popleft()
-                batch.start(pool, chunk)
-                busy.append(batch)
-
+    sizes = _batch_sizes(batch_size)
+    worker = _Worker(backend, image, read, batch_size)
+    busy: deque[Future[list[Scored]]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="classify") as pool:
         try:
-            read_ahead()
-            while busy:
-                batch = busy.popleft()
-                yield from batch.finish(backend)
-                idle.append(batch)
-                read_ahead()
+            while True:
+                while len(busy) < workers + WAITING_BATCHES and (batch := list(islice(remaining, next(sizes)))):
+                    busy.append(pool.submit(worker.score, batch))
+                if not busy:
+                    return
+                yield from busy.popleft().result()
         finally:
-            for batch in busy:
-                batch.cancel()
+            worker.stopped = True
+            for future in busy:
+                future.cancel()
+
+
+def _batch_sizes(largest: int) -> Iterator[int]:
+    """Yield 1, 2, 4 and so on up to `largest`, then that for ever."""
+    growing = (2**power for power in range(largest.bit_length()) if 2**power < largest)
+    return chain(growing, repeat(largest))
+
+
+class _Worker:
+    """What a thread does with a batch; each thread has a buffer [batch_size, height, width, 3] of its own."""
+
+    def __init__(self, backend: Backend, image: ImageSpec, read: Read, batch_size: int) -> None:
+        self.stopped = False  # nobody waits for the results any more
+        self._backend = backend
+        self._shape = (batch_size, image.height, image.width, 3)
+        self._read = read
+        self._own = threading.local()
+
+    def score(self, paths: list[str]) -> list[Scored]:
+        """Read the cells of a batch and have those that could be read inferred."""
+        buffer = self._buffer()
+        readings: list[tuple[Reading, float]] = []
+        filled = 0
+        for path in paths:
+            if self.stopped:
+                return []
+            started = time.perf_counter()
+            reading = self._read(path)
+            if reading.pixels is not None:
+                buffer[filled] = reading.pixels
+                filled += 1
+            readings.append((reading, time.perf_counter() - started))
+        started = time.perf_counter()
+        answers = iter(self._backend.infer(buffer[:filled]).tolist() if filled else [])
+        share = (time.perf_counter() - started) / max(filled, 1)
+        return [
+            Scored(
+                path,
+                None if reading.pixels is None else next(answers),
+                reading.reason,
+                reading.concern,
+                reading.sha256,
+                seconds if reading.pixels is None else seconds + share,
+            )
+            for path, (reading, seconds) in zip(paths, readings, strict=True)
+        ]
+
+    def _buffer(self) -> NDArray[np.uint8]:
+        if not hasattr(self._own, "buffer"):
+            self._own.buffer = np.empty(self._shape, np.uint8)
+        buffer: NDArray[np.uint8] = self._own.buffer
+        return buffer

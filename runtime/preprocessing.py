@@ -20,7 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from runtime.bmp import read_plain_bmp, size_contradiction
 from runtime.errors import UnopenableCellError, UnreadableCellError
 from runtime.jpeg import scan_damage
-from runtime.resizing import resize_to_spec
+from runtime.resizing import Picture, resize_to_spec
 from runtime.schema import ImageSpec
 
 if TYPE_CHECKING:
@@ -67,18 +67,23 @@ def decode_cell(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
 
     Raises UnreadableCellError for what is not one readable 8-bit image of a known format.
     """
+    return np.asarray(resize_to_spec(decode_picture(data), spec))
+
+
+def decode_picture(data: bytes) -> Picture:
+    """Turn the bytes of an image file into an RGB picture of its own size; raise UnreadableCellError as above."""
     plain = read_plain_bmp(data)
     if plain and max(plain.size) <= MAX_SIDE:
-        return np.asarray(resize_to_spec(plain, spec))
-    return _decode_by_pillow(data, spec)
+        return plain
+    return _decode_by_pillow(data)
 
 
-def _decode_by_pillow(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
+def _decode_by_pillow(data: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _refuse_unsuitable(image)
             _refuse_damaged(data, image)
-            return np.asarray(resize_to_spec(_to_rgb(image), spec))
+            return _to_rgb(image)
     except UnreadableCellError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

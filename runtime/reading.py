@@ -1,0 +1,52 @@
+"""Reads one image file for the model: its pixels, and whether a person should look at it too."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from runtime.appearance import appearance_of, unusual
+from runtime.errors import UnreadableCellError
+from runtime.preprocessing import decode_picture, read_bytes
+from runtime.resizing import resize_to_spec
+from runtime.schema import ImageSpec, TypicalCells
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What came out of one file."""
+
+    pixels: NDArray[np.uint8] | None  # RGB [height, width, 3], 0..255; None where it is no readable image
+    reason: str = ""  # why there are no pixels
+    concern: str = ""  # what sets the cell apart from those that the model was fitted on
+    sha256: str = ""  # of the file, where it was asked for and the file could be read
+
+
+class CellReader:
+    """Reads files as a bundle's model takes them; used by several threads at once."""
+
+    def __init__(self, image: ImageSpec, typical: TypicalCells, *, with_sha256: bool = False) -> None:
+        self._image = image
+        self._typical = typical
+        self._with_sha256 = with_sha256
+
+    def __call__(self, path: str) -> Reading:
+        """Read a file; what is wrong with it is in the result."""
+        try:
+            data = read_bytes(path)
+        except UnreadableCellError as error:
+            return Reading(None, str(error))
+        sha256 = hashlib.sha256(data).hexdigest() if self._with_sha256 else ""
+        try:
+            picture = decode_picture(data)
+        except UnreadableCellError as error:
+            return Reading(None, str(error), sha256=sha256)
+        pixels = np.asarray(resize_to_spec(picture, self._image))
+        concern = unusual(appearance_of(pixels, max(picture.size)), self._typical)
+        return Reading(pixels, concern=concern, sha256=sha256)
