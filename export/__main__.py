@@ -94,7 +94,7 @@ def _add_verify(commands: Any) -> None:
     verify.add_argument("--data", type=Path, required=True, metavar="DIR", help="labelled cells")
     verify.add_argument("--run", type=Path, metavar="RUN", help="default: where the run lay when it was exported")
     verify.add_argument("--cells", type=positive_int, metavar="N", help="take N cells, spread over the data")
-    verify.add_argument("--out", type=Path, metavar="FILE.csv", help="write what each variant says of each cell")
+    verify.add_argument("--out", type=csv_file, metavar="FILE.csv", help="write what each variant says of each cell")
     verify.add_argument(
         "--debug-precision", action="store_true", help="name the layers where a variant that fails departs"
     )
@@ -161,6 +161,14 @@ def tolerance(text: str) -> tuple[str, str, float]:
             f"expected {'|'.join(PRECISIONS)}:{'|'.join(TOLERANCE_LIMITS)}=VALUE, received {text}"
         )
     return precision, limit, probability(value)
+
+
+def csv_file(text: str) -> Path:
+    """Parse the name of a table, so that no model is overwritten by one."""
+    path = Path(text)
+    if path.suffix.lower() != ".csv":
+        raise argparse.ArgumentTypeError(f"expected a name that ends in .csv, received {text}")
+    return path
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -26,7 +26,7 @@ from runtime.backends.base import Backend
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.demo import demo_cells
-from runtime.errors import ConversionError
+from runtime.errors import ConversionError, NotFiniteError
 from runtime.files import folder_written_aside, output_errors, refuse_foreign_folder, sha256_of_file
 from runtime.preprocessing import load_cell
 from runtime.schema import (
@@ -107,7 +107,7 @@ def write_bundle(run: FinishedRun, out: Path, options: ExportOptions) -> Written
         verdicts = judge_all(scores, run.decision.threshold, options.tolerances, PART_OF_RUN)
         for each, verdict in zip(converted, verdicts, strict=True):
             if not verdict.proof.passed:
-                raise _refusal(verdict, _where(folder, each, image, cells, debug=options.debug))
+                raise _refusal(verdict, _where(folder, each, image, scores.cells, debug=options.debug))
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             classes=CLASSES,
@@ -163,7 +163,14 @@ def _write_golden(file: Path, image: ImageSpec, reference: KerasModel, variants:
     """Keep the drawn cells with what the Keras model and each variant say of them."""
     cells = np.stack([load_cell(path, image) for path in demo_cells()])
     arrays: dict[str, Any] = {"cells": cells, REFERENCE: reference.predict(cells)}
-    arrays |= {precision: backend.infer(cells) for precision, backend in variants.items()}
+    for precision, backend in variants.items():
+        try:
+            arrays[precision] = backend.infer(cells)
+        except NotFiniteError as error:
+            raise ConversionError(
+                f"expected probabilities from {precision} for the drawn cells of the package, found values that are no "
+                "numbers; no bundle was written; leave the precision out"
+            ) from error
     np.savez_compressed(file, **arrays)
 
 

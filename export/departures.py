@@ -38,6 +38,8 @@ def departures(fp32: Path, variant: Path, cells: NDArray[np.uint8]) -> str:
     added: dict[str, float] = {}
     largest = 0.0
     for name in tensors:
+        if not np.isfinite(found[name]).all():
+            return f"the first layer that gives no numbers: {name}"
         error = float(np.linalg.norm(found[name] - exact[name]) / (np.linalg.norm(exact[name]) or 1.0))
         added[name] = error - largest
         largest = max(largest, error)

@@ -12,6 +12,7 @@ from runtime.errors import RunError
 from runtime.schema import Decision, Metrics, RunConfig, run_record_from_json
 
 CONFIG = "config.json"
+BEST = "best.keras"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class FinishedRun:
     @property
     def keras_file(self) -> Path:
         """The checkpoint with the best validation accuracy."""
-        return self.folder / "best.keras"
+        return self.folder / BEST
 
 
 def find_run(folder: Path, tell: Callable[[str], None] = print) -> FinishedRun:
@@ -60,13 +61,16 @@ def _open(folder: Path) -> FinishedRun:
         metrics = json.loads(_text(folder / "metrics.json"))["validation"]
         decision = run_record_from_json(Decision, _text(folder / "decision.json"), f"{folder / 'decision.json'}")
         with (folder / "history.csv").open(newline="") as stream:
-            best_epoch = max(int(row["epoch"]) for row in csv.DictReader(stream) if row["best"] == "1")
+            best_epochs = [int(row["epoch"]) for row in csv.DictReader(stream) if row["best"] == "1"]
+        if not best_epochs:
+            raise ValueError(f"no best epoch in {folder / 'history.csv'}")
+        (folder / BEST).stat()
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise RunError(
             f"expected a finished run at {folder}, found: {error}; finish it with `python -m train fit --resume`"
         ) from error
     validation = run_record_from_json(Metrics, json.dumps(metrics), f"{folder / 'metrics.json'}")
-    return FinishedRun(folder, config, validation, decision, best_epoch)
+    return FinishedRun(folder, config, validation, decision, max(best_epochs))
 
 
 def _text(path: Path) -> str:

@@ -69,7 +69,7 @@ def model_card(manifest: Manifest, source: str) -> str:
         temperature=decision.temperature,
         error_before=decision.calibration_error_before,
         error_after=decision.calibration_error_after,
-        source=source,
+        source=_one_line(source),
         parts=", ".join(f"{size} {part}" for part, size in sorted(config.part_sizes.items())),
         split=config.options.split.kind,
         seed=config.options.seed,
@@ -112,11 +112,16 @@ def _proof(variant: Variant) -> str:
     verdict = "passed" if proof.passed else f"FAILED: {'; '.join(proof.failures)}"
     kept = f"{len(variant.kept_in_fp32)} layers stay in float32; " if variant.kept_in_fp32 else ""
     return (
-        f"{kept}beside the Keras model on {proof.cells} cells ({proof.data}): p_all differs by at most "
+        f"{kept}beside the Keras model on {proof.cells} cells ({_one_line(proof.data)}): p_all differs by at most "
         f"{proof.max_difference:.1e}, {proof.flipped} cells get another label, sensitivity "
         f"{100 * change.sensitivity:+.2f} and specificity {100 * change.specificity:+.2f} points, AUC "
         f"{change.auc:+.5f}; {verdict}"
     )
+
+
+def _one_line(text: str) -> str:
+    """Return a user's words or a folder's name as they may stand in the card: no new heading, nothing but UTF-8."""
+    return " ".join(text.encode("utf-8", "backslashreplace").decode("utf-8").split())
 
 
 def _percent(interval: Interval) -> str:

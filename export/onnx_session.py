@@ -7,20 +7,30 @@ from typing import Any
 
 import onnxruntime
 
-from runtime.errors import ConversionError
+from runtime.errors import ConversionError, OutputError
+
+NOT_WRITTEN = "Protobuf serialization failed"  # all that ONNX Runtime says of a full disk
 
 
 def folded_by_onnxruntime(raw: Path, target: Path) -> None:
     """Write to `target` what ONNX Runtime makes of the graph `raw` by passes that hold on any hardware.
 
     They compute constants, merge batch norms into convolutions and drop what does nothing; all that stays is
-    standard ONNX.
+    standard ONNX. Raises OutputError where the disk is full.
     """
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(target)
     options.log_severity_level = 3
-    open_session(raw, options)
+    try:
+        open_session(raw, options)
+    except ConversionError as error:
+        if NOT_WRITTEN not in str(error):
+            raise
+        raise OutputError(
+            "cannot write the folded graph, which ONNX Runtime puts beside the bundle; make room on the disk, or "
+            "choose another place"
+        ) from error
 
 
 def options_of_a_short_life() -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from export.finished_run import FinishedRun
+from export.scoring import limited
 from runtime.errors import DataError
 from runtime.files import sha256_of_file
 from runtime.inputs import spread_over
@@ -26,8 +27,7 @@ def validation_cells(run: FinishedRun, data: Path | None, limit: int | None) -> 
 
     Raises DataError where a cell is missing or its file is another one, and where they are of one class.
     """
-    placed = spread_over(cells_of_part(_placed(run), VALIDATION), limit)
-    refuse_one_class(placed, f"the validation part of {run.folder}")
+    placed = limited(cells_of_part(_placed(run), VALIDATION), limit, f"the validation part of {run.folder}")
     return [_recorded(cell) for cell in placed] if data is None else _found(placed, find_cells(data))
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
 from runtime.backends.base import Backend
-from runtime.errors import DataError, NotFiniteError, UnreadableCellError
+from runtime.errors import DataError, NotFiniteError, UnreadableCellError, UsageError
+from runtime.inputs import spread_over
 from runtime.preprocessing import load_cell
 from runtime.schema import ImageSpec
-from train.dataset import Cell, refuse_contradictions
+from train.dataset import Cell, Labelled, refuse_contradictions, refuse_one_class
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,6 +24,8 @@ REFERENCE = "keras"
 BATCH_SIZE = 8  # larger ones of ALLNet would take gigabytes
 # A first batch is also given in batches of other sizes: one by one, and in fives, which leaves three over.
 OTHER_BATCH_SIZES = (1, 5)
+
+AnyCell = TypeVar("AnyCell", bound=Labelled)
 
 
 class Reference(Protocol):
@@ -47,8 +50,17 @@ class Scores:
         return {REFERENCE: self.reference} | {name: sizes[BATCH_SIZE] for name, sizes in self.answers.items()}
 
 
+def limited(cells: Sequence[AnyCell], limit: int | None, where: str) -> list[AnyCell]:
+    """Return the cells, or `limit` of them, evenly spread; raise DataError or UsageError where a class is missing."""
+    refuse_one_class(cells, where)
+    chosen = spread_over(cells, limit)
+    if len({cell.label for cell in chosen}) < 2:
+        raise UsageError(f"expected --cells to leave cells of both classes of {where}, received {limit}; take more")
+    return chosen
+
+
 def score_cells(cells: Sequence[Cell], image: ImageSpec, reference: Reference, variants: dict[str, Backend]) -> Scores:
-    """Score the cells that can be read; raise DataError unless there are some."""
+    """Score the cells that can be read; raise DataError unless there are some of both classes."""
     unreadable: dict[str, str] = {}
     readable: list[Cell] = []
     of_reference: list[NDArray[np.float32]] = []
@@ -63,6 +75,7 @@ def score_cells(cells: Sequence[Cell], image: ImageSpec, reference: Reference, v
                 of_variants[name][size].append(infer_in_batches(backend, batch, size))
     if not readable:
         raise DataError(f"expected cells that can be read, found none of {len(cells)}; check --data")
+    refuse_one_class(readable, f"what can be read of the {len(cells)} cells")
     refuse_contradictions(cells, {cell.sha256 for cell in cells if str(cell.path) in unreadable})
     return Scores(
         cells=readable,

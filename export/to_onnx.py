@@ -32,25 +32,36 @@ if TYPE_CHECKING:
 
 OPSET = 17  # within what tf2onnx is tested with (14 to 18) and every TensorRT since 10 reads
 REFERENCE_BATCH_SIZE = 8
-UNKNOWN_CLASS = re.compile(r"Could not locate class '(\w+)'")  # in what Keras says, behind a first line without a name
+# In what Keras says, behind a first line without a name.
+FOREIGN_LAYER = re.compile(r"Could not locate class '(?P<custom>\w+)'|deserialization of a `(?P<code>\w+)` layer")
+FINISH = "finish the run with `python -m train fit --resume`"
+FIT_AGAIN = "fit the model again, with a lower --learning-rate"
 
 
 class KerasModel:
     """A run's best.keras with its calibration: the reference that every conversion is compared with."""
 
     def __init__(self, file: Path, temperature: float) -> None:
-        """Load the file; raise RunError where it is missing, no Keras model, or holds weights that are no numbers.
+        """Load the file; raise RunError where it is missing, damaged or not such a model.
 
         sigmoid(logit / temperature) is folded into the last layer, by dividing its weights, so that the graph needs
         nothing more for it.
         """
+        self._file = file
         self._model = _load(file)
+        _refuse_another_contract(file, self._model)
+        _refuse_no_numbers(file, self._model)
         last = self._model.get_layer(OUTPUT_NAME)
         last.set_weights([weights / temperature for weights in last.get_weights()])
 
     def predict(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return p_all, float32 [N], for uint8 RGB cells [N, height, width, 3]."""
+        """Return p_all, float32 [N], for uint8 RGB cells [N, height, width, 3]; raise RunError where it overflows."""
         p_all: NDArray[np.float32] = self._model.predict(cells, batch_size=REFERENCE_BATCH_SIZE, verbose=0)[:, 0]
+        if not np.isfinite(p_all).all():
+            raise RunError(
+                f"expected probabilities from {self._file}, found values that are no numbers: the network overflows; "
+                f"{FIT_AGAIN}"
+            )
         return p_all
 
     def write_onnx(self, target: Path) -> None:
@@ -65,24 +76,40 @@ class KerasModel:
 
 
 def _load(file: Path) -> Any:
-    hint = "finish the run with `python -m train fit --resume`"
     if not file.is_file():
-        raise RunError(f"expected a Keras model at {file}, found none; {hint}")
+        raise RunError(f"expected a Keras model at {file}, found none; {FINISH}")
+    if not zipfile.is_zipfile(file):
+        raise RunError(f"expected a Keras model at {file}, found a file that is cut off or something else; {FINISH}")
     try:
-        model = keras.models.load_model(file, compile=False)
+        return keras.models.load_model(file, compile=False)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        unknown = UNKNOWN_CLASS.search(str(error))
-        found = f"the custom layer {unknown[1]}, which is not known here" if unknown else _first_line(error)
-        raise RunError(f"expected a Keras model at {file}, found: {found}; {hint}") from error
-    if not any(layer.name == OUTPUT_NAME for layer in model.layers):
-        raise RunError(f"expected a last layer named {OUTPUT_NAME} in {file}, found {model.layers[-1].name}; {hint}")
+        foreign = FOREIGN_LAYER.search(str(error))
+        if not foreign:
+            raise RunError(f"expected a Keras model at {file}, found: {_first_line(error)}; {FINISH}") from error
+        raise RunError(
+            f"expected a Keras model of Keras' own layers at {file}, found the custom layer "
+            f"{foreign['custom'] or foreign['code']}, which is not known here; build it of Keras' layers and fit again"
+        ) from error
+
+
+def _refuse_another_contract(file: Path, model: Any) -> None:
+    """Raise RunError unless a model takes RGB cells and ends in one sigmoid neuron, into which calibration goes."""
+    last = model.layers[-1]
+    found = [tuple(node.shape) for node in model.inputs], last.name, tuple(model.output_shape)
+    activation = getattr(getattr(last, "activation", None), "__name__", "none")
+    is_ours = [shape[3:] for shape in found[0]] == [(3,)] and found[1:] == (OUTPUT_NAME, (None, 1))
+    if not is_ours or activation != "sigmoid":
+        raise RunError(
+            f"expected a model of [N, height, width, 3] with a last layer named {OUTPUT_NAME} of one sigmoid neuron in "
+            f"{file}, found inputs {found[0]}, the last layer {found[1]} that gives {found[2]}, activation "
+            f"{activation}; give the run folder of a model that `python -m train fit` made"
+        )
+
+
+def _refuse_no_numbers(file: Path, model: Any) -> None:
     for weight in model.weights:
         if not np.isfinite(weight.numpy()).all():
-            raise RunError(
-                f"expected finite weights in {file}, found others in {weight.path}; fit the model again, "
-                "with a lower --learning-rate"
-            )
-    return model
+            raise RunError(f"expected finite weights in {file}, found others in {weight.path}; {FIT_AGAIN}")
 
 
 def _first_line(error: Exception) -> str:

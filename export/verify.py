@@ -13,15 +13,14 @@ import numpy as np
 from export.departures import DEBUG_CELLS, departures
 from export.gate import Verdict, changes, judge_all
 from export.model_card import card_with_proofs
-from export.scoring import Scores, load_cells, score_cells
+from export.scoring import Scores, limited, load_cells, score_cells
 from export.to_onnx import KerasModel
 from runtime.backends.select import open_backend
 from runtime.bundle import Bundle
 from runtime.command_line import print_table
 from runtime.files import output_errors, sha256_of_file, write_csv_aside, written_aside
-from runtime.inputs import spread_over
 from runtime.schema import CARD_NAME, MANIFEST_NAME, Metrics, Tolerance, to_json
-from train.dataset import Cell, find_cells, refuse_one_class
+from train.dataset import Cell, find_cells
 from train.metrics import measure, metrics_table
 from train.splits import TRAINING, cells_of_part, read_cells
 
@@ -50,9 +49,7 @@ class Verification:
 
 def chosen_cells(data: Path, limit: int | None) -> list[Cell]:
     """Return the labelled cells of `data`, or `limit` of them; raise DataError unless both classes are there."""
-    cells = spread_over(find_cells(data), limit)
-    refuse_one_class(cells, str(data))
-    return cells
+    return limited(find_cells(data), limit, str(data))
 
 
 def verify(

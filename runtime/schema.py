@@ -6,7 +6,9 @@ A manifest is read strictly: a missing key, an unknown key or a value of another
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import math
 import types
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -18,6 +20,7 @@ CLASSES = ("healthy", "ALL")  # index = label: 0 is healthy, 1 is ALL, the posit
 MANIFEST_NAME = "bundle.json"
 GOLDEN_NAME = "golden.npz"
 CARD_NAME = "MODEL_CARD.md"
+SEAL = "content_sha256"  # the key of bundle.json under which the hash of all else in it stands
 ENGINES_FOLDER = "engines"  # inside a bundle; its files are made on the device and stand in no manifest
 SPLITS = ("image", "subject", "folds", "fixed")
 OPTIMIZERS = ("adam", "sgd")
@@ -309,10 +312,19 @@ Shape = TypeVar("Shape")
 
 
 def to_json(shape: object) -> str:
-    """Write a dataclass of this module as indented JSON text."""
+    """Write a dataclass of this module as indented JSON text; a manifest with its seal."""
     if not dataclasses.is_dataclass(shape) or isinstance(shape, type):
         raise TypeError(f"expected an instance of a dataclass, received {type(shape).__name__}")
-    return json.dumps(dataclasses.asdict(shape), indent=2, allow_nan=False) + "\n"
+    raw = dataclasses.asdict(shape)
+    if isinstance(shape, Manifest):
+        raw[SEAL] = seal_of(raw)
+    return json.dumps(raw, indent=2, allow_nan=False) + "\n"
+
+
+def seal_of(raw: dict[str, Any]) -> str:
+    """Return the SHA-256 of a manifest's content, however its text is laid out; a seal in it does not count."""
+    content = {key: value for key, value in raw.items() if key != SEAL}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 class _MismatchError(Exception):
@@ -320,22 +332,33 @@ class _MismatchError(Exception):
 
 
 def manifest_from_json(text: str) -> Manifest:
-    """Read bundle.json; raise BundleError where it is not exactly a manifest of this schema version."""
+    """Read bundle.json; raise BundleError where it is not exactly a manifest of this version, as it was written."""
     try:
         raw = json.loads(text)
-        version = raw.get("schema_version") if isinstance(raw, dict) else SCHEMA_VERSION
-        if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise BundleError(
-                f"expected {MANIFEST_NAME} of schema_version {SCHEMA_VERSION}, found {version}: a newer version of "
-                "this toolkit wrote it; install that one, or export the bundle again with this one"
-            )
-        if version != SCHEMA_VERSION:
-            raise _MismatchError(f"expected schema_version {SCHEMA_VERSION}, found {version!r}")
+        if not isinstance(raw, dict):
+            raise _MismatchError(f"expected an object, found {type(raw).__name__}")
+        _check_version(raw.get("schema_version"))
+        seal = raw.pop(SEAL, None)
         manifest: Manifest = _read(Manifest, raw, "the manifest")
         _check_values(manifest)
     except (ValueError, OverflowError, RecursionError, _MismatchError) as error:
         raise BundleError(f"{MANIFEST_NAME} is not one of this version: {error}; export the bundle again") from error
+    if seal != seal_of(raw):
+        raise BundleError(
+            f"expected {MANIFEST_NAME} to hold what its {SEAL} was taken of, found other content: it was changed by "
+            "hand or damaged; copy the bundle again or export it again (for another threshold: classify --threshold)"
+        )
     return manifest
+
+
+def _check_version(version: object) -> None:
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise BundleError(
+            f"expected {MANIFEST_NAME} of schema_version {SCHEMA_VERSION}, found {version}: a newer version of "
+            "this toolkit wrote it; install that one, or export the bundle again with this one"
+        )
+    if version != SCHEMA_VERSION:
+        raise _MismatchError(f"expected schema_version {SCHEMA_VERSION}, found {version!r}")
 
 
 def _check_values(manifest: Manifest) -> None:
@@ -345,7 +368,17 @@ def _check_values(manifest: Manifest) -> None:
     known = ImageSpec(manifest.image.width, manifest.image.height)
     if manifest.image != known or min(known.width, known.height) < 1:
         raise _MismatchError(f"expected the image preparation {known}, found {manifest.image}")
-    decision = manifest.decision
+    if manifest.training.config.options.model not in MODELS:
+        raise _MismatchError(
+            f"expected a network of {', '.join(MODELS)}, found {manifest.training.config.options.model!r}"
+        )
+    _check_decision(manifest.decision)
+    precisions = [variant.precision for variant in manifest.variants]
+    if not precisions or len(set(precisions)) < len(precisions) or not set(precisions) <= set(PRECISIONS):
+        raise _MismatchError(f"expected precisions of {', '.join(PRECISIONS)}, each once at most, found {precisions}")
+
+
+def _check_decision(decision: Decision) -> None:
     if not 0 <= decision.review_low <= decision.threshold <= decision.review_high <= 1:
         raise _MismatchError(
             "expected a threshold from 0 to 1 and a review band round it, found "
@@ -353,9 +386,6 @@ def _check_values(manifest: Manifest) -> None:
         )
     if not decision.temperature > 0:
         raise _MismatchError(f"expected a temperature above 0, found {decision.temperature:g}")
-    for variant in manifest.variants:
-        if variant.precision not in PRECISIONS:
-            raise _MismatchError(f"expected a precision of {', '.join(PRECISIONS)}, found {variant.precision}")
 
 
 def engine_record_from_json(text: str, name: str) -> EngineRecord:
@@ -371,6 +401,8 @@ def run_record_from_json(shape: type[Shape], text: str, name: str) -> Shape:
     """Read a run's JSON file called `name` as `shape`; raise RunError where it is not exactly that."""
     try:
         record: Shape = _read(shape, json.loads(text), "the record")
+        if isinstance(record, Decision):
+            _check_decision(record)
     except (ValueError, OverflowError, RecursionError, _MismatchError) as error:
         raise RunError(f"{name} is not one of this version: {error}; fit the model again") from error
     return record
@@ -388,7 +420,7 @@ def _read(kind: Any, raw: object, where: str) -> Any:
         return None if raw is None else _read(present, raw, where)
     if kind is float and type(raw) is int:
         return float(raw)
-    if type(raw) is not kind:
+    if type(raw) is not kind or (isinstance(raw, float) and not math.isfinite(raw)):
         raise _MismatchError(f"expected {getattr(kind, '__name__', kind)} at {where}, found {raw!r}")
     return raw
 

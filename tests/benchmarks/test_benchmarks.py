@@ -16,7 +16,7 @@ from benchmarks import footprint, latency, parity, throughput, training
 from benchmarks.cells import bmp_cells
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED
 from runtime.errors import BundleError, DataError, OutputError
-from runtime.files import sha256_of_file
+from tests.tiny_bundle import record_hashes
 
 
 def record(folder: Path, name: str) -> dict[str, Any]:
@@ -48,9 +48,7 @@ def test_parity_fails_and_names_the_cells_that_flip(
     [bias] = [i for i in model.graph.initializer if list(i.dims) == [1] and i.data_type == onnx.TensorProto.FLOAT]
     bias.CopyFrom(onnx.numpy_helper.from_array(np.array([-100], np.float32), bias.name))
     onnx.save(model, file)
-    manifest = json.loads((tmp_path / "bundle" / "bundle.json").read_text())
-    manifest["variants"][0]["sha256"] = sha256_of_file(file)
-    (tmp_path / "bundle" / "bundle.json").write_text(json.dumps(manifest))
+    record_hashes(tmp_path / "bundle")
     command = ["--bundle", str(tmp_path / "bundle"), "--data", str(drawn), "--run", str(finished_run)]
     assert parity.main(command) == REFUSED
     said = capsys.readouterr().out

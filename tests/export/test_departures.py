@@ -57,6 +57,11 @@ def test_of_two_layers_that_depart_the_worse_comes_first(fp32: Path, tmp_path: P
     assert [added for _, added in named] == sorted((added for _, added in named), reverse=True)
 
 
+def test_the_first_layer_that_gives_no_numbers_is_named(fp32: Path, tmp_path: Path) -> None:
+    changed = saved(network({"inner1": 1.5, "inner2": float("nan")}), tmp_path / "changed.onnx")
+    assert departures(fp32, changed, CELLS) == "the first layer that gives no numbers: inner2/conv"
+
+
 def test_a_graph_does_not_depart_from_itself(fp32: Path) -> None:
     assert {added for _, added in errors(departures(fp32, fp32, CELLS))} == {0.0}
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,11 +163,14 @@ def test_of_a_folder_of_runs_the_best_is_taken_and_named(
         metrics = json.loads(path.read_text())
         metrics["validation"]["accuracy"]["value"] = accuracy
         path.write_text(json.dumps(metrics))
-    shutil.copytree(finished_run, tmp_path / "runs" / "d")
-    (tmp_path / "runs" / "d" / "metrics.json").unlink()
+    for name, lost in (("d", "metrics.json"), ("e", "best.keras")):
+        shutil.copytree(tmp_path / "runs" / "b", tmp_path / "runs" / name)
+        (tmp_path / "runs" / name / lost).unlink()
     assert main(["onnx", "--run", str(tmp_path / "runs"), "--out", str(tmp_path / "bundle")]) == 0
     said = capsys.readouterr().out
-    assert f"left out: expected a finished run at {tmp_path / 'runs' / 'd'}" in said
+    for name, lost in (("d", "metrics.json"), ("e", "best.keras")):
+        line = rf"left out: expected a finished run at {tmp_path / 'runs' / name}, found: .*{lost}'; finish it with"
+        assert re.search(line, said)
     assert f"compact of {tmp_path / 'runs' / 'b'}, validation accuracy 99.00%" in said
     assert "Next: python -m runtime.classify" in said
 
@@ -177,6 +180,41 @@ def test_a_run_that_is_not_finished_is_refused(finished_run: Path, tmp_path: Pat
     (tmp_path / "run" / "metrics.json").unlink()
     with pytest.raises(RunError, match=r"expected a finished run .*`python -m train fit --resume`"):
         find_run(tmp_path / "run")
+
+
+def test_a_run_whose_best_epoch_is_unknown_is_refused(finished_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    (run / "history.csv").write_text("epoch,best\n1,0\n")
+    with pytest.raises(
+        RunError, match=r"expected a finished run at .*, found: no best epoch in .*history\.csv; finish"
+    ):
+        find_run(run)
+
+
+NO_NUMBERS: dict[str, tuple[str, Callable[[Any], object], str]] = {
+    "accuracy": (
+        "metrics.json",
+        lambda content: content["validation"]["accuracy"].update(value=float("nan")),
+        r"metrics\.json is not one of this version: expected float at the record\.accuracy\.value, found nan",
+    ),
+    "temperature": (
+        "decision.json",
+        lambda content: content.update(temperature=0.0),
+        r"decision\.json is not one of this version: expected a temperature above 0, found 0",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "change", "message"), NO_NUMBERS.values(), ids=NO_NUMBERS.keys())
+def test_a_run_with_numbers_that_cannot_be_is_refused(
+    finished_run: Path, tmp_path: Path, name: str, change: Callable[[Any], object], message: str
+) -> None:
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    content = json.loads((run / name).read_text())
+    change(content)
+    (run / name).write_text(json.dumps(content))
+    with pytest.raises(RunError, match=message):
+        find_run(run)
 
 
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
@@ -392,6 +430,35 @@ def test_the_limits_that_a_user_sets_are_recorded(
     assert "- Data: ours\n" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
+def test_answers_on_the_drawn_cells_that_are_no_numbers_name_the_precision(
+    finished_run: Path, full_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overflow(model: Any) -> None:
+        constants = {constant.name: constant for constant in model.graph.initializer}
+        [last] = [node for node in model.graph.node if node.name in weighted_nodes(model)][-1:]
+        kernel = constants[last.input[1]]
+        values = np.full_like(numpy_helper.to_array(kernel), np.nan)
+        kernel.CopyFrom(numpy_helper.from_array(values, kernel.name))
+
+    write_damaged(monkeypatch, full_bundle, overflow)
+    with pytest.raises(
+        ConversionError, match=r"expected probabilities from fp32 for the drawn cells .*; no bundle was"
+    ):
+        write_bundle(find_run(finished_run), tmp_path / "bundle", ExportOptions())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_card_stays_one_whatever_a_user_says_of_the_data(
+    finished_run: Path, full_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_damaged(monkeypatch, full_bundle, lambda model: None)
+    source = "ours\n\n## Files\n\nof caf\udce9"  # a byte of the command line that is no UTF-8
+    write_bundle(find_run(finished_run), tmp_path / "bundle", ExportOptions(source=source))
+    card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "- Data: ours ## Files of caf\\udce9\n" in card
+    assert card.count("\n## Files\n") == 1
+
+
 def test_a_graph_that_tensorrt_cannot_take_leaves_no_bundle(
     finished_run: Path, full_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -435,6 +502,53 @@ def poison(run: Path) -> None:
     model.save(run / "best.keras")
 
 
+def cut_off(run: Path) -> None:
+    content = (run / "best.keras").read_bytes()
+    (run / "best.keras").write_bytes(content[: len(content) // 2])
+
+
+def let_it_overflow(run: Path) -> None:
+    """Finite weights whose sums are beyond float32."""
+    import keras
+
+    model = keras.models.load_model(run / "best.keras", compile=False)
+    kernel = next(weight for weight in model.weights if len(weight.shape) == 4)
+    kernel.assign(np.copysign(np.float32(1e38), kernel.numpy()))
+    model.save(run / "best.keras")
+
+
+def replace_by_two_neurons(run: Path) -> None:
+    save_dense(run, 2, "softmax")
+
+
+def replace_by_a_neuron_without_sigmoid(run: Path) -> None:
+    save_dense(run, 1, "relu")
+
+
+def save_dense(run: Path, units: int, activation: str, after: Sequence[Any] = ()) -> None:
+    import keras
+
+    cells = keras.Input((75, 75, 3), dtype="uint8")
+    answers = keras.layers.Flatten()(cells)
+    answers = keras.layers.Dense(units, activation=activation, name="p_all")(answers)
+    for layer in after:
+        answers = layer(answers)
+    keras.Model(cells, answers).save(run / "best.keras")
+
+
+def go_on_after_p_all(run: Path) -> None:
+    """Calibration would go into a layer that is not the last."""
+    import keras
+
+    save_dense(run, 1, "sigmoid", [keras.layers.Dense(1, activation="sigmoid", name="more")])
+
+
+def replace_by_a_lambda(run: Path) -> None:
+    import keras
+
+    save_dense(run, 1, "sigmoid", [keras.layers.Lambda(lambda values: 2 * values)])
+
+
 def replace_by_a_custom_layer(run: Path) -> None:
     import keras
 
@@ -457,7 +571,28 @@ def replace_by_another_model(run: Path) -> None:
 BAD_RUNS: dict[str, tuple[Callable[[Path], None], str]] = {
     "without a checkpoint": (
         lose,
-        r"expected a Keras model at .*best\.keras, found none; finish the run with `python -m train fit --resume`",
+        r"expected a finished run at .*, found: .*best\.keras'; finish it with `python -m train fit --resume`",
+    ),
+    "cut off": (
+        cut_off,
+        r"expected a Keras model at .*, found a file that is cut off or something else; finish the run",
+    ),
+    "that overflows": (
+        let_it_overflow,
+        r"expected probabilities from .*best\.keras, found values that are no numbers: the network overflows; fit",
+    ),
+    "with two neurons": (
+        replace_by_two_neurons,
+        r"expected a model of .* found .* p_all that gives \(None, 2\), activation softmax; give the run folder",
+    ),
+    "without a sigmoid": (
+        replace_by_a_neuron_without_sigmoid,
+        r"expected a model of .* found .* p_all that gives \(None, 1\), activation relu; give the run folder",
+    ),
+    "that goes on after p_all": (go_on_after_p_all, r"expected a model of .* found .* the last layer more that gives"),
+    "with code in it": (
+        replace_by_a_lambda,
+        r"expected a Keras model of Keras' own layers at .*, found the custom layer Lambda, which is not known here; ",
     ),
     "with a weight that is no number": (
         poison,
@@ -465,11 +600,11 @@ BAD_RUNS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "with another model": (
         replace_by_another_model,
-        r"expected a last layer named p_all in .*best\.keras, found classes; finish the run",
+        r"expected a model of .* with a last layer named p_all .* in .*best\.keras, found .* the last layer classes ",
     ),
     "with a custom layer": (
         replace_by_a_custom_layer,
-        r"expected a Keras model at .*best\.keras, found: the custom layer OfAnotherProject, which is not known here; ",
+        r"expected a Keras model of Keras' own layers at .*, found the custom layer OfAnotherProject, which is ",
     ),
 }
 

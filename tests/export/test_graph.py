@@ -21,7 +21,8 @@ from export.graph import (
     put_in_order,
     weighted_nodes,
 )
-from runtime.errors import ConversionError
+from export.onnx_session import folded_by_onnxruntime
+from runtime.errors import ConversionError, OutputError
 from tests.small_network import SIZE, constants_of, named, network_of, saved, small_network, types_of
 from tests.tiny_bundle import onnx_answers, some_cells
 
@@ -243,3 +244,13 @@ def test_layers_are_what_multiplies_by_weights() -> None:
 def test_constants_with_values_are_those_of_floats() -> None:
     assert "flat" not in dict(constant_values(small_network()))
     assert set(dict(constant_values(small_network()))) == set(constants_of(small_network())) - {"flat"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the full device of Linux")
+def test_a_full_disk_is_told_from_a_graph_that_cannot_be_loaded(tmp_path: Path) -> None:
+    graph = saved(small_network(), tmp_path / "graph.onnx")
+    with pytest.raises(OutputError, match=r"cannot write the folded graph, .*; make room on the disk"):
+        folded_by_onnxruntime(graph, Path("/dev/full"))
+    graph.write_bytes(b"no graph")
+    with pytest.raises(ConversionError, match="ONNX Runtime cannot load the graph"):
+        folded_by_onnxruntime(graph, tmp_path / "folded.onnx")

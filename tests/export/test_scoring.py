@@ -49,6 +49,14 @@ def test_every_cell_is_scored_in_large_batches_and_the_first_ones_in_others(tmp_
     assert {len(p_all) for p_all in scores.whole_answers().values()} == {12}
 
 
+def test_a_class_of_which_no_cell_can_be_read_is_missing(tmp_path: Path) -> None:
+    cells = cells_of(tmp_path, 4)
+    for cell in cells[1::2]:
+        spoil(cell)
+    with pytest.raises(DataError, match=r"both classes in what can be read of the 4 cells, found 2 ALL and 0 healthy"):
+        score_cells(cells, SPEC, Reference(), {"fp32": BrightnessBackend()})
+
+
 def test_answers_stay_beside_their_cells_where_one_cannot_be_read(tmp_path: Path) -> None:
     cells = cells_of(tmp_path, 6)
     spoil(cells[2])

@@ -23,7 +23,7 @@ from runtime.bundle import Bundle
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.command_line import run_command
 from runtime.demo import DEMO_CELLS, demo_cells
-from runtime.errors import BundleError, DataError, OutputError
+from runtime.errors import BundleError, DataError, OutputError, UsageError
 from runtime.files import sha256_of_file
 from runtime.preprocessing import load_cell
 from runtime.schema import CARD_NAME, GOLDEN_NAME, MANIFEST_NAME, TOLERANCES, ImageSpec, Manifest, Proof, to_json
@@ -269,6 +269,28 @@ def test_a_cell_that_cannot_be_read_costs_itself_alone(
 def test_a_limit_takes_cells_spread_over_the_data(bundle: Path) -> None:
     assert verified(bundle, "--cells", "6") == 0
     assert proof_of(bundle, "fp32").cells == 6
+
+
+def test_a_limit_that_leaves_one_class_is_named(bundle: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"expected --cells to leave cells of both classes of .*, received 1; take more"
+    ):
+        verified(bundle, "--cells", "1")
+
+
+def test_answers_never_take_the_place_of_another_kind_of_file(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (bundle / "model.fp32.onnx").read_bytes()
+    with pytest.raises(SystemExit) as refused:
+        verified(bundle, "--out", str(bundle / "model.fp32.onnx"))
+    assert refused.value.code == 1
+    assert "argument --out: expected a name that ends in .csv, received " in capsys.readouterr().err
+    assert (bundle / "model.fp32.onnx").read_bytes() == before
+
+
+def test_a_folder_whose_name_is_no_utf8_is_told_in_the_card(bundle: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(DEMO_CELLS, tmp_path / "caf\udce9"))
+    assert verified(bundle, data=data) == 0
+    assert "(caf\\udce9): p_all" in (bundle / CARD_NAME).read_text(encoding="utf-8")
 
 
 def test_cells_of_one_class_prove_nothing(bundle: Path) -> None:

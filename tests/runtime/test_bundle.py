@@ -13,7 +13,7 @@ from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.errors import AllnetError, BackendError, BundleError
 from runtime.files import sha256_of_file
-from runtime.schema import Manifest, manifest_from_json, to_json
+from runtime.schema import SEAL, Manifest, manifest_from_json, seal_of, to_json
 
 
 @pytest.fixture
@@ -23,10 +23,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "bundle"
 
 
-def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+def edit(folder: Path, change: Callable[[dict[str, Any]], object], *, sealed: bool = True) -> None:
     path = folder / "bundle.json"
     manifest = json.loads(path.read_text())
     change(manifest)
+    if sealed:
+        manifest[SEAL] = seal_of(manifest)
     path.write_text(json.dumps(manifest))
 
 
@@ -57,6 +59,19 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         "expected a threshold from 0 to 1 .* found 50",
     ),
     "band beside the threshold": (lambda m: m["decision"].update(review_low=0.9), "a review band round it"),
+    "another network": (
+        lambda m: m["training"]["config"]["options"].update(model="../../elsewhere"),
+        r"expected a network of allnet, .*, found '\.\./\.\./elsewhere'",
+    ),
+    "no variant": (lambda m: m["variants"].clear(), r"expected precisions of fp32, fp16, int8, .* found \[\]"),
+    "a variant twice": (
+        lambda m: m["variants"].append(m["variants"][0]),
+        r"each once at most, found \['fp32', .*'fp32'\]",
+    ),
+    "an infinite temperature": (
+        lambda m: m["decision"].update(temperature=float("inf")),
+        r"expected float at the manifest\.decision\.temperature, found inf",
+    ),
     "no temperature": (lambda m: m["decision"].update(temperature=0.0), "expected a temperature above 0"),
 }
 
@@ -68,6 +83,28 @@ def test_a_manifest_that_is_not_exactly_one_is_refused(
     edit(folder, change)
     with pytest.raises(BundleError, match=message):
         Bundle.open(folder)
+
+
+UNSEALED: dict[str, Callable[[dict[str, Any]], object]] = {
+    "another threshold": lambda m: m["decision"].update(threshold=0.6),
+    "a proof": lambda m: m["variants"][0]["proof"].update(cells=10_000),
+    "no seal": lambda m: m.pop(SEAL),
+}
+
+
+@pytest.mark.parametrize("change", UNSEALED.values(), ids=UNSEALED.keys())
+def test_a_manifest_that_was_changed_by_hand_is_refused(
+    folder: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    edit(folder, change, sealed=False)
+    with pytest.raises(BundleError, match=r"its content_sha256 was taken of, found other content: .*--threshold\)"):
+        Bundle.open(folder)
+
+
+def test_a_manifest_may_be_laid_out_otherwise(folder: Path) -> None:
+    edit(folder, lambda _: None, sealed=False)
+    assert "\n" not in (folder / "bundle.json").read_text()
+    Bundle.open(folder)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"bundle"', "[" * 100_000])
