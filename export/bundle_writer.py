@@ -19,15 +19,17 @@ from export.gate import Verdict, judge_all
 from export.int8 import write_int8
 from export.model_card import model_card
 from export.operators import refuse_unsupported
-from export.run_cells import calibration_cells, validation_cells
+from export.run_cells import training_cells, validation_cells
 from export.scoring import REFERENCE, Scores, load_cells, score_cells
 from export.to_onnx import OPSET, KerasModel
+from export.typical import typical_cells
 from runtime.backends.base import Backend
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.demo import demo_cells
 from runtime.errors import ConversionError, NotFiniteError
 from runtime.files import folder_written_aside, output_errors, refuse_foreign_folder, sha256_of_file
+from runtime.inputs import spread_over
 from runtime.preprocessing import load_cell
 from runtime.schema import (
     CARD_NAME,
@@ -48,6 +50,8 @@ from train.dataset import Cell
 
 ENGINE_FILES = tuple(f"{ENGINES_FOLDER}/*{suffix}" for suffix in (".engine", ".json", ".timing"))
 BUNDLE_FILES = ("model.*.onnx", GOLDEN_NAME, CARD_NAME, *ENGINE_FILES)
+TYPICAL_CELLS = 512  # of the training part tell how a cell looks
+CALIBRATION_CELLS = 128  # of them are looked at to convert
 PART_OF_RUN = "validation part of the run"
 
 
@@ -97,10 +101,10 @@ def write_bundle(run: FinishedRun, out: Path, options: ExportOptions) -> Written
     size = run.config.options.image_size
     image = ImageSpec(width=size, height=size)
     cells = validation_cells(run, options.data, options.gate_cells)
-    examples = calibration_cells(run, options.calibration_data) if set(options.precisions) - {"fp32"} else []
+    examples = training_cells(run, options.calibration_data, TYPICAL_CELLS)
     reference = KerasModel(run.keras_file, run.decision.temperature)
     with folder_written_aside(out, MANIFEST_NAME, BUNDLE_FILES) as folder, output_errors(out):
-        converted = _convert(reference, folder, image, examples, options.precisions)
+        converted = _convert(reference, folder, image, spread_over(examples, CALIBRATION_CELLS), options.precisions)
         with _opened(converted, image) as backends:
             _write_golden(folder / GOLDEN_NAME, image, reference, backends)
             scores = score_cells(cells, image, reference, backends)
@@ -115,6 +119,7 @@ def write_bundle(run: FinishedRun, out: Path, options: ExportOptions) -> Written
             image=image,
             golden_sha256=sha256_of_file(folder / GOLDEN_NAME),
             card_sha256="",
+            typical=typical_cells(examples, image),
             training=_training(run, out),
             variants=tuple(_variant(each, verdict) for each, verdict in zip(converted, verdicts, strict=True)),
         )
@@ -133,7 +138,7 @@ def _convert(
     fp32 = folder / _file_name("fp32")
     reference.write_onnx(fp32)
     converted = [_Converted("fp32", fp32)]
-    if examples:
+    if set(precisions) - {"fp32"}:
         pixels = load_cells(examples, image)
         hashes = tuple(cell.sha256 for cell in examples)
         peaks = largest_activations(fp32, pixels)

@@ -14,8 +14,6 @@ from runtime.inputs import spread_over
 from train.dataset import Cell, find_cells, refuse_one_class
 from train.splits import TRAINING, VALIDATION, PlacedCell, cells_of_part, read_cells
 
-CALIBRATION_CELLS = 128
-
 
 def validation_cells(run: FinishedRun, data: Path | None, limit: int | None) -> list[Cell]:
     """Return the cells of the run's validation part, or `limit` of them.
@@ -31,8 +29,8 @@ def validation_cells(run: FinishedRun, data: Path | None, limit: int | None) -> 
     return [_recorded(cell) for cell in placed] if data is None else _found(placed, find_cells(data))
 
 
-def calibration_cells(run: FinishedRun, data: Path | None) -> list[Cell]:
-    """Return CALIBRATION_CELLS cells of the run's training part, of both classes, evenly spread.
+def training_cells(run: FinishedRun, data: Path | None, limit: int) -> list[Cell]:
+    """Return at most `limit` cells of the run's training part, of both classes, evenly spread.
 
     `data` may hold cells of other parts as well: they are left out. Raises DataError where it holds none of the
     training part, or of one class alone.
@@ -40,7 +38,7 @@ def calibration_cells(run: FinishedRun, data: Path | None) -> list[Cell]:
     placed = _placed(run)
     training = cells_of_part(placed, TRAINING)
     if data is None:
-        return [_recorded(cell) for cell in spread_over(training, CALIBRATION_CELLS)]
+        return [_recorded(cell) for cell in spread_over(training, limit)]
     hash_to_file = {cell.sha256: cell for cell in find_cells(data)}
     at_hand = [hash_to_file[cell.sha256] for cell in training if cell.sha256 in hash_to_file]
     if not at_hand:
@@ -52,7 +50,7 @@ def calibration_cells(run: FinishedRun, data: Path | None) -> list[Cell]:
             "fitted on with --calibration-data"
         )
     refuse_one_class(at_hand, f"the training part of {data}")
-    return spread_over(at_hand, CALIBRATION_CELLS)
+    return spread_over(at_hand, limit)
 
 
 def _placed(run: FinishedRun) -> list[PlacedCell]:

@@ -24,8 +24,8 @@ class Appearance:
 
     side: float  # pixels, the longer side of the image in the file
     foreground: float  # share of the pixels that are not black, 0..1
-    red: float  # means over the foreground, 0..255; 0 where there is none
-    green: float
+    brightness: float  # mean of the three channels over the foreground, 0..255; 0 where there is none
+    red: float  # shares in that brightness, 0..1; green has the rest
     blue: float
     sharpness: float  # variance of the Laplacian inside the foreground
 
@@ -40,8 +40,10 @@ def appearance_of(cell: NDArray[np.uint8], side: int) -> Appearance:
     samples = cell[::STEP, ::STEP].reshape(-1, 3)
     is_foreground = samples.max(axis=1) > 0
     count = int(is_foreground.sum())
-    red, green, blue = samples.sum(axis=0) / max(count, 1)  # black pixels add nothing
-    return Appearance(side, count / len(samples), float(red), float(green), float(blue), sharpness(cell[..., 1]))
+    sums = samples.sum(axis=0)  # black pixels add nothing
+    red, _, blue = (sums / max(int(sums.sum()), 1)).tolist()
+    brightness = float(sums.mean()) / max(count, 1)
+    return Appearance(side, count / len(samples), brightness, red, blue, sharpness(cell[..., 1]))
 
 
 def sharpness(channel: NDArray[np.uint8]) -> float:
@@ -51,31 +53,32 @@ def sharpness(channel: NDArray[np.uint8]) -> float:
     """
     values = channel.astype(np.int16)
     inner = values[1:-1:STEP, 1:-1]
-    neighbours = values[:-2:STEP, 1:-1], values[2::STEP, 1:-1], values[1:-1:STEP, :-2], values[1:-1:STEP, 2:]
-    neighbours = tuple(neighbour[: len(inner)] for neighbour in neighbours)
-    is_inside = inner > 0
-    for neighbour in neighbours:
-        is_inside &= neighbour > 0
-    laplacian = (4 * inner - sum(neighbours))[is_inside]
+    above, below = values[:-2:STEP, 1:-1], values[2::STEP, 1:-1]
+    left, right = values[1:-1:STEP, :-2], values[1:-1:STEP, 2:]
+    is_inside = (inner > 0) & (above > 0) & (below > 0) & (left > 0) & (right > 0)
+    laplacian = (4 * inner - above - below - left - right)[is_inside]
     return float(laplacian.var()) if laplacian.size else 0.0
 
 
 def unusual(found: Appearance, typical: TypicalCells) -> str:
     """Say in one line what sets a cell apart from those of the training part; empty where nothing does."""
     if found.foreground < typical.foreground.low:
-        return f"nearly empty: {found.foreground:.1%} of the frame is not black, expected {_percent(typical.foreground)}"
+        return (
+            f"nearly empty: {found.foreground:.1%} of the frame are not black, {_expected(typical.foreground, '.1%')}"
+        )
     if not _holds(typical.side, found.side):
-        return f"the image has {found.side:g} pixels a side, expected {_numbers(typical.side)}: the scale is another"
+        return f"another scale: the image has {found.side:g} pixels a side, {_expected(typical.side, '.0f')}"
     if found.foreground > typical.foreground.high:
-        return f"{found.foreground:.1%} of the frame is not black, expected {_percent(typical.foreground)}"
-    for color in ("red", "green", "blue"):
-        value, expected = getattr(found, color), getattr(typical, color)
-        if not _holds(expected, value):
-            return f"unusual color: the mean {color} is {value:.0f}, expected {_numbers(expected)}"
-    if found.sharpness < typical.sharpness.low:
-        return f"blurred: the sharpness is {found.sharpness:.0f}, expected {_numbers(typical.sharpness)}"
-    if found.sharpness > typical.sharpness.high:
-        return f"grainy: the sharpness is {found.sharpness:.0f}, expected {_numbers(typical.sharpness)}"
+        return f"too full: {found.foreground:.1%} of the frame are not black, {_expected(typical.foreground, '.1%')}"
+    if not _holds(typical.brightness, found.brightness):
+        return f"unusual brightness: it is {found.brightness:.0f}, {_expected(typical.brightness, '.0f')}"
+    for color in ("red", "blue"):
+        share, expected = getattr(found, color), getattr(typical, color)
+        if not _holds(expected, share):
+            return f"unusual color: {color} is {share:.1%} of the light, {_expected(expected, '.1%')}"
+    if not _holds(typical.sharpness, found.sharpness):
+        what = "blurred" if found.sharpness < typical.sharpness.low else "grainy"
+        return f"{what}: the sharpness is {found.sharpness:.0f}, {_expected(typical.sharpness, '.0f')}"
     return ""
 
 
@@ -97,11 +100,7 @@ def _holds(expected: Range, value: float) -> bool:
     return expected.low <= value <= expected.high
 
 
-def _numbers(expected: Range) -> str:
-    if expected.low == expected.high:
-        return f"{expected.low:.0f}"
-    return f"{expected.low:.0f} to {expected.high:.0f}"
-
-
-def _percent(expected: Range) -> str:
-    return f"{expected.low:.1%} to {expected.high:.1%}"
+def _expected(values: Range, form: str) -> str:
+    if values.low == values.high:
+        return f"expected {values.low:{form}}"
+    return f"expected {values.low:{form}} to {values.high:{form}}"

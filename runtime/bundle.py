@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from runtime.errors import BundleError
 from runtime.files import sha256_of_file
-from runtime.schema import CARD_NAME, GOLDEN_NAME, MANIFEST_NAME, Manifest, Variant, manifest_from_json
+from runtime.schema import CARD_NAME, GOLDEN_NAME, MANIFEST_NAME, Manifest, Variant, manifest_from_json, seal_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,6 +34,11 @@ class Bundle:
 
     folder: Path
     manifest: Manifest
+
+    @property
+    def content_sha256(self) -> str:
+        """Hash of what the manifest holds, the hashes of all files among it: it names this very bundle."""
+        return seal_of(asdict(self.manifest))
 
     @classmethod
     def open(cls, folder: Path) -> Bundle:

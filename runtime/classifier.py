@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 
+import runtime
 from runtime.backends.base import Backend
 from runtime.backends.onnxruntime import available_cpus
 from runtime.backends.select import open_model
@@ -15,7 +17,8 @@ from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.closing import Closing
 from runtime.errors import BackendError, BundleError
 from runtime.pipeline import Scored, score_files
-from runtime.schema import CLASSES, SELF_TEST_TOLERANCES, Prediction, Variant
+from runtime.reading import CellReader
+from runtime.schema import CLASSES, SELF_TEST_TOLERANCES, Audit, Decision, Prediction, Variant
 
 DEFAULT_BATCH_SIZE = 16
 
@@ -30,6 +33,7 @@ class ClassifierOptions:
     batch_size: int = DEFAULT_BATCH_SIZE
     threshold: float | None = None  # None: the bundle's own
     unproved: bool = False  # use a variant that failed against the Keras model
+    audit: bool = False  # each prediction says which image was classified, and by what
 
 
 class Classifier(Closing):
@@ -45,7 +49,9 @@ class Classifier(Closing):
         self.bundle = Bundle.open(options.bundle)
         self.manifest = self.bundle.manifest
         self.threshold = self.manifest.decision.threshold if options.threshold is None else options.threshold
+        self.review_band = review_band(self.manifest.decision, self.threshold)
         self.batch_size = options.batch_size
+        self._audit = options.audit
         self.backend, variant = open_model(self.bundle, options.backend, options.precision)
         self.precision = variant.precision
         try:
@@ -67,8 +73,9 @@ class Classifier(Closing):
             paths,
             self.backend,
             self.manifest.image,
+            CellReader(self.manifest.image, self.manifest.typical, with_sha256=self._audit),
             batch_size=self.batch_size,
-            decode_threads=available_cpus(),
+            workers=available_cpus(),
         )
         return map(self._prediction, scored)
 
@@ -77,10 +84,36 @@ class Classifier(Closing):
         self.backend.close()
 
     def _prediction(self, scored: Scored) -> Prediction:
+        audit = self._audit_of(scored) if self._audit else None
         if scored.p_all is None:
-            return Prediction(scored.path, "", None, "error", scored.reason, scored.seconds)
+            return Prediction(scored.path, "", None, "error", scored.reason, scored.seconds, audit)
         label = CLASSES[scored.p_all >= self.threshold]
-        return Prediction(scored.path, label, scored.p_all, "ok", "", scored.seconds)
+        concern = "; ".join(filter(None, (scored.concern, self._near_threshold(scored.p_all))))
+        status = "review" if concern else "ok"
+        return Prediction(scored.path, label, scored.p_all, status, concern, scored.seconds, audit)
+
+    def _near_threshold(self, p_all: float) -> str:
+        low, high = self.review_band
+        if low <= p_all <= high:
+            return f"near the threshold: p_all is between {low:.3f} and {high:.3f}"
+        return ""
+
+    def _audit_of(self, scored: Scored) -> Audit:
+        return Audit(
+            sha256=scored.sha256,
+            time=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            threshold=self.threshold,
+            bundle=self.bundle.content_sha256,
+            precision=self.precision,
+            backend=self.backend.description,
+            version=runtime.__version__,
+        )
+
+
+def review_band(decision: Decision, threshold: float) -> tuple[float, float]:
+    """Return from where to where p_all is near `threshold`: the bundle's band, moved along with the threshold."""
+    shift = threshold - decision.threshold
+    return max(decision.review_low + shift, 0.0), min(decision.review_high + shift, 1.0)
 
 
 def refuse_unproved(bundle: Bundle, variant: Variant) -> None:

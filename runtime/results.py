@@ -12,16 +12,17 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from runtime.errors import OutputError, UsageError
 from runtime.files import give_usual_permissions, output_errors
-from runtime.schema import Prediction
+from runtime.schema import Audit, Prediction
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-COLUMNS = tuple(field.name for field in fields(Prediction))
+COLUMNS = tuple(field.name for field in fields(Prediction) if field.name != "audit")
+AUDIT_COLUMNS = tuple(field.name for field in fields(Audit))
 FORMATS = (".csv", ".jsonl")
 
 
@@ -33,21 +34,28 @@ def check_results_name(path: Path) -> None:
         raise OutputError(f"expected a file name for the results, found the folder {path}")
 
 
+def row_of(prediction: Prediction) -> dict[str, Any]:
+    """Return a prediction by column, with the columns of its audit where it has one."""
+    row = asdict(prediction)
+    audit = row.pop("audit")
+    row["seconds"] = round(prediction.seconds, 6)
+    return {**row, **(audit or {})}
+
+
 class ResultsWriter:
     """Writes predictions to a stream as CSV with a header, or as JSON lines."""
 
-    def __init__(self, stream: TextIO, suffix: str) -> None:
+    def __init__(self, stream: TextIO, suffix: str, *, audited: bool = False) -> None:
         self._stream = stream
         self._csv = csv.writer(stream, lineterminator="\n") if suffix == ".csv" else None
         # The csv module leaves a carriage return unquoted where rows end in a line feed, and readers split there.
         self._quoting_csv = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL)
         if self._csv:
-            self._csv.writerow(COLUMNS)
+            self._csv.writerow((*COLUMNS, *AUDIT_COLUMNS) if audited else COLUMNS)
 
     def write(self, prediction: Prediction) -> None:
         """Append one row."""
-        row = asdict(prediction)
-        row["seconds"] = round(prediction.seconds, 6)
+        row = row_of(prediction)
         if self._csv:
             row["p_all"] = "" if prediction.p_all is None else f"{prediction.p_all:.6f}"
             writer = self._quoting_csv if "\r" in prediction.path else self._csv
@@ -59,13 +67,13 @@ class ResultsWriter:
 class LiveResults:
     """CSV on standard output, each row handed over at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, audited: bool = False) -> None:
         if sys.stdout is None:
             raise OutputError("expected a standard output for the results, found it closed; use --out")
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
         with _stdout_errors():
-            self._writer = ResultsWriter(sys.stdout, ".csv")
+            self._writer = ResultsWriter(sys.stdout, ".csv", audited=audited)
 
     def __enter__(self) -> Self:
         return self
@@ -97,7 +105,7 @@ class ResultsFile:
     that file stays, with every row that was written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, audited: bool = False) -> None:
         check_results_name(path)
         self.path = path
         with output_errors(path):
@@ -107,7 +115,7 @@ class ResultsFile:
             give_usual_permissions(self.partial_path)
             # A name may hold bytes that are not UTF-8; they are written back as they were read.
             self._stream = os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="")
-        self._writer = ResultsWriter(self._stream, path.suffix.lower())
+        self._writer = ResultsWriter(self._stream, path.suffix.lower(), audited=audited)
 
     def write(self, prediction: Prediction) -> None:
         """Append one row."""

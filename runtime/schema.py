@@ -241,8 +241,8 @@ class TypicalCells:
     cells: int  # that were measured
     side: Range  # pixels, the longer side of the image in the file
     foreground: Range  # share of the pixels that are not black, 0..1
-    red: Range  # means over the foreground, 0..255
-    green: Range
+    brightness: Range  # mean of the three channels over the foreground, 0..255
+    red: Range  # shares in that brightness, 0..1; green has the rest
     blue: Range
     sharpness: Range  # variance of the Laplacian inside the foreground
 
@@ -284,6 +284,19 @@ class EngineRecord:
 
 
 @dataclass(frozen=True)
+class Audit:
+    """What more a row holds on request: which image was classified, and by what."""
+
+    sha256: str  # of the image file; empty where it could not be read
+    time: str  # when the row was made, UTC, ISO 8601
+    threshold: float
+    bundle: str  # SHA-256 of what its manifest holds, the hashes of its files among it
+    precision: str
+    backend: str  # library, version and device
+    version: str  # of this package
+
+
+@dataclass(frozen=True)
 class Prediction:
     """One row of a results table."""
 
@@ -293,19 +306,7 @@ class Prediction:
     status: str  # "ok", "review" (a person should look, the label may be wrong) or "error" (there is no label)
     reason: str  # why it is not "ok", one line
     seconds: float  # time of reading this cell plus its share of its batch's inference
-
-
-@dataclass(frozen=True)
-class Audit:
-    """What more a row holds on request: which image was classified, and by what."""
-
-    sha256: str  # of the image file; empty where it could not be read
-    time: str  # when the row was made, UTC, ISO 8601
-    threshold: float
-    model_sha256: str  # of the bundle's manifest, which holds the hashes of all its files
-    precision: str
-    backend: str  # library, version and device
-    version: str  # of this package
+    audit: Audit | None = None  # where it was asked for
 
 
 Shape = TypeVar("Shape")

@@ -16,6 +16,8 @@ from runtime.schema import (
     MANIFEST_NAME,
     ImageSpec,
     Manifest,
+    Range,
+    TypicalCells,
     Variant,
     manifest_from_json,
     to_json,
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 SIZE = 12
 CHANNELS = 8
 OPSET = 17
+ANYTHING = Range(0.0, 1e9)
+ANY_CELL = TypicalCells(1, ANYTHING, ANYTHING, ANYTHING, ANYTHING, ANYTHING, ANYTHING)
 
 
 def some_cells(count: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -64,6 +68,7 @@ def write_tiny_bundle(folder: Path, precisions: tuple[str, ...] = ("fp32", "fp16
         image=ImageSpec(SIZE, SIZE),
         golden_sha256=sha256_of_file(folder / GOLDEN_NAME),
         card_sha256=sha256_of_file(folder / CARD_NAME),
+        typical=ANY_CELL,
         variants=variants,
     )
     (folder / MANIFEST_NAME).write_text(to_json(manifest), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
@@ -18,14 +19,16 @@ if TYPE_CHECKING:
 class Backend(Closing):
     """One model loaded by one inference library; a context manager.
 
-    `infer` checks its input once; a subclass's `_infer` only computes.
+    `infer` checks its input once; a subclass's `_infer` only computes. Any thread may call `infer`: as many at a time
+    as the backend bears are let through.
     """
 
     name: str  # "cpu", "cuda"
     description: str  # library, version and device, for people
 
-    def __init__(self, image: ImageSpec) -> None:
+    def __init__(self, image: ImageSpec, runs_at_a_time: int = 1) -> None:
         self._cell_shape = (image.height, image.width, 3)
+        self._let_through = threading.BoundedSemaphore(runs_at_a_time)
 
     def infer(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return p_all, float32 [N], for uint8 RGB cells [N, height, width, 3].
@@ -37,7 +40,8 @@ class Backend(Closing):
                 f"expected uint8 cells of shape [N, {', '.join(map(str, self._cell_shape))}] with N >= 1, "
                 f"received {cells.dtype} {list(cells.shape)}"
             )
-        p_all = self._infer(cells)
+        with self._let_through:
+            p_all = self._infer(cells)
         if not np.isfinite(p_all).all():
             raise NotFiniteError(
                 f"expected probabilities from {self.description}, found values that are not finite; "

@@ -46,7 +46,7 @@ class Buffer:
 class TensorRTBackend(Backend):
     """A TensorRT engine with one execution context, one stream and buffers for its largest batch.
 
-    Larger batches are split; one thread at a time may call `infer`.
+    Larger batches are split.
     """
 
     name = "tensorrt"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from export.finished_run import FinishedRun
-from export.run_cells import CALIBRATION_CELLS, calibration_cells, validation_cells
+from export.run_cells import training_cells, validation_cells
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.errors import DataError
 from runtime.files import sha256_of_file
@@ -120,7 +120,7 @@ def test_a_cell_that_is_missing_or_changed_is_named(
         if part == "validation":
             validation_cells(run, None, None)
         else:
-            calibration_cells(run, None)
+            training_cells(run, None, 128)
 
 
 def test_validation_cells_that_are_not_in_the_data_are_counted_and_named(
@@ -135,32 +135,28 @@ def test_validation_cells_that_are_not_in_the_data_are_counted_and_named(
 
 
 @pytest.mark.parametrize("is_given", [False, True], ids=["where they lay", "in --calibration-data"])
-def test_calibration_cells_are_of_the_training_part_alone(run: FinishedRun, data: Path, is_given: bool) -> None:
-    cells = calibration_cells(run, data if is_given else None)
+def test_training_cells_are_of_the_training_part_alone(run: FinishedRun, data: Path, is_given: bool) -> None:
+    cells = training_cells(run, data if is_given else None, 128)
     assert names_of(cell.path for cell in cells) == cell_names("training", 6)
     assert {cell.label for cell in cells} == {0, 1}
     in_training = {cell.sha256 for cell in read_cells(run.folder / "cells.csv") if cell.part == "training"}
     assert {cell.sha256 for cell in cells} == in_training
 
 
-def test_moved_calibration_cells_are_found_by_their_content(run: FinishedRun, data: Path) -> None:
-    cells = calibration_cells(run, move(data))
+def test_moved_training_cells_are_found_by_their_content(run: FinishedRun, data: Path) -> None:
+    cells = training_cells(run, move(data), 128)
     assert names_of(cell.path for cell in cells) == [f"renamed-{name}" for name in cell_names("training", 6)]
 
 
 def test_a_part_of_the_training_cells_is_enough_to_calibrate(run: FinishedRun, data: Path, tmp_path: Path) -> None:
     folder = keep(data, tmp_path, "training-0.bmp", "training-3.bmp", "validation-0.bmp", "test-1.bmp")
-    assert names_of(cell.path for cell in calibration_cells(run, folder)) == ["training-0.bmp", "training-3.bmp"]
+    assert names_of(cell.path for cell in training_cells(run, folder, 128)) == ["training-0.bmp", "training-3.bmp"]
 
 
 @pytest.mark.parametrize("is_given", [False, True], ids=["where they lay", "in --calibration-data"])
-def test_not_more_calibration_cells_are_taken_than_are_needed(
-    run: FinishedRun, data: Path, monkeypatch: pytest.MonkeyPatch, is_given: bool
-) -> None:
-    assert CALIBRATION_CELLS == 128
-    monkeypatch.setattr("export.run_cells.CALIBRATION_CELLS", 3)
+def test_not_more_training_cells_are_taken_than_are_needed(run: FinishedRun, data: Path, is_given: bool) -> None:
     everything = sorted(cell.sha256 for cell in read_cells(run.folder / "cells.csv") if cell.part == "training")
-    cells = calibration_cells(run, data if is_given else None)
+    cells = training_cells(run, data if is_given else None, 3)
     assert [cell.sha256 for cell in cells] == everything[::2], "evenly spread over the part"
 
 
@@ -181,20 +177,20 @@ WRONG_DATA: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 @pytest.mark.parametrize(("names", "message"), WRONG_DATA.values(), ids=WRONG_DATA.keys())
-def test_calibration_data_of_the_wrong_kind_is_refused(
+def test_training_data_of_the_wrong_kind_is_refused(
     run: FinishedRun, data: Path, tmp_path: Path, names: tuple[str, ...], message: str
 ) -> None:
     folder = keep(data, tmp_path, *names)
     with pytest.raises(DataError, match=message) as refused:
-        calibration_cells(run, folder)
+        training_cells(run, folder, 128)
     assert "\n" not in str(refused.value)
 
 
-def test_calibration_data_that_the_run_does_not_know_is_refused(run: FinishedRun, tmp_path: Path) -> None:
+def test_training_data_that_the_run_does_not_know_is_refused(run: FinishedRun, tmp_path: Path) -> None:
     for name in NAMES:
         (tmp_path / "other" / name).mkdir(parents=True)
         (tmp_path / "other" / name / "cell.bmp").write_text(f"other {name}")
     with pytest.raises(
         DataError, match=r"in .*other, found 2 of no part; choose the folder .* with --calibration-data"
     ):
-        calibration_cells(run, tmp_path / "other")
+        training_cells(run, tmp_path / "other", 128)

@@ -21,8 +21,8 @@ class BrightnessBackend(Backend):
     name = "fake"
     description = "a fake"
 
-    def __init__(self, scale: float = 1 / 255) -> None:
-        super().__init__(SPEC)
+    def __init__(self, scale: float = 1 / 255, runs_at_a_time: int = 1) -> None:
+        super().__init__(SPEC, runs_at_a_time)
         self.batch_sizes: list[int] = []
         self._scale = scale
 

@@ -143,8 +143,8 @@ def test_a_file_outside_the_bundle_is_never_opened(folder: Path) -> None:
 
 
 def test_a_variant_that_is_not_there_is_refused_with_those_that_are() -> None:
-    with pytest.raises(BundleError, match=r"expected a variant of precision int8 .* found fp32"):
-        Bundle.open(DEFAULT_BUNDLE).variant("int8")
+    with pytest.raises(BundleError, match=r"expected a variant of precision bf16 .* found fp32, fp16, int8"):
+        Bundle.open(DEFAULT_BUNDLE).variant("bf16")
 
 
 def test_a_model_that_answers_otherwise_than_keras_did_stops_before_the_first_cell(folder: Path) -> None:

@@ -47,7 +47,7 @@ def test_a_folder_gives_a_row_for_each_cell_in_the_order_of_names(cell_file: Cel
     rows = rows_of(tmp_path / "r.csv")
     assert list(rows[0]) == ["path", "label", "p_all", "status", "reason", "seconds"]
     assert [Path(row["path"]).name for row in rows] == ["a.png", "b.bmp", "c.bmp"]
-    assert {row["status"] for row in rows} == {"ok"}
+    assert {(row["status"], row["reason"].split(":")[0]) for row in rows} == {("review", "blurred")}, "it is drawn"
     assert all(row["label"] == ("ALL" if float(row["p_all"]) >= 0.5 else "healthy") for row in rows)
 
 
@@ -81,7 +81,7 @@ def test_bad_files_cost_their_own_rows_and_exit_code_2(
     assert {name: row["status"] for name, row in rows.items()} == {
         "cut.bmp": "error",
         "empty.png": "error",
-        "good.bmp": "ok",
+        "good.bmp": "review",
         "notes.txt": "error",
         "page.dcm": "error",
     }

@@ -62,17 +62,16 @@ def test_each_file_gives_one_row_in_its_place(odd_images: list[OddImage], rows: 
 def test_each_row_is_an_answer_or_an_error_as_the_file_deserves(
     odd_images: list[OddImage], rows: list[dict[str, Any]]
 ) -> None:
-    expected = ["error" if odd.pixels is None else "ok" for odd in odd_images]
+    expected = ["error" if odd.pixels is None else "review" for odd in odd_images]  # 60 pixels a side are unusual
     pairs = zip(rows, expected, strict=True)
     wrong = [f"{row['path']}: {row['status']} {row['reason']}" for row, status in pairs if row["status"] != status]
     assert not wrong, "\n".join(wrong)
 
 
-def test_an_error_has_a_reason_of_one_line_and_no_label(rows: list[dict[str, Any]]) -> None:
+def test_a_reason_is_one_line_and_an_error_has_no_label(rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        is_error = row["status"] == "error"
-        assert bool(row["reason"]) == is_error == (row["label"] == "") == (row["p_all"] is None), row
-        assert len(row["reason"].splitlines()) == is_error, row
+        assert (row["status"] == "error") == (row["label"] == "") == (row["p_all"] is None), row
+        assert len(row["reason"].splitlines()) == 1, row
 
 
 def test_an_answer_rests_on_the_pixels_of_the_cell(odd_images: list[OddImage]) -> None:

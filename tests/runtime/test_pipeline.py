@@ -3,56 +3,67 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from runtime.errors import UnreadableCellError
-from runtime.pipeline import BATCHES_IN_FLIGHT, Scored, score_files
-from runtime.schema import ImageSpec
+from runtime.pipeline import WAITING_BATCHES, Read, Scored, score_files
+from runtime.reading import Reading
 from tests.runtime.fake_backend import SPEC, BrightnessBackend
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+WORKERS = 3
 
 
-def load_number(path: str, spec: ImageSpec) -> NDArray[np.uint8]:
+def read_number(path: str) -> Reading:
     """A path is a number: the brightness of its cell; "bad" cannot be read."""
     if path == "bad":
-        raise UnreadableCellError("it is bad")
-    return np.full((spec.height, spec.width, 3), int(path), np.uint8)
+        return Reading(None, "it is bad")
+    return Reading(np.full((SPEC.height, SPEC.width, 3), int(path), np.uint8), concern=f"concern {path}", sha256=path)
 
 
-def load_slowly_at_random(path: str, spec: ImageSpec) -> NDArray[np.uint8]:
+def read_slowly_at_random(path: str) -> Reading:
     time.sleep(hash(path) % 7 / 1000)
-    return load_number(path, spec)
+    return read_number(path)
 
 
 def scored(paths: list[str], backend: BrightnessBackend, batch_size: int = 4) -> list[Scored]:
-    return list(score_files(paths, backend, SPEC, batch_size=batch_size, decode_threads=3, load=load_slowly_at_random))
+    return list(score_files(paths, backend, SPEC, read_slowly_at_random, batch_size=batch_size, workers=WORKERS))
 
 
-@pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 12, 13, 41])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 7, 8, 41])
 def test_every_file_keeps_its_place_and_its_own_answer(count: int) -> None:
     rows = scored([str(number) for number in range(count)], BrightnessBackend())
     assert [row.path for row in rows] == [str(number) for number in range(count)]
     assert [row.p_all for row in rows] == [pytest.approx(number / 255) for number in range(count)]
+    assert [(row.concern, row.sha256) for row in rows] == [(f"concern {row.path}", row.path) for row in rows]
 
 
-def test_the_last_batch_is_as_short_as_it_falls() -> None:
+def test_batches_grow_up_to_the_size_and_the_last_is_as_short_as_it_falls() -> None:
     backend = BrightnessBackend()
-    scored([str(number) for number in range(10)], backend)
-    assert backend.batch_sizes == [4, 4, 2]
+    list(score_files(map(str, range(20)), backend, SPEC, read_number, batch_size=6, workers=1))
+    assert backend.batch_sizes == [1, 2, 4, 6, 6, 1]
+
+
+def test_few_files_are_shared_out_among_the_workers() -> None:
+    together = threading.Barrier(2, timeout=30)
+
+    def read(path: str) -> Reading:
+        if path in ("0", "1"):  # of the first and of the second batch
+            together.wait()
+        return read_number(path)
+
+    rows = score_files(["0", "1", "2"], BrightnessBackend(), SPEC, read, batch_size=16, workers=2)
+    assert len(list(rows)) == 3
 
 
 def test_a_bad_file_costs_its_own_row_alone() -> None:
     backend = BrightnessBackend()
-    rows = scored(["1", "bad", "3", "4", "bad", "bad", "bad", "bad", "9"], backend)
-    assert [row.p_all is None for row in rows] == [False, True, False, False, True, True, True, True, False]
-    assert [row.reason for row in rows if row.p_all is None] == ["it is bad"] * 5
-    assert [row.p_all for row in rows if row.p_all is not None] == [pytest.approx(n / 255) for n in (1, 3, 4, 9)]
-    assert backend.batch_sizes == [3, 1], "a batch without a readable cell is not inferred"
+    paths = ["1", "bad", "3", "4", "bad", "6", "bad", "bad", "bad", "bad", "bad", "12"]  # in batches of 1, 2, 4, 4, 1
+    rows = list(score_files(paths, backend, SPEC, read_number, batch_size=4, workers=1))
+    assert [row.reason for row in rows if row.p_all is None] == ["it is bad"] * 7
+    assert [row.path for row in rows if row.p_all is None] == ["bad"] * 7
+    assert [row.p_all for row in rows if row.p_all is not None] == [pytest.approx(n / 255) for n in (1, 3, 4, 6, 12)]
+    assert backend.batch_sizes == [1, 1, 2, 1], "a batch without a readable cell is not inferred"
 
 
 def test_a_buffer_that_is_reused_leaves_nothing_behind() -> None:
@@ -64,7 +75,7 @@ def test_a_buffer_that_is_reused_leaves_nothing_behind() -> None:
     ]
 
 
-def test_no_more_is_read_ahead_than_the_buffers_hold() -> None:
+def test_no_more_is_read_ahead_than_was_promised() -> None:
     taken = 0
 
     def paths() -> Iterator[str]:
@@ -73,53 +84,81 @@ def test_no_more_is_read_ahead_than_the_buffers_hold() -> None:
             taken += 1
             yield str(number % 250)
 
-    rows = score_files(paths(), BrightnessBackend(), SPEC, batch_size=4, decode_threads=2, load=load_number)
+    rows = score_files(paths(), BrightnessBackend(), SPEC, read_number, batch_size=4, workers=2)
     for given in range(1, 60):
         next(rows)
-        assert taken <= given + BATCHES_IN_FLIGHT * 4 + 4
+        assert taken <= given + (2 + WAITING_BATCHES) * 4
     rows.close()  # type: ignore[attr-defined]
 
 
 def test_reading_goes_on_while_the_model_infers() -> None:
     read_during_inference = threading.Event()
 
-    def load(path: str, spec: ImageSpec) -> NDArray[np.uint8]:
-        if path == "7":  # of the second batch
+    def read(path: str) -> Reading:
+        if path == "7":  # of the fourth batch
             read_during_inference.set()
-        return load_number(path, spec)
+        return read_number(path)
 
     class WaitingBackend(BrightnessBackend):
-        def _infer(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
+        def _infer(self, cells: object) -> object:  # type: ignore[override]
             assert read_during_inference.wait(timeout=30)
-            return super()._infer(cells)
+            return super()._infer(cells)  # type: ignore[arg-type]
 
-    paths = [str(number) for number in range(8)]
-    rows = list(score_files(paths, WaitingBackend(), SPEC, batch_size=4, decode_threads=1, load=load))
+    rows = list(score_files(map(str, range(8)), WaitingBackend(), SPEC, read, batch_size=4, workers=4))
     assert len(rows) == 8
 
 
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_backend_bounds_how_many_infer_at_a_time(most: int) -> None:
+    class CountingBackend(BrightnessBackend):
+        def __init__(self) -> None:
+            super().__init__(runs_at_a_time=most)
+            self.running = 0
+            self.largest = 0
+            self.own = threading.Lock()
+
+        def _infer(self, cells: object) -> object:  # type: ignore[override]
+            with self.own:
+                self.running += 1
+                self.largest = max(self.largest, self.running)
+            time.sleep(0.002)
+            with self.own:
+                self.running -= 1
+            return super()._infer(cells)  # type: ignore[arg-type]
+
+    backend = CountingBackend()
+    list(score_files(map(str, range(100)), backend, SPEC, read_number, batch_size=2, workers=4))
+    assert backend.largest == most
+
+
+def raises(path: str) -> Reading:
+    raise ZeroDivisionError(path)
+
+
 def test_a_bug_in_reading_is_raised_and_not_turned_into_a_row() -> None:
-    def load(path: str, spec: ImageSpec) -> NDArray[np.uint8]:
-        raise ZeroDivisionError
-
     with pytest.raises(ZeroDivisionError):
-        list(score_files(["1"], BrightnessBackend(), SPEC, batch_size=4, decode_threads=1, load=load))
+        list(score_files(["1"], BrightnessBackend(), SPEC, raises, batch_size=4, workers=1))
 
 
-def test_stopping_early_ends_the_threads() -> None:
+def test_an_error_of_the_model_ends_the_run_after_the_rows_before_it() -> None:
+    class FailingBackend(BrightnessBackend):
+        def _infer(self, cells: object) -> object:  # type: ignore[override]
+            if len(self.batch_sizes) == 2:
+                raise RuntimeError
+            return super()._infer(cells)  # type: ignore[arg-type]
+
+    rows = score_files(map(str, range(99)), FailingBackend(), SPEC, read_number, batch_size=4, workers=1)
+    with pytest.raises(RuntimeError):
+        for expected in range(99):
+            assert next(rows).path == str(expected)
+    assert expected == 3
+
+
+@pytest.mark.parametrize("read", [read_number, read_slowly_at_random])
+def test_stopping_early_ends_the_threads(read: Read) -> None:
     rows = score_files(
-        (str(number % 250) for number in range(10_000)), BrightnessBackend(), SPEC, batch_size=4, decode_threads=2
+        (str(number % 250) for number in range(10_000)), BrightnessBackend(), SPEC, read, batch_size=64, workers=2
     )
     next(rows)
     rows.close()  # type: ignore[attr-defined]
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
-
-
-def test_seconds_count_reading_and_inference() -> None:
-    class SlowBackend(BrightnessBackend):
-        def _infer(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
-            time.sleep(0.04)
-            return super()._infer(cells)
-
-    rows = list(score_files(["1", "2"], SlowBackend(), SPEC, batch_size=2, decode_threads=1, load=load_number))
-    assert all(row.seconds >= 0.02 for row in rows)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("classify")]

@@ -1,0 +1,28 @@
+"""Measures how the cells look that a run was fitted on, so that the runtime knows what is unlike them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from runtime.appearance import Appearance, appearance_of, typical_of
+from runtime.errors import DataError, UnreadableCellError
+from runtime.preprocessing import decode_picture, read_bytes
+from runtime.resizing import resize_to_spec
+from runtime.schema import ImageSpec, TypicalCells
+from train.dataset import Cell
+
+
+def typical_cells(cells: Sequence[Cell], image: ImageSpec) -> TypicalCells:
+    """Return how the cells look that can be read; raise DataError unless there are some."""
+    found: list[Appearance] = []
+    for cell in cells:
+        try:
+            picture = decode_picture(read_bytes(cell.path))
+        except UnreadableCellError:
+            continue
+        found.append(appearance_of(np.asarray(resize_to_spec(picture, image)), max(picture.size)))
+    if not found:
+        raise DataError(f"expected training cells that can be read, found none of {len(cells)}; check the data")
+    return typical_of(found)
