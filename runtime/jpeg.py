@@ -12,6 +12,7 @@ import io
 import random
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from PIL import Image
@@ -24,6 +25,7 @@ BETWEEN_SCANS = frozenset({0xC4, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE, SOS
 RANDOM_BYTES = random.Random(0).randbytes(320).replace(b"\xff", b"\x7f")  # such as no picture is compressed to
 FILLER, LAST_BYTES = RANDOM_BYTES[:64], RANDOM_BYTES[64:]
 CHANGED_BYTES = 8  # at the end of a scan: more than an encoder leaves over, and some blocks of one colour
+MOST_RUNS = 2**19  # twice the blocks of the largest picture: restart markers alone must not fill the memory
 
 
 def scan_damage(data: bytes, image: Image.Image) -> str:
@@ -33,8 +35,8 @@ def scan_damage(data: bytes, image: Image.Image) -> str:
     other last bytes, which must. One replacement may by chance give the same pixels, black ones above all; as many as
     there are do not.
     """
-    runs = list(_runs(data))
-    if not runs or runs[-1].end < 0:
+    runs = list(islice(_runs(data), MOST_RUNS))
+    if not runs or len(runs) == MOST_RUNS or runs[-1].end < 0:
         return "a marker stands where compressed pixels should"
     pixels = image.tobytes()
     if _decoded(_with_filler(data, runs)) != pixels:

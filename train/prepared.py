@@ -26,7 +26,7 @@ from train.dataset import Cell, in_parallel
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-PREPARATION_VERSION = 2  # raise it whenever runtime.preprocessing gives other pixels
+PREPARATION_VERSION = 3  # raise it whenever runtime.preprocessing gives other pixels
 
 
 class Pixels(Protocol):

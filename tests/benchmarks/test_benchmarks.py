@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
-from benchmarks import footprint, latency, parity, throughput, training
+from benchmarks import decoding, footprint, latency, parity, throughput, training
 from benchmarks.cells import bmp_cells
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED
 from runtime.errors import BundleError, DataError, OutputError
 from tests.tiny_bundle import record_hashes
+
+CellFile = Callable[[str], Path]
 
 
 def record(folder: Path, name: str) -> dict[str, Any]:
@@ -132,6 +136,30 @@ def test_a_ratio_is_taken_within_a_round() -> None:
     assert (row["ratio"], row["lowest"], row["highest"]) == (3, 2, 4)
 
 
+def test_decoding_compares_the_same_pixels_and_sums_up_by_the_shortest_time(tmp_path: Path) -> None:
+    assert decoding.main(["--rounds", "3", "--out", str(tmp_path)]) == DONE
+    content = json.loads((tmp_path / "decoding.json").read_text())
+    assert [(row["step"], row["candidate"]) for row in content["rows"]] == [
+        ("decode", "Pillow"),
+        ("decode", "by rows"),
+        ("decode and resize", "Pillow"),
+        ("decode and resize", "by rows"),
+        ("decode and resize", "by rows, 2 threads"),
+    ]
+    assert content["rows"][0]["times_as_fast"] == content["rows"][2]["times_as_fast"] == 1
+    row = decoding.row_of("decode", "by rows", {"Pillow": [8.0, 4.0, 9.0], "by rows": [7.0, 3.0, 2.0]}, 10)
+    assert (row["ms_a_cell"], row["times_as_fast"]) == (200, 2)
+
+
+def test_decoding_refuses_files_that_it_does_not_compare(cell_file: CellFile, tmp_path: Path) -> None:
+    cell_file("cells/a.png")
+    with pytest.raises(DataError, match=r"expected plain 24-bit BMP files in --data, found .*a.png; take it out"):
+        decoding.main(["--data", str(tmp_path / "cells")])
+    Image.new("RGB", (30, 10), "white").save(tmp_path / "wide.bmp")
+    with pytest.raises(DataError, match="expected square pictures"):
+        decoding.main(["--data", str(tmp_path / "wide.bmp")])
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows does not tell a process's peak memory")
 def test_footprint_starts_real_processes(tmp_path: Path) -> None:
     assert footprint.main(["--starts", "1", "--files", "20", "--out", str(tmp_path)]) == DONE
@@ -145,7 +173,7 @@ def test_the_files_of_a_measurement_are_bmp_of_the_releases_size() -> None:
         assert {Path(path).stat().st_size for path in paths} == {450 * 450 * 3 + 450 * 2 + 54}
 
 
-@pytest.mark.parametrize("module", [latency, throughput, footprint, training, parity])
+@pytest.mark.parametrize("module", [decoding, latency, throughput, footprint, training, parity])
 def test_a_place_for_the_record_that_cannot_be_written_is_refused_before_measuring(
     module: Any, bundle: Path, drawn: Path, tmp_path: Path
 ) -> None:

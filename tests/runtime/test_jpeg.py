@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from runtime import jpeg
 from runtime.demo import demo_cells
 from runtime.jpeg import scan_damage
 from tests.runtime.odd_images import encoded
@@ -81,3 +82,11 @@ def test_restart_markers_out_of_turn_and_markers_of_other_places_show() -> None:
 def test_left_over_bytes_show() -> None:
     data = encoded(drawn_cell(200), "JPEG")
     assert damage_of(data[:-2] + bytes(20) + data[-2:]) == "compressed pixels are left over"
+
+
+def test_a_file_of_restart_markers_alone_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(drawn_cell(60), "JPEG")
+    markers = b"".join(bytes([0xFF, 0xD0 + number]) for number in range(8)) * 200
+    assert damage_of(data[:-2] + markers + data[-2:]) != "a marker stands where compressed pixels should"
+    monkeypatch.setattr(jpeg, "MOST_RUNS", 1000)
+    assert damage_of(data[:-2] + markers + data[-2:]) == "a marker stands where compressed pixels should"
