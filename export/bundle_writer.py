@@ -211,7 +211,13 @@ def _training(run: FinishedRun, out: Path) -> Training:
     # The folders' names alone: a full path may name a person or a ward, and a bundle travels.
     options = run.config.options
     split = replace(options.split, source=Path(options.split.source).name, test_data=Path(options.split.test_data).name)
-    options = replace(options, data=Path(options.data).name, weights=Path(options.weights).name, split=split)
+    options = replace(
+        options,
+        data=Path(options.data).name,
+        weights=Path(options.weights).name,
+        teacher=Path(options.teacher).name,
+        split=split,
+    )
     return Training(
         run=_relative(run.folder, out),
         keras_sha256=sha256_of_file(run.keras_file),

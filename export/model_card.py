@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from export.gate import changes
-from runtime.schema import Interval, Manifest, Variant
+from runtime.schema import TOLERANCES, Interval, Manifest, Variant
 
 CARD = """\
 # {model}: ALL or healthy, from the image of one white blood cell
@@ -25,7 +27,7 @@ before it was {error_before:.3f}.
 - Cells: {parts}
 - Protocol: split by {split}, seed {seed}. {protocol}
 - Network: {model}, {parameters:,} parameters, {epochs} epochs, the checkpoint of epoch {best_epoch} (best validation
-  accuracy), starting from {weights}.
+  accuracy), starting from {weights}{teacher}.
 - Standardization (mean and standard deviation per channel, of the training cells): {mean} and {std}; it is part of
   the graph.
 
@@ -75,9 +77,10 @@ def model_card(manifest: Manifest, source: str) -> str:
         seed=config.options.seed,
         protocol=UNSEEN_SUBJECTS if config.unseen_subjects else SEEN_SUBJECTS,
         parameters=config.parameters,
-        epochs=config.options.epochs,
+        epochs=f"{'at most ' if config.recipe.early_stopping else ''}{config.options.epochs}",
         best_epoch=manifest.training.best_epoch,
         weights="random weights" if config.options.weights == "none" else "ImageNet weights",
+        teacher=f", taught by the run {_one_line(config.options.teacher)}" if config.options.teacher else "",
         mean=", ".join(f"{value:.2f}" for value in config.standardization_mean),
         std=", ".join(f"{value:.2f}" for value in config.standardization_std),
         cells=validation.cells,
@@ -115,8 +118,19 @@ def _proof(variant: Variant) -> str:
         f"{kept}beside the Keras model on {proof.cells} cells ({_one_line(proof.data)}): p_all differs by at most "
         f"{proof.max_difference:.1e}, {proof.flipped} cells get another label, sensitivity "
         f"{100 * change.sensitivity:+.2f} and specificity {100 * change.specificity:+.2f} points, AUC "
-        f"{change.auc:+.5f}; {verdict}"
+        f"{change.auc:+.5f}; {verdict}{_changed_limits(variant)}"
     )
+
+
+def _changed_limits(variant: Variant) -> str:
+    """Say within which limits a variant was judged where they are not the usual ones."""
+    given, usual = asdict(variant.proof.tolerance), asdict(TOLERANCES[variant.precision])
+    changed = [
+        f"{name} {'unlimited' if value is None else f'{value:g}'}"
+        for name, value in given.items()
+        if value != usual[name]
+    ]
+    return f" (by limits of the user's own: {', '.join(changed)})" if changed else ""
 
 
 def _one_line(text: str) -> str:

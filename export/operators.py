@@ -91,7 +91,7 @@ def _uint8_is_cast_at_once(graph: _Graph) -> Iterator[str]:
 def _known_operators(graph: _Graph) -> Iterator[str]:
     for node in graph.nodes:
         if node.op_type not in OPERATORS or node.domain:
-            yield f"{_named(node)}, an operator that its parser does not have"
+            yield f"{_named(node)}, an operator that is not among those known to run there"
 
 
 def _floats_and_int8(graph: _Graph) -> Iterator[str]:
@@ -120,6 +120,10 @@ def _resizes(graph: _Graph) -> Iterator[str]:
         coordinates = given.get("coordinate_transformation_mode", b"half_pixel").decode()
         if mode not in RESIZE_MODES or coordinates not in RESIZE_COORDINATES or given.get("antialias", 0):
             yield f"{_named(node)} in the mode {mode}, {coordinates}"
+        if given.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
+            yield f"{_named(node)} that keeps the aspect ratio"
+        if node.op_type == "Resize" and _has_computed_numbers(graph, node):
+            yield f"{_named(node)} to a size that is computed"
 
 
 def _pads(graph: _Graph) -> Iterator[str]:
@@ -129,7 +133,7 @@ def _pads(graph: _Graph) -> Iterator[str]:
         mode = attributes(node).get("mode", b"constant").decode()
         if mode not in PAD_MODES:
             yield f"{_named(node)} in the mode {mode}"
-        if any(name and name not in graph.constants for name in node.input[1:]):
+        if _has_computed_numbers(graph, node):
             yield f"{_named(node)} with a padding that is computed"
 
 
@@ -140,6 +144,11 @@ def _symmetric_quantization(graph: _Graph) -> Iterator[str]:
         zero = graph.constants.get(node.input[2]) if len(node.input) > 2 else None
         if zero is None or zero.data_type != TensorProto.INT8 or np.any(onnx.numpy_helper.to_array(zero)):
             yield f"{_named(node)} that is not INT8 round zero point 0"
+
+
+def _has_computed_numbers(graph: _Graph, node: Any) -> bool:
+    """Say whether an input behind the first, such as a size, is no constant."""
+    return any(name and name not in graph.constants for name in node.input[1:])
 
 
 def _named(node: Any) -> str:

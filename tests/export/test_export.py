@@ -427,7 +427,9 @@ def test_the_limits_that_a_user_sets_are_recorded(
     [variant] = Bundle.open(tmp_path / "bundle").manifest.variants
     assert variant.proof.cells == 7
     assert variant.proof.tolerance == Tolerance(max_difference=0.001, flipped=0.0)
-    assert "- Data: ours\n" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "- Data: ours\n" in card
+    assert "; passed (by limits of the user's own: max_difference 0.001)\n" in card
 
 
 def test_answers_on_the_drawn_cells_that_are_no_numbers_name_the_precision(
@@ -459,6 +461,22 @@ def test_the_card_stays_one_whatever_a_user_says_of_the_data(
     assert card.count("\n## Files\n") == 1
 
 
+def test_the_card_tells_of_teacher_and_early_end_and_no_path_travels(
+    finished_run: Path, full_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_damaged(monkeypatch, full_bundle, lambda model: None)
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    config = json.loads((run / "config.json").read_text())
+    config["options"].update(teacher="/home/somebody/runs/large")
+    config["recipe"].update(early_stopping=5)
+    (run / "config.json").write_text(json.dumps(config))
+    write_bundle(find_run(run), tmp_path / "bundle", ExportOptions())
+    assert "somebody" not in (tmp_path / "bundle" / "bundle.json").read_text()
+    card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert ", at most 20 epochs, " in card
+    assert ", starting from random weights, taught by the run large.\n" in card
+
+
 def test_a_graph_that_tensorrt_cannot_take_leaves_no_bundle(
     finished_run: Path, full_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -468,7 +486,7 @@ def test_a_graph_that_tensorrt_cannot_take_leaves_no_bundle(
 
     write_damaged(monkeypatch, full_bundle, round_down)
     with pytest.raises(
-        ConversionError, match=r"takes in model\.fp32\.onnx, found the node \S+ \(Floor\), an operator that its parser"
+        ConversionError, match=r"takes in model\.fp32\.onnx, found the node \S+ \(Floor\), an operator that is not"
     ):
         write_bundle(find_run(finished_run), tmp_path / "bundle", ExportOptions())
     assert list(tmp_path.iterdir()) == []

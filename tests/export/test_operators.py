@@ -86,6 +86,14 @@ def pad_by_a_computed_number(model: Any) -> None:
     model.graph.node.insert(list(model.graph.node).index(named(model, "odd/node")), node)
 
 
+def resize_to_a_computed_size(model: Any) -> None:
+    resize(model, mode="linear")
+    resized = named(model, "odd/node")
+    node = helper.make_node("Abs", ["scales"], ["computed"], "odd/scales")
+    resized.input[2] = "computed"
+    model.graph.node.insert(list(model.graph.node).index(resized), node)
+
+
 def pool(model: Any, operator: str = "AveragePool", **attributes: Any) -> None:
     insert(model, operator, **attributes)
 
@@ -108,7 +116,7 @@ BROKEN: dict[str, tuple[Callable[[Any], object], str]] = {
     "free height": (lambda m: set_input(m, 1, "H"), "the input cells without a free batch and fixed height and width"),
     "uint8 inside": (transpose_uint8, r"the node standardization/transpose \(Transpose\) on uint8 \(which has to be"),
     "uint8 to int32": (cast_to_integer, r"the node standardization/cast \(Cast\) on uint8 \(which has to be cast"),
-    "unknown operator": (lambda m: insert(m, "Det"), NODE.format("Det") + ", an operator that its parser does not"),
+    "unknown operator": (lambda m: insert(m, "Det"), NODE.format("Det") + ", an operator that is not among those"),
     "int64": (count_cells, r"the node odd/cast \(Cast\) that gives INT64 \(floats and INT8 are computed\)"),
     "bool": (
         lambda m: insert(m, "Cast", to=TensorProto.BOOL),
@@ -138,6 +146,11 @@ BROKEN: dict[str, tuple[Callable[[Any], object], str]] = {
         lambda m: resize(m, mode="linear", antialias=1),
         NODE.format("Resize") + " in the mode linear, half_pixel",
     ),
+    "resize that keeps the aspect": (
+        lambda m: resize(m, mode="linear", keep_aspect_ratio_policy="not_larger"),
+        NODE.format("Resize") + " that keeps the aspect ratio",
+    ),
+    "resize to a computed size": (resize_to_a_computed_size, NODE.format("Resize") + " to a size that is computed"),
     "wrapped pad": (lambda m: pad(m, mode="wrap"), NODE.format("Pad") + " in the mode wrap"),
     "computed pad": (pad_by_a_computed_number, NODE.format("Pad") + " with a padding that is computed"),
     "zero point 3": (
