@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
+import glob
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -14,37 +17,78 @@ from runtime.errors import UsageError
 # format that is not known must show up as an error, not be passed over in silence.
 COMPANION_SUFFIXES = (".csv", ".db", ".html", ".json", ".jsonl", ".md", ".partial", ".sqlite", ".ini")
 
+STANDARD_INPUT = "-"
+
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The paths to classify, in order, and how many companion files of the folders were left out."""
+    """The paths to classify, in order, and how many files of the folders were left out."""
 
     paths: tuple[str, ...]
-    left_out: int
+    left_out: int  # hidden, companion or not of the wanted names
 
 
-def find_inputs(names: list[str]) -> Inputs:
+def find_inputs(names: Sequence[str], listed: Sequence[str] = (), include: Sequence[str] = ()) -> Inputs:
     """List named files as they are given, and folders recursively in the order of their names.
+
+    Args:
+        names: Files, folders, and patterns such as `cells/*.bmp` or `cells/**/*_1_*.png`.
+        listed: Files and folders of a list; one that does not exist is kept, and costs its own row.
+        include: Of the files in folders, only those whose name matches one of these patterns; none: all.
 
     Raises UsageError for a name that does not exist and where nothing is found at all.
     """
     paths: list[str] = []
     left_out = 0
-    for name in names:
-        if not os.path.lexists(name):
-            raise UsageError(f"expected an image or a folder of images at {name}, found nothing; check the path")
+    for name in (*_existing(names), *listed):
         if not os.path.isdir(name):  # noqa: PTH112  strings: a million Path objects cost a gigabyte
             paths.append(name)
             continue
         found = files_below(name)
-        wanted = [path for path in found if not is_companion(path[len(name) :])]
+        wanted = [path for path in found if _is_wanted(path, name, include)]
         paths.extend(wanted)
         left_out += len(found) - len(wanted)
     if not paths:
-        raise UsageError(f"expected images in {', '.join(names)}, found none; name a folder that holds image files")
+        raise UsageError(
+            f"expected images in {', '.join((*names, *listed[:3])) or 'the list'}, found none"
+            + (f" whose name matches {' or '.join(include)}" if include else "")
+            + "; name a folder that holds image files"
+        )
     return Inputs(tuple(paths), left_out)
+
+
+def read_list(file: str) -> list[str]:
+    """Return the paths of a list, one in each line, "-" for standard input; empty lines do not count.
+
+    A path may hold bytes that are no text. Raises UsageError where the list cannot be read.
+    """
+    try:
+        content = sys.stdin.buffer.read() if file == STANDARD_INPUT else Path(file).read_bytes()
+    except (OSError, ValueError, AttributeError) as error:  # AttributeError: standard input is closed
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"expected a list of paths that can be read at {file}, found: {reason}") from error
+    return [os.fsdecode(line.rstrip(b"\r")) for line in content.split(b"\n") if line.strip()]
+
+
+def _existing(names: Sequence[str]) -> Iterator[str]:
+    """Yield the names that exist, and what the patterns among the others stand for."""
+    for name in names:
+        if os.path.lexists(name):
+            yield name
+            continue
+        found = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []  # noqa: PTH207
+        if not found:
+            raise UsageError(f"expected an image or a folder of images at {name}, found nothing; check the path")
+        yield from found
+
+
+def _is_wanted(path: str, folder: str, include: Sequence[str]) -> bool:
+    name = os.path.basename(path)  # noqa: PTH119
+    return not is_companion(path[len(folder) :]) and (
+        not include or any(fnmatch.fnmatch(name, pattern) for pattern in include)
+    )
 
 
 def is_companion(path: str) -> bool:

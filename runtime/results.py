@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from runtime.errors import OutputError, UsageError
 from runtime.files import give_usual_permissions, output_errors
 from runtime.schema import Audit, Prediction
+from runtime.unfinished import PARTIAL, Row, UnfinishedResults
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -34,7 +35,12 @@ def check_results_name(path: Path) -> None:
         raise OutputError(f"expected a file name for the results, found the folder {path}")
 
 
-def row_of(prediction: Prediction) -> dict[str, Any]:
+def columns(*, audited: bool) -> tuple[str, ...]:
+    """Return the columns of a table, with those of the audit where it is asked for."""
+    return (*COLUMNS, *AUDIT_COLUMNS) if audited else COLUMNS
+
+
+def row_of(prediction: Prediction) -> Row:
     """Return a prediction by column, with the columns of its audit where it has one."""
     row = asdict(prediction)
     audit = row.pop("audit")
@@ -51,14 +57,19 @@ class ResultsWriter:
         # The csv module leaves a carriage return unquoted where rows end in a line feed, and readers split there.
         self._quoting_csv = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL)
         if self._csv:
-            self._csv.writerow((*COLUMNS, *AUDIT_COLUMNS) if audited else COLUMNS)
+            self._csv.writerow(columns(audited=audited))
 
     def write(self, prediction: Prediction) -> None:
-        """Append one row."""
+        """Append one prediction."""
         row = row_of(prediction)
         if self._csv:
             row["p_all"] = "" if prediction.p_all is None else f"{prediction.p_all:.6f}"
-            writer = self._quoting_csv if "\r" in prediction.path else self._csv
+        self.write_row(row)
+
+    def write_row(self, row: Row) -> None:
+        """Append one row as it stands in a table of this kind."""
+        if self._csv:
+            writer = self._quoting_csv if "\r" in row["path"] else self._csv
             writer.writerow(row.values())
         else:
             self._stream.write(json.dumps(row) + "\n")
@@ -101,16 +112,18 @@ def _stdout_errors() -> Iterator[None]:
 class ResultsFile:
     """A results file that bears its name only when it is complete.
 
-    Rows go to `<name>.<random>.partial` beside it, so that two runs never write into one file. After an interruption
-    that file stays, with every row that was written.
+    Rows go to `<name>.<run>.<random>.partial` beside it, so that two runs never write into one file. After an
+    interruption that file stays, with every row that was written.
     """
 
-    def __init__(self, path: Path, *, audited: bool = False) -> None:
+    def __init__(self, path: Path, *, run: str = "run", audited: bool = False) -> None:
+        """Begin a file; `run` names what decides what a row says, so that another run can go on with it."""
         check_results_name(path)
         self.path = path
+        self._taken_over: list[Path] = []
         with output_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".partial", dir=path.parent)
+            handle, name = tempfile.mkstemp(prefix=f"{path.name}.{run}.", suffix=PARTIAL, dir=path.parent)
             self.partial_path = Path(name)
             give_usual_permissions(self.partial_path)
             # A name may hold bytes that are not UTF-8; they are written back as they were read.
@@ -121,6 +134,14 @@ class ResultsFile:
         """Append one row."""
         with output_errors(self.partial_path):
             self._writer.write(prediction)
+
+    def take_over(self, unfinished: UnfinishedResults) -> Iterator[Row]:
+        """Append the rows that a cut-off run left, yielding each; its own file goes when this one is complete."""
+        with output_errors(self.partial_path):
+            for row in unfinished.rows():
+                self._writer.write_row(row)
+                yield row
+        self._taken_over.append(unfinished.path)
 
     def __enter__(self) -> Self:
         return self
@@ -135,3 +156,5 @@ class ResultsFile:
             self._stream.close()
             if kind is None:
                 self.partial_path.replace(self.path)
+                for path in self._taken_over:
+                    path.unlink(missing_ok=True)

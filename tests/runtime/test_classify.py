@@ -1,23 +1,29 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timezone
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from runtime.bundle import DEFAULT_BUNDLE
+import runtime
+from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import Classifier
 from runtime.classify import main
 from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, REFUSED
-from runtime.errors import OutputError
+from runtime.errors import OutputError, UsageError
+from runtime.inputs import find_inputs
+from runtime.schema import Prediction
 
 CellFile = Callable[[str], Path]
 ROOT = Path(__file__).parents[2]
@@ -116,6 +122,9 @@ REFUSALS: dict[str, tuple[list[str], str]] = {
     "output below a file": (["{cell}", "--out", "{cell}/r.csv"], "cannot write"),
     "no bundle": (["{cell}", "--bundle", "{tmp}"], "expected a bundle with a bundle.json"),
     "no such backend": (["{cell}", "--backend", "cuda"], "expected the provider CUDAExecutionProvider"),
+    "no such list": (["--list", "{tmp}/none.txt"], "expected a list of paths that can be read at {tmp}/none.txt"),
+    "resume without out": (["{cell}", "--resume"], "expected the --out of the run that was cut off"),
+    "pattern of nothing": (["{tmp}/*.tif"], "expected an image or a folder of images at {tmp}/*.tif, found nothing"),
     "demo and paths": (["{cell}", "--demo"], "expected either --demo or paths"),
 }
 
@@ -274,3 +283,159 @@ def test_the_default_bundle_tells_real_cells_apart(real_cells: Path) -> None:
         labels = [prediction.label for prediction in classifier.classify(paths)]
     right = sum(label == ("ALL" if "_all" in path else "healthy") for label, path in zip(labels, paths, strict=True))
     assert right >= 9, labels
+
+
+def test_the_rows_of_an_audit_say_which_image_and_what_judged_it(cell_file: CellFile, tmp_path: Path) -> None:
+    cell = cell_file("cells/a.bmp")
+    (tmp_path / "cells" / "b.bmp").write_bytes(b"broken")
+    assert main([str(tmp_path / "cells"), "--audit", "--threshold", "0.3", "--out", str(tmp_path / "r.csv")]) == 2
+    good, bad = rows_of(tmp_path / "r.csv")
+    assert good["sha256"] == hashlib.sha256(cell.read_bytes()).hexdigest()
+    assert bad["sha256"] == hashlib.sha256(b"broken").hexdigest(), "a damaged file is named by its content, too"
+    assert datetime.fromisoformat(good["time"]).tzinfo == timezone.utc
+    assert good["bundle"] == Bundle.open(DEFAULT_BUNDLE).content_sha256
+    assert (good["threshold"], good["precision"], good["version"]) == ("0.3", "fp32", runtime.__version__)
+    assert "CPUExecutionProvider" in good["backend"]
+
+
+def test_a_cell_near_the_threshold_is_for_review_and_the_band_follows_the_threshold(
+    cell_file: CellFile, tmp_path: Path
+) -> None:
+    cell = cell_file("cell.bmp")  # p_all 0.94
+    reasons = {}
+    for threshold in ("0.5", "0.9"):
+        assert main([str(cell), "--threshold", threshold, "--out", str(tmp_path / "r.csv")]) == DONE
+        [row] = rows_of(tmp_path / "r.csv")
+        reasons[threshold] = row["reason"]
+    assert "near the threshold" not in reasons["0.5"]
+    assert reasons["0.9"].endswith("; near the threshold: p_all is between 0.683 and 1.000")
+
+
+def cut_off_run(folder: Path, rows: int, monkeypatch: pytest.MonkeyPatch, name: str = "r.csv", *more: str) -> Path:
+    """Classify a folder until so many rows were made, and stop as a power cut does; return what is left."""
+    whole = Classifier.classify
+
+    def interrupted(self: Classifier, paths: Iterable[str]) -> Iterator[Prediction]:
+        yield from islice(whole(self, paths), rows)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "classify", interrupted)
+        assert main([str(folder / "cells"), "--out", str(folder / name), *more]) == INTERRUPTED
+    [partial] = folder.glob(f"{name}.*.partial")
+    return partial
+
+
+def answers(path: Path) -> list[tuple[str, ...]]:
+    rows = rows_of(path) if path.suffix == ".csv" else [json.loads(line) for line in path.read_text().splitlines()]
+    return [(row["path"], row["label"], row["p_all"], row["reason"]) for row in rows]
+
+
+@pytest.fixture
+def six_cells(cell_file: CellFile, tmp_path: Path) -> Path:
+    for name in ("a", "b", 'comma, "quote"', "carriage\rreturn", "line\nbreak"):
+        cell_file(f"cells/{name}.bmp")
+    (tmp_path / "cells" / "broken.bmp").write_bytes(b"?")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.jsonl"])
+@pytest.mark.parametrize("torn", [0, 1, 25])  # bytes of the last row that did not reach the disk
+def test_a_run_that_was_cut_off_goes_on_and_gives_what_a_whole_one_gives(
+    six_cells: Path, monkeypatch: pytest.MonkeyPatch, name: str, torn: int
+) -> None:
+    whole, out = six_cells / f"whole{Path(name).suffix}", six_cells / name
+    assert main([str(six_cells / "cells"), "--out", str(whole)]) == PARTLY_DONE
+    partial = cut_off_run(six_cells, 5, monkeypatch, name)
+    partial.write_bytes(partial.read_bytes()[: -torn or None])
+    classified: list[str] = []
+    classify = Classifier.classify
+
+    def counted(self: Classifier, paths: Iterable[str]) -> Iterator[Prediction]:
+        classified.extend(paths)
+        return classify(self, classified)
+
+    monkeypatch.setattr(Classifier, "classify", counted)
+    assert main([str(six_cells / "cells"), "--out", str(out), "--resume"]) == PARTLY_DONE, "also of the rows kept"
+    assert answers(out) == answers(whole)
+    assert len(classified) == (1 if torn == 0 else 2), "the torn row is made again, no other"
+    assert not list(six_cells.glob("*.partial"))
+
+
+def test_a_run_goes_on_more_than_once(six_cells: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_off_run(six_cells, 2, monkeypatch)
+    whole = Classifier.classify
+
+    def interrupted(self: Classifier, paths: Iterable[str]) -> Iterator[Prediction]:
+        yield from islice(whole(self, paths), 2)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "classify", interrupted)
+        assert main([str(six_cells / "cells"), "--out", str(six_cells / "r.csv"), "--resume"]) == INTERRUPTED
+    assert main([str(six_cells / "cells"), "--out", str(six_cells / "r.csv"), "--resume"]) == PARTLY_DONE
+    assert len(rows_of(six_cells / "r.csv")) == len({row["path"] for row in rows_of(six_cells / "r.csv")}) == 6
+
+
+def test_rows_of_another_threshold_are_not_mixed_in(six_cells: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    partial = cut_off_run(six_cells, 2, monkeypatch)
+    with pytest.raises(OutputError, match=r"r\.csv.*partial was begun with another bundle, precision, threshold"):
+        main([str(six_cells / "cells"), "--out", str(six_cells / "r.csv"), "--resume", "--threshold", "0.4"])
+    assert list(six_cells.glob("r.csv*")) == [partial], "what was left is still there"
+
+
+def test_a_file_that_is_named_twice_gets_two_rows_after_a_resume_too(
+    cell_file: CellFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = str(cell_file("cells/a.bmp"))
+    cut_off_run(tmp_path, 1, monkeypatch)
+    assert main([cell, cell, "--out", str(tmp_path / "r.csv"), "--resume"]) == DONE
+    assert [row["path"] for row in rows_of(tmp_path / "r.csv")] == [cell, cell]
+
+
+def test_nothing_to_resume_is_said_and_all_is_classified(
+    cell_file: CellFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(cell_file("a.bmp")), "--out", str(tmp_path / "r.csv"), "--resume"]) == DONE
+    assert "no run was cut off" in capsys.readouterr().err
+    assert len(rows_of(tmp_path / "r.csv")) == 1
+
+
+def test_a_pattern_stands_for_the_files_that_match(cell_file: CellFile, tmp_path: Path) -> None:
+    for name in ("x/1.bmp", "x/2.png", "x/y/3.bmp", "[odd].bmp"):
+        cell_file(name)
+    given = {"x/*.bmp": ["1.bmp"], "**/*.bmp": ["[odd].bmp", "1.bmp", "3.bmp"], "[odd].bmp": ["[odd].bmp"]}
+    for pattern, expected in given.items():
+        found = find_inputs([str(tmp_path / pattern)])
+        assert [Path(path).name for path in found.paths] == expected
+
+
+def test_names_in_folders_are_filtered_and_what_is_left_out_is_counted(cell_file: CellFile, tmp_path: Path) -> None:
+    for name in ("cells/1_a.bmp", "cells/sub/2_a.png", "cells/3_b.bmp"):
+        cell_file(name)
+    found = find_inputs([str(tmp_path / "cells")], include=["*_a.*"])
+    assert [Path(path).name for path in found.paths] == ["1_a.bmp", "2_a.png"]
+    assert found.left_out == 1
+    with pytest.raises(UsageError, match=r"found none whose name matches \*\.tif"):
+        find_inputs([str(tmp_path / "cells")], include=["*.tif"])
+
+
+def test_a_list_names_files_and_one_that_is_missing_costs_its_own_row(cell_file: CellFile, tmp_path: Path) -> None:
+    cells = [cell_file("a b.bmp"), cell_file("c.bmp")]
+    lines = [str(cells[0]), "", str(tmp_path / "gone.bmp"), str(cells[1])]
+    (tmp_path / "list.txt").write_bytes("\r\n".join(lines).encode())
+    assert main(["--list", str(tmp_path / "list.txt"), "--out", str(tmp_path / "r.csv")]) == PARTLY_DONE
+    assert [(Path(row["path"]).name, row["reason"][:16]) for row in rows_of(tmp_path / "r.csv")] == [
+        ("a b.bmp", "blurred: the sha"),
+        ("gone.bmp", "cannot be opened"),
+        ("c.bmp", "blurred: the sha"),
+    ]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has names that are not UTF-8")
+def test_a_list_may_come_from_standard_input_and_hold_any_bytes(cell_file: CellFile, tmp_path: Path) -> None:
+    cell = cell_file(os.fsdecode(b"\xff.bmp"))
+    command = [sys.executable, "-m", "runtime.classify", "--list", "-"]
+    done = subprocess.run(command, cwd=ROOT, input=os.fsencode(cell) + b"\n", capture_output=True, check=False)
+    assert done.returncode == DONE
+    assert done.stdout.splitlines()[1].startswith(os.fsencode(cell))
