@@ -170,9 +170,7 @@ def unfinished_results(options: argparse.Namespace, classifier: Classifier) -> U
     return unfinished
 
 
-def taken_over(
-    unfinished: UnfinishedResults | None, sink: ResultsFile | LiveResults, summary: Summary
-) -> Counter[str]:
+def taken_over(unfinished: UnfinishedResults | None, sink: ResultsFile | LiveResults, summary: Summary) -> Counter[str]:
     """Keep the rows of the run that was cut off; return how often each path stands in them."""
     done: Counter[str] = Counter()
     if unfinished and isinstance(sink, ResultsFile):

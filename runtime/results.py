@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 COLUMNS = tuple(field.name for field in fields(Prediction) if field.name != "audit")
 AUDIT_COLUMNS = tuple(field.name for field in fields(Audit))
 FORMATS = (".csv", ".jsonl")
+P_ALL_DIGITS = 6  # the next ones depend on how many cells are inferred together
 
 
 def check_results_name(path: Path) -> None:
@@ -45,6 +46,8 @@ def row_of(prediction: Prediction) -> Row:
     row = asdict(prediction)
     audit = row.pop("audit")
     row["seconds"] = round(prediction.seconds, 6)
+    if prediction.p_all is not None:
+        row["p_all"] = round(prediction.p_all, P_ALL_DIGITS)
     return {**row, **(audit or {})}
 
 
@@ -63,7 +66,7 @@ class ResultsWriter:
         """Append one prediction."""
         row = row_of(prediction)
         if self._csv:
-            row["p_all"] = "" if prediction.p_all is None else f"{prediction.p_all:.6f}"
+            row["p_all"] = "" if prediction.p_all is None else f"{prediction.p_all:.{P_ALL_DIGITS}f}"
         self.write_row(row)
 
     def write_row(self, row: Row) -> None:

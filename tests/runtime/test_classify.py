@@ -93,7 +93,7 @@ def test_bad_files_cost_their_own_rows_and_exit_code_2(
     }
     said = capsys.readouterr().err
     assert "4 not readable" in said
-    assert "2 hidden or companion files" in said
+    assert "2 files of the folders were left out: hidden, beside images" in said
 
 
 def test_the_threshold_decides_the_label(cell_file: CellFile, tmp_path: Path) -> None:
