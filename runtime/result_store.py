@@ -48,7 +48,7 @@ class ResultStore(Closing):
             raise OutputError(f"expected a folder for the database at {path.parent}, found none; make it first")
         self.path = path
         self._unwritten: dict[FileVersion, Prediction] = {}
-        self._connection = _connect(str(path))
+        self._connection = _connect(path)
         try:
             _refuse_foreign(self._connection, path)
             self._lock = _lock(path)
@@ -142,7 +142,7 @@ def stored_predictions(path: Path) -> Iterator[Prediction]:
     with _database_errors(path):
         if not path.is_file():
             raise OutputError(f"expected the database of a watched folder at {path}, found none; check the path")
-        with closing(_connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        with closing(_connect(path, "ro")) as connection:
             if not _refuse_foreign(connection, path):
                 return
             rows = connection.execute(f"SELECT {', '.join(COLUMNS)} FROM results ORDER BY rowid")  # noqa: S608
@@ -155,9 +155,11 @@ def own_files(path: Path) -> set[str]:
     return {path.name + suffix for suffix in ("", "-wal", "-shm", "-journal", "-lock")}
 
 
-def _connect(name: str, *, uri: bool = False) -> sqlite3.Connection:
+def _connect(path: Path, mode: str = "rwc") -> sqlite3.Connection:
     """Open a database without a transaction; text comes back as file names do, with surrogates for no UTF-8."""
-    connection = sqlite3.connect(name, timeout=OPENING_TIMEOUT_S, isolation_level=None, uri=uri)
+    with _database_errors(path):
+        uri = f"{path.absolute().as_uri()}?mode={mode}"
+        connection = sqlite3.connect(uri, timeout=OPENING_TIMEOUT_S, isolation_level=None, uri=True)
     connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
     return connection
 
@@ -170,6 +172,7 @@ def _lock(path: Path) -> sqlite3.Connection:
     """
     connection = sqlite3.connect(f"{path}-lock", timeout=0, isolation_level=None)
     try:
+        connection.execute("PRAGMA journal_mode = MEMORY")  # no further file
         connection.execute("BEGIN EXCLUSIVE")
     except sqlite3.Error as error:
         connection.close()

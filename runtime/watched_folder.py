@@ -199,13 +199,15 @@ class WatchedFolder(Closing):
         if version is not None:
             self._wait(version, pause)
 
-    def _wait(self, version: FileVersion, pause: float, failures: int | None = None) -> None:
-        if failures is None:
-            before = self._waiting.get(version.file)
-            failures = before.failures if before and before.version == version else 0
+    def _wait(self, version: FileVersion, pause: float, failures: int = 0) -> None:
+        """Let a version wait; one that waits already keeps its failures, and does not wait any longer than it did."""
         candidate = Candidate(version, self._clock() + pause, failures)
-        self._waiting[version.file] = candidate
-        heapq.heappush(self._due, (candidate.due, version.file))
+        before = self._waiting.get(version.file)
+        if before and before.version == version:
+            candidate = Candidate(version, min(candidate.due, before.due), max(failures, before.failures))
+        if candidate != before:
+            self._waiting[version.file] = candidate
+            heapq.heappush(self._due, (candidate.due, version.file))
 
     def _pop_due(self) -> Candidate | None:
         now = self._clock()
@@ -236,7 +238,7 @@ class WatchedFolder(Closing):
                 self._rest_from(look)
             return True
         look.seen += 1
-        if file not in self._waiting:
+        if file not in self._waiting or not look.pause:
             version = self._version_of(file)
             if version is not None and not self._is_known(version):
                 self._wait(version, look.pause)
