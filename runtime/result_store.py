@@ -71,11 +71,7 @@ class ResultStore(Closing):
         if version in self._unwritten:
             return True
         with _database_errors(self.path):
-            found = self._connection.execute(
-                "SELECT 1 FROM results WHERE file = CAST(? AS TEXT) AND size = ? AND mtime_ns = ?",
-                _bound(version),
-            )
-            return found.fetchone() is not None
+            return self._connection.execute(_SELECT, _bound(version)).fetchone() is not None
 
     def add(self, version: FileVersion, prediction: Prediction) -> None:
         """Keep a row for the next commit."""
@@ -231,6 +227,7 @@ def _bound(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 _COLUMN_TEXT = ", ".join(f"{name} {SQL_TYPES[kind]}" for name, kind in NAME_TO_TYPE.items())
 _CREATE = f"CREATE TABLE IF NOT EXISTS results ({_COLUMN_TEXT}, UNIQUE ({', '.join(FileVersion._fields)}))"
+_SELECT = "SELECT 1 FROM results WHERE file = CAST(? AS TEXT) AND size = ? AND mtime_ns = ?"
 _PARAMETERS = ", ".join("CAST(? AS TEXT)" if kind is str else "?" for kind in NAME_TO_TYPE.values())
 # A commit that failed may have reached the disk all the same: its rows are the same when they are written again.
 _INSERT = f"INSERT OR IGNORE INTO results VALUES ({_PARAMETERS})"  # noqa: S608
