@@ -130,20 +130,20 @@ class ResultStore(Closing):
             raise
 
 
-def stored_predictions(path: Path) -> Iterator[Prediction]:
+@contextmanager
+def stored_predictions(path: Path) -> Iterator[Iterator[Prediction]]:
     """Yield the predictions of a database in the order in which they were written, also while a service writes it.
 
     Raises OutputError where it cannot be read or is not this version's.
     """
-    with _database_errors(path):
-        if not path.is_file():
-            raise OutputError(f"expected the database of a watched folder at {path}, found none; check the path")
-        with closing(_connect(path, "ro")) as connection:
-            if not _refuse_foreign(connection, path):
-                return
-            rows = connection.execute(f"SELECT {', '.join(COLUMNS)} FROM results ORDER BY rowid")  # noqa: S608
-            for row in rows:
-                yield Prediction(*row)
+    if not path.is_file():
+        raise OutputError(f"expected the database of a watched folder at {path}, found none; check the path")
+    with closing(_connect(path, "ro")) as connection, _database_errors(path):
+        if not _refuse_foreign(connection, path):
+            yield iter(())
+            return
+        rows = connection.execute(f"SELECT {', '.join(COLUMNS)} FROM results ORDER BY rowid")  # noqa: S608
+        yield (Prediction(*row) for row in rows)
 
 
 def own_files(path: Path) -> set[str]:

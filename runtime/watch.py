@@ -31,7 +31,7 @@ from runtime.folder_events import has_events
 from runtime.folder_news import Bell, News
 from runtime.inputs import is_companion
 from runtime.result_store import ResultStore, own_files, stored_predictions
-from runtime.results import ResultsFile
+from runtime.results import ResultsFile, check_results_name
 from runtime.schema import PRECISIONS
 from runtime.systemd import Notifier, unit_text
 from runtime.watch_service import WatchService
@@ -88,9 +88,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def export(options: argparse.Namespace) -> int:
     """Write the database's rows, in the order in which they came, to a results file."""
+    check_results_name(options.export)
     rows = 0
-    with ResultsFile(options.export) as results:
-        for prediction in stored_predictions(options.db):
+    with stored_predictions(options.db) as predictions, ResultsFile(options.export) as results:
+        for prediction in predictions:
             results.write(prediction)
             rows += 1
     tell(f"Results: {options.export}, {rows} rows")

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import OutputError
-from runtime.result_store import APPLICATION_ID, STORE_VERSION, FileVersion, ResultStore, own_files, stored_predictions
+from runtime.result_store import APPLICATION_ID, STORE_VERSION, FileVersion, ResultStore, own_files
 from runtime.results import COLUMNS, ResultsFile
 from runtime.schema import Prediction
+from tests.runtime.stored_rows import stored_rows
 
 NOT_UTF8 = os.fsdecode(b"not-utf8-\xff.bmp")
 
@@ -25,10 +26,6 @@ def prediction(name: str = "a.bmp", p_all: float | None = 0.25) -> Prediction:
     if p_all is None:
         return Prediction(f"/cells/{name}", "", None, "error", "the file is empty", 0.5)
     return Prediction(f"/cells/{name}", "healthy", p_all, "ok", "", 0.5)
-
-
-def rows(path: Path) -> list[Prediction]:
-    return list(stored_predictions(path))
 
 
 @pytest.fixture
@@ -47,7 +44,7 @@ def test_rows_come_back_as_they_were_in_the_order_in_which_they_came(store: Resu
     for one in written:
         store.add(version(one.path), one)
     store.commit()
-    assert rows(path) == written
+    assert stored_rows(path) == written
 
 
 def test_the_table_has_the_columns_of_the_results_table_after_those_of_the_identity(
@@ -68,7 +65,7 @@ def test_a_name_that_is_not_utf8_comes_back_in_csv_as_its_bytes(store: ResultSto
     assert (file, kind) == (b"not-utf8-\xff.bmp", b"text")
     table = path.with_name("results.csv")
     with ResultsFile(table) as results:
-        for row in stored_predictions(path):
+        for row in stored_rows(path):
             results.write(row)
     assert b"/cells/not-utf8-\xff.bmp,healthy" in table.read_bytes()
     with table.open(encoding="utf-8", errors="surrogateescape") as stream:
@@ -92,7 +89,7 @@ def test_two_versions_of_a_file_are_two_rows(store: ResultStore, path: Path) -> 
     store.add(version(size=1), prediction(p_all=0.1))
     store.add(version(size=2), prediction(p_all=0.2))
     store.commit()
-    assert [row.p_all for row in rows(path)] == [0.1, 0.2]
+    assert [row.p_all for row in stored_rows(path)] == [0.1, 0.2]
 
 
 def test_rows_that_reached_the_disk_in_a_commit_that_failed_are_not_written_twice(
@@ -101,14 +98,14 @@ def test_rows_that_reached_the_disk_in_a_commit_that_failed_are_not_written_twic
     for _ in range(2):
         store.add(version(), prediction())
         store.commit()
-    assert len(rows(path)) == 1
+    assert len(stored_rows(path)) == 1
 
 
 def test_what_was_not_committed_is_dropped_by_closing(path: Path) -> None:
     with ResultStore(path) as store:
         store.add(version(), prediction())
         assert store.unwritten == 1
-    assert rows(path) == []
+    assert stored_rows(path) == []
 
 
 def test_a_transaction_is_on_the_disk_before_it_counts(store: ResultStore) -> None:
@@ -124,11 +121,11 @@ def test_a_full_disk_loses_nothing_and_writes_no_half_batch(store: ResultStore, 
         store.add(version(f"{number}.bmp"), prediction(f"{number}.bmp"))
     with pytest.raises(OutputError, match=r"cannot use the database .*results\.sqlite: database or disk is full"):
         store.commit()
-    assert (store.unwritten, rows(path)) == (500, [])
+    assert (store.unwritten, stored_rows(path)) == (500, [])
     assert store.holds(version("499.bmp"))
     store._connection.execute("PRAGMA max_page_count = 100000")
     store.commit()
-    assert (store.unwritten, len(rows(path))) == (0, 500)
+    assert (store.unwritten, len(stored_rows(path))) == (0, 500)
 
 
 def test_a_lock_of_another_program_loses_nothing(store: ResultStore, path: Path) -> None:
@@ -140,7 +137,7 @@ def test_a_lock_of_another_program_loses_nothing(store: ResultStore, path: Path)
         assert store.unwritten == 1
         other.execute("ROLLBACK")
     store.commit()
-    assert len(rows(path)) == 1
+    assert len(stored_rows(path)) == 1
 
 
 def test_a_database_that_turns_read_only_loses_nothing(store: ResultStore, path: Path) -> None:
@@ -150,7 +147,7 @@ def test_a_database_that_turns_read_only_loses_nothing(store: ResultStore, path:
         store.commit()
     store._connection.execute("PRAGMA query_only = OFF")
     store.commit()
-    assert len(rows(path)) == 1
+    assert len(stored_rows(path)) == 1
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps an open file from being removed")
@@ -166,7 +163,7 @@ def test_a_database_that_was_taken_away_is_not_written_on_in_silence(
         store.commit()
     path.with_name("away").replace(path)
     store.commit()
-    assert len(rows(path)) == 1
+    assert len(stored_rows(path)) == 1
 
 
 def test_one_service_at_a_time(path: Path) -> None:
@@ -181,7 +178,7 @@ def test_rows_are_read_while_a_service_writes(store: ResultStore, path: Path) ->
     store.add(version(), prediction())
     store.commit()
     store._connection.execute("BEGIN IMMEDIATE")
-    assert len(rows(path)) == 1
+    assert len(stored_rows(path)) == 1
     store._connection.execute("ROLLBACK")
 
 
@@ -217,7 +214,7 @@ def test_a_foreign_database_is_refused_and_left_as_it_was(
 ) -> None:
     make_database(path, *statements)
     before = path.read_bytes()
-    for use in (ResultStore, rows):
+    for use in (ResultStore, stored_rows):
         with pytest.raises(OutputError, match=message):
             use(path)
     assert path.read_bytes() == before
@@ -234,5 +231,5 @@ def test_other_files_and_places_are_refused(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match=message):
             ResultStore(tmp_path / place)
     with pytest.raises(OutputError, match=r"expected the database of a watched folder at .*none"):
-        rows(tmp_path / "none.sqlite")
+        stored_rows(tmp_path / "none.sqlite")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["text.sqlite"]

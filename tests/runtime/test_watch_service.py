@@ -13,12 +13,13 @@ import pytest
 from runtime import watch_service
 from runtime.errors import BackendError
 from runtime.folder_news import Bell, News
-from runtime.result_store import ResultStore, stored_predictions
+from runtime.result_store import ResultStore
 from runtime.schema import Prediction
 from runtime.systemd import Notifier
 from runtime.watch_service import SUMMARY_S, TRY_AGAIN_S, WatchService
 from runtime.watched_folder import RETRY_PAUSES_S, WatchedFolder
 from tests.runtime.fake_clock import FakeClock
+from tests.runtime.stored_rows import stored_rows
 
 INTERVAL_S = 1.0
 
@@ -107,7 +108,7 @@ class Watch:
 
     def rows(self) -> list[tuple[str, str]]:
         """Return name and status of each row."""
-        return [(Path(row.path).name, row.status) for row in stored_predictions(self.database)]
+        return [(Path(row.path).name, row.status) for row in stored_rows(self.database)]
 
     def close(self) -> None:
         self.folder.close()
@@ -212,7 +213,7 @@ def test_a_file_that_stays_bad_is_set_aside_with_its_reason_until_it_changes(wat
     watch.settle()
     watch.settle()
     assert len(watch.classifier.read) == 1 + len(RETRY_PAUSES_S)
-    [row] = stored_predictions(watch.database)
+    [row] = stored_rows(watch.database)
     assert (row.status, row.reason, row.label, row.p_all) == ("error", "not a cell: text", "", None)
     assert watch.said == [f"{watch.root / 'a.bmp'}: not a cell: text; set aside until it changes"]
     watch.drop("a.bmp")
