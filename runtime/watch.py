@@ -11,20 +11,9 @@ from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
 
-from runtime.backends.select import BACKENDS
-from runtime.bundle import DEFAULT_BUNDLE
-from runtime.classifier import DEFAULT_BATCH_SIZE, Classifier
-from runtime.classify import classifier_options
-from runtime.command_line import (
-    DONE,
-    INTERRUPTED,
-    REFUSED,
-    ArgumentParser,
-    batch_size,
-    positive_float,
-    probability,
-    run_command,
-)
+from runtime.classifier import Classifier
+from runtime.classifier_arguments import add_classifier_arguments, classifier_options
+from runtime.command_line import DONE, INTERRUPTED, REFUSED, ArgumentParser, positive_float, run_command
 from runtime.demo import demo_cells
 from runtime.errors import UsageError
 from runtime.folder_events import has_events
@@ -32,7 +21,6 @@ from runtime.folder_news import Bell, News
 from runtime.inputs import is_companion
 from runtime.result_store import ResultStore, own_files, stored_predictions
 from runtime.results import ResultsFile, check_results_name
-from runtime.schema import PRECISIONS
 from runtime.systemd import Notifier, unit_text
 from runtime.watch_service import WatchService
 from runtime.watched_folder import WatchedFolder
@@ -52,16 +40,7 @@ def build_parser() -> ArgumentParser:
         "--db", type=Path, required=True, metavar="FILE", help="SQLite database of the results, on a local disk"
     )
     parser.add_argument("--export", type=Path, metavar="FILE", help="write the results to a .csv or .jsonl and end")
-    parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE, help="default: the model of the package")
-    parser.add_argument("--backend", choices=BACKENDS, default="auto")
-    parser.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto")
-    parser.add_argument("--batch-size", type=batch_size, default=DEFAULT_BATCH_SIZE, metavar="N")
-    parser.add_argument(
-        "--threshold", type=probability, metavar="T", help="ALL from this p_all on; default: the bundle's"
-    )
-    parser.add_argument(
-        "--unproved", action="store_true", help="use a variant even if it failed against the Keras model"
-    )
+    add_classifier_arguments(parser)
     parser.add_argument("--poll", action="store_true", help="use no file events, which network shares do not send")
     parser.add_argument(
         "--interval",
