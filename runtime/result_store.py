@@ -148,7 +148,7 @@ def stored_predictions(path: Path) -> Iterator[Iterator[Prediction]]:
 
 def own_files(path: Path) -> set[str]:
     """Return the names of the files that a database consists of while it is used; none of them is a cell."""
-    return {path.name + suffix for suffix in ("", "-wal", "-shm", "-journal", "-lock")}
+    return {path.name + suffix for suffix in ("", "-wal", "-shm", "-lock")}
 
 
 def _connect(path: Path, mode: str = "rwc") -> sqlite3.Connection:

@@ -83,7 +83,7 @@ class WatchService:
         self._in_flight: dict[FileVersion, Candidate] = {}  # in the order in which the classifier took them
         self._uncommitted = 0  # predictions since the last commit, of any outcome
         self._trouble = ""  # what is wrong with the database, said already
-        self._is_blind = False  # the database could not be read since the last look at the folder
+        self._is_blind = False  # since a look-up failed; another one would only cost its time-out
         self._next_try = clock()
         self._next_summary = clock() + SUMMARY_S
         self._summed_up = 0
@@ -92,8 +92,10 @@ class WatchService:
     def is_known(self, version: FileVersion) -> bool:
         """Say whether a version has a row or is being classified; while the database cannot be read, that it is."""
         self._notifier.progress()
+        if self._is_blind or version in self._in_flight:
+            return True
         try:
-            return version in self._in_flight or self._store.holds(version)
+            return self._store.holds(version)
         except OutputError as error:
             self._has_trouble(error)
             self._is_blind = True
@@ -146,7 +148,7 @@ class WatchService:
 
     def _is_pausing(self) -> bool:
         is_full = self._store.unwritten + len(self._in_flight) >= MOST_UNWRITTEN
-        return self._is_stopping() or self._is_blind or is_full
+        return self._is_stopping() or is_full
 
     def _receive(self, prediction: Prediction, folder: WatchedFolder) -> None:
         """Keep the row of a file that is still what it was when it was taken."""

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime import watch_service
-from runtime.errors import BackendError
+from runtime import watch_service, watched_folder
+from runtime.errors import BackendError, OutputError
 from runtime.folder_news import Bell, News
-from runtime.result_store import ResultStore
+from runtime.result_store import FileVersion, ResultStore
 from runtime.schema import Prediction
 from runtime.systemd import Notifier
 from runtime.watch_service import SUMMARY_S, TRY_AGAIN_S, WatchService
@@ -164,11 +164,15 @@ def test_a_single_file_is_written_in_the_same_step(watch: Watch) -> None:
 
 
 def test_a_file_that_is_heard_of_while_it_is_being_classified_is_not_read_again(watch: Watch) -> None:
-    watch.drop(*names(8))
-    watch.classifier.before_answer = lambda path: watch.news.file(path, complete=True)
+    def tell_all(_: str) -> None:
+        for name in names(40):
+            watch.news.file(str(watch.root / name), complete=True)
+
+    watch.drop(*names(40))
+    watch.classifier.before_answer = tell_all
     watch.step()
     watch.settle()
-    assert sorted(watch.classifier.read) == names(8)
+    assert sorted(watch.classifier.read) == names(40)
 
 
 def test_a_file_that_is_replaced_while_it_is_read_is_recorded_as_what_it_became(watch: Watch) -> None:
@@ -261,17 +265,27 @@ def test_while_nothing_can_be_written_memory_is_bounded(watch: Watch, monkeypatc
     assert len(watch.said) == 2
 
 
-def test_a_database_that_cannot_be_read_stops_the_taking_and_the_files_are_found_later(
+def test_a_database_that_cannot_be_read_is_asked_seldom_and_the_files_are_found_later(
     watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked: list[FileVersion] = []
+    watch.step()
+
+    def refuse(version: FileVersion) -> bool:
+        asked.append(version)
+        raise OutputError("cannot use the database: disk I/O error")
+
     with monkeypatch.context() as patch:
-        patch.setattr("runtime.result_store._SELECT", "SELECT 1 FROM results WHERE no_such_column = ?1 + ?2 + ?3")
+        patch.setattr(watch.store, "holds", refuse)
         watch.drop(*names(8))
         watch.step()
         watch.step(TRY_AGAIN_S)
         assert watch.classifier.read == []
+        assert len(asked) == 2, "each would cost a time-out"
         assert len(watch.said) == 1
-    watch.settle()
+    monkeypatch.setattr(watched_folder, "LOOK_REST_S", 1000.0)
+    watch.step(TRY_AGAIN_S)
+    watch.step(INTERVAL_S)
     assert sorted(name for name, _ in watch.rows()) == names(8)
     assert len(watch.said) == 2
 
@@ -324,7 +338,7 @@ def test_systemd_hears_of_progress_between_batches_and_while_many_known_files_ar
     watch.service._notifier.progress = lambda: pings.append(watch.clock())  # type: ignore[method-assign]
     watch.drop(*names(40))
     watch.step()
-    assert len(pings) >= 40
+    assert len(pings) >= 80, "one when a file is taken, one when its row is there"
     pings.clear()
     watch.step(31.0)
     assert len(pings) >= 40, "a look at known files"

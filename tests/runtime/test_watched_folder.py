@@ -131,6 +131,28 @@ def test_a_folder_that_was_moved_here_is_complete_with_all_that_it_holds(folder:
     assert folder.take() == ["new/a.bmp", "new/deep/b.bmp"]
 
 
+def test_a_folder_that_was_moved_here_waits_no_longer_for_news_of_its_files(folder: Folder) -> None:
+    folder.take()
+    path = folder.write("new/a.bmp")
+    folder.news.file(str(path), complete=False)
+    assert folder.take() == []
+    folder.news.folder(str(path.parent))
+    assert folder.take() == ["new/a.bmp"]
+
+
+def test_late_news_of_a_file_does_not_hold_it_up(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.take()
+    path = folder.write("new/a.bmp")
+
+    def tell(version: FileVersion) -> bool:
+        folder.news.file(str(path), complete=False)
+        return version in folder.known
+
+    monkeypatch.setattr(folder.watched, "_is_known", tell)
+    folder.news.folder(str(path.parent))
+    assert folder.take() == ["new/a.bmp"]
+
+
 def test_companions_and_what_is_hidden_are_left_out(folder: Folder) -> None:
     for name in ("a.bmp", "labels.csv", "r.sqlite", ".hidden.bmp", ".thumbnails/a.bmp", "sub/.b.bmp"):
         folder.write(name)
