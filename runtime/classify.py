@@ -13,23 +13,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from runtime.backends.select import BACKENDS
-from runtime.bundle import DEFAULT_BUNDLE
-from runtime.classifier import DEFAULT_BATCH_SIZE, Classifier, ClassifierOptions
-from runtime.command_line import (
-    DONE,
-    INTERRUPTED,
-    PARTLY_DONE,
-    ArgumentParser,
-    batch_size,
-    probability,
-    run_command,
-)
+from runtime.classifier import Classifier
+from runtime.classifier_arguments import add_classifier_arguments, classifier_options
+from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, ArgumentParser, run_command
 from runtime.demo import DEMO_CELLS
 from runtime.errors import UsageError
 from runtime.inputs import Inputs, find_inputs, read_list
 from runtime.results import LiveResults, ResultsFile, check_results_name, columns
-from runtime.schema import CLASSES, PRECISIONS, Prediction
+from runtime.schema import CLASSES, Prediction
 from runtime.unfinished import UnfinishedResults, find_unfinished
 
 
@@ -78,17 +69,8 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--include", action="append", default=[], metavar="PATTERN", help="of folders take these names, such as '*.bmp'"
     )
-    parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE, help="default: the model of the package")
     parser.add_argument("--out", type=Path, metavar="FILE", help=".csv or .jsonl; default: CSV on standard output")
-    parser.add_argument("--backend", choices=BACKENDS, default="auto")
-    parser.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto")
-    parser.add_argument("--batch-size", type=batch_size, default=DEFAULT_BATCH_SIZE, metavar="N")
-    parser.add_argument(
-        "--threshold", type=probability, metavar="T", help="ALL from this p_all on; default: the bundle's"
-    )
-    parser.add_argument(
-        "--unproved", action="store_true", help="use a variant even if it failed against the Keras model"
-    )
+    add_classifier_arguments(parser)
     parser.add_argument(
         "--audit", action="store_true", help="add to each row the image's SHA-256, the time, and what classified it"
     )
@@ -105,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
         check_results_name(options.out)
     elif options.resume:
         raise UsageError("expected the --out of the run that was cut off for --resume, received none")
-    with Classifier(classifier_options(options)) as classifier:
+    with Classifier(classifier_options(options, audit=options.audit)) as classifier:
         tell(f"{classifier.description}; ALL from p_all {classifier.threshold:g} on. For research, not a diagnosis.")
         summary = Summary()
         unfinished = unfinished_results(options, classifier)
@@ -121,19 +103,6 @@ def main(arguments: list[str] | None = None) -> int:
             return INTERRUPTED
     report(summary, inputs, options)
     return PARTLY_DONE if summary.errors else DONE
-
-
-def classifier_options(options: argparse.Namespace) -> ClassifierOptions:
-    """Take from the command line what the classifier needs."""
-    return ClassifierOptions(
-        bundle=options.bundle,
-        backend=options.backend,
-        precision=options.precision,
-        batch_size=options.batch_size,
-        threshold=options.threshold,
-        unproved=options.unproved,
-        audit=options.audit,
-    )
 
 
 def requested_inputs(options: argparse.Namespace) -> Inputs:

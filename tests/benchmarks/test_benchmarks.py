@@ -14,10 +14,10 @@ import onnx
 import pytest
 from PIL import Image
 
-from benchmarks import decoding, footprint, latency, parity, throughput, training
+from benchmarks import decoding, footprint, latency, parity, throughput, training, watch
 from benchmarks.cells import bmp_cells
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED
-from runtime.errors import BundleError, DataError, OutputError
+from runtime.errors import BackendError, BundleError, DataError, OutputError
 from tests.tiny_bundle import record_hashes
 
 CellFile = Callable[[str], Path]
@@ -160,6 +160,32 @@ def test_decoding_refuses_files_that_it_does_not_compare(cell_file: CellFile, tm
         decoding.main(["--data", str(tmp_path / "wide.bmp")])
 
 
+def test_watch_runs_a_real_service_beside_classify_in_the_same_rounds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert watch.main(["--cells", "7", "--rounds", "2", "--singles", "2", "--out", str(tmp_path)]) == DONE
+    content = record(tmp_path, "watch")
+    assert [row["many files"] for row in content["rows"]] == [
+        "classify",
+        "watch, a folder moved in",
+        "watch, moved in one by one",
+    ]
+    assert content["rows"][0]["ratio"] == 1
+    assert {name: len(seconds) for name, seconds in content["seconds"].items()} == {
+        **{row["many files"]: 2 for row in content["rows"]},
+        "classify one file": 4,
+        "watch": 4,
+    }
+    assert content["singles"][0]["added_p50_ms"] == 0
+    assert "is watched" in capsys.readouterr().out
+
+
+def test_watch_says_why_the_service_does_not_start(tmp_path: Path) -> None:
+    options = watch.build_parser().parse_args(["--bundle", str(tmp_path)])
+    with pytest.raises(BackendError, match="did not start: error: expected a bundle"):
+        watch.Service(tmp_path, options)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows does not tell a process's peak memory")
 def test_footprint_starts_real_processes(tmp_path: Path) -> None:
     assert footprint.main(["--starts", "1", "--files", "20", "--out", str(tmp_path)]) == DONE
@@ -173,7 +199,7 @@ def test_the_files_of_a_measurement_are_bmp_of_the_releases_size() -> None:
         assert {Path(path).stat().st_size for path in paths} == {450 * 450 * 3 + 450 * 2 + 54}
 
 
-@pytest.mark.parametrize("module", [decoding, latency, throughput, footprint, training, parity])
+@pytest.mark.parametrize("module", [decoding, latency, throughput, footprint, training, parity, watch])
 def test_a_place_for_the_record_that_cannot_be_written_is_refused_before_measuring(
     module: Any, bundle: Path, drawn: Path, tmp_path: Path
 ) -> None:

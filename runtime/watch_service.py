@@ -1,0 +1,210 @@
+"""The loop of a watching service: takes files that are complete, has them classified, writes the rows.
+
+Who owns what: `WatchedFolder` knows which files wait and are tried again, `ResultStore` which versions have a row and
+which rows are not written yet, the service which files the classifier is reading. All of it runs in one thread; the
+classifier reads and decodes in its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Protocol
+
+from runtime.errors import OutputError
+from runtime.folder_news import Bell
+from runtime.result_store import FileVersion, ResultStore
+from runtime.schema import CLASSES, Prediction
+from runtime.systemd import Notifier
+from runtime.watched_folder import Candidate, WatchedFolder
+
+MOST_UNWRITTEN = 10_000  # rows that are kept while the database cannot be written; then no more files are taken
+TRY_AGAIN_S = 1.0  # between tries to use the database
+SUMMARY_S = 60.0  # between summaries, where there is anything new
+NO_FILE = FileVersion("", 0, 0)
+
+
+class Classifies(Protocol):
+    """What the service needs of `runtime.classifier.Classifier`."""
+
+    batch_size: int
+
+    def classify(self, paths: Iterable[str]) -> Iterator[Prediction]:
+        """Yield one Prediction for each path, in order."""
+
+
+@dataclass
+class Tally:
+    """Counts since the start."""
+
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CLASSES, 0))
+    set_aside: int = 0
+
+    def add(self, prediction: Prediction) -> None:
+        """Count one row."""
+        if prediction.status == "error":
+            self.set_aside += 1
+        else:
+            self.counts[prediction.label] += 1
+
+    @property
+    def rows(self) -> int:
+        """How many rows were counted."""
+        return self.set_aside + sum(self.counts.values())
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{self.counts[label]} {label}" for label in reversed(CLASSES))
+        return f"{self.rows} files since the start: {counts}, {self.set_aside} set aside as not readable"
+
+
+class WatchService:
+    """Classifies what is complete in a folder until it is told to stop."""
+
+    def __init__(
+        self,
+        classifier: Classifies,
+        store: ResultStore,
+        bell: Bell,
+        *,
+        is_stopping: Callable[[], bool],
+        notifier: Notifier,
+        tell: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.tally = Tally()
+        self._classifier = classifier
+        self._store = store
+        self._bell = bell
+        self._notifier = notifier
+        self._tell = tell
+        self._clock = clock
+        self._in_flight: dict[FileVersion, Candidate] = {}  # in the order in which the classifier took them
+        self._uncommitted = 0  # predictions since the last commit, of any outcome
+        self._trouble = ""  # what is wrong with the database, said already
+        self._is_blind = False  # since a look-up failed; another one would only cost its time-out
+        self._next_try = clock()
+        self._next_summary = clock() + SUMMARY_S
+        self._summed_up = 0
+        self._is_stopping = is_stopping
+
+    def is_known(self, version: FileVersion) -> bool:
+        """Say whether a version has a row or is being classified; while the database cannot be read, that it is."""
+        self._notifier.progress()
+        if self._is_blind or version in self._in_flight:
+            return True
+        try:
+            return self._store.holds(version)
+        except OutputError as error:
+            self._has_trouble(error)
+            self._is_blind = True
+            return True
+
+    def run(self, folder: WatchedFolder) -> None:
+        """Watch until `is_stopping`, whose change rings the bell.
+
+        What could not be written even then is still in the store, its `unwritten`.
+        """
+        self._notifier.ready()
+        try:
+            while not self._is_stopping():
+                self.step(folder)
+                self._bell.wait(self._seconds_to_wait(folder))
+        finally:
+            self._notifier.stopping()
+            self._next_try = self._clock()
+            self._commit()
+
+    def step(self, folder: WatchedFolder) -> None:
+        """Do what there is to do now."""
+        self._notifier.progress()
+        folder.check()
+        self._overcome_trouble(folder)
+        self._classify(folder)
+        self._sum_up()
+
+    def _classify(self, folder: WatchedFolder) -> None:
+        """Hand the classifier one file after the other until none is complete; write a batch when it comes out."""
+        paths = self._paths(folder)
+        first = next(paths, None)
+        if first is None:
+            return
+        for prediction in self._classifier.classify(chain([first], paths)):
+            self._receive(prediction, folder)
+            self._uncommitted += 1
+            if self._uncommitted >= self._classifier.batch_size or not self._in_flight:
+                self._commit()
+            self._notifier.progress()
+
+    def _paths(self, folder: WatchedFolder) -> Iterator[str]:
+        if self._is_pausing():
+            return
+        for candidate in folder.take():
+            self._in_flight[candidate.version] = candidate
+            yield folder.full_path(candidate.version)
+            if self._is_pausing():
+                return
+
+    def _is_pausing(self) -> bool:
+        is_full = self._store.unwritten + len(self._in_flight) >= MOST_UNWRITTEN
+        return self._is_stopping() or is_full
+
+    def _receive(self, prediction: Prediction, folder: WatchedFolder) -> None:
+        """Keep the row of a file that is still what it was when it was taken."""
+        version = next(iter(self._in_flight))
+        candidate = self._in_flight.pop(version)
+        if not folder.is_unchanged(version):
+            return
+        if prediction.status == "error" and folder.try_again(candidate):
+            return
+        if prediction.status == "error":
+            self._tell(f"{prediction.path}: {prediction.reason}; set aside until it changes")
+        self._store.add(version, prediction)
+        self.tally.add(prediction)
+
+    def _commit(self) -> None:
+        """Write the rows; where that fails, say so once and try again later."""
+        self._uncommitted = 0
+        if self._clock() < self._next_try:
+            return
+        try:
+            self._store.commit()
+            if self._trouble:
+                self._store.holds(NO_FILE)  # reading may be what failed
+        except OutputError as error:
+            self._has_trouble(error)
+        else:
+            self._has_no_trouble()
+
+    def _has_trouble(self, error: OutputError) -> None:
+        if not self._trouble:
+            self._tell(f"{error}; results are kept in memory until it works again")
+        self._trouble = str(error)
+        self._next_try = self._clock() + TRY_AGAIN_S
+
+    def _has_no_trouble(self) -> None:
+        if self._trouble:
+            self._tell("the database works again; all results are written")
+        self._trouble = ""
+
+    def _overcome_trouble(self, folder: WatchedFolder) -> None:
+        """Try the database again; what could not be looked up meanwhile is found by another look."""
+        if self._trouble:
+            self._commit()
+        if self._is_blind and not self._trouble:
+            self._is_blind = False
+            folder.look_again()
+
+    def _sum_up(self) -> None:
+        if self._clock() < self._next_summary:
+            return
+        self._next_summary = self._clock() + SUMMARY_S
+        if self.tally.rows > self._summed_up:
+            self._summed_up = self.tally.rows
+            self._tell(str(self.tally))
+
+    def _seconds_to_wait(self, folder: WatchedFolder) -> float:
+        """Return how long to wait for news; no ping of systemd may come late."""
+        wait = TRY_AGAIN_S if self._is_pausing() else folder.seconds_to_wait()
+        return min(wait, self._notifier.ping_pause_s) if self._notifier.ping_pause_s else wait

@@ -1,0 +1,312 @@
+"""Finds the files of a folder that are complete, each version of a file as soon as it is.
+
+A file is noticed by an event or by a look at the folder, and waits: no time at all where the system says that its
+writer has closed it, else `interval` seconds. It is taken when it is then as it was when it was noticed.
+Memory is bounded: at most MOST_WAITING files wait; a look stands still while there is no room, and goes on later.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import stat
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from runtime.closing import Closing
+from runtime.errors import UsageError
+from runtime.folder_events import FolderEvents
+from runtime.folder_news import News
+from runtime.inputs import is_companion
+from runtime.result_store import FileVersion
+
+MOST_WAITING = 10_000  # files
+RETRY_PAUSES_S = (1.0, 4.0, 16.0)  # before a file that cannot be used is read again; after the last it is set aside
+LOOK_BESIDE_EVENTS_S = 30.0  # between looks at a folder of which events are heard, since some may be missed
+LOOK_REST_S = 1e-4  # of rest for each file that a look saw, which took about a tenth of that
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A file that waits to be taken."""
+
+    version: FileVersion
+    due: float  # seconds of the monotonic clock
+    failures: int = 0  # how often this version could not be used
+
+
+class WatchedFolder(Closing):
+    """The files of one folder and its sub-folders; used from one thread."""
+
+    def __init__(
+        self,
+        root: str,
+        news: News,
+        *,
+        is_known: Callable[[FileVersion], bool],
+        is_left_out: Callable[[str], bool] = is_companion,
+        with_events: bool,
+        interval: float,
+        tell: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin to watch.
+
+        Args:
+            root: An absolute path.
+            news: Filled by the folder's events; tests fill it themselves.
+            is_known: Says whether a version needs no further look.
+            is_left_out: Says by its path inside the folder whether a file is none to classify.
+            with_events: Hear of the system's file events; False: look at the folder every `interval` seconds.
+            interval: Seconds between the two looks at a file that must find it unchanged.
+            tell: Takes lines for people.
+            clock: Monotonic seconds.
+        """
+        self.root = root
+        self._news = news
+        self._is_known = is_known
+        self._is_left_out = is_left_out
+        self._interval = interval
+        self._tell = tell
+        self._clock = clock
+        self._with_events = with_events
+        self._events: FolderEvents | None = None
+        self._waiting: dict[str, Candidate] = {}
+        self._due: list[tuple[float, str]] = []  # a heap; entries that differ from `_waiting` count no more
+        self._looks: list[_Look] = []  # the last one goes on first
+        self._next_look = clock()
+        self._next_check = clock()
+        self._unreadable: set[str] = set()
+        self._identity = _identity(root)
+        self._hear()
+
+    @property
+    def has_events(self) -> bool:
+        """Whether files are found by events, and not by looks alone."""
+        return self._events is not None
+
+    @property
+    def waiting(self) -> int:
+        """How many files were noticed and not taken yet."""
+        return len(self._waiting)
+
+    def full_path(self, version: FileVersion) -> str:
+        """Return where a file lies."""
+        return os.path.join(self.root, version.file)  # noqa: PTH118  such a name may end in what Path drops
+
+    def take(self) -> Iterator[Candidate]:
+        """Yield the files that are complete now, those that wait longest first; end where there is none."""
+        while True:
+            self._read_news()
+            candidate = self._pop_due()
+            if candidate is None:
+                if not self._look_on():
+                    return
+            elif self._is_settled(candidate):
+                yield candidate
+
+    def is_unchanged(self, version: FileVersion) -> bool:
+        """Say whether a file still is this version; where it is another one, that waits from now on."""
+        now = self._version_of(version.file)
+        if now is not None and now != version:
+            self._wait(now, self._interval)
+        return now == version
+
+    def try_again(self, candidate: Candidate) -> bool:
+        """Let a file that could not be used wait for the next try; return False after the last."""
+        if candidate.failures >= len(RETRY_PAUSES_S):
+            return False
+        self._wait(candidate.version, RETRY_PAUSES_S[candidate.failures], candidate.failures + 1)
+        return True
+
+    def look_again(self) -> None:
+        """Look at the whole folder as soon as there is time."""
+        self._next_look = self._clock()
+
+    def check(self) -> None:
+        """Tell once where the folder has gone or has come back, and begin anew then; to be called often."""
+        if self._clock() < self._next_check:
+            return
+        self._next_check = self._clock() + self._interval
+        found = _identity(self.root)
+        if found == self._identity:
+            return
+        self._identity = found
+        self._begin_anew()
+        if found is None:
+            self._tell(f"{self.root} cannot be reached any more; waiting for it")
+        else:
+            self._tell(f"{self.root} is there again, or another folder is in its place; looking at it anew")
+
+    def seconds_to_wait(self) -> float:
+        """Return after how many seconds without news there is something to do; 0 for now."""
+        has_room = len(self._waiting) < MOST_WAITING
+        if self._looks and has_room:
+            return 0.0
+        times = [self._next_check]
+        times += [self._next_look] if has_room else []
+        times += [self._due[0][0]] if self._due else []
+        return max(min(times) - self._clock(), 0.0)
+
+    def close(self) -> None:
+        """Stop listening to events."""
+        for look in self._looks:
+            look.files.close()
+        if self._events:
+            self._events.close()
+
+    def _hear(self) -> None:
+        """Begin to hear of events, where they are wanted and the system gives them."""
+        if not self._with_events or self._identity is None:
+            return
+        try:
+            self._events = FolderEvents(self.root, self._news)
+        except UsageError as error:
+            self._tell(f"{error}; looking at it every {self._interval:g} s instead")
+
+    def _begin_anew(self) -> None:
+        self.close()
+        self._events = None
+        self._looks.clear()
+        self._unreadable.clear()
+        self._hear()
+        self.look_again()
+
+    def _read_news(self) -> None:
+        news = self._news.take()
+        if news is None:
+            return
+        for path, is_complete in news.files.items():
+            self._notice(self._inside(path), 0.0 if is_complete else self._interval)
+        for path in news.folders:
+            self._looks.append(_Look(self._files_below(self._inside(path)), pause=0.0))
+        if news.missed:
+            self.look_again()
+
+    def _inside(self, path: str) -> str:
+        return path[len(self.root) :].lstrip(os.sep)
+
+    def _notice(self, file: str, pause: float) -> None:
+        """Let a file wait, unless there is no room, it is none to classify, or it has gone."""
+        if len(self._waiting) >= MOST_WAITING and file not in self._waiting:
+            self.look_again()
+            return
+        if self._is_left_out(file):
+            return
+        version = self._version_of(file)
+        if version is not None:
+            self._wait(version, pause)
+
+    def _wait(self, version: FileVersion, pause: float, failures: int = 0) -> None:
+        """Let a version wait; one that waits already keeps its failures, and does not wait any longer than it did."""
+        candidate = Candidate(version, self._clock() + pause, failures)
+        before = self._waiting.get(version.file)
+        if before and before.version == version:
+            candidate = Candidate(version, min(candidate.due, before.due), max(failures, before.failures))
+        if candidate != before:
+            self._waiting[version.file] = candidate
+            heapq.heappush(self._due, (candidate.due, version.file))
+
+    def _pop_due(self) -> Candidate | None:
+        now = self._clock()
+        while self._due and self._due[0][0] <= now:
+            due, file = heapq.heappop(self._due)
+            candidate = self._waiting.get(file)
+            if candidate and candidate.due == due:
+                return self._waiting.pop(file)
+        return None
+
+    def _is_settled(self, candidate: Candidate) -> bool:
+        return self.is_unchanged(candidate.version) and not self._is_known(candidate.version)
+
+    def _look_on(self) -> bool:
+        """Look at the next file of the folder; return False where no look is due or there is no room."""
+        if len(self._waiting) >= MOST_WAITING:
+            return False
+        if not self._looks:
+            if self._clock() < self._next_look:
+                return False
+            self._next_look = float("inf")
+            self._looks.append(_Look(self._files_below(""), pause=self._interval))
+        look = self._looks[-1]
+        file = next(look.files, None)
+        if file is None:
+            self._looks.pop()
+            if not self._looks:
+                self._rest_from(look)
+            return True
+        look.seen += 1
+        if file not in self._waiting or not look.pause:
+            version = self._version_of(file)
+            if version is not None and not self._is_known(version):
+                self._wait(version, look.pause)
+        return True
+
+    def _rest_from(self, look: _Look) -> None:
+        every = LOOK_BESIDE_EVENTS_S if self._events else self._interval
+        self._next_look = min(self._next_look, self._clock() + max(every, look.seen * LOOK_REST_S))
+
+    def _files_below(self, folder: str) -> Generator[str, None, None]:
+        """Yield the files of a folder and its sub-folders, paths inside the root; each folder once, links followed."""
+        seen: set[tuple[int, int]] = set()
+        folders = [folder]
+        while folders:
+            parent = folders.pop()
+            place = os.path.join(self.root, parent)  # noqa: PTH118  strings: a folder may hold a million files
+            identity = _identity(place)
+            if identity in seen:  # a link leads back to where we were
+                continue
+            if identity:
+                seen.add(identity)
+            try:
+                with os.scandir(place) as entries:
+                    for entry in entries:
+                        file = os.path.join(parent, entry.name)  # noqa: PTH118
+                        if _is_folder(entry):
+                            folders += [] if entry.name.startswith(".") else [file]
+                        elif not self._is_left_out(file):
+                            yield file
+            except OSError as error:
+                self._tell_unreadable(place, error)
+
+    def _tell_unreadable(self, folder: str, error: OSError) -> None:
+        """Say once that a folder cannot be read; one that has gone is no matter, and the root has its own check."""
+        if not isinstance(error, FileNotFoundError) and folder not in self._unreadable:
+            self._unreadable.add(folder)
+            self._tell(f"{folder} cannot be read: {error.strerror}; it is tried again with each look")
+
+    def _version_of(self, file: str) -> FileVersion | None:
+        """Return a file's version as it is now, None for no file; a link that leads nowhere counts as itself."""
+        path = os.path.join(self.root, file)  # noqa: PTH118
+        for ask in (os.stat, os.lstat):
+            with suppress(OSError):
+                found = ask(path)
+                return None if stat.S_ISDIR(found.st_mode) else FileVersion(file, found.st_size, found.st_mtime_ns)
+        return None
+
+
+@dataclass
+class _Look:
+    """A walk over a folder that goes on file by file."""
+
+    files: Generator[str, None, None]
+    pause: float  # seconds that a file must stay unchanged
+    seen: int = 0
+
+
+def _identity(folder: str) -> tuple[int, int] | None:
+    """Return what tells a folder from another one in its place, None where it cannot be reached."""
+    try:
+        found = os.stat(folder)  # noqa: PTH116
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import csv
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import OutputError
+from runtime.result_store import APPLICATION_ID, STORE_VERSION, FileVersion, ResultStore, own_files
+from runtime.results import AUDIT_COLUMNS, COLUMNS, ResultsFile
+from runtime.schema import Prediction
+from tests.runtime.audits import AUDIT
+from tests.runtime.stored_rows import stored_rows
+
+NOT_UTF8 = os.fsdecode(b"not-utf8-\xff.bmp")
+
+
+def version(name: str = "a.bmp", size: int = 10, mtime_ns: int = 1_700_000_000_123_456_789) -> FileVersion:
+    return FileVersion(name, size, mtime_ns)
+
+
+def prediction(name: str = "a.bmp", p_all: float | None = 0.25) -> Prediction:
+    if p_all is None:
+        return Prediction(f"/cells/{name}", "", None, "error", "the file is empty", 0.5, AUDIT)
+    return Prediction(f"/cells/{name}", "healthy", p_all, "ok", "", 0.5, AUDIT)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "results.sqlite"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[ResultStore]:
+    with ResultStore(path) as store:
+        yield store
+
+
+def test_rows_come_back_as_they_were_in_the_order_in_which_they_came(store: ResultStore, path: Path) -> None:
+    written = [prediction("b.bmp"), prediction("a.bmp", p_all=None), prediction(NOT_UTF8, p_all=1.0)]
+    for one in written:
+        store.add(version(one.path), one)
+    store.commit()
+    assert stored_rows(path) == written
+
+
+def test_the_table_has_the_columns_of_the_results_table_after_those_of_the_identity(
+    store: ResultStore, path: Path
+) -> None:
+    with closing(sqlite3.connect(path)) as reader:
+        columns = [row[1] for row in reader.execute("PRAGMA table_info(results)")]
+    assert columns == ["file", "size", "mtime_ns", *COLUMNS, *AUDIT_COLUMNS]
+
+
+def test_a_name_that_is_not_utf8_comes_back_in_csv_as_its_bytes(store: ResultStore, path: Path) -> None:
+    store.add(version(NOT_UTF8), prediction(NOT_UTF8))
+    store.commit()
+    assert store.holds(version(NOT_UTF8))
+    with closing(sqlite3.connect(path)) as reader:
+        reader.text_factory = bytes
+        [(file, kind)] = reader.execute("SELECT file, typeof(file) FROM results")
+    assert (file, kind) == (b"not-utf8-\xff.bmp", b"text")
+    table = path.with_name("results.csv")
+    with ResultsFile(table) as results:
+        for row in stored_rows(path):
+            results.write(row)
+    assert b"/cells/not-utf8-\xff.bmp,healthy" in table.read_bytes()
+    with table.open(encoding="utf-8", errors="surrogateescape") as stream:
+        assert next(csv.DictReader(stream))["path"] == f"/cells/{NOT_UTF8}"
+
+
+def test_a_version_is_held_from_when_it_is_added_and_after_a_restart(path: Path) -> None:
+    with ResultStore(path) as store:
+        assert not store.holds(version())
+        store.add(version(), prediction())
+        assert store.holds(version())
+        store.commit()
+        assert store.holds(version())
+    with ResultStore(path) as store:
+        assert store.holds(version())
+        for other in (version("b.bmp"), version(size=11), version(mtime_ns=1)):
+            assert not store.holds(other)
+
+
+def test_two_versions_of_a_file_are_two_rows(store: ResultStore, path: Path) -> None:
+    store.add(version(size=1), prediction(p_all=0.1))
+    store.add(version(size=2), prediction(p_all=0.2))
+    store.commit()
+    assert [row.p_all for row in stored_rows(path)] == [0.1, 0.2]
+
+
+def test_rows_that_reached_the_disk_in_a_commit_that_failed_are_not_written_twice(
+    store: ResultStore, path: Path
+) -> None:
+    for _ in range(2):
+        store.add(version(), prediction())
+        store.commit()
+    assert len(stored_rows(path)) == 1
+
+
+def test_what_was_not_committed_is_dropped_by_closing(path: Path) -> None:
+    with ResultStore(path) as store:
+        store.add(version(), prediction())
+        assert store.unwritten == 1
+    assert stored_rows(path) == []
+
+
+def test_a_transaction_is_on_the_disk_before_it_counts(store: ResultStore) -> None:
+    [mode] = store._connection.execute("PRAGMA journal_mode").fetchone()
+    [synchronous] = store._connection.execute("PRAGMA synchronous").fetchone()
+    assert (mode, synchronous) == ("wal", 2), "2 is FULL"
+
+
+def test_a_full_disk_loses_nothing_and_writes_no_half_batch(store: ResultStore, path: Path) -> None:
+    [pages] = store._connection.execute("PRAGMA page_count").fetchone()
+    store._connection.execute(f"PRAGMA max_page_count = {pages + 1}")
+    for number in range(500):
+        store.add(version(f"{number}.bmp"), prediction(f"{number}.bmp"))
+    with pytest.raises(OutputError, match=r"cannot use the database .*results\.sqlite: database or disk is full"):
+        store.commit()
+    assert (store.unwritten, stored_rows(path)) == (500, [])
+    assert store.holds(version("499.bmp"))
+    store._connection.execute("PRAGMA max_page_count = 100000")
+    store.commit()
+    assert (store.unwritten, len(stored_rows(path))) == (0, 500)
+
+
+def test_a_lock_of_another_program_loses_nothing(store: ResultStore, path: Path) -> None:
+    store.add(version(), prediction())
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(OutputError, match="database is locked"):
+            store.commit()
+        assert store.unwritten == 1
+        other.execute("ROLLBACK")
+    store.commit()
+    assert len(stored_rows(path)) == 1
+
+
+def test_a_database_that_turns_read_only_loses_nothing(store: ResultStore, path: Path) -> None:
+    store.add(version(), prediction())
+    store._connection.execute("PRAGMA query_only = ON")
+    with pytest.raises(OutputError, match="attempt to write a readonly database"):
+        store.commit()
+    store._connection.execute("PRAGMA query_only = OFF")
+    store.commit()
+    assert len(stored_rows(path)) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps an open file from being removed")
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_database_that_was_taken_away_is_not_written_on_in_silence(
+    replaced: bool, store: ResultStore, path: Path
+) -> None:
+    path.rename(path.with_name("away"))
+    if replaced:
+        path.write_bytes(b"")
+    store.add(version(), prediction())
+    with pytest.raises(OutputError, match="put the database back"):
+        store.commit()
+    path.with_name("away").replace(path)
+    store.commit()
+    assert len(stored_rows(path)) == 1
+
+
+def test_one_service_at_a_time(path: Path) -> None:
+    with ResultStore(path), pytest.raises(OutputError, match="for this service alone, found that another one"):
+        ResultStore(path)
+    with ResultStore(path) as store:
+        store.add(version(), prediction())
+        store.commit()
+
+
+def test_rows_are_read_while_a_service_writes(store: ResultStore, path: Path) -> None:
+    store.add(version(), prediction())
+    store.commit()
+    store._connection.execute("BEGIN IMMEDIATE")
+    assert len(stored_rows(path)) == 1
+    store._connection.execute("ROLLBACK")
+
+
+def test_the_own_files_are_those_that_lie_there(store: ResultStore, path: Path) -> None:
+    store.add(version(), prediction())
+    store.commit()
+    found = {file.name for file in path.parent.iterdir()}
+    assert {path.name, f"{path.name}-wal"} < found <= own_files(path)
+
+
+def make_database(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+
+
+OURS = f"PRAGMA application_id = {APPLICATION_ID}"
+FOREIGN: dict[str, tuple[tuple[str, ...], str]] = {
+    "another program's": (("CREATE TABLE patients (name)",), "found one of another program"),
+    "another program's results": (("CREATE TABLE results (path)",), "found one of another program"),
+    "newer": ((OURS, f"PRAGMA user_version = {STORE_VERSION + 1}", "CREATE TABLE results (path)"), "a newer version"),
+    "other columns": (
+        (OURS, f"PRAGMA user_version = {STORE_VERSION}", "CREATE TABLE results (path)"),
+        "expected the columns file, size",
+    ),
+}
+
+
+@pytest.mark.parametrize(("statements", "message"), FOREIGN.values(), ids=FOREIGN.keys())
+def test_a_foreign_database_is_refused_and_left_as_it_was(
+    statements: tuple[str, ...], message: str, path: Path
+) -> None:
+    make_database(path, *statements)
+    before = path.read_bytes()
+    for use in (ResultStore, stored_rows):
+        with pytest.raises(OutputError, match=message):
+            use(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_other_files_and_places_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.sqlite").write_text("path,label\n" * 100)
+    for place, message in {
+        "text.sqlite": "file is not a database",
+        "": "unable to open database file",
+        "missing/results.sqlite": r"expected a folder for the database at .*missing, found none",
+    }.items():
+        with pytest.raises(OutputError, match=message):
+            ResultStore(tmp_path / place)
+    with pytest.raises(OutputError, match=r"expected the database of a watched folder at .*none"):
+        stored_rows(tmp_path / "none.sqlite")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["text.sqlite"]

@@ -1,0 +1,348 @@
+"""The loop with a classifier that needs no model and a clock that stands still until a test moves it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from runtime import watch_service, watched_folder
+from runtime.errors import BackendError, OutputError
+from runtime.folder_news import Bell, News
+from runtime.result_store import FileVersion, ResultStore
+from runtime.schema import Prediction
+from runtime.systemd import Notifier
+from runtime.watch_service import SUMMARY_S, TRY_AGAIN_S, WatchService
+from runtime.watched_folder import RETRY_PAUSES_S, WatchedFolder
+from tests.runtime.audits import AUDIT
+from tests.runtime.fake_clock import FakeClock
+from tests.runtime.stored_rows import stored_rows
+
+INTERVAL_S = 1.0
+
+
+class FakeClassifier:
+    """Says p_all 0.9 of a file that holds "cell" and an error of any other; reads three batches ahead."""
+
+    batch_size = 4
+
+    def __init__(self) -> None:
+        self.read: list[str] = []
+        self.calls = 0
+        self.before_answer: Callable[[str], None] = lambda path: None
+
+    def classify(self, paths: Iterable[str]) -> Iterator[Prediction]:
+        self.calls += 1
+        remaining = iter(paths)
+        ahead: list[Prediction] = []
+        while True:
+            for path in islice(remaining, max(3 * self.batch_size - len(ahead), 0)):
+                ahead.append(self._answer(path))
+            if not ahead:
+                return
+            for prediction in ahead[: self.batch_size]:
+                self.before_answer(prediction.path)
+                yield prediction
+            del ahead[: self.batch_size]
+
+    def _answer(self, path: str) -> Prediction:
+        self.read.append(Path(path).name)
+        try:
+            content = Path(path).read_text()
+        except OSError as error:
+            content = str(error)
+        if content == "cell":
+            return Prediction(path, "ALL", 0.9, "ok", "", 0.001, AUDIT)
+        return Prediction(path, "", None, "error", f"not a cell: {content[:9]}", 0.001, AUDIT)
+
+
+class Watch:
+    """A service on a folder of its own, step by step."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "cells"
+        self.root.mkdir(exist_ok=True)
+        self.database = folder / "results.sqlite"
+        self.clock = FakeClock()
+        self.classifier = FakeClassifier()
+        self.said: list[str] = []
+        self.stopping = False
+        self.store = ResultStore(self.database)
+        self.news = News(Bell())
+        self.service = WatchService(
+            self.classifier,
+            self.store,
+            Bell(),
+            is_stopping=lambda: self.stopping,
+            notifier=Notifier({}),
+            tell=self.said.append,
+            clock=self.clock,
+        )
+        self.folder = WatchedFolder(
+            str(self.root),
+            self.news,
+            is_known=self.service.is_known,
+            with_events=False,
+            interval=INTERVAL_S,
+            tell=self.said.append,
+            clock=self.clock,
+        )
+
+    def drop(self, *names: str, content: str = "cell") -> None:
+        """Write files and let the service hear that they are complete."""
+        for name in names:
+            (self.root / name).write_text(content)
+            self.news.file(str(self.root / name), complete=True)
+
+    def step(self, seconds: float = 0.0) -> None:
+        self.clock.pass_by(seconds)
+        self.service.step(self.folder)
+
+    def settle(self) -> None:
+        """Let enough time go by for all that waits."""
+        for pause in (INTERVAL_S, INTERVAL_S, *RETRY_PAUSES_S, TRY_AGAIN_S, INTERVAL_S):
+            self.step(pause)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return name and status of each row."""
+        return [(Path(row.path).name, row.status) for row in stored_rows(self.database)]
+
+    def close(self) -> None:
+        self.folder.close()
+        self.store.close()
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> Iterator[Watch]:
+    made = Watch(tmp_path)
+    yield made
+    made.close()
+
+
+def write_cell(path: str) -> None:
+    Path(path).write_text("cell")
+
+
+def names(count: int, prefix: str = "") -> list[str]:
+    return [f"{prefix}{number:03}.bmp" for number in range(count)]
+
+
+def test_what_lies_there_at_the_start_is_classified_once_however_often_it_restarts(tmp_path: Path) -> None:
+    reads = 0
+    for _ in range(3):
+        watch = Watch(tmp_path)
+        for name in names(10):
+            if not (watch.root / name).exists():
+                (watch.root / name).write_text("cell")
+        watch.settle()
+        reads += len(watch.classifier.read)
+        watch.close()
+    assert reads == 10
+    watch = Watch(tmp_path)
+    assert sorted(watch.rows()) == [(name, "ok") for name in names(10)]
+    watch.close()
+
+
+def test_many_files_are_one_stream_and_each_batch_is_written_as_it_comes_out(watch: Watch) -> None:
+    written: list[int] = []
+    watch.classifier.before_answer = lambda _: written.append(len(watch.rows()))
+    watch.drop(*names(40))
+    watch.step()
+    assert watch.classifier.calls == 1, "the pipeline is not drained for each batch"
+    assert written == [number // 4 * 4 for number in range(40)]
+    assert len(watch.rows()) == 40
+
+
+def test_a_single_file_is_written_in_the_same_step(watch: Watch) -> None:
+    watch.step()
+    watch.drop("a.bmp")
+    watch.step()
+    assert watch.rows() == [("a.bmp", "ok")]
+
+
+def test_a_file_that_is_heard_of_while_it_is_being_classified_is_not_read_again(watch: Watch) -> None:
+    def tell_all(_: str) -> None:
+        for name in names(40):
+            watch.news.file(str(watch.root / name), complete=True)
+
+    watch.drop(*names(40))
+    watch.classifier.before_answer = tell_all
+    watch.step()
+    watch.settle()
+    assert sorted(watch.classifier.read) == names(40)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_recorded_as_what_it_became(watch: Watch) -> None:
+    watch.drop("a.bmp", content="something else, longer")
+    watch.classifier.before_answer = write_cell
+    watch.step()
+    watch.classifier.before_answer = lambda _: None
+    assert watch.rows() == []
+    watch.settle()
+    assert watch.rows() == [("a.bmp", "ok")]
+
+
+def test_a_file_that_goes_while_it_is_read_leaves_no_row(watch: Watch) -> None:
+    watch.drop("a.bmp")
+    watch.classifier.before_answer = lambda path: Path(path).unlink()
+    watch.step()
+    watch.settle()
+    assert watch.rows() == []
+    assert watch.said == []
+
+
+def test_other_content_under_a_name_is_a_new_row(watch: Watch) -> None:
+    watch.drop("a.bmp")
+    watch.step()
+    watch.drop("a.bmp", content="no cell any more")
+    watch.settle()
+    assert watch.rows() == [("a.bmp", "ok"), ("a.bmp", "error")]
+
+
+def test_a_half_written_file_becomes_a_row_when_it_is_whole(watch: Watch) -> None:
+    watch.drop("a.bmp", content="ce")
+    watch.step()
+    watch.step(RETRY_PAUSES_S[0])
+    assert len(watch.classifier.read) == 2
+    watch.drop("a.bmp")
+    watch.settle()
+    assert watch.rows() == [("a.bmp", "ok")]
+
+
+def test_a_file_that_stays_bad_is_set_aside_with_its_reason_until_it_changes(watch: Watch) -> None:
+    watch.drop("a.bmp", content="text")
+    watch.settle()
+    watch.settle()
+    assert len(watch.classifier.read) == 1 + len(RETRY_PAUSES_S)
+    [row] = stored_rows(watch.database)
+    assert (row.status, row.reason, row.label, row.p_all) == ("error", "not a cell: text", "", None)
+    assert watch.said == [f"{watch.root / 'a.bmp'}: not a cell: text; set aside until it changes"]
+    watch.drop("a.bmp")
+    watch.settle()
+    assert watch.rows() == [("a.bmp", "error"), ("a.bmp", "ok")]
+
+
+def test_the_users_files_are_left_as_they_are(watch: Watch) -> None:
+    watch.drop("good.bmp")
+    watch.drop("bad.bmp", content="text")
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in watch.root.iterdir()}
+    watch.settle()
+    assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in watch.root.iterdir()} == before
+
+
+def test_a_database_that_is_locked_for_a_while_is_told_once_and_loses_nothing(watch: Watch) -> None:
+    with closing(sqlite3.connect(watch.database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for batch in range(3):
+            watch.drop(*names(5, f"{batch}-"))
+            watch.step(TRY_AGAIN_S)
+        assert watch.rows() == []
+        assert len(watch.said) == 1
+        assert "database is locked; results are kept in memory until it works again" in watch.said[0]
+        other.execute("ROLLBACK")
+    watch.step(TRY_AGAIN_S)
+    assert len(watch.rows()) == len(set(watch.rows())) == 15
+    assert watch.said[1:] == ["the database works again; all results are written"]
+    watch.settle()
+    assert len(watch.classifier.read) == 15
+
+
+def test_while_nothing_can_be_written_memory_is_bounded(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_service, "MOST_UNWRITTEN", 10)
+    watch.store._connection.execute("PRAGMA query_only = ON")
+    watch.drop(*names(50))
+    for _ in range(3):
+        watch.step(TRY_AGAIN_S)
+    assert watch.store.unwritten == len(watch.classifier.read) == 10
+    assert watch.service._seconds_to_wait(watch.folder) >= TRY_AGAIN_S, "a loop without rest"
+    watch.store._connection.execute("PRAGMA query_only = OFF")
+    for _ in range(5):
+        watch.step(TRY_AGAIN_S)
+    assert len(watch.rows()) == 50
+    assert len(watch.said) == 2
+
+
+def test_a_database_that_cannot_be_read_is_asked_seldom_and_the_files_are_found_later(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watched_folder, "LOOK_REST_S", 1000.0)  # no further look comes by itself
+    asked: list[FileVersion] = []
+    watch.drop("before.bmp")
+    watch.step()
+
+    def refuse(version: FileVersion) -> bool:
+        asked.append(version)
+        raise OutputError("cannot use the database: disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(watch.store, "holds", refuse)
+        watch.drop(*names(8))
+        watch.step()
+        watch.step(TRY_AGAIN_S)
+        assert watch.classifier.read == ["before.bmp"]
+        assert len(asked) == 2, "each would cost a time-out"
+        assert len(watch.said) == 1
+    watch.step(TRY_AGAIN_S)
+    watch.step(INTERVAL_S)
+    assert sorted(name for name, _ in watch.rows()) == [*names(8), "before.bmp"]
+    assert len(watch.said) == 2
+
+
+def test_what_was_begun_is_finished_when_it_is_told_to_stop(watch: Watch) -> None:
+    def stop(_: str) -> None:
+        watch.stopping = True
+
+    watch.classifier.before_answer = stop
+    watch.drop(*names(100))
+    watch.service.run(watch.folder)
+    assert len(watch.rows()) == len(watch.classifier.read) == 12, "the three batches that were being read"
+    assert watch.service.tally.rows == 12
+
+
+def test_stopping_writes_what_could_not_be_written_before(watch: Watch) -> None:
+    watch.store._connection.execute("PRAGMA query_only = ON")
+    watch.drop("a.bmp")
+    watch.step()
+    assert watch.store.unwritten == 1
+    watch.store._connection.execute("PRAGMA query_only = OFF")
+    watch.stopping = True
+    watch.service.run(watch.folder)
+    assert (watch.store.unwritten, watch.rows()) == (0, [("a.bmp", "ok")])
+
+
+def test_a_model_that_fails_ends_the_service_and_keeps_the_batches_before(watch: Watch) -> None:
+    def fail(path: str) -> None:
+        if path.endswith("006.bmp"):
+            raise BackendError("the device is lost")
+
+    watch.classifier.before_answer = fail
+    watch.drop(*names(12))
+    with pytest.raises(BackendError, match="the device is lost"):
+        watch.service.run(watch.folder)
+    assert len(watch.rows()) == 6
+
+
+def test_a_summary_comes_every_so_often_where_there_is_anything_new(watch: Watch) -> None:
+    watch.drop(*names(3))
+    watch.step()
+    watch.step(SUMMARY_S)
+    assert watch.said == ["3 files since the start: 3 ALL, 0 healthy, 0 set aside as not readable"]
+    watch.step(SUMMARY_S)
+    assert len(watch.said) == 1
+
+
+def test_systemd_hears_of_progress_between_batches_and_while_many_known_files_are_looked_at(watch: Watch) -> None:
+    pings: list[float] = []
+    watch.service._notifier.progress = lambda: pings.append(watch.clock())  # type: ignore[method-assign]
+    watch.step()
+    pings.clear()
+    watch.drop(*names(40))
+    watch.step()
+    assert len(pings) >= 80, "one when a file is taken, one when its row is there"
+    pings.clear()
+    watch.step(31.0)
+    assert len(pings) >= 40, "a look at known files"
