@@ -74,8 +74,11 @@ class OnnxRuntimeBackend(Backend):
 
 
 def has_provider(name: str) -> bool:
-    """Say whether the installed ONNX Runtime was built for the backend `name`; whether it runs is another matter."""
-    return PROVIDERS[name] in _import_library("cpu").get_available_providers()
+    """Say whether an ONNX Runtime is installed that was built for the backend `name`; it may still not run."""
+    try:
+        return PROVIDERS[name] in _import_library(name).get_available_providers()
+    except BackendError:
+        return False
 
 
 def import_onnxruntime(name: str) -> Any:

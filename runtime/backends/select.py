@@ -2,78 +2,67 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from runtime.backends.base import Backend
 from runtime.backends.onnxruntime import OnnxRuntimeBackend, has_provider
 from runtime.backends.tensorrt import TensorRTBackend, built_engines, find_engine
 from runtime.bundle import Bundle
 from runtime.errors import BackendError
-from runtime.schema import ImageSpec, Variant
+from runtime.schema import Variant
 
 BACKENDS = ("auto", "tensorrt", "cuda", "cpu")
-ENGINE_PREFERENCE = ("fp16", "int8", "fp32")  # of an engine, where a user names no precision
-
-
-def choose_variant(bundle: Bundle, precision: str) -> Variant:
-    """Return the variant of that precision, fp32 for "auto"; raise BundleError where the bundle has none."""
-    return bundle.variant("fp32" if precision == "auto" else precision)
+# Where a user names no precision: the first of these that is proved. On a GPU fp16 is the fastest; on a CPU it is no
+# faster than fp32, and int8 is faster but further from the Keras model, so that it has to be asked for.
+PREFERENCES = {"tensorrt": ("fp16", "int8", "fp32"), "cuda": ("fp16", "fp32", "int8"), "cpu": ("fp32", "fp16", "int8")}
 
 
 def open_model(bundle: Bundle, backend: str, precision: str) -> tuple[Backend, Variant]:
     """Load the variant of that precision for that backend; return both.
 
-    "auto" takes a TensorRT engine of the bundle where one fits this GPU, else what `open_backend` takes, and says why
-    an engine that is there was not used. For an engine, a precision "auto" is that of one that was built.
+    A backend "auto" is the first that really runs here: TensorRT where the bundle has an engine for this GPU, CUDA, the
+    CPU; its description says why one before it was not taken. A precision "auto" is the one that is best for the
+    backend among those that are proved, and for TensorRT among those that were built.
 
-    Raises BackendError where the backend is not available here, BundleError where the file is missing or damaged.
+    Raises BackendError where the backend is not available here, BundleError where the bundle has no such variant.
     """
-    wanted = _engine_variants(bundle, precision)
-    built = [variant for variant in wanted if built_engines(bundle.folder, variant.precision)]
-    if backend == "tensorrt":
-        variant = (built or wanted)[0]
+    if backend != "auto":
+        variant = best_variant(bundle, backend, precision)
         return open_backend(bundle, backend, variant), variant
-    reason = ""
-    if backend == "auto" and built:
+    why_not = ""
+    for name in _worth_a_try(bundle, precision):
+        variant = best_variant(bundle, name, precision)
         try:
-            return open_backend(bundle, "tensorrt", built[0]), built[0]
+            return open_backend(bundle, name, variant), variant
         except BackendError as error:
-            reason = f" (not on TensorRT: {error})"
-    variant = choose_variant(bundle, precision)
-    opened = open_backend(bundle, backend, variant)
-    opened.description += reason
+            why_not += f" (not on {name}: {error})"
+    variant = best_variant(bundle, "cpu", precision)
+    try:
+        opened = open_backend(bundle, "cpu", variant)
+    except BackendError as error:
+        raise BackendError(f"{error}{why_not}") from error
+    opened.description += why_not
     return opened, variant
 
 
-def open_backend(bundle: Bundle, backend: str, variant: Variant) -> Backend:
-    """Load a variant of `bundle`; "auto" takes CUDA where it really runs, else the CPU, and says why.
-
-    Raises BackendError where the backend is not available here, BundleError where the file is missing or damaged.
-    """
-    if backend == "tensorrt":
-        engine = find_engine(bundle.folder, variant.precision, variant.sha256)
-        return TensorRTBackend(engine, bundle.manifest.image, variant.sha256)
-    path = bundle.path(variant)
-    if backend == "auto":
-        return _open_best(path, bundle.manifest.image)
-    return OnnxRuntimeBackend(path, bundle.manifest.image, backend)
-
-
-def _engine_variants(bundle: Bundle, precision: str) -> list[Variant]:
-    """Return the variants that an engine of that precision may come from, the preferred first; never none."""
+def best_variant(bundle: Bundle, backend: str, precision: str) -> Variant:
+    """Return the variant of that precision; for "auto" the best for the backend, a proved one where there is any."""
     if precision != "auto":
-        return [choose_variant(bundle, precision)]
-    variants = [variant for variant in bundle.manifest.variants if variant.proof.passed]
-    preferred = [variant for name in ENGINE_PREFERENCE for variant in variants if variant.precision == name]
-    return preferred or [choose_variant(bundle, precision)]
+        return bundle.variant(precision)
+    ranked = sorted(bundle.manifest.variants, key=lambda variant: PREFERENCES[backend].index(variant.precision))
+    proved = [variant for variant in ranked if variant.proof.passed] or ranked
+    if backend == "tensorrt":
+        proved = [variant for variant in proved if built_engines(bundle.folder, variant.precision)] or proved
+    return proved[0]
 
 
-def _open_best(model: Path, image: ImageSpec) -> Backend:
-    if not has_provider("cuda"):
-        return OnnxRuntimeBackend(model, image, "cpu")
-    try:
-        return OnnxRuntimeBackend(model, image, "cuda")
-    except BackendError as error:
-        backend = OnnxRuntimeBackend(model, image, "cpu")
-        backend.description += f" (not on CUDA: {error})"
-        return backend
+def open_backend(bundle: Bundle, backend: str, variant: Variant) -> Backend:
+    """Load a variant of `bundle` for the backend of that name; raise BackendError where it is not available here."""
+    image = bundle.manifest.image
+    if backend == "tensorrt":
+        return TensorRTBackend(find_engine(bundle.folder, variant.precision, variant.sha256), image, variant.sha256)
+    return OnnxRuntimeBackend(bundle.path(variant), image, backend)
+
+
+def _worth_a_try(bundle: Bundle, precision: str) -> list[str]:
+    """Return the backends before the CPU that this machine and this bundle may have."""
+    has_engine = bool(built_engines(bundle.folder, best_variant(bundle, "tensorrt", precision).precision))
+    return ["tensorrt"] * has_engine + ["cuda"] * has_provider("cuda")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 from runtime.backends.base import Backend
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
-from runtime.backends.select import open_backend
+from runtime.backends.select import PREFERENCES, best_variant, open_model
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.errors import BackendError
 from runtime.schema import ImageSpec
@@ -16,8 +18,7 @@ from tests.runtime.fake_backend import BrightnessBackend
 
 
 def open_default(backend: str) -> Backend:
-    bundle = Bundle.open(DEFAULT_BUNDLE)
-    return open_backend(bundle, backend, bundle.variant("fp32"))
+    return open_model(Bundle.open(DEFAULT_BUNDLE), backend, "fp32")[0]
 
 
 @pytest.fixture(params=["fake", "cpu"])
@@ -81,7 +82,7 @@ def test_auto_says_why_it_is_not_on_cuda_where_that_was_to_be_expected(monkeypat
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
     backend = open_default("auto")
     assert backend.name == "cpu"
-    assert "(not on CUDA: " in backend.description
+    assert "(not on cuda: " in backend.description
 
 
 def test_a_session_that_falls_back_to_the_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,3 +111,22 @@ def test_a_graph_of_another_size_is_refused() -> None:
     bundle = Bundle.open(DEFAULT_BUNDLE)
     with pytest.raises(BackendError, match=r"expected the graph .* to take and give"):
         OnnxRuntimeBackend(bundle.path(bundle.variant("fp32")), ImageSpec(width=99, height=99), "cpu")
+
+
+def test_a_precision_that_is_not_named_is_the_best_proved_one_for_the_backend(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    assert [best_variant(bundle, name, "auto").precision for name in PREFERENCES] == ["fp16", "fp16", "fp32"]
+    assert best_variant(bundle, "cuda", "int8").precision == "int8"
+
+
+def test_a_variant_that_failed_is_not_chosen_where_another_passed(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    failed = tuple(
+        replace(variant, proof=replace(variant.proof, failures=("it differs",) * (variant.precision != "int8")))
+        for variant in bundle.manifest.variants
+    )
+    for kept, expected in ((failed, "int8"), (failed[:1], "fp32")):
+        some = replace(bundle, manifest=replace(bundle.manifest, variants=kept))
+        assert best_variant(some, "cpu", "auto").precision == expected, (
+            "refused later, with the reason, where none passed"
+        )

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import runtime.backends.onnxruntime
+import runtime.backends.select
 from export.engine import EngineOptions, build_engine
 from runtime.backends.select import open_backend, open_model
 from runtime.backends.tensorrt import (
@@ -378,8 +380,8 @@ def test_auto_says_why_an_engine_that_is_there_was_not_used(
         monkeypatch.setitem(sys.modules, "tensorrt", None)
 
     reasons: list[tuple[Callable[[], None], str]] = [
-        (break_gpu, "(not on TensorRT: expected an engine for Another GPU"),
-        (break_library, "(not on TensorRT: expected TensorRT for the backend tensorrt"),
+        (break_gpu, "(not on tensorrt: expected an engine for Another GPU"),
+        (break_library, "(not on tensorrt: expected TensorRT for the backend tensorrt"),
     ]
     for break_it, reason in reasons:
         break_it()
@@ -387,6 +389,32 @@ def test_auto_says_why_an_engine_that_is_there_was_not_used(
         with backend:
             assert (backend.name, variant.precision) == ("cpu", "fp32")
             assert reason in backend.description
+
+
+def test_a_device_with_tensorrt_alone_needs_no_onnx_runtime(
+    monkeypatch: pytest.MonkeyPatch, simulated: Library, engine: Path, tiny_bundle: Path
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime.backends.select, "OnnxRuntimeBackend", None)
+        patch.setattr(runtime.backends.onnxruntime, "_import_library", missing_library)
+        backend, _ = open_model(Bundle.open(tiny_bundle), "auto", "auto")
+        with backend:
+            assert backend.name == "tensorrt"
+
+
+def missing_library(name: str) -> None:
+    raise BackendError(f"expected ONNX Runtime for the backend {name}, found none")
+
+
+def test_auto_tells_all_reasons_where_nothing_runs(
+    monkeypatch: pytest.MonkeyPatch, simulated: Library, engine: Path, tiny_bundle: Path
+) -> None:
+    install(monkeypatch, simulated.version, SimulatedGpu("Another GPU"))
+    monkeypatch.setattr(runtime.backends.onnxruntime, "_import_library", missing_library)
+    with pytest.raises(
+        BackendError, match=r"expected ONNX Runtime .* \(not on tensorrt: expected an engine for Another"
+    ):
+        open_model(Bundle.open(tiny_bundle), "auto", "auto")
 
 
 def test_a_precision_that_no_engine_has_is_an_error_by_name_and_the_cpu_by_auto(
