@@ -29,7 +29,14 @@ class FolderEvents(Closing):
 
     def __init__(self, folder: str, news: News) -> None:
         """Raise UsageError where the system gives no events, such as at its limit of watched folders."""
-        from watchdog.events import FileSystemEventHandler
+        from watchdog.events import (
+            DirMovedEvent,
+            FileClosedEvent,
+            FileCreatedEvent,
+            FileModifiedEvent,
+            FileMovedEvent,
+            FileSystemEventHandler,
+        )
 
         logging.getLogger("watchdog").addHandler(logging.NullHandler())  # what it reports, a look at the folder mends
         logging.getLogger("watchdog").propagate = False
@@ -38,9 +45,11 @@ class FolderEvents(Closing):
             def dispatch(self, event: FileSystemEvent) -> None:
                 _pass_on(event, news)
 
+        changed = FileClosedEvent if IS_LINUX else FileModifiedEvent
+        wanted: list[type[FileSystemEvent]] = [FileCreatedEvent, FileMovedEvent, DirMovedEvent, changed]
         self._observer = _linux_observer() if IS_LINUX else _usual_observer()
         try:
-            self._observer.schedule(Handler(), folder, recursive=True)
+            self._observer.schedule(Handler(), folder, recursive=True, event_filter=wanted)
             self._observer.start()
         except OSError as error:
             raise UsageError(f"the system gives no file events of {folder}: {error.strerror or error}") from error
@@ -52,9 +61,12 @@ class FolderEvents(Closing):
 
 
 def _pass_on(event: FileSystemEvent, news: News) -> None:
-    """Sort an event into the news; what became of a file that has gone is no news."""
+    """Sort an event into the news.
+
+    For what a folder holds that was moved here, watchdog makes up events: the folder's own says more.
+    """
     path = os.fsdecode(event.dest_path if event.event_type == "moved" else event.src_path)
-    if not path or event.event_type == "deleted":
+    if event.is_synthetic and IS_LINUX:
         return
     is_complete = IS_LINUX and event.event_type in ("closed", "moved")
     if not event.is_directory:
