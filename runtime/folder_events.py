@@ -6,7 +6,7 @@ import importlib.util
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runtime.closing import Closing
 from runtime.errors import UsageError
@@ -29,7 +29,14 @@ class FolderEvents(Closing):
 
     def __init__(self, folder: str, news: News) -> None:
         """Raise UsageError where the system gives no events, such as at its limit of watched folders."""
-        from watchdog.events import FileSystemEventHandler
+        from watchdog.events import (
+            DirMovedEvent,
+            FileClosedEvent,
+            FileCreatedEvent,
+            FileModifiedEvent,
+            FileMovedEvent,
+            FileSystemEventHandler,
+        )
 
         logging.getLogger("watchdog").addHandler(logging.NullHandler())  # what it reports, a look at the folder mends
         logging.getLogger("watchdog").propagate = False
@@ -38,9 +45,11 @@ class FolderEvents(Closing):
             def dispatch(self, event: FileSystemEvent) -> None:
                 _pass_on(event, news)
 
+        changed = FileClosedEvent if IS_LINUX else FileModifiedEvent
+        wanted: list[type[FileSystemEvent]] = [FileCreatedEvent, FileMovedEvent, DirMovedEvent, changed]
         self._observer = _linux_observer() if IS_LINUX else _usual_observer()
         try:
-            self._observer.schedule(Handler(), folder, recursive=True)
+            self._observer.schedule(Handler(), folder, recursive=True, event_filter=wanted)
             self._observer.start()
         except OSError as error:
             raise UsageError(f"the system gives no file events of {folder}: {error.strerror or error}") from error
@@ -52,9 +61,12 @@ class FolderEvents(Closing):
 
 
 def _pass_on(event: FileSystemEvent, news: News) -> None:
-    """Sort an event into the news; what became of a file that has gone is no news."""
+    """Sort an event into the news.
+
+    For what a folder holds that was moved here, watchdog makes up events: the folder's own says more.
+    """
     path = os.fsdecode(event.dest_path if event.event_type == "moved" else event.src_path)
-    if not path or event.event_type == "deleted":
+    if event.is_synthetic and IS_LINUX:
         return
     is_complete = IS_LINUX and event.event_type in ("closed", "moved")
     if not event.is_directory:
@@ -70,11 +82,12 @@ def _linux_observer() -> BaseObserver:
     """
     from watchdog.observers.api import BaseObserver
     from watchdog.observers.inotify import InotifyFullEmitter
-    from watchdog.observers.inotify_c import InotifyConstants, Mask
+    from watchdog.observers.inotify_c import InotifyConstants
 
     class Emitter(InotifyFullEmitter):
-        def get_event_mask_from_filter(self) -> Mask:
-            return Mask(
+        def get_event_mask_from_filter(self) -> Any:
+            kind: Any = type(super().get_event_mask_from_filter())  # int in watchdog 6, its own Mask in 7
+            return kind(
                 InotifyConstants.IN_CREATE
                 | InotifyConstants.IN_MOVED_TO
                 | InotifyConstants.IN_CLOSE_WRITE

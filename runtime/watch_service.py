@@ -21,6 +21,7 @@ from runtime.systemd import Notifier
 from runtime.watched_folder import Candidate, WatchedFolder
 
 MOST_UNWRITTEN = 10_000  # rows that are kept while the database cannot be written; then no more files are taken
+COMMIT_REST = 50  # between two commits, as a multiple of a commit's time: waiting for the disk costs 2 % at most
 TRY_AGAIN_S = 1.0  # between tries to use the database
 SUMMARY_S = 60.0  # between summaries, where there is anything new
 NO_FILE = FileVersion("", 0, 0)
@@ -85,6 +86,7 @@ class WatchService:
         self._trouble = ""  # what is wrong with the database, said already
         self._is_blind = False  # since a look-up failed; another one would only cost its time-out
         self._next_try = clock()
+        self._next_commit = clock()  # before that only where nothing else is in flight
         self._next_summary = clock() + SUMMARY_S
         self._summed_up = 0
         self._is_stopping = is_stopping
@@ -133,7 +135,8 @@ class WatchService:
         for prediction in self._classifier.classify(chain([first], paths)):
             self._receive(prediction, folder)
             self._uncommitted += 1
-            if self._uncommitted >= self._classifier.batch_size or not self._in_flight:
+            is_batch = self._uncommitted >= self._classifier.batch_size and self._clock() >= self._next_commit
+            if is_batch or not self._in_flight:
                 self._commit()
             self._notifier.progress()
 
@@ -166,10 +169,13 @@ class WatchService:
     def _commit(self) -> None:
         """Write the rows; where that fails, say so once and try again later."""
         self._uncommitted = 0
-        if self._clock() < self._next_try:
+        started = self._clock()
+        if started < self._next_try:
             return
         try:
             self._store.commit()
+            now = self._clock()
+            self._next_commit = now + (now - started) * COMMIT_REST
             if self._trouble:
                 self._store.holds(NO_FILE)  # reading may be what failed
         except OutputError as error:

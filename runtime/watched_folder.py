@@ -240,7 +240,8 @@ class WatchedFolder(Closing):
         look.seen += 1
         if file not in self._waiting or not look.pause:
             version = self._version_of(file)
-            if version is not None and not self._is_known(version):
+            # What waits is asked about when it is taken; what lies there for long must not fill the room for it.
+            if version is not None and not (look.pause and self._is_known(version)):
                 self._wait(version, look.pause)
         return True
 

@@ -157,6 +157,23 @@ def test_many_files_are_one_stream_and_each_batch_is_written_as_it_comes_out(wat
     assert len(watch.rows()) == 40
 
 
+def test_a_slow_disk_is_waited_for_less_often(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit, commits = watch.store.commit, 0
+
+    def commit_slowly() -> None:
+        nonlocal commits
+        commits += 1
+        commit()
+        watch.clock.pass_by(0.2)
+
+    monkeypatch.setattr(watch.store, "commit", commit_slowly)
+    watch.classifier.before_answer = lambda _: watch.clock.pass_by(1.0)
+    watch.drop(*names(40))
+    watch.step()
+    assert len(watch.rows()) == 40
+    assert commits == 5, "of ten batches"
+
+
 def test_a_single_file_is_written_in_the_same_step(watch: Watch) -> None:
     watch.step()
     watch.drop("a.bmp")
