@@ -11,6 +11,7 @@ python = $(firstword $(shell python$(1) -c 'import sys; print(sys.executable)' 2
 OTHER_PYTHONS := $(foreach version,3.10 3.12 3.13,$(if $(call python,$(version)),$(version)))
 
 .PHONY: demo test test-pythons clean
+.PRECIOUS: .venv-%/ready
 
 demo: $(DEMO_VENV)/ready
 	$(DEMO_VENV)/bin/python -m runtime.classify --demo

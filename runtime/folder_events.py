@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from runtime.closing import Closing
@@ -38,6 +39,8 @@ class FolderEvents(Closing):
             FileSystemEventHandler,
         )
 
+        # watchdog 7 warns where it watches a new folder twice, which does no harm.
+        warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning)
         logging.getLogger("watchdog").addHandler(logging.NullHandler())  # what it reports, a look at the folder mends
         logging.getLogger("watchdog").propagate = False
 
