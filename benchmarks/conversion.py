@@ -9,16 +9,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmarks.cells import bmp_cells
 from benchmarks.peak_memory import refuse_system_without_peak, run_measured
 from benchmarks.record import Row, check_record_folder, write_record
-from benchmarks.throughput import ratio_columns, timed_in_turns
+from benchmarks.throughput import openvino_run, ratio_columns, timed_in_turns
 from export.reference import reference_file
 from runtime.backends.base import Backend
 from runtime.backends.select import open_backend
@@ -33,7 +34,7 @@ from runtime.command_line import (
     run_command,
 )
 from runtime.preprocessing import load_cell
-from runtime.schema import INPUT_NAME, PRECISIONS
+from runtime.schema import PRECISIONS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,11 +124,11 @@ def speed_rows(bundle: Bundle, options: argparse.Namespace) -> list[Row]:
         candidates[f"onnxruntime {variant.precision}"] = backend_run(open_backend(bundle, "cpu", variant), cells)
     candidates["keras predict"] = keras_predict(reference_file(bundle, options.run), cells)
     for variant in bundle.manifest.variants:
-        run = openvino_run(bundle.folder / variant.file, cells)
+        run = openvino_run(bundle.folder / variant.file)
         if run is None:
             print("OpenVINO is not installed: not measured (pip install openvino)")
             break
-        candidates[f"openvino {variant.precision}"] = run
+        candidates[f"openvino {variant.precision}"] = partial(run, cells)
     seconds = timed_in_turns(candidates, options.rounds)
     baseline = seconds["onnxruntime fp32"]
     return [
@@ -152,16 +153,6 @@ def keras_predict(file: Path, cells: NDArray[np.uint8]) -> Candidate:
 
     model = keras.models.load_model(file, compile=False)
     return lambda: model.predict(cells, batch_size=len(cells), verbose=0)
-
-
-def openvino_run(file: Path, cells: NDArray[np.uint8]) -> Candidate | None:
-    """Return a run of OpenVINO on the same file, set for throughput as its guide advises; None where it is absent."""
-    try:
-        import openvino
-    except ImportError:
-        return None
-    model: Any = openvino.Core().compile_model(str(file), "CPU")
-    return lambda: model({INPUT_NAME: cells})
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
@@ -16,10 +17,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from benchmarks.cells import bmp_cells
 from benchmarks.record import Row, check_record_folder, write_record
 from export.reference import reference_file
+from runtime.backends.onnxruntime import available_cpus
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import DEFAULT_BATCH_SIZE, Classifier, ClassifierOptions
 from runtime.command_line import (
@@ -35,7 +38,7 @@ from runtime.errors import DataError, UnreadableCellError
 from runtime.inputs import find_inputs, spread_over
 from runtime.preprocessing import load_cell
 from runtime.results import ResultsFile
-from runtime.schema import INPUT_NAME, OUTPUT_NAME, ImageSpec
+from runtime.schema import INPUT_NAME, OUTPUT_NAME, PRECISIONS, ImageSpec
 
 CLASSIFY = "classify"
 Candidate = Callable[[], object]
@@ -52,6 +55,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--cells", type=positive_int, default=512, metavar="N", help="files in a round; default 512")
     parser.add_argument("--rounds", type=positive_int, default=5, help="default 5")
     parser.add_argument("--batch-size", type=batch_size, default=DEFAULT_BATCH_SIZE, metavar="N")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of classify; default fp32")
     parser.add_argument("--keras", action="store_true", help="compare with keras.Model.predict, too")
     parser.add_argument("--run", type=Path, metavar="RUN", help="default: where the run lay when it was exported")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where throughput.json is written")
@@ -63,7 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     check_record_folder(options.out)
     with files_of(options) as paths, TemporaryDirectory() as folder:
-        settings = ClassifierOptions(bundle=options.bundle, backend="cpu", batch_size=options.batch_size)
+        settings = ClassifierOptions(
+            bundle=options.bundle, backend="cpu", precision=options.precision, batch_size=options.batch_size
+        )
         with Classifier(settings) as classifier:
             description = classifier.description
             candidates = candidates_of(options, classifier, paths, Path(folder))
@@ -96,7 +102,8 @@ def candidates_of(
     """Return what is compared; each call takes all paths to probabilities."""
     batches = [paths[start : start + options.batch_size] for start in range(0, len(paths), options.batch_size)]
     image = classifier.manifest.image
-    run_session = bare_session(classifier)
+    file = classifier.bundle.path(classifier.bundle.variant(options.precision))
+    run_session = bare_session(file)
 
     def load(batch: list[str]) -> Any:
         return np.stack([load_or_name(path, image) for path in batch])
@@ -108,13 +115,26 @@ def candidates_of(
             for prediction in classifier.classify(paths):
                 results.write(prediction)
 
+    def decode() -> None:
+        with ThreadPoolExecutor(available_cpus()) as pool:
+            list(pool.map(lambda path: load_or_name(path, image), paths))
+
+    def by_pillow(batch: list[str]) -> Any:
+        return np.stack([plain_pillow(path, image) for path in batch])
+
     candidates: dict[str, Candidate] = {
         CLASSIFY: classify,
-        "session.run alone, cells in memory": lambda: [
+        "inference alone, cells in memory": lambda: [
             run_session(cells[: len(batch)]) for cells, batch in zip(cycle(loaded), batches, strict=False)
         ],
-        "load a batch, session.run, in turns": lambda: [run_session(load(batch)) for batch in batches],
+        "decode and resize alone, all cores": decode,
+        "plain Pillow and ONNX Runtime, in turns": lambda: [run_session(by_pillow(batch)) for batch in batches],
     }
+    compiled = openvino_run(file)
+    if compiled:
+        candidates["plain Pillow and OpenVINO, in turns"] = lambda: [compiled(by_pillow(batch)) for batch in batches]
+    else:
+        print("OpenVINO is not installed: not measured (pip install openvino)")
     if options.keras:
         candidates["keras predict, 2 loading threads"] = keras_predict(classifier.bundle, options.run, batches, load)
     return candidates
@@ -128,13 +148,28 @@ def load_or_name(path: str, image: ImageSpec) -> Any:
         raise DataError(f"expected images that can be read in --data, found {path}: {error}; take it out") from error
 
 
-def bare_session(classifier: Classifier) -> Callable[[Any], Any]:
-    """Return a function that runs the bundle's fp32 graph in a session with ONNX Runtime's own defaults."""
+def plain_pillow(path: str, image: ImageSpec) -> Any:
+    """Load a square cell as one would by hand; uint8 RGB [height, width, 3]."""
+    with Image.open(path) as opened:
+        return np.asarray(opened.convert("RGB").resize((image.width, image.height), Image.Resampling.BILINEAR))
+
+
+def bare_session(file: Path) -> Callable[[Any], Any]:
+    """Return a function that runs a bundle's graph in a session with ONNX Runtime's own defaults."""
     import onnxruntime
 
-    path = classifier.bundle.path(classifier.bundle.variant("fp32"))
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     return lambda cells: session.run([OUTPUT_NAME], {INPUT_NAME: cells})
+
+
+def openvino_run(file: Path) -> Callable[[Any], Any] | None:
+    """Return a function that runs the same graph in OpenVINO with its defaults; None where it is not installed."""
+    try:
+        import openvino
+    except ImportError:
+        return None
+    model: Any = openvino.Core().compile_model(str(file), "CPU")
+    return lambda cells: model({INPUT_NAME: cells})
 
 
 def keras_predict(

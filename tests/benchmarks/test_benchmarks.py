@@ -124,8 +124,9 @@ def test_throughput_compares_all_candidates_in_the_same_rounds(
     content = record(tmp_path, "throughput")
     assert list(content["seconds"]) == [
         "classify",
-        "session.run alone, cells in memory",
-        "load a batch, session.run, in turns",
+        "inference alone, cells in memory",
+        "decode and resize alone, all cores",
+        "plain Pillow and ONNX Runtime, in turns",
         "keras predict, 2 loading threads",
     ]
     assert content["rows"][0]["ratio"] == 1
