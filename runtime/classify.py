@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from tqdm import tqdm
 
@@ -20,14 +21,24 @@ from runtime.command_line import (
     PARTLY_DONE,
     ArgumentParser,
     batch_size,
+    positive_int,
+    print_table,
     probability,
     run_command,
 )
 from runtime.demo import DEMO_CELLS
 from runtime.errors import UsageError
+from runtime.files import refuse_unwritable
+from runtime.groups import DEFAULT_MIN_CELLS, GROUPINGS, GroupCounts, groups_path
 from runtime.inputs import Inputs, find_inputs
 from runtime.results import LiveResults, ResultsFile, check_results_name
 from runtime.schema import CLASSES, PRECISIONS, Prediction
+
+
+class Collector(Protocol):
+    """What is told of every row and remembers what it needs."""
+
+    def add(self, prediction: Prediction) -> None: ...  # noqa: D102
 
 
 @dataclass
@@ -76,6 +87,18 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--unproved", action="store_true", help="use a variant even if it failed against the Keras model"
     )
+    parser.add_argument(
+        "--group-by",
+        choices=GROUPINGS,
+        help="roll the cells up by the subject in their C-NMC names, or by folder: a table after the run, and with "
+        "--out results.csv the file results.subjects.csv or results.folders.csv beside it",
+    )
+    parser.add_argument(
+        "--min-cells",
+        type=positive_int,
+        metavar="N",
+        help=f"with --group-by: claim no share of ALL for a group of fewer cells; default: {DEFAULT_MIN_CELLS}",
+    )
     parser.add_argument("--demo", action="store_true", help="classify the drawn cells that come with the package")
     return parser
 
@@ -83,22 +106,44 @@ def build_parser() -> ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Classify what the command line names; return the exit code."""
     options = build_parser().parse_args(arguments)
+    check_outputs(options)
     inputs = requested_inputs(options)
-    if options.out:
-        check_results_name(options.out)
     with Classifier(classifier_options(options)) as classifier:
         tell(f"{classifier.description}; ALL from p_all {classifier.threshold:g} on. For research, not a diagnosis.")
         summary = Summary()
+        groups = requested_groups(options)
         sink = ResultsFile(options.out) if options.out else LiveResults()
         try:
             with sink:
-                write_rows(classifier.classify(inputs.paths), sink, summary, total=len(inputs.paths))
+                write_rows(
+                    classifier.classify(inputs.paths), sink, [summary, *filter(None, [groups])], total=len(inputs.paths)
+                )
         except KeyboardInterrupt:
             kept = f", kept in {sink.partial_path}" if isinstance(sink, ResultsFile) else ""
             tell(f"interrupted: {summary}{kept}")
             return INTERRUPTED
-    report(summary, inputs, options)
+    tell(str(summary))
+    if groups:
+        report_groups(groups, options.out)
+    report(inputs, options)
     return PARTLY_DONE if summary.errors else DONE
+
+
+def check_outputs(options: argparse.Namespace) -> None:
+    """Raise UsageError or OutputError where what is to be written cannot be, or would be of no use."""
+    if options.out:
+        check_results_name(options.out)
+    if options.min_cells and not options.group_by:
+        raise UsageError("expected --group-by with --min-cells, received none; add --group-by subject, or folder")
+
+
+def requested_groups(options: argparse.Namespace) -> GroupCounts | None:
+    """Return empty counts for the roll-up that --group-by asks for; raise OutputError where its file cannot be."""
+    if not options.group_by:
+        return None
+    if options.out:
+        refuse_unwritable(groups_path(options.out, options.group_by))
+    return GroupCounts(options.group_by, options.min_cells or DEFAULT_MIN_CELLS)
 
 
 def classifier_options(options: argparse.Namespace) -> ClassifierOptions:
@@ -125,19 +170,26 @@ def requested_inputs(options: argparse.Namespace) -> Inputs:
 
 
 def write_rows(
-    predictions: Iterable[Prediction], sink: ResultsFile | LiveResults, summary: Summary, *, total: int
+    predictions: Iterable[Prediction],
+    sink: ResultsFile | LiveResults,
+    collectors: Sequence[Collector],
+    *,
+    total: int,
 ) -> None:
-    """Write and count every prediction; show a progress bar on a terminal that does not show the table itself."""
+    """Write every prediction and hand it to the collectors.
+
+    A progress bar shows on a terminal that does not show the table itself.
+    """
     table_on_terminal = isinstance(sink, LiveResults) and sys.stdout.isatty()
     hidden = True if table_on_terminal else None  # None: tqdm hides it where standard error is no terminal
     for prediction in tqdm(predictions, total=total, unit="cell", disable=hidden, leave=False):
         sink.write(prediction)
-        summary.add(prediction)
+        for collector in collectors:
+            collector.add(prediction)
 
 
-def report(summary: Summary, inputs: Inputs, options: argparse.Namespace) -> None:
-    """Print the closing lines to standard error: counts, what was left out, what to run next."""
-    tell(str(summary))
+def report(inputs: Inputs, options: argparse.Namespace) -> None:
+    """Print the closing lines to standard error: what was left out, where the results are, what to run next."""
     if inputs.left_out:
         tell(f"{inputs.left_out} hidden or companion files (such as .csv) were left out")
     if options.demo:
@@ -147,6 +199,17 @@ def report(summary: Summary, inputs: Inputs, options: argparse.Namespace) -> Non
         tell(f"Results: {options.out}. Next: python -m benchmarks.latency --bundle {options.bundle} times this machine")
     else:
         tell("Next: add --out results.csv to keep the table")
+
+
+def report_groups(groups: GroupCounts, results: Path | None) -> None:
+    """Print the roll-up to standard error and, beside a results file, write it."""
+    print_table(groups.table(), sys.stderr)
+    for note in groups.notes():
+        tell(note)
+    if results:
+        path = groups_path(results, groups.by)
+        groups.write(path)
+        tell(f"Roll-up: {path}")
 
 
 def tell(line: str) -> None:
