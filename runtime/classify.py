@@ -26,6 +26,7 @@ from runtime.command_line import (
     probability,
     run_command,
 )
+from runtime.contact_sheet import MOST_SHOWN, ContactSheet, Origin, check_page_name
 from runtime.demo import DEMO_CELLS
 from runtime.errors import UsageError
 from runtime.files import refuse_unwritable
@@ -99,6 +100,12 @@ def build_parser() -> ArgumentParser:
         metavar="N",
         help=f"with --group-by: claim no share of ALL for a group of fewer cells; default: {DEFAULT_MIN_CELLS}",
     )
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help=f".html: one page with a picture of each cell, sorted by p_all; of {MOST_SHOWN} where there are more",
+    )
     parser.add_argument("--demo", action="store_true", help="classify the drawn cells that come with the package")
     return parser
 
@@ -112,12 +119,12 @@ def main(arguments: list[str] | None = None) -> int:
         tell(f"{classifier.description}; ALL from p_all {classifier.threshold:g} on. For research, not a diagnosis.")
         summary = Summary()
         groups = requested_groups(options)
+        sheet = ContactSheet(options.html, Origin.of(classifier)) if options.html else None
+        collectors: list[Collector] = [each for each in (summary, groups, sheet) if each]
         sink = ResultsFile(options.out) if options.out else LiveResults()
         try:
             with sink:
-                write_rows(
-                    classifier.classify(inputs.paths), sink, [summary, *filter(None, [groups])], total=len(inputs.paths)
-                )
+                write_rows(classifier.classify(inputs.paths), sink, collectors, total=len(inputs.paths))
         except KeyboardInterrupt:
             kept = f", kept in {sink.partial_path}" if isinstance(sink, ResultsFile) else ""
             tell(f"interrupted: {summary}{kept}")
@@ -125,6 +132,9 @@ def main(arguments: list[str] | None = None) -> int:
     tell(str(summary))
     if groups:
         report_groups(groups, options.out)
+    if sheet:
+        sheet.write()
+        tell(f"Contact sheet: {sheet.path}")
     report(inputs, options)
     return PARTLY_DONE if summary.errors else DONE
 
@@ -133,6 +143,8 @@ def check_outputs(options: argparse.Namespace) -> None:
     """Raise UsageError or OutputError where what is to be written cannot be, or would be of no use."""
     if options.out:
         check_results_name(options.out)
+    if options.html:
+        check_page_name(options.html)
     if options.min_cells and not options.group_by:
         raise UsageError("expected --group-by with --min-cells, received none; add --group-by subject, or folder")
 
