@@ -5,115 +5,73 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from tqdm import tqdm
 
 from runtime.classifier import Classifier
-from runtime.classifier_arguments import add_classifier_arguments, classifier_options
-from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, ArgumentParser, run_command
-from runtime.demo import DEMO_CELLS
-from runtime.errors import UsageError
-from runtime.inputs import Inputs, find_inputs, read_list
-from runtime.results import LiveResults, ResultsFile, check_results_name, columns
-from runtime.schema import CLASSES, Prediction
+from runtime.classifier_arguments import classifier_options
+from runtime.classify_arguments import build_parser, check_outputs, requested_inputs
+from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, print_table, run_command
+from runtime.contact_sheet import ContactSheet, Origin
+from runtime.files import refuse_unwritable
+from runtime.groups import DEFAULT_MIN_CELLS, GroupCounts, groups_path
+from runtime.inputs import Inputs
+from runtime.results import LiveResults, ResultsFile, columns
+from runtime.schema import Prediction
+from runtime.summary import Summary
 from runtime.unfinished import UnfinishedResults, find_unfinished
 
 
-@dataclass
-class Summary:
-    """Counts over one run; memory does not grow with the number of rows."""
+class Collector(Protocol):
+    """What is told of every row and remembers what it needs."""
 
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CLASSES, 0))
-    review: int = 0  # of those
-    errors: int = 0
-    resumed: int = 0  # rows that an earlier run had made
-    started: float = field(default_factory=time.perf_counter)
-
-    def add(self, status: str, label: str) -> None:
-        """Count one row."""
-        if status == "error":
-            self.errors += 1
-        else:
-            self.counts[label] += 1
-            self.review += status == "review"
-
-    @property
-    def rows(self) -> int:
-        """How many rows were counted."""
-        return self.errors + sum(self.counts.values())
-
-    def __str__(self) -> str:
-        seconds = time.perf_counter() - self.started
-        counts = ", ".join(f"{self.counts[label]} {label}" for label in reversed(CLASSES))
-        rate = (self.rows - self.resumed) / seconds if seconds else 0.0
-        return (
-            f"{self.rows} files in {seconds:.1f} s ({rate:.0f} a second): {counts}, {self.review} of them for review, "
-            f"{self.errors} not readable"
-        )
-
-
-def build_parser() -> ArgumentParser:
-    """Describe the command line."""
-    parser = ArgumentParser(
-        prog="python -m runtime.classify",
-        description="Classify images of single white blood cells as ALL or healthy. For research, not a diagnosis.",
-        epilog="Exit codes: 0 all files read; 1 nothing classified; 2 finished, but some files could not be read.",
-    )
-    parser.add_argument("paths", nargs="*", metavar="PATH", help="image, folder with its sub-folders, or pattern")
-    parser.add_argument("--list", metavar="FILE", help="names one path in each line; - for standard input")
-    parser.add_argument(
-        "--include", action="append", default=[], metavar="PATTERN", help="of folders take these names, such as '*.bmp'"
-    )
-    parser.add_argument("--out", type=Path, metavar="FILE", help=".csv or .jsonl; default: CSV on standard output")
-    add_classifier_arguments(parser)
-    parser.add_argument(
-        "--audit", action="store_true", help="add to each row the image's SHA-256, the time, and what classified it"
-    )
-    parser.add_argument("--resume", action="store_true", help="go on with the --out of a run that was cut off")
-    parser.add_argument("--demo", action="store_true", help="classify the drawn cells that come with the package")
-    return parser
+    def add(self, prediction: Prediction) -> None: ...  # noqa: D102
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Classify what the command line names; return the exit code."""
     options = build_parser().parse_args(arguments)
+    check_outputs(options)
     inputs = requested_inputs(options)
-    if options.out:
-        check_results_name(options.out)
-    elif options.resume:
-        raise UsageError("expected the --out of the run that was cut off for --resume, received none")
     with Classifier(classifier_options(options, audit=options.audit)) as classifier:
         tell(f"{classifier.description}; ALL from p_all {classifier.threshold:g} on. For research, not a diagnosis.")
         summary = Summary()
+        groups = requested_groups(options)
+        sheet = ContactSheet(options.html, Origin.of(classifier)) if options.html else None
+        collectors: list[Collector] = [each for each in (summary, groups, sheet) if each]
         unfinished = unfinished_results(options, classifier)
         sink = results_sink(options, classifier)
         try:
             with sink:
-                done = taken_over(unfinished, sink, summary)
+                done = taken_over(unfinished, sink, collectors)
+                summary.resumed = summary.rows
                 paths = without_done(inputs.paths, done)
-                write_rows(classifier.classify(paths), sink, summary, total=len(paths))
+                write_rows(classifier.classify(paths), sink, collectors, total=len(paths))
         except KeyboardInterrupt:
             kept = f", kept in {sink.partial_path}: go on with --resume" if isinstance(sink, ResultsFile) else ""
             tell(f"interrupted: {summary}{kept}")
             return INTERRUPTED
-    report(summary, inputs, options)
+    tell(str(summary))
+    if groups:
+        report_groups(groups, options.out)
+    if sheet:
+        sheet.write()
+        tell(f"Contact sheet: {sheet.path}")
+    report(inputs, options)
     return PARTLY_DONE if summary.errors else DONE
 
 
-def requested_inputs(options: argparse.Namespace) -> Inputs:
-    """Return the files that the command line names, or the drawn cells for --demo."""
-    if options.demo and (options.paths or options.list):
-        raise UsageError("expected either --demo or paths, received both; leave one away")
-    if options.demo:
-        return find_inputs([str(DEMO_CELLS)])
-    if not options.paths and not options.list:
-        raise UsageError("expected an image or a folder of images, received no path; or try --demo")
-    return find_inputs(options.paths, read_list(options.list) if options.list else (), options.include)
+def requested_groups(options: argparse.Namespace) -> GroupCounts | None:
+    """Return empty counts for the roll-up that --group-by asks for; raise OutputError where its file cannot be."""
+    if not options.group_by:
+        return None
+    if options.out:
+        refuse_unwritable(groups_path(options.out, options.group_by))
+    return GroupCounts(options.group_by, options.min_cells or DEFAULT_MIN_CELLS)
 
 
 def results_sink(options: argparse.Namespace, classifier: Classifier) -> ResultsFile | LiveResults:
@@ -139,15 +97,17 @@ def unfinished_results(options: argparse.Namespace, classifier: Classifier) -> U
     return unfinished
 
 
-def taken_over(unfinished: UnfinishedResults | None, sink: ResultsFile | LiveResults, summary: Summary) -> Counter[str]:
+def taken_over(
+    unfinished: UnfinishedResults | None, sink: ResultsFile | LiveResults, collectors: Sequence[Collector]
+) -> Counter[str]:
     """Keep the rows of the run that was cut off; return how often each path stands in them."""
     done: Counter[str] = Counter()
     if unfinished and isinstance(sink, ResultsFile):
-        for row in sink.take_over(unfinished):
-            done[row["path"]] += 1
-            summary.add(row["status"], row["label"])
-        summary.resumed = summary.rows
-        tell(f"{summary.resumed} rows of the run that was cut off are kept")
+        for prediction in sink.take_over(unfinished):
+            done[prediction.path] += 1
+            for collector in collectors:
+                collector.add(prediction)
+        tell(f"{done.total()} rows of the run that was cut off are kept")
     return done
 
 
@@ -163,19 +123,26 @@ def without_done(paths: Sequence[str], done: Counter[str]) -> list[str]:
 
 
 def write_rows(
-    predictions: Iterable[Prediction], sink: ResultsFile | LiveResults, summary: Summary, *, total: int
+    predictions: Iterable[Prediction],
+    sink: ResultsFile | LiveResults,
+    collectors: Sequence[Collector],
+    *,
+    total: int,
 ) -> None:
-    """Write and count every prediction; show a progress bar on a terminal that does not show the table itself."""
+    """Write every prediction and hand it to the collectors.
+
+    A progress bar shows on a terminal that does not show the table itself.
+    """
     table_on_terminal = isinstance(sink, LiveResults) and sys.stdout.isatty()
     hidden = True if table_on_terminal else None  # None: tqdm hides it where standard error is no terminal
     for prediction in tqdm(predictions, total=total, unit="cell", disable=hidden, leave=False):
         sink.write(prediction)
-        summary.add(prediction.status, prediction.label)
+        for collector in collectors:
+            collector.add(prediction)
 
 
-def report(summary: Summary, inputs: Inputs, options: argparse.Namespace) -> None:
-    """Print the closing lines to standard error: counts, what was left out, what to run next."""
-    tell(str(summary))
+def report(inputs: Inputs, options: argparse.Namespace) -> None:
+    """Print the closing lines to standard error: what was left out, where the results are, what to run next."""
     if inputs.left_out:
         filtered = ", or not of the names in --include" if options.include else ""
         tell(f"{inputs.left_out} files of the folders were left out: hidden, beside images (such as .csv){filtered}")
@@ -186,6 +153,17 @@ def report(summary: Summary, inputs: Inputs, options: argparse.Namespace) -> Non
         tell(f"Results: {options.out}. Next: python -m benchmarks.latency --bundle {options.bundle} times this machine")
     else:
         tell("Next: add --out results.csv to keep the table")
+
+
+def report_groups(groups: GroupCounts, results: Path | None) -> None:
+    """Print the roll-up to standard error and, beside a results file, write it."""
+    print_table(groups.table(), sys.stderr)
+    for note in groups.notes():
+        tell(note)
+    if results:
+        path = groups_path(results, groups.by)
+        groups.write(path)
+        tell(f"Roll-up: {path}")
 
 
 def tell(line: str) -> None:

@@ -162,8 +162,8 @@ def positive_float(text: str) -> float:
     return number
 
 
-def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print rows that share their keys as a table; numbers to the right, text to the left."""
+def print_table(rows: Sequence[Mapping[str, Any]], stream: TextIO | None = None) -> None:
+    """Print rows that share their keys as a table; numbers to the right, text to the left; None: standard output."""
     table = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     is_number = [isinstance(value, int | float) for value in rows[0].values()]
@@ -172,7 +172,7 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
             text.rjust(width) if number else text.ljust(width)
             for text, width, number in zip(line, widths, is_number, strict=True)
         ]
-        print("  ".join(cells).rstrip())
+        print("  ".join(cells).rstrip(), file=stream)
 
 
 def _text(value: object) -> str:

@@ -43,11 +43,7 @@ def written_aside(path: Path) -> Iterator[Path]:
     The content is flushed to the disk before the rename, so that a power cut leaves the old file or the new one.
     Missing parent folders are made. Raises OutputError where the place cannot be written.
     """
-    with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-    aside = Path(name)
+    aside = _file_beside(path)
     try:
         yield aside
         with output_errors(path):
@@ -56,6 +52,25 @@ def written_aside(path: Path) -> Iterator[Path]:
             aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raise OutputError where no file could come to stand at `path`, before there is something to write.
+
+    Missing parent folders are made.
+    """
+    with output_errors(path):
+        if path.is_dir():
+            raise OutputError(f"expected a file name, found the folder {path}; choose another name")
+    _file_beside(path).unlink()
+
+
+def _file_beside(path: Path) -> Path:
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+    return Path(name)
 
 
 def write_text_aside(path: Path, text: str) -> None:
@@ -72,8 +87,11 @@ def write_csv_aside(path: Path, columns: Iterable[str], rows: Iterable[Iterable[
         aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
     ):
         writer = csv.writer(stream, lineterminator="\n")
+        # The csv module leaves a carriage return unquoted where rows end in a line feed, and readers split there.
+        quoting = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL)
         writer.writerow(columns)
-        writer.writerows(rows)
+        for row in map(tuple, rows):
+            (quoting if any("\r" in str(value) for value in row) else writer).writerow(row)
 
 
 @contextmanager

@@ -51,6 +51,12 @@ def row_of(prediction: Prediction) -> Row:
     return {**row, **(audit or {})}
 
 
+def prediction_of(row: Row) -> Prediction:
+    """Return what a row of a table says, without its audit."""
+    p_all = None if row["p_all"] in ("", None) else float(row["p_all"])
+    return Prediction(row["path"], row["label"], p_all, row["status"], row["reason"], float(row["seconds"]))
+
+
 class ResultsWriter:
     """Writes predictions to a stream as CSV with a header, or as JSON lines."""
 
@@ -138,12 +144,12 @@ class ResultsFile:
         with output_errors(self.partial_path):
             self._writer.write(prediction)
 
-    def take_over(self, unfinished: UnfinishedResults) -> Iterator[Row]:
+    def take_over(self, unfinished: UnfinishedResults) -> Iterator[Prediction]:
         """Append the rows that a cut-off run left, yielding each; its own file goes when this one is complete."""
         with output_errors(self.partial_path):
             for row in unfinished.rows():
                 self._writer.write_row(row)
-                yield row
+                yield prediction_of(row)
         self._taken_over.append(unfinished.path)
 
     def __enter__(self) -> Self:

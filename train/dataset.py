@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 from collections.abc import Callable, Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Protocol, TypeVar
 
 from tqdm import tqdm
 
+from runtime.cell_names import EXAMPLE, parse_cell_name
 from runtime.errors import DataError
 from runtime.files import sha256_of_file
 from runtime.inputs import files_below
@@ -27,11 +27,6 @@ CSV_COLUMNS = ("path", "label", "subject")
 # The table of the release's preliminary test set, whose images are called 1.bmp, 2.bmp and so on.
 PRELIMINARY_COLUMNS = ("Patient_ID", "new_names", "labels")
 PRELIMINARY_SUFFIX = "_labels"  # the images are beside the table, or in the folder that is called like it without this
-
-# C-NMC 2019: UID_<subject>_<image>_<cell>_all.bmp, UID_H<subject>_..._hem.bmp, in upper or lower case.
-# DRAWN_ stands for UID_ in the names of drawn cells.
-# What follows, such as the " (1)" of a copy, changes nothing.
-CELL_NAME = re.compile(r"(?:UID|DRAWN)_(?P<subject>H?\d+)_\d+_\d+_(?P<class>all|hem)(?![a-z0-9])", re.IGNORECASE)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -107,12 +102,12 @@ def _from_folder(folder: Path) -> list[_Found]:
 
 
 def _labelled_by_name(path: Path, folder: Path) -> _Found:
-    named = CELL_NAME.match(path.stem)
-    from_name = NAME_TO_LABEL[named["class"].lower()] if named else None
+    named = parse_cell_name(path.stem)
+    from_name = NAME_TO_LABEL[named.kind] if named else None
     from_folder = _folder_label(path, folder)
     if from_name is None and from_folder is None:
         raise DataError(
-            f"expected a name like UID_11_2_3_all.bmp, or a folder named {' or '.join(_folder_names())}, "
+            f"expected a name like {EXAMPLE}, or a folder named {' or '.join(_folder_names())}, "
             f"found {path}; move it or use a .csv table with the columns {','.join(CSV_COLUMNS)}"
         )
     if from_name is not None and from_folder is not None and from_name != from_folder:
@@ -120,7 +115,7 @@ def _labelled_by_name(path: Path, folder: Path) -> _Found:
             f"expected the label in a cell's name to agree with its folder, found {path}; correct the one that is wrong"
         )
     label = from_folder if from_name is None else from_name
-    return _Found(path, int(label or 0), named["subject"].upper() if named else "")
+    return _Found(path, int(label or 0), named.subject if named else "")
 
 
 def _folder_names() -> list[str]:
@@ -171,10 +166,8 @@ def _from_preliminary_row(row: dict[str, str | None], table: Path, line: int) ->
     name, original = row["new_names"] or "", Path(row["Patient_ID"] or "").stem
     label = _label_of_row(row["labels"], original, table, line)
     folder = table.with_name(table.stem.removesuffix(PRELIMINARY_SUFFIX))
-    named = CELL_NAME.match(original)
-    return _Found(
-        _existing([table.parent / name, folder / name], table, line), label, named["subject"].upper() if named else ""
-    )
+    named = parse_cell_name(original)
+    return _Found(_existing([table.parent / name, folder / name], table, line), label, named.subject if named else "")
 
 
 def _label_of_row(text: str | None, name: str, table: Path, line: int) -> int:
@@ -182,8 +175,8 @@ def _label_of_row(text: str | None, name: str, table: Path, line: int) -> int:
     label = NAME_TO_LABEL.get((text or "").strip().lower())
     if label is None:
         raise DataError(f"expected a label out of {', '.join(NAME_TO_LABEL)} in line {line} of {table}, found {text!r}")
-    named = CELL_NAME.match(name)
-    if named and NAME_TO_LABEL[named["class"].lower()] != label:
+    named = parse_cell_name(name)
+    if named and NAME_TO_LABEL[named.kind] != label:
         raise DataError(
             f"expected the label in line {line} of {table} to agree with the cell's name, "
             f"found {text!r} for {name}; correct the one that is wrong"

@@ -1,0 +1,78 @@
+"""The command line of classify: what can be said, what goes together, and which files it names."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from runtime.classifier_arguments import add_classifier_arguments
+from runtime.command_line import ArgumentParser, positive_int
+from runtime.contact_sheet import MOST_SHOWN, check_page_name
+from runtime.demo import DEMO_CELLS
+from runtime.errors import UsageError
+from runtime.groups import DEFAULT_MIN_CELLS, GROUPINGS
+from runtime.inputs import Inputs, find_inputs, read_list
+from runtime.results import check_results_name
+
+
+def build_parser() -> ArgumentParser:
+    """Describe the command line."""
+    parser = ArgumentParser(
+        prog="python -m runtime.classify",
+        description="Classify images of single white blood cells as ALL or healthy. For research, not a diagnosis.",
+        epilog="Exit codes: 0 all files read; 1 nothing classified; 2 finished, but some files could not be read.",
+    )
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="image, folder with its sub-folders, or pattern")
+    parser.add_argument("--list", metavar="FILE", help="names one path in each line; - for standard input")
+    parser.add_argument(
+        "--include", action="append", default=[], metavar="PATTERN", help="of folders take these names, such as '*.bmp'"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help=".csv or .jsonl; default: CSV on standard output")
+    parser.add_argument("--resume", action="store_true", help="go on with the --out of a run that was cut off")
+    parser.add_argument(
+        "--audit", action="store_true", help="add to each row the image's SHA-256, the time, and what classified it"
+    )
+    parser.add_argument(
+        "--group-by",
+        choices=GROUPINGS,
+        help="roll the cells up by the subject in their C-NMC names, or by folder: a table after the run, and with "
+        "--out results.csv the file results.subjects.csv or results.folders.csv beside it",
+    )
+    parser.add_argument(
+        "--min-cells",
+        type=positive_int,
+        metavar="N",
+        help=f"with --group-by: claim no share of ALL for a group of fewer cells; default: {DEFAULT_MIN_CELLS}",
+    )
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help=f".html: one page with a picture of each cell, sorted by p_all; of {MOST_SHOWN} where there are more",
+    )
+    add_classifier_arguments(parser)
+    parser.add_argument("--demo", action="store_true", help="classify the drawn cells that come with the package")
+    return parser
+
+
+def check_outputs(options: argparse.Namespace) -> None:
+    """Raise UsageError or OutputError where what is to be written cannot be, or would be of no use."""
+    if options.out:
+        check_results_name(options.out)
+    elif options.resume:
+        raise UsageError("expected the --out of the run that was cut off for --resume, received none")
+    if options.html:
+        check_page_name(options.html)
+    if options.min_cells and not options.group_by:
+        raise UsageError("expected --group-by with --min-cells, received none; add --group-by subject, or folder")
+
+
+def requested_inputs(options: argparse.Namespace) -> Inputs:
+    """Return the files that the command line names, or the drawn cells for --demo."""
+    if options.demo and (options.paths or options.list):
+        raise UsageError("expected either --demo or paths, received both; leave one away")
+    if options.demo:
+        return find_inputs([str(DEMO_CELLS)])
+    if not options.paths and not options.list:
+        raise UsageError("expected an image or a folder of images, received no path; or try --demo")
+    return find_inputs(options.paths, read_list(options.list) if options.list else (), options.include)

@@ -1,0 +1,252 @@
+"""The contact sheet of a run: one HTML file with the cells sorted by probability, which needs nothing beside it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from html import escape
+from pathlib import Path, PurePath
+
+from PIL import Image
+from tqdm import tqdm
+
+import runtime
+from runtime.cell_names import printable
+from runtime.classifier import Classifier
+from runtime.errors import UnreadableCellError, UsageError
+from runtime.files import output_errors, refuse_unwritable, written_aside
+from runtime.inputs import spread_over
+from runtime.preprocessing import load_cell
+from runtime.schema import CLASSES, ImageSpec, Prediction
+
+SUFFIX = ".html"
+MOST_SHOWN = 2000  # cells; the page stays below 10 MB, which a phone opens, and nobody looks through more
+MOST_ERRORS = 1000  # files in the list of those that could not be read
+THUMBNAIL = ImageSpec(96, 96)
+JPEG_QUALITY = 85
+HEAD = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>Contact sheet</title>
+<style>
+:root { color-scheme: light dark; --review: #a04000; }
+@media (prefers-color-scheme: dark) { :root { --review: #ffb066; } }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem; }
+dd { margin: 0; overflow-wrap: anywhere; }
+nav a { margin-right: 1rem; }
+a:focus-visible { outline: 3px solid; outline-offset: 2px; }
+.cells { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .75rem; }
+.cells { list-style: none; padding: 0; font-size: .75rem; line-height: 1.3; }
+.cells li { border: 1px solid #8885; border-radius: .4rem; padding: .5rem; overflow-wrap: anywhere; }
+.cells .review { border: 2px solid var(--review); }
+.cells img, .gone { display: block; width: 96px; height: 96px; margin: 0 auto .4rem; background: #000; }
+.gone { background: none; border: 1px dashed; box-sizing: border-box; padding: .2rem; overflow: hidden; }
+.cells b { font-size: 1rem; }
+.why { display: block; color: var(--review); }
+.errors { overflow-wrap: anywhere; }
+@media print { .cells li { break-inside: avoid; } }
+</style>
+</head>
+<body>
+<h1>Contact sheet</h1>
+<p><strong>For research, not a diagnosis.</strong> Below each picture: p_all, the probability that the cell is leukemic
+(ALL), and the label that follows from it.</p>
+"""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What gave the answers on a sheet."""
+
+    bundle: str  # its folder
+    bundle_sha256: str  # of what its manifest holds
+    variant: str  # model and precision
+    backend: str  # library, version and device
+    threshold: float  # ALL from this p_all on
+
+    @classmethod
+    def of(cls, classifier: Classifier) -> Origin:
+        """Read it off a classifier."""
+        return cls(
+            bundle=str(classifier.bundle.folder),
+            bundle_sha256=classifier.bundle.content_sha256,
+            variant=f"{classifier.manifest.training.config.options.model} {classifier.precision}",
+            backend=classifier.backend.description,
+            threshold=classifier.threshold,
+        )
+
+
+class FairSample:
+    """At most `size` of the predictions added, each as likely as any other (algorithm R in Vitter, 1985).
+
+    The same predictions in the same order give the same sample.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.kept: list[Prediction] = []
+        self.seen = 0
+        self._size = size
+        self._random = random.Random(0)
+
+    def add(self, prediction: Prediction) -> None:
+        """Keep the prediction, perhaps in another one's place, or pass it over."""
+        self.seen += 1
+        if len(self.kept) < self._size:
+            self.kept.append(prediction)
+        elif (place := self._random.randrange(self.seen)) < self._size:
+            self.kept[place] = prediction
+
+
+class ContactSheet:
+    """Collects a run's predictions and writes their page; it keeps at most MOST_SHOWN of a kind, however many come."""
+
+    def __init__(self, path: Path, origin: Origin, most_shown: int = MOST_SHOWN) -> None:
+        """Raise OutputError where no page could be written to `path`."""
+        refuse_unwritable(path)
+        self.path = path
+        self._origin = origin
+        self._most_shown = most_shown
+        self._labels: Counter[str] = Counter()
+        self._clear = FairSample(most_shown)
+        self._review = FairSample(most_shown)
+        self._errors: list[Prediction] = []
+        self._error_count = 0
+
+    def add(self, prediction: Prediction) -> None:
+        """Take note of one row."""
+        if prediction.status == "error":
+            self._error_count += 1
+            if len(self._errors) < MOST_ERRORS:
+                self._errors.append(prediction)
+            return
+        self._labels[prediction.label] += 1
+        (self._review if prediction.status == "review" else self._clear).add(prediction)
+
+    def shown(self) -> list[Prediction]:
+        """Return the cells that the page shows, from the highest p_all to the lowest.
+
+        Those under review come first, up to half of the room or what the others leave of it; where not all of a kind
+        have room, a fair sample is spread evenly over its probabilities.
+        """
+        clear, review = (_by_probability(sample.kept) for sample in (self._clear, self._review))
+        most_review = max(self._most_shown // 2, self._most_shown - len(clear))
+        review = spread_over(review, most_review)
+        return _by_probability([*review, *spread_over(clear, self._most_shown - len(review))])
+
+    def write(self) -> None:
+        """Write the page, whole or not at all, with pictures read again from the files.
+
+        Raises OutputError where it cannot be written.
+        """
+        shown = self.shown()
+        with (
+            written_aside(self.path) as aside,
+            output_errors(self.path),
+            aside.open("w", encoding="utf-8") as stream,
+        ):
+            stream.write(HEAD)
+            stream.write(self._facts(shown))
+            for label in reversed(CLASSES):
+                stream.writelines(self._section(label, [each for each in shown if each.label == label]))
+            stream.writelines(self._error_section())
+            stream.write("</body>\n</html>\n")
+
+    def _facts(self, shown: Sequence[Prediction]) -> str:
+        origin, now = self._origin, datetime.now().astimezone()
+        facts = {
+            "Bundle": f"{origin.bundle} (content {origin.bundle_sha256[:12]})",
+            "Variant": origin.variant,
+            "Backend": f"{origin.backend}; allnet-edge {runtime.__version__}",
+            "Threshold": f"ALL from p_all {origin.threshold:g} on",
+            "Cells": ", ".join(f"{self._labels[label]:,} {label}" for label in reversed(CLASSES))
+            + f"; {self._review.seen:,} of them for review",
+            "Not readable": f"{self._error_count:,} files",
+            "Shown": self._shown_note(shown),
+            "Written": f"{now:%Y-%m-%d %H:%M} (UTC{now:%z})",
+        }
+        items = "".join(f"<dt>{name}</dt><dd>{_text(value)}</dd>\n" for name, value in facts.items())
+        links = "".join(f'<a href="#{label}">{label}</a>' for label in reversed(CLASSES))
+        return f'<dl>\n{items}</dl>\n<nav>{links}<a href="#errors">not readable</a></nav>\n'
+
+    def _shown_note(self, shown: Sequence[Prediction]) -> str:
+        cells = self._clear.seen + self._review.seen
+        if len(shown) == cells:
+            return f"all {cells:,} cells"
+        review = sum(each.status == "review" for each in shown)
+        return (
+            f"{len(shown):,} of {cells:,} cells: {review:,} of the {self._review.seen:,} for review and "
+            f"{len(shown) - review:,} of the {self._clear.seen:,} others, drawn at random and spread evenly over the "
+            "probabilities; the results table has all"
+        )
+
+    def _section(self, label: str, shown: Sequence[Prediction]) -> Iterator[str]:
+        yield f'<h2 id="{label}">{label}: {len(shown):,} of {self._labels[label]:,} cells</h2>\n<ul class="cells">\n'
+        yield from _in_threads(shown)
+        yield "</ul>\n"
+
+    def _error_section(self) -> Iterator[str]:
+        listed = f"the first {len(self._errors):,} of " if len(self._errors) < self._error_count else ""
+        yield f'<h2 id="errors">Not readable: {listed}{self._error_count:,} files</h2>\n<ul class="errors">\n'
+        for error in self._errors:
+            yield f"<li>{_text(error.path)}: {_text(error.reason)}</li>\n"
+        yield "</ul>\n"
+
+
+def check_page_name(path: Path) -> None:
+    """Raise UsageError where `path` cannot be the name of a page."""
+    if path.suffix.lower() != SUFFIX:
+        raise UsageError(f"expected a page's name ending in {SUFFIX}, received {path.name!r}")
+
+
+def thumbnail(path: str) -> bytes:
+    """Read a cell as the model does, padded to a square, and return it small, as a JPEG file.
+
+    Raises UnreadableCellError where the file has gone or holds no readable image any more.
+    """
+    stream = io.BytesIO()
+    # Without subsampling, which would blur the stain's colors across the edge of the nucleus.
+    Image.fromarray(load_cell(path, THUMBNAIL)).save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return stream.getvalue()
+
+
+def _by_probability(cells: Iterable[Prediction]) -> list[Prediction]:
+    return sorted(cells, key=lambda cell: (-(cell.p_all or 0.0), cell.path))
+
+
+def _in_threads(cells: Sequence[Prediction]) -> Iterator[str]:
+    """Yield the cards of cells in order, with a progress bar on a terminal."""
+    pool = ThreadPoolExecutor()
+    try:
+        yield from tqdm(pool.map(_card, cells), total=len(cells), unit="picture", disable=None, leave=False)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _card(cell: Prediction) -> str:
+    why = f'<span class="why">review: {_text(cell.reason)}</span>' if cell.status == "review" else ""
+    name = f'<span title="{_text(cell.path)}">{_text(PurePath(cell.path).name)}</span>'
+    return f'<li class="{cell.status}">{_picture(cell.path)}<b>{cell.p_all:.4f} {cell.label}</b><br>{name}{why}</li>\n'
+
+
+def _picture(path: str) -> str:
+    try:
+        data = base64.b64encode(thumbnail(path)).decode()
+    except UnreadableCellError as error:
+        return f'<span class="gone">no picture any more: {_text(str(error))}</span>'
+    return f'<img alt="Cell {_text(PurePath(path).name)}" width="96" height="96" src="data:image/jpeg;base64,{data}">'
+
+
+def _text(text: str) -> str:
+    """Return any text, such as a file's name with bytes that are no UTF-8, as HTML that shows it and does nothing."""
+    return escape(printable(text))
