@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from benchmarks import conversion
+from benchmarks.peak_memory import Finished
+from runtime.bundle import Bundle
+from runtime.command_line import DONE
+from runtime.errors import BackendError
+
+
+@pytest.fixture
+def exports(full_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
+    """The command lines of the exports that were asked for; each copies a bundle instead, in 90 and 180 seconds."""
+    commands: list[Sequence[str]] = []
+
+    def copy(command: Sequence[str]) -> Finished:
+        commands.append(command)
+        shutil.copytree(full_bundle, command[command.index("--out") + 1])
+        return Finished(seconds=90.0 * len(commands), peak_mb=100.0 * len(commands))
+
+    monkeypatch.setattr(conversion, "run_measured", copy)
+    return commands
+
+
+def test_exports_are_told_with_their_minutes_and_files_are_timed_beside_keras(
+    exports: list[Sequence[str]], finished_run: Path, full_bundle: Path, tmp_path: Path
+) -> None:
+    arguments = ["--run", str(finished_run), "--rounds", "2", "--batch-size", "3", "--cells", "9"]
+    assert conversion.main([*arguments, "--data", "cells", "--out", str(tmp_path)]) == DONE
+    content = json.loads((tmp_path / "conversion.json").read_text())
+    assert content["exports"] == [
+        {"export": "fp32", "gate_cells": 3, "minutes": 1.5, "peak_mb": 100},
+        {"export": "fp32 fp16 int8", "gate_cells": 9, "minutes": 3, "peak_mb": 200},
+    ]
+    assert all(command[-2:] == ["--data", "cells"] for command in exports)
+    names = [row["candidate"] for row in content["speeds"] if not row["candidate"].startswith("openvino")]
+    assert names == ["onnxruntime fp32", "onnxruntime fp16", "onnxruntime int8", "keras predict"]
+    assert content["speeds"][0]["ratio"] == 1
+
+
+def test_sizes_are_shares_of_fp32(full_bundle: Path) -> None:
+    bundle = Bundle.open(full_bundle)
+    rows = conversion.size_rows(bundle)
+    assert [row["variant"] for row in rows] == ["fp32", "fp16", "int8"]
+    whole = (full_bundle / "model.fp32.onnx").stat().st_size
+    for row in rows:
+        size = (full_bundle / f"model.{row['variant']}.onnx").stat().st_size
+        assert row["share_of_fp32"] == pytest.approx(size / whole, abs=0.001)
+        assert row["layers_kept_in_fp32"] == len(bundle.variant(row["variant"]).kept_in_fp32)
+
+
+def test_an_export_that_fails_ends_the_benchmark_and_leaves_no_record(
+    finished_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(BackendError, match=r"-m export failed with exit code 1; its message stands above"):
+        conversion.main(["--run", str(tmp_path / "none"), "--out", str(tmp_path)])
+    assert "expected" in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
