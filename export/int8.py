@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 # gate, on other cells and by sensitivity and specificity.
 LARGEST_MEAN_DIFFERENCE = 0.005
 SCAN_CELLS = 16  # that each layer is tried on, alone
-BATCH_SIZE = 8  # cells at a time, which bounds the memory
 
 
 def write_int8(fp32: Path, target: Path, cells: NDArray[np.uint8], peaks: dict[str, float]) -> tuple[str, ...]:
@@ -146,5 +145,5 @@ def _quiet_log() -> Iterator[None]:
 
 def _answers(model: Any, cells: NDArray[np.uint8], options: Any = None) -> NDArray[np.float64]:
     session = open_session(model.SerializeToString(), options)
-    batches = [cells[start : start + BATCH_SIZE] for start in range(0, len(cells), BATCH_SIZE)]
-    return np.concatenate([session.run([OUTPUT_NAME], {INPUT_NAME: batch})[0] for batch in batches]).astype(np.float64)
+    answers = [session.run([OUTPUT_NAME], {INPUT_NAME: cell[None]})[0][0] for cell in cells]  # one needs least memory
+    return np.array(answers, np.float64)
