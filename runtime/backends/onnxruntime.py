@@ -19,8 +19,9 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # It would give the layers of an int8 graph that share an input one pair of rounding nodes, and such layers are then not
 # computed in int8.
 DISABLED_OPTIMIZERS = ["CommonSubexpressionElimination"]
-# On the CPU a second batch fills what the first leaves idle at its narrow layers; more would only take memory.
-RUNS_AT_A_TIME = {"cpu": 2, "cuda": 1}
+# On a CPU a second batch fills what the first leaves idle at the narrow layers of a small network, while images are
+# decoded beside it. Where the weights exceed any cache, two batches hinder each other and inference is all there is.
+LARGE_MODEL_BYTES = 64 * 2**20
 INSTALL_HINTS = {
     "cpu": "pip install onnxruntime",
     "cuda": 'pip install "onnxruntime-gpu[cuda,cudnn]"',
@@ -36,10 +37,11 @@ class OnnxRuntimeBackend(Backend):
         Raises BackendError where ONNX Runtime or the provider is missing, where the session does not really run on
         the provider, or where the graph does not have the bundle's input and output.
         """
-        super().__init__(image, RUNS_AT_A_TIME[name])
+        is_small = name == "cpu" and _size(model) < LARGE_MODEL_BYTES
+        super().__init__(image, runs_at_a_time=2 if is_small else 1)
         library = import_onnxruntime(name)
         self.name = name
-        self._session = _open_session(library, model, PROVIDERS[name])
+        self._session = _open_session(library, model, PROVIDERS[name], may_spin=not is_small)
         self._check_contract(model)
         self.description = f"ONNX Runtime {library.__version__} {PROVIDERS[name]}"
 
@@ -104,11 +106,11 @@ def _import_library(name: str) -> Any:
     return onnxruntime
 
 
-def _open_session(library: Any, model: Path, provider: str) -> Any:
+def _open_session(library: Any, model: Path, provider: str, *, may_spin: bool) -> Any:
     options = library.SessionOptions()
     options.intra_op_num_threads = available_cpus()
-    # Threads that spin between two layers take from the ones that decode images.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Threads that spin between two layers begin the next one sooner, and take from those that decode images.
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(may_spin)))
     options.log_severity_level = 3  # errors alone: what it warns of is checked here
     try:
         session = library.InferenceSession(
@@ -122,6 +124,14 @@ def _open_session(library: Any, model: Path, provider: str) -> Any:
             "check the driver and the CUDA libraries, or ask for the backend cpu"
         )
     return session
+
+
+def _size(model: Path) -> int:
+    """Return the bytes of a file; 0 for one that cannot be found, which opening it then says."""
+    try:
+        return model.stat().st_size
+    except OSError:
+        return 0
 
 
 def available_cpus() -> int:
