@@ -22,7 +22,7 @@ from runtime.classifier import Classifier
 from runtime.classify import main
 from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, REFUSED
 from runtime.errors import OutputError, UsageError
-from runtime.inputs import find_inputs
+from runtime.inputs import find_inputs, read_list
 from runtime.schema import Prediction
 
 CellFile = Callable[[str], Path]
@@ -410,6 +410,20 @@ def test_a_pattern_stands_for_the_files_that_match(cell_file: CellFile, tmp_path
         assert [Path(path).name for path in found.paths] == expected
 
 
+@pytest.mark.parametrize("pattern", ["cells/**", "cells/**/*", "cells/**/*.bmp", "c*/**/sub/*", "**/*.bmp", "*"])
+def test_a_pattern_gives_each_file_once_though_links_lead_back_up(
+    cell_file: CellFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    for name in ("cells/sub/a.bmp", "cells/sub/deep/b.bmp", "cells/.hidden/c.bmp"):
+        cell_file(name)
+    for link, target in {"cells/up": ".", "cells/sub/up": "..", "cells/sub/again": "../sub"}.items():
+        (tmp_path / link).symlink_to(target, target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    found = find_inputs([pattern])
+    assert sorted(Path(path).name for path in found.paths) == ["a.bmp", "b.bmp"]
+    assert all(path.startswith("cells/") for path in found.paths)
+
+
 def test_names_in_folders_are_filtered_and_what_is_left_out_is_counted(cell_file: CellFile, tmp_path: Path) -> None:
     for name in ("cells/1_a.bmp", "cells/sub/2_a.png", "cells/3_b.bmp"):
         cell_file(name)
@@ -430,6 +444,22 @@ def test_a_list_names_files_and_one_that_is_missing_costs_its_own_row(cell_file:
         ("gone.bmp", "cannot be opened"),
         ("c.bmp", "blurred: the sha"),
     ]
+
+
+def test_a_list_may_begin_with_the_mark_that_windows_editors_write(cell_file: CellFile, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(f"{cell_file('a.bmp')}\n", encoding="utf-8-sig")
+    assert read_list(str(tmp_path / "list.txt")) == [str(tmp_path / "a.bmp")]
+
+
+def test_a_list_in_utf_16_and_a_closed_standard_input_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "list.txt").write_text("a.bmp", encoding="utf-16")
+    with pytest.raises(UsageError, match=r"UTF-8 at .*list\.txt, found UTF-16; save it as UTF-8"):
+        read_list(str(tmp_path / "list.txt"))
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UsageError, match="at -, found: standard input is closed"):
+        read_list("-")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has names that are not UTF-8")
