@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,7 @@ class Classifier(Closing):
             CellReader(self.manifest.image, self.manifest.typical, with_sha256=self._audit),
             batch_size=self.batch_size,
             workers=available_cpus(),
+            prove=partial(self_test, self.bundle, self.backend, self.precision),
         )
         return map(self._prediction, scored)
 

@@ -6,7 +6,8 @@ import argparse
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from runtime.classifier_arguments import classifier_options
 from runtime.classify_arguments import build_parser, check_outputs, requested_inputs
 from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, print_table, run_command
 from runtime.contact_sheet import ContactSheet, Origin
+from runtime.errors import OutputError
 from runtime.files import refuse_unwritable
 from runtime.groups import DEFAULT_MIN_CELLS, GroupCounts, groups_path
 from runtime.inputs import Inputs
@@ -24,6 +26,8 @@ from runtime.results import LiveResults, ResultsFile, columns
 from runtime.schema import Prediction
 from runtime.summary import Summary
 from runtime.unfinished import UnfinishedResults, find_unfinished
+
+MOST_PRINTED = 40  # groups on the screen, where the roll-up's file has them all
 
 
 class Collector(Protocol):
@@ -50,19 +54,18 @@ def main(arguments: list[str] | None = None) -> int:
                 done = taken_over(unfinished, sink, collectors)
                 summary.resumed = summary.rows
                 paths = without_done(inputs.paths, done)
+                if done.total():
+                    tell(f"{done.total()} of the rows kept are of files that this command line does not name")
                 write_rows(classifier.classify(paths), sink, collectors, total=len(paths))
         except KeyboardInterrupt:
             kept = f", kept in {sink.partial_path}: go on with --resume" if isinstance(sink, ResultsFile) else ""
             tell(f"interrupted: {summary}{kept}")
             return INTERRUPTED
     tell(str(summary))
-    if groups:
-        report_groups(groups, options.out)
-    if sheet:
-        sheet.write()
-        tell(f"Contact sheet: {sheet.path}")
+    is_rolled_up = not groups or is_written(partial(report_groups, groups, options.out))
+    is_shown = not sheet or is_written(partial(report_sheet, sheet))
     report(inputs, options)
-    return PARTLY_DONE if summary.errors else DONE
+    return DONE if is_rolled_up and is_shown and not summary.errors else PARTLY_DONE
 
 
 def requested_groups(options: argparse.Namespace) -> GroupCounts | None:
@@ -156,14 +159,32 @@ def report(inputs: Inputs, options: argparse.Namespace) -> None:
 
 
 def report_groups(groups: GroupCounts, results: Path | None) -> None:
-    """Print the roll-up to standard error and, beside a results file, write it."""
-    print_table(groups.table(), sys.stderr)
+    """Print the roll-up to standard error and, beside a results file, write it; without one all of it is printed."""
+    rows = groups.table()
+    print_table(rows[:MOST_PRINTED] if results else rows, sys.stderr)
     for note in groups.notes():
         tell(note)
     if results:
         path = groups_path(results, groups.by)
         groups.write(path)
-        tell(f"Roll-up: {path}")
+        more = f", with {len(rows) - MOST_PRINTED} more {groups.by}s" if len(rows) > MOST_PRINTED else ""
+        tell(f"Roll-up: {path}{more}")
+
+
+def report_sheet(sheet: ContactSheet) -> None:
+    """Write the contact sheet and say where it is."""
+    sheet.write()
+    tell(f"Contact sheet: {sheet.path}")
+
+
+def is_written(write: Callable[[], None]) -> bool:
+    """Write what goes beside the table; where it cannot be, say so and go on, for the table is complete."""
+    try:
+        write()
+    except OutputError as error:
+        tell(f"error: {error}; the results table is complete without it")
+        return False
+    return True
 
 
 def tell(line: str) -> None:

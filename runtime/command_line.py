@@ -69,9 +69,7 @@ def quiet_tensorflow() -> Iterator[None]:
 def run_command(command: Callable[[], int]) -> NoReturn:
     """Run `command` and exit with the code it returns; print an expected error as one line, without a traceback."""
     signal.signal(signal.SIGTERM, _terminated)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are no text
+    _prepare_streams()
     try:
         code = command()
         if sys.stdout:
@@ -94,6 +92,14 @@ def run_command(command: Callable[[], int]) -> NoReturn:
             _forget_output()
         code = REFUSED
     raise SystemExit(code)
+
+
+def _prepare_streams() -> None:
+    if sys.stderr is None:  # closed by who started us; `print` would put what is for people among the results
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123  until the process ends
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are no text
 
 
 def _explained(error: ModuleNotFoundError | OSError) -> str | None:

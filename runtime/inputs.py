@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import fnmatch
 import glob
 import os
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +22,7 @@ from runtime.errors import UsageError
 COMPANION_SUFFIXES = (".csv", ".db", ".html", ".json", ".jsonl", ".md", ".partial", ".sqlite", ".ini")
 
 STANDARD_INPUT = "-"
+SEPARATOR = "[/\\\\]" if os.sep == "\\" else "/"  # of a pattern, as a regular expression
 
 Item = TypeVar("Item")
 
@@ -42,12 +47,9 @@ def find_inputs(names: Sequence[str], listed: Sequence[str] = (), include: Seque
     """
     paths: list[str] = []
     left_out = 0
-    for name in (*_existing(names), *listed):
-        if not os.path.isdir(name):  # noqa: PTH112  strings: a million Path objects cost a gigabyte
-            paths.append(name)
-            continue
-        found = files_below(name)
-        wanted = [path for path in found if _is_wanted(path, name, include)]
+    named = (_files_of_name(name, include) for name in names)
+    for found in chain(named, (_files_of(name, include) for name in listed)):
+        wanted = [path for path, is_wanted in found.items() if is_wanted]
         paths.extend(wanted)
         left_out += len(found) - len(wanted)
     if not paths:
@@ -64,24 +66,80 @@ def read_list(file: str) -> list[str]:
 
     A path may hold bytes that are no text. Raises UsageError where the list cannot be read.
     """
+    content = _list_content(file)
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # of ">" in Windows PowerShell
+        raise UsageError(f"expected a list of paths in UTF-8 at {file}, found UTF-16; save it as UTF-8")
+    lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    return [os.fsdecode(line.rstrip(b"\r")) for line in lines if line.strip()]
+
+
+def _list_content(file: str) -> bytes:
     try:
-        content = sys.stdin.buffer.read() if file == STANDARD_INPUT else Path(file).read_bytes()
-    except (OSError, ValueError, AttributeError) as error:  # AttributeError: standard input is closed
+        if file != STANDARD_INPUT:
+            return Path(file).read_bytes()
+        if sys.stdin is None:
+            raise ValueError("standard input is closed")
+        return sys.stdin.buffer.read()
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"expected a list of paths that can be read at {file}, found: {reason}") from error
-    return [os.fsdecode(line.rstrip(b"\r")) for line in content.split(b"\n") if line.strip()]
 
 
-def _existing(names: Sequence[str]) -> Iterator[str]:
-    """Yield the names that exist, and what the patterns among the others stand for."""
-    for name in names:
-        if os.path.lexists(name):
-            yield name
-            continue
-        found = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []  # noqa: PTH207
-        if not found:
-            raise UsageError(f"expected an image or a folder of images at {name}, found nothing; check the path")
-        yield from found
+def _files_of_name(name: str, include: Sequence[str]) -> dict[str, bool]:
+    """Return the files of a name that exists, or of what it stands for as a pattern, and whether each is wanted."""
+    if os.path.lexists(name):
+        return _files_of(name, include)
+    matches = _matches(name) if glob.has_magic(name) else set()
+    if not matches:
+        raise UsageError(f"expected an image or a folder of images at {name}, found nothing; check the path")
+    # Files first: one that the pattern names itself is wanted, whatever a folder that it names too would leave out.
+    return _each_once(_files_of(match, include) for match in sorted(matches, key=_folders_last))
+
+
+def _folders_last(name: str) -> tuple[bool, str]:
+    return os.path.isdir(name), name  # noqa: PTH112
+
+
+def _each_once(founds: Iterable[dict[str, bool]]) -> dict[str, bool]:
+    """Join findings: a pattern may match a folder, what it holds, and links to it."""
+    joined: dict[str, bool] = {}
+    real_folder = cache(os.path.realpath)
+    seen: set[tuple[str, str]] = set()
+    for path, is_wanted in chain.from_iterable(found.items() for found in founds):
+        parent, name = os.path.split(path)
+        place = (real_folder(parent), name)
+        if place not in seen:
+            seen.add(place)
+            joined[path] = is_wanted
+    return joined
+
+
+def _matches(pattern: str) -> set[str]:
+    """Return what matches a pattern, in which ** stands for a folder and all below it.
+
+    The glob module would go round a link that leads back up until a path is too long, and beside a second one for ever.
+    """
+    any_folders = re.search(rf"(?:^|(?<={SEPARATOR}))\*\*(?:{SEPARATOR}|$)", pattern)
+    if not any_folders:
+        return set(glob.glob(pattern))  # noqa: PTH207
+    above, below = pattern[: any_folders.start()], pattern[any_folders.end() :]
+    folders = glob.glob(above or os.curdir + os.sep)  # noqa: PTH207
+    if not below:
+        return set(folders)
+    return {
+        match.removeprefix(os.curdir + os.sep) if not above else match
+        for folder in folders
+        for parent, _ in walk_folder(folder)
+        if not is_hidden(parent[len(folder) :])
+        for match in _matches(os.path.join(glob.escape(parent), below))  # noqa: PTH118
+    }
+
+
+def _files_of(name: str, include: Sequence[str]) -> dict[str, bool]:
+    """Return a file, or the files of a folder, and whether each is wanted; a file that is named always is."""
+    if not os.path.isdir(name):  # noqa: PTH112  strings: a million Path objects cost a gigabyte
+        return {name: True}
+    return {path: _is_wanted(path, name, include) for path in files_below(name)}
 
 
 def _is_wanted(path: str, folder: str, include: Sequence[str]) -> bool:
@@ -93,8 +151,12 @@ def _is_wanted(path: str, folder: str, include: Sequence[str]) -> bool:
 
 def is_companion(path: str) -> bool:
     """Say whether a file, by its path inside a named folder, is hidden or of a kind that lies beside images."""
-    is_hidden = any(name.startswith(".") for name in Path(path).parts)
-    return is_hidden or path.lower().endswith(COMPANION_SUFFIXES)
+    return is_hidden(path) or path.lower().endswith(COMPANION_SUFFIXES)
+
+
+def is_hidden(path: str) -> bool:
+    """Say whether a file or folder, by its path inside a named folder, is hidden or lies in a hidden folder."""
+    return any(name.startswith(".") for name in Path(path).parts)
 
 
 def files_below(folder: str) -> list[str]:
@@ -102,11 +164,18 @@ def files_below(folder: str) -> list[str]:
 
     Raises UsageError where a folder cannot be read.
     """
+    return [os.path.join(parent, file) for parent, files in walk_folder(folder) for file in sorted(files)]  # noqa: PTH118
+
+
+def walk_folder(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield a folder and its sub-folders with the names of their files; each folder once, links followed.
+
+    Raises UsageError where a folder cannot be read.
+    """
 
     def refuse(error: OSError) -> None:
         raise UsageError(f"expected a folder that can be read at {error.filename}, found: {error.strerror}")
 
-    found: list[str] = []
     seen: set[str] = set()
     for parent, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         real = os.path.realpath(parent)
@@ -115,8 +184,7 @@ def files_below(folder: str) -> list[str]:
             continue
         seen.add(real)
         folders.sort()
-        found.extend(os.path.join(parent, file) for file in sorted(files))  # noqa: PTH118
-    return found
+        yield parent, files
 
 
 def spread_over(items: Sequence[Item], limit: int | None) -> list[Item]:

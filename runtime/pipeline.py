@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runtime.backends.base import Backend
+from runtime.errors import NotFiniteError
 from runtime.reading import Reading
 from runtime.schema import ImageSpec
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WAITING_BATCHES = 2  # that no worker has begun, so that none is idle while results are taken
+NO_NUMBER = "the model gives no number for this picture"
 
 Read = Callable[[str], Reading]
 
@@ -49,6 +51,7 @@ def score_files(
     *,
     batch_size: int,
     workers: int,
+    prove: Callable[[], None] | None = None,
 ) -> Iterator[Scored]:
     """Yield what the model says of each path, in the order given, working ahead of what is taken.
 
@@ -62,10 +65,12 @@ def score_files(
         read: Reads one file; used by all workers.
         batch_size: Most cells per inference; the last batch is as short as it falls.
         workers: Threads that read and infer.
+        prove: Raises where the model itself is at fault when it gave values that are not finite; then its cell is set
+            aside with a reason. None: such values end the run.
     """
     remaining = iter(paths)
     sizes = _batch_sizes(batch_size)
-    worker = _Worker(backend, image, read, batch_size)
+    worker = _Worker(backend, image, read, batch_size, prove)
     busy: deque[Future[list[Scored]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="classify") as pool:
         try:
@@ -81,6 +86,13 @@ def score_files(
                 future.cancel()
 
 
+def _scored(path: str, reading: Reading, seconds: float, p_all: float | None = None) -> Scored:
+    reason = reading.reason
+    if reading.pixels is not None and p_all is None:
+        reason = "; ".join(filter(None, (NO_NUMBER, reading.concern)))
+    return Scored(path, p_all, reason, reading.concern, reading.sha256, seconds)
+
+
 def _batch_sizes(largest: int) -> Iterator[int]:
     """Yield 1, 2, 4 and so on up to `largest`, then that for ever."""
     growing = (2**power for power in range(largest.bit_length()) if 2**power < largest)
@@ -90,11 +102,14 @@ def _batch_sizes(largest: int) -> Iterator[int]:
 class _Worker:
     """What a thread does with a batch; each thread has a buffer [batch_size, height, width, 3] of its own."""
 
-    def __init__(self, backend: Backend, image: ImageSpec, read: Read, batch_size: int) -> None:
+    def __init__(
+        self, backend: Backend, image: ImageSpec, read: Read, batch_size: int, prove: Callable[[], None] | None
+    ) -> None:
         self.stopped = False  # nobody waits for the results any more
         self._backend = backend
         self._shape = (batch_size, image.height, image.width, 3)
         self._read = read
+        self._prove = prove
         self._own = threading.local()
 
     def score(self, paths: list[str]) -> list[Scored]:
@@ -112,19 +127,30 @@ class _Worker:
                 filled += 1
             readings.append((reading, time.perf_counter() - started))
         started = time.perf_counter()
-        answers = iter(self._backend.infer(buffer[:filled]).tolist() if filled else [])
+        answers = iter(self._answers(buffer[:filled]) if filled else [])
         share = (time.perf_counter() - started) / max(filled, 1)
         return [
-            Scored(
-                path,
-                None if reading.pixels is None else next(answers),
-                reading.reason,
-                reading.concern,
-                reading.sha256,
-                seconds if reading.pixels is None else seconds + share,
-            )
+            _scored(path, reading, seconds)
+            if reading.pixels is None
+            else _scored(path, reading, seconds + share, next(answers))
             for path, (reading, seconds) in zip(paths, readings, strict=True)
         ]
+
+    def _answers(self, cells: NDArray[np.uint8]) -> list[float | None]:
+        """Return p_all of each cell, None for one of which a sound model gives no number."""
+        try:
+            return [*self._backend.infer(cells).tolist()]
+        except NotFiniteError:
+            if self._prove is None:
+                raise
+            self._prove()
+            return [self._answer_alone(cell) for cell in cells]
+
+    def _answer_alone(self, cell: NDArray[np.uint8]) -> float | None:
+        try:
+            return float(self._backend.infer(cell[np.newaxis])[0])
+        except NotFiniteError:
+            return None
 
     def _buffer(self) -> NDArray[np.uint8]:
         if not hasattr(self._own, "buffer"):

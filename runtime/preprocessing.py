@@ -8,6 +8,7 @@ changes labels. Standardization is not here: it is the first layer of the networ
 from __future__ import annotations
 
 import io
+import logging
 import re
 import stat
 import warnings
@@ -31,6 +32,9 @@ MAX_FILE_BYTES = 64 * 2**20
 MAX_SIDE = 4096  # pixels; a cell has 450. A decompression bomb is caught before a pixel is decoded
 # Larger images are refused below, so that Pillow need not warn of those that it would still decode.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Of a TIFF with damaged tags Pillow warns, decodable or not; where it is not, its row says so.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 SIXTEEN_BITS = re.compile(r";1[56]")  # in Pillow's names of pixels in a file: RGB;16B of PNG, BGR;15 and BGR;16 of BMP
 MODES_OF_8_BITS = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TextIO
 from runtime.errors import OutputError, UsageError
 from runtime.files import give_usual_permissions, output_errors
 from runtime.schema import Audit, Prediction
-from runtime.unfinished import PARTIAL, Row, UnfinishedResults
+from runtime.unfinished import PARTIAL, Row, UnfinishedResults, hold
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -137,6 +137,7 @@ class ResultsFile:
             give_usual_permissions(self.partial_path)
             # A name may hold bytes that are not UTF-8; they are written back as they were read.
             self._stream = os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="")
+            hold(self._stream)
         self._writer = ResultsWriter(self._stream, path.suffix.lower(), audited=audited)
 
     def write(self, prediction: Prediction) -> None:
@@ -150,7 +151,7 @@ class ResultsFile:
             for row in unfinished.rows():
                 self._writer.write_row(row)
                 yield prediction_of(row)
-        self._taken_over.append(unfinished.path)
+        self._taken_over += [unfinished.path, *unfinished.others]
 
     def __enter__(self) -> Self:
         return self
@@ -162,6 +163,9 @@ class ResultsFile:
         traceback: TracebackType | None,
     ) -> None:
         with output_errors(self.path):
+            if kind is None:
+                self._stream.flush()
+                os.fsync(self._stream.fileno())  # a power cut must not leave the name without the rows
             self._stream.close()
             if kind is None:
                 self.partial_path.replace(self.path)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import csv
 import glob
 import json
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from runtime.errors import OutputError
 from runtime.files import output_errors
+
+if sys.platform != "win32":
+    import fcntl
 
 PARTIAL = ".partial"
 
@@ -24,6 +29,7 @@ class UnfinishedResults:
 
     path: Path
     columns: tuple[str, ...]
+    others: tuple[Path, ...] = ()  # of shorter runs that were cut off, too: what goes on makes them useless
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows up to the first that is not whole: the last one may have been cut in the middle."""
@@ -59,19 +65,46 @@ def find_unfinished(path: Path, run: str, columns: tuple[str, ...]) -> Unfinishe
         run: Names the bundle and the options that decide what a row says.
         columns: Of the table.
 
-    Raises OutputError where there is none of this run, but one with other options.
+    What was written before `path` itself was completed is out of date and does not count.
+
+    Raises OutputError where there is none of this run, but one with other options, and where a run writes one now.
     """
     with output_errors(path):
-        left = [Path(name) for name in glob.glob(f"{glob.escape(str(path))}.*{PARTIAL}")]  # noqa: PTH207
+        completed = path.stat().st_mtime_ns if path.exists() else 0
+        found = [Path(name) for name in glob.glob(f"{glob.escape(str(path))}.*{PARTIAL}")]  # noqa: PTH207
+        left = [each for each in found if each.stat().st_mtime_ns >= completed]
         ours = [each for each in left if each.name.removeprefix(f"{path.name}.").startswith(f"{run}.")]
+        if held := [each.name for each in ours if _is_held(each)]:
+            raise OutputError(
+                f"expected to go on with {path.name} of a run that was cut off, found that another one is writing "
+                f"{held[0]}; wait for it, or stop it"
+            )
         if ours:
-            return UnfinishedResults(max(ours, key=lambda each: each.stat().st_size), columns)
+            longest = max(ours, key=lambda each: each.stat().st_size)
+            return UnfinishedResults(longest, columns, tuple(each for each in ours if each != longest))
     if left:
         raise OutputError(
             f"expected to go on with {path.name}, but {left[0].name} was begun with another bundle, precision, "
             "threshold or columns; give the same options as then, or leave --resume away to begin anew"
         )
     return None
+
+
+def hold(stream: TextIO) -> None:
+    """Show other processes that a file is being written, until it is closed or this process ends."""
+    if sys.platform != "win32":
+        with suppress(OSError):  # some network shares keep no locks
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_held(path: Path) -> bool:
+    if sys.platform != "win32":
+        with path.open("rb") as stream, suppress(OSError):
+            try:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+    return False
 
 
 def _whole_lines(stream: Any) -> Iterator[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Protocol
 
+from runtime.cell_names import printable
 from runtime.errors import OutputError
 from runtime.folder_news import Bell
 from runtime.result_store import FileVersion, ResultStore
@@ -162,7 +163,7 @@ class WatchService:
         if prediction.status == "error" and folder.try_again(candidate):
             return
         if prediction.status == "error":
-            self._tell(f"{prediction.path}: {prediction.reason}; set aside until it changes")
+            self._tell(f"{printable(prediction.path)}: {prediction.reason}; set aside until it changes")
         self._store.add(version, prediction)
         self.tally.add(prediction)
 

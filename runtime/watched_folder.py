@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+from runtime.cell_names import printable
 from runtime.closing import Closing
 from runtime.errors import UsageError
 from runtime.folder_events import FolderEvents
@@ -276,7 +277,7 @@ class WatchedFolder(Closing):
         """Say once that a folder cannot be read; one that has gone is no matter, and the root has its own check."""
         if not isinstance(error, FileNotFoundError) and folder not in self._unreadable:
             self._unreadable.add(folder)
-            self._tell(f"{folder} cannot be read: {error.strerror}; it is tried again with each look")
+            self._tell(f"{printable(folder)} cannot be read: {error.strerror}; it is tried again with each look")
 
     def _version_of(self, file: str) -> FileVersion | None:
         """Return a file's version as it is now, None for no file; a link that leads nowhere counts as itself."""

@@ -19,11 +19,13 @@ import pytest
 import runtime
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import Classifier
-from runtime.classify import main
+from runtime.classify import MOST_PRINTED, main, report_groups
 from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, REFUSED
 from runtime.errors import OutputError, UsageError
-from runtime.inputs import find_inputs
+from runtime.groups import GroupCounts
+from runtime.inputs import find_inputs, read_list
 from runtime.schema import Prediction
+from runtime.unfinished import hold
 
 CellFile = Callable[[str], Path]
 ROOT = Path(__file__).parents[2]
@@ -262,7 +264,7 @@ for name in ("tensorflow", "keras", "onnx", "tf2onnx", "sklearn", "scipy"):
 import importlib, pkgutil, runtime
 for module in pkgutil.walk_packages(runtime.__path__, "runtime."):
     importlib.import_module(module.name)
-from runtime.classify import main
+from runtime.classify import MOST_PRINTED, main, report_groups
 sys.exit(main(["--demo"]))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -401,6 +403,77 @@ def test_nothing_to_resume_is_said_and_all_is_classified(
     assert len(rows_of(tmp_path / "r.csv")) == 1
 
 
+def test_what_is_older_than_the_complete_table_is_not_gone_on_with(
+    six_cells: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    partial_path = cut_off_run(six_cells, 5, monkeypatch)
+    command = [str(six_cells / "cells"), "--out", str(six_cells / "r.csv")]
+    assert main(command) == PARTLY_DONE
+    os.utime(partial_path, (1, 1))
+    assert main([*command, "--resume"]) == PARTLY_DONE
+    assert "no run was cut off" in capsys.readouterr().err
+
+
+def test_all_that_cut_off_runs_left_goes_when_one_of_them_is_completed(
+    six_cells: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorter = cut_off_run(six_cells, 2, monkeypatch)
+    moved = shorter.rename(six_cells / "moved")
+    cut_off_run(six_cells, 4, monkeypatch)
+    moved.rename(shorter)
+    assert main([str(six_cells / "cells"), "--out", str(six_cells / "r.csv"), "--resume"]) == PARTLY_DONE
+    assert not list(six_cells.glob("*.partial"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
+def test_a_run_that_is_not_cut_off_is_not_gone_on_with(six_cells: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    partial_path = cut_off_run(six_cells, 2, monkeypatch)
+    with partial_path.open("a") as stream:
+        hold(stream)
+        with pytest.raises(OutputError, match=r"found that another one is writing r\.csv\..*; wait for it, or stop it"):
+            main([str(six_cells / "cells"), "--out", str(six_cells / "r.csv"), "--resume"])
+    assert partial_path.exists()
+
+
+def test_rows_of_files_that_are_not_named_any_more_are_told(
+    six_cells: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut_off_run(six_cells, 3, monkeypatch)
+    (six_cells / "cells" / "a.bmp").unlink()
+    assert main([str(six_cells / "cells"), "--out", str(six_cells / "r.csv"), "--resume"]) == PARTLY_DONE
+    assert "1 of the rows kept are of files that this command line does not name" in capsys.readouterr().err
+
+
+def test_a_page_and_a_roll_up_that_cannot_be_written_leave_a_complete_table_and_exit_code_2(
+    cell_file: CellFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(self: object, *_: object) -> None:
+        raise OutputError("cannot write it")
+
+    monkeypatch.setattr("runtime.classify.GroupCounts.write", fail)
+    monkeypatch.setattr("runtime.classify.ContactSheet.write", fail)
+    command = [str(cell_file("a.bmp")), "--out", str(tmp_path / "r.csv"), "--group-by", "folder"]
+    assert main([*command, "--html", str(tmp_path / "r.html")]) == PARTLY_DONE
+    assert len(rows_of(tmp_path / "r.csv")) == 1
+    message = "error: cannot write it; the results table is complete without it"
+    assert capsys.readouterr().err.count(message) == 2, "the page is tried though the roll-up failed"
+
+
+def test_the_screen_shows_the_first_of_many_groups_where_a_file_holds_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    groups = GroupCounts("folder")
+    for number in range(MOST_PRINTED + 2):
+        groups.add(Prediction(f"g{number}/a.bmp", "ALL", 0.9, "ok", "", 0.1))
+    report_groups(groups, tmp_path / "r.csv")
+    shown = capsys.readouterr().err
+    assert f"g{MOST_PRINTED - 1} " in shown
+    assert f"g{MOST_PRINTED} " not in shown
+    assert "with 2 more folders" in shown
+    report_groups(groups, None)
+    assert f"g{MOST_PRINTED + 1} " in capsys.readouterr().err, "nowhere else"
+
+
 def test_a_pattern_stands_for_the_files_that_match(cell_file: CellFile, tmp_path: Path) -> None:
     for name in ("x/1.bmp", "x/2.png", "x/y/3.bmp", "[odd].bmp"):
         cell_file(name)
@@ -408,6 +481,20 @@ def test_a_pattern_stands_for_the_files_that_match(cell_file: CellFile, tmp_path
     for pattern, expected in given.items():
         found = find_inputs([str(tmp_path / pattern)])
         assert [Path(path).name for path in found.paths] == expected
+
+
+@pytest.mark.parametrize("pattern", ["cells/**", "cells/**/*", "cells/**/*.bmp", "c*/**/sub/*", "**/*.bmp", "*"])
+def test_a_pattern_gives_each_file_once_though_links_lead_back_up(
+    cell_file: CellFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    for name in ("cells/sub/a.bmp", "cells/sub/deep/b.bmp", "cells/.hidden/c.bmp"):
+        cell_file(name)
+    for link, target in {"cells/up": ".", "cells/sub/up": "..", "cells/sub/again": "../sub"}.items():
+        (tmp_path / link).symlink_to(target, target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    found = find_inputs([pattern])
+    assert sorted(Path(path).name for path in found.paths) == ["a.bmp", "b.bmp"]
+    assert all(path.startswith("cells/") for path in found.paths)
 
 
 def test_names_in_folders_are_filtered_and_what_is_left_out_is_counted(cell_file: CellFile, tmp_path: Path) -> None:
@@ -430,6 +517,22 @@ def test_a_list_names_files_and_one_that_is_missing_costs_its_own_row(cell_file:
         ("gone.bmp", "cannot be opened"),
         ("c.bmp", "blurred: the sha"),
     ]
+
+
+def test_a_list_may_begin_with_the_mark_that_windows_editors_write(cell_file: CellFile, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(f"{cell_file('a.bmp')}\n", encoding="utf-8-sig")
+    assert read_list(str(tmp_path / "list.txt")) == [str(tmp_path / "a.bmp")]
+
+
+def test_a_list_in_utf_16_and_a_closed_standard_input_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "list.txt").write_text("a.bmp", encoding="utf-16")
+    with pytest.raises(UsageError, match=r"UTF-8 at .*list\.txt, found UTF-16; save it as UTF-8"):
+        read_list(str(tmp_path / "list.txt"))
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UsageError, match="at -, found: standard input is closed"):
+        read_list("-")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has names that are not UTF-8")

@@ -116,3 +116,13 @@ def test_what_a_library_wrote_is_shown_where_its_import_fails(capfd: pytest.Capt
         os.write(2, b"libcudart.so.12 not found\n")
         raise ImportError
     assert capfd.readouterr().err == "libcudart.so.12 not found\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell that closes a stream")
+def test_what_is_for_people_never_comes_among_the_results() -> None:
+    code = "import sys; from runtime.command_line import run_command; "
+    code += "run_command(lambda: print('note', file=sys.stderr) or print('row') or 0)"
+    done = subprocess.run(
+        ["/bin/sh", "-c", '"$0" -c "$1" 2>&-', sys.executable, code], cwd=ROOT, stdout=subprocess.PIPE, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, b"row\n")

@@ -3,13 +3,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
+from runtime.errors import BackendError
 from runtime.pipeline import WAITING_BATCHES, Read, Scored, score_files
 from runtime.reading import Reading
 from tests.runtime.fake_backend import SPEC, BrightnessBackend
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 WORKERS = 3
 
@@ -152,6 +157,40 @@ def test_an_error_of_the_model_ends_the_run_after_the_rows_before_it() -> None:
         for expected in range(99):
             assert next(rows).path == str(expected)
     assert expected == 3
+
+
+class UndefinedForOneCell(BrightnessBackend):
+    """Gives no number for a cell of brightness 5, nor for any in its batch."""
+
+    def _infer(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
+        answers = super()._infer(cells)
+        return answers * np.float32(np.nan) if 5 in cells[:, 0, 0, 0] else answers
+
+
+def test_a_cell_for_which_a_sound_model_gives_no_number_costs_its_own_row_alone() -> None:
+    proofs: list[None] = []
+    rows = list(
+        score_files(
+            map(str, range(12)),
+            UndefinedForOneCell(),
+            SPEC,
+            read_number,
+            batch_size=4,
+            workers=1,
+            prove=lambda: proofs.append(None),
+        )
+    )
+    assert [row.p_all is None for row in rows] == [number == 5 for number in range(12)]
+    assert [row.reason for row in rows if row.reason] == ["the model gives no number for this picture; concern 5"]
+    assert len(proofs) == 1
+
+
+def test_a_model_that_errs_ends_the_run_instead_of_setting_cells_aside() -> None:
+    def fail() -> None:
+        raise BackendError("self-test failed")
+
+    with pytest.raises(BackendError, match="self-test failed"):
+        list(score_files(["5"], UndefinedForOneCell(), SPEC, read_number, batch_size=4, workers=1, prove=fail))
 
 
 @pytest.mark.parametrize("read", [read_number, read_slowly_at_random])

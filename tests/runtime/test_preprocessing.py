@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import subprocess
 import sys
 import zlib
 from collections.abc import Callable
@@ -210,3 +211,21 @@ def test_a_flipped_bit_in_a_png_never_passes_for_another_picture() -> None:
         with pytest.raises(UnreadableCellError):
             decode_cell(bytes(damaged), SAME_SIZE)
     np.testing.assert_array_equal(decode_cell(data, SAME_SIZE), sound)
+
+
+def test_the_library_writes_nothing_of_damaged_tags_to_standard_error(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(stream, "TIFF")
+    content = bytearray(stream.getvalue())
+    content[4:8] = len(content).to_bytes(4, "little")  # the tags' place: behind the end
+    (tmp_path / "a.tif").write_bytes(content)
+    code = "from runtime.preprocessing import read_bytes, decode_picture\ndecode_picture(read_bytes({!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code.format(str(tmp_path / "a.tif"))],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "UnreadableCellError" in done.stderr.splitlines()[-1]
+    assert "Warning" not in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from itertools import islice
@@ -241,6 +242,14 @@ def test_a_file_that_stays_bad_is_set_aside_with_its_reason_until_it_changes(wat
     watch.drop("a.bmp")
     watch.settle()
     assert watch.rows() == [("a.bmp", "error"), ("a.bmp", "ok")]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows refuses such names")
+def test_a_name_cannot_write_lines_of_its_own_into_the_log(watch: Watch) -> None:
+    watch.drop("a\n\x1b[31mb.bmp", content="text")
+    watch.settle()
+    watch.settle()
+    assert watch.said == [f"{watch.root}/a\\n\\x1b[31mb.bmp: not a cell: text; set aside until it changes"]
 
 
 def test_the_users_files_are_left_as_they_are(watch: Watch) -> None:
