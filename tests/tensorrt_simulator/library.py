@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, ClassVar, TypeVar
 
-from tests.tensorrt_simulator.cuda import SimulatedGpu
+from tests.tensorrt_simulator.cuda import SimulatedGpu, Work
 from tests.tensorrt_simulator.graph import Graph, Layer, read_onnx, read_onnx_file
 from tests.tensorrt_simulator.rules import API, FULL_VERSIONS, RuleBrokenError, members
 
@@ -505,7 +505,9 @@ class IExecutionContext(Visible):
             return self._refused(f"Address is not set for the tensor {name}")
         name_to_bytes = {name: self._memory(name) for name in self._engine._tensors}
         shapes = dict(self._shapes)
-        if not self._library.gpu.enqueue(stream_handle, lambda: self._compute(name_to_bytes, shapes)):
+        if not self._library.gpu.enqueue(
+            stream_handle, Work(lambda: self._compute(name_to_bytes, shapes), lambda: None)
+        ):
             return self._refused(f"Invalid stream {stream_handle}")
         return True
 
