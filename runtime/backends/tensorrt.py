@@ -80,6 +80,8 @@ class TensorRTBackend(Backend):
         self.description = f"TensorRT {machine.tensorrt} on {machine.gpu.name}, {path.name}"
         self._idle = [self._open_slot(trt, engine) for _ in range(RUNS_AT_A_TIME)]
         self._held.callback(delattr, self, "_idle")
+        for slot in self._idle:
+            self._held.callback(slot.settle)  # all of them, before anything is freed
         self._prove_capture()
 
     def _open_slot(self, trt: Any, engine: Any) -> Slot:

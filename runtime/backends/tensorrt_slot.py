@@ -97,6 +97,10 @@ class Slot:
         graph = self._cuda.capture(self._stream, lambda: self._begin(context, count))
         self._count_to_graph[count] = graph
 
+    def settle(self) -> None:
+        """Wait until nothing is in flight, whatever became of it."""
+        self._cuda.settle(self._stream)
+
     def close(self) -> None:
         """Free graphs, contexts, buffers and stream; harmless a second time."""
         self._held.close()
@@ -122,7 +126,7 @@ class Slot:
         self._output.begin_fetch(self._cuda, count, self._stream)
 
     def _drop(self) -> None:
-        self._cuda.settle(self._stream)
+        self.settle()
         for graph in self._count_to_graph.values():
             self._cuda.destroy_graph(graph)
         # Contexts hold the engine, and the engine TensorRT's runtime: all three go.

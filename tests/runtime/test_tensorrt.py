@@ -272,6 +272,18 @@ def test_a_failing_enqueue_is_an_error_with_what_tensorrt_said(
     assert simulated.gpu.held == 0
 
 
+def test_what_a_failed_batch_left_in_flight_is_waited_for_before_anything_is_freed(
+    simulated: Library, engine: Path, tiny_bundle: Path
+) -> None:
+    for position in (0, -1):
+        with open_engine(tiny_bundle) as backend:
+            simulated.failing["enqueue"] = "Cuda Runtime: unspecified launch failure"
+            with pytest.raises(BackendError, match="could not compute"):
+                backend._idle[position].infer(some_cells(3), 3)
+            simulated.failing.clear()
+        assert simulated.gpu.held == 0
+
+
 @pytest.mark.parametrize("function", ["cudaMemcpyAsync", "cudaStreamSynchronize"])
 def test_a_cuda_error_while_computing_is_named(
     simulated: Library, engine: Path, tiny_bundle: Path, function: str
