@@ -1,4 +1,4 @@
-"""The few calls of the CUDA runtime that an engine needs: memory, one stream, copies, and which GPU this is.
+"""The few calls of the CUDA runtime that inference needs: memory, streams, copies, graphs, and which GPU this is.
 
 `CudaRuntime` is the contract; behind it stands NVIDIA's package cuda-bindings where it is installed, else ctypes on the
 CUDA runtime library of the machine, which is what a Jetson has without installing anything.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ NAME_BYTES = 256
 STREAM_NON_BLOCKING = 1
 HOST_TO_DEVICE = 1
 DEVICE_TO_HOST = 2
+CAPTURE_THREAD_LOCAL = 1  # what other threads do meanwhile, such as allocating, does not spoil the capture
 COMPUTE_CAPABILITY_MAJOR = 75
 COMPUTE_CAPABILITY_MINOR = 76
 
@@ -34,7 +36,11 @@ ERROR_HINTS = {
 OTHER_ERRORS_HINT = "start the program again; if it comes back, check the driver"
 
 # cuda-bindings takes integers for addresses, sizes and streams, but its own types where CUDA has an enumeration.
-ENUMERATIONS = {"cudaMemcpyAsync": (3, "cudaMemcpyKind"), "cudaDeviceGetAttribute": (0, "cudaDeviceAttr")}
+ENUMERATIONS = {
+    "cudaDeviceGetAttribute": (0, "cudaDeviceAttr"),
+    "cudaMemcpyAsync": (3, "cudaMemcpyKind"),
+    "cudaStreamBeginCapture": (1, "cudaStreamCaptureMode"),
+}
 
 # For ctypes: what CUDA writes through the first pointer, where there is one, and the types of the other arguments.
 SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
@@ -48,6 +54,13 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "cudaStreamDestroy": (None, (ctypes.c_void_p,)),
     "cudaStreamSynchronize": (None, (ctypes.c_void_p,)),
     "cudaMemcpyAsync": (None, (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p)),
+    "cudaStreamBeginCapture": (None, (ctypes.c_void_p, ctypes.c_int)),
+    "cudaStreamEndCapture": (ctypes.c_void_p, (ctypes.c_void_p,)),
+    # Since CUDA 12; CUDA 11, whose library is not among those above, took other arguments.
+    "cudaGraphInstantiate": (ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_ulonglong)),
+    "cudaGraphDestroy": (None, (ctypes.c_void_p,)),
+    "cudaGraphLaunch": (None, (ctypes.c_void_p, ctypes.c_void_p)),
+    "cudaGraphExecDestroy": (None, (ctypes.c_void_p,)),
 }
 
 
@@ -61,7 +74,7 @@ class Gpu:
 
 
 class CudaRuntime(ABC):
-    """Calls of the CUDA runtime on the first device; addresses, sizes in bytes and streams are integers.
+    """Calls of the CUDA runtime on the first device; addresses, sizes in bytes, streams and graphs are integers.
 
     Whoever allocates frees, once. A call that fails raises BackendError with CUDA's name of the error; only what frees
     raises nothing, since CUDA repeats there what went wrong before.
@@ -114,6 +127,33 @@ class CudaRuntime(ABC):
         """Begin to copy from the device to page-locked host memory, which holds it after `synchronize`."""
         self._call("cudaMemcpyAsync", host, device, size, DEVICE_TO_HOST, stream)
 
+    def capture(self, stream: int, give_work: Callable[[], None]) -> int:
+        """Return a graph of the work that `give_work` gives to the stream, none of which is done yet.
+
+        The graph keeps sizes and addresses as they are now. `give_work` must not allocate, free or wait, and each
+        kernel and library it uses must have run before. Whatever goes wrong, the stream can be used as before.
+        """
+        self._call("cudaStreamBeginCapture", stream, CAPTURE_THREAD_LOCAL)
+        try:
+            give_work()
+        except BaseException:
+            _, recorded = self._invoke("cudaStreamEndCapture", stream)
+            self._free("cudaGraphDestroy", recorded)
+            raise
+        recorded = self._call("cudaStreamEndCapture", stream)
+        try:
+            return self._call("cudaGraphInstantiate", recorded, 0)
+        finally:
+            self._free("cudaGraphDestroy", recorded)
+
+    def launch_graph(self, graph: int, stream: int) -> None:
+        """Begin all work of a graph; what it was captured from may run on no other stream meanwhile."""
+        self._call("cudaGraphLaunch", graph, stream)
+
+    def destroy_graph(self, graph: int) -> None:
+        """Give a graph back that is not running."""
+        self._free("cudaGraphExecDestroy", graph)
+
     def _call(self, function: str, *arguments: int) -> int:
         error, value = self._invoke(function, *arguments)
         if error:
@@ -124,7 +164,8 @@ class CudaRuntime(ABC):
         return value
 
     def _free(self, function: str, handle: int) -> None:
-        self._invoke(function, handle)
+        if handle:  # CUDA gave none where a capture failed
+            self._invoke(function, handle)
 
     @abstractmethod
     def _invoke(self, function: str, *arguments: int) -> tuple[Any, int]:
@@ -221,4 +262,4 @@ def _load_library(names: tuple[str, ...], hint: str) -> Any:
             return ctypes.CDLL(name)
         except OSError:
             continue
-    raise BackendError(f"expected the library {' or '.join(names)} for the backend tensorrt, found none; {hint}")
+    raise BackendError(f"expected the library {' or '.join(names)} on this machine, found none; {hint}")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runtime.backends.base import Backend
+from runtime.backends.cuda_runtime import open_cuda
+from runtime.backends.onnxruntime_cuda import BoundSession
 from runtime.errors import BackendError
 from runtime.schema import INPUT_NAME, OUTPUT_NAME, ImageSpec
 
@@ -16,6 +18,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDER_OPTIONS: dict[str, dict[str, str]] = {
+    "cpu": {},
+    "cuda": {
+        "arena_extend_strategy": "kSameAsRequested",  # else each growth of its memory doubles the last one
+        "cudnn_conv_algo_search": "HEURISTIC",  # the default tries all kernels anew at each batch size that is new
+        "use_tf32": "0",  # fp32 is to mean float32, with which the bundle's answers were computed
+    },
+}
 # It would give the layers of an int8 graph that share an input one pair of rounding nodes, and such layers are then not
 # computed in int8.
 DISABLED_OPTIMIZERS = ["CommonSubexpressionElimination"]
@@ -41,13 +51,25 @@ class OnnxRuntimeBackend(Backend):
         super().__init__(image, runs_at_a_time=2 if is_small else 1)
         library = import_onnxruntime(name)
         self.name = name
-        self._session = _open_session(library, model, PROVIDERS[name], may_spin=not is_small)
+        self._session = _open_session(library, model, name, may_spin=not is_small)
         self._check_contract(model)
         self.description = f"ONNX Runtime {library.__version__} {PROVIDERS[name]}"
+        self._bound = self._bind() if name == "cuda" else None
+
+    def _bind(self) -> BoundSession | None:
+        try:
+            return BoundSession(self._session, open_cuda())
+        except BackendError as error:
+            self.description += f", without page-locked memory ({error})"
+            return None
 
     def _infer(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
         try:
+            if self._bound is not None:
+                return self._bound.run(cells)
             (p_all,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: cells})
+        except BackendError:
+            raise
         except Exception as error:  # ONNX Runtime raises its own types, without a common base class
             raise BackendError(
                 f"{self.description} failed on a batch of {len(cells)} cells: {' '.join(str(error).split())}; "
@@ -57,8 +79,10 @@ class OnnxRuntimeBackend(Backend):
         return found
 
     def close(self) -> None:
-        """Drop the session; ONNX Runtime frees its memory with it."""
-        del self._session
+        """Drop the session, with which ONNX Runtime frees its memory, and free what was bound to it."""
+        if self._bound is not None:
+            self._bound.close()
+        del self._bound, self._session
 
     def _check_contract(self, model: Path) -> None:
         def signature(nodes: Any) -> list[tuple[str, str, list[Any]]]:
@@ -106,7 +130,8 @@ def _import_library(name: str) -> Any:
     return onnxruntime
 
 
-def _open_session(library: Any, model: Path, provider: str, *, may_spin: bool) -> Any:
+def _open_session(library: Any, model: Path, name: str, *, may_spin: bool) -> Any:
+    provider = PROVIDERS[name]
     options = library.SessionOptions()
     options.intra_op_num_threads = available_cpus()
     # Threads that spin between two layers begin the next one sooner, and take from those that decode images.
@@ -114,7 +139,10 @@ def _open_session(library: Any, model: Path, provider: str, *, may_spin: bool) -
     options.log_severity_level = 3  # errors alone: what it warns of is checked here
     try:
         session = library.InferenceSession(
-            str(model), options, providers=[provider], disabled_optimizers=DISABLED_OPTIMIZERS
+            str(model),
+            options,
+            providers=[(provider, PROVIDER_OPTIONS[name])],
+            disabled_optimizers=DISABLED_OPTIMIZERS,
         )
     except Exception as error:  # ONNX Runtime raises its own types, without a common base class
         raise BackendError(f"ONNX Runtime cannot load {model}: {' '.join(str(error).split())}") from error

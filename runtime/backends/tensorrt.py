@@ -1,11 +1,12 @@
-"""TensorRT: an engine that was built on this kind of device, run on a stream of its own."""
+"""TensorRT: an engine that was built on this kind of device, with several batches in flight."""
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import re
-from contextlib import ExitStack
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ import numpy as np
 
 from runtime.backends.base import Backend
 from runtime.backends.cuda_runtime import CudaRuntime, Gpu, open_cuda
+from runtime.backends.tensorrt_slot import Slot
+from runtime.backends.tensorrt_slot import checked as checked  # for whoever else calls TensorRT
 from runtime.errors import BackendError, BundleError
 from runtime.schema import ENGINES_FOLDER, INPUT_NAME, OUTPUT_NAME, EngineRecord, ImageSpec, engine_record_from_json
 
@@ -24,6 +27,7 @@ INSTALL_HINT = "pip install tensorrt cuda-bindings (a Jetson brings it as the sy
 KEPT_MESSAGES = 3  # of TensorRT's log, to say why a call failed
 AMPERE = (8, 0)  # compute capability
 DYNAMIC = -1  # how TensorRT writes a free dimension
+RUNS_AT_A_TIME = 2  # while one batch is computed, the next is copied to the device
 
 
 @dataclass(frozen=True)
@@ -34,19 +38,11 @@ class Machine:
     tensorrt: str  # the version
 
 
-@dataclass(frozen=True)
-class Buffer:
-    """One tensor for the largest batch: page-locked host memory seen as an array, and device memory of that size."""
-
-    host: NDArray[Any]
-    host_address: int
-    device_address: int
-
-
 class TensorRTBackend(Backend):
-    """A TensorRT engine with one execution context, one stream and buffers for its largest batch.
+    """A TensorRT engine with as many slots as batches may be in flight.
 
-    Larger batches are split.
+    Batches larger than the engine's largest are split. Sizes that come again are replayed as CUDA graphs; where the
+    engine cannot be captured, `description` says so and why.
     """
 
     name = "tensorrt"
@@ -62,7 +58,7 @@ class TensorRTBackend(Backend):
         Raises BackendError where TensorRT, CUDA or memory is missing, where the engine is for another GPU, another
         TensorRT or another ONNX file, where it is damaged, or where it does not take and give what the bundle says.
         """
-        super().__init__(image)
+        super().__init__(image, RUNS_AT_A_TIME)
         self._held = ExitStack()  # frees in reverse order what opening took
         try:
             self._open(file, onnx_sha256)
@@ -81,51 +77,60 @@ class TensorRTBackend(Backend):
         engine = load_engine(trt, self._log, plan, host_code=record.version_compatible)
         self._check_contract(trt, engine, path)
         self._min_batch, _, self._max_batch = (shape[0] for shape in engine.get_tensor_profile_shape(INPUT_NAME, 0))
-        self._stream = self._cuda.create_stream()
-        self._held.callback(self._cuda.destroy_stream, self._stream)
-        self._input = self._allocate((self._max_batch, *self._cell_shape), np.uint8)
-        self._output = self._allocate((self._max_batch,), np.float32)
-        self._context = checked(engine.create_execution_context(), "create an execution context", self._log)
-        self._held.callback(self._drop_context)
-        self._held.callback(self._cuda.settle, self._stream)
-        for name, buffer in ((INPUT_NAME, self._input), (OUTPUT_NAME, self._output)):
-            checked(self._context.set_tensor_address(name, buffer.device_address), f"take {name}'s address", self._log)
         self.description = f"TensorRT {machine.tensorrt} on {machine.gpu.name}, {path.name}"
+        self._idle = [self._open_slot(trt, engine) for _ in range(RUNS_AT_A_TIME)]
+        self._held.callback(delattr, self, "_idle")
+        for slot in self._idle:
+            self._held.callback(slot.settle)  # all of them, before anything is freed
+        self._prove_capture()
+
+    def _open_slot(self, trt: Any, engine: Any) -> Slot:
+        slot = Slot(trt, engine, self._cuda, self._log, self._cell_shape)
+        self._held.callback(slot.close)
+        return slot
+
+    def _prove_capture(self) -> None:
+        """Capture the smallest batch, so that `description` says from the start whether there are CUDA graphs."""
+        self._captures = True
+        self._capturing = threading.Lock()
+        for slot in self._idle:
+            self._capture(slot, self._min_batch)
 
     def _infer(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
         starts = range(0, len(cells), self._max_batch)
-        return np.concatenate([self._infer_part(cells[start : start + self._max_batch]) for start in starts])
+        with self._taken_slot() as slot:
+            return np.concatenate([self._infer_part(slot, cells[at : at + self._max_batch]) for at in starts])
 
-    def _infer_part(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Compute one batch of the profile's size at most; one that is too small is filled up with black cells."""
+    @contextmanager
+    def _taken_slot(self) -> Iterator[Slot]:
+        """Lend the slot that was given back last: a single worker always uses the same, and its graphs."""
+        slot = self._idle.pop()
+        try:
+            yield slot
+        finally:
+            self._idle.append(slot)
+
+    def _infer_part(self, slot: Slot, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Compute one batch of the profile's size at most; one that is too small is filled up."""
         count = max(len(cells), self._min_batch)
-        shape = (count, *self._cell_shape)
-        checked(self._context.set_input_shape(INPUT_NAME, shape), f"take a batch of {count} cells", self._log)
-        self._input.host[: len(cells)] = cells
-        self._input.host[len(cells) : count] = 0
-        sent, received = self._input.host[:count].nbytes, self._output.host[:count].nbytes
-        self._cuda.copy_to_device(self._input.device_address, self._input.host_address, sent, self._stream)
-        work = self._context.execute_async_v3(self._stream)
-        checked(work, f"compute a batch of {count} cells", self._log)
-        self._cuda.copy_to_host(self._output.host_address, self._output.device_address, received, self._stream)
-        self._cuda.synchronize(self._stream)
-        return self._output.host[: len(cells)].copy()
+        p_all = slot.infer(cells, count)
+        if slot.has_come_again(count):
+            self._capture(slot, count)
+        return p_all
+
+    def _capture(self, slot: Slot, count: int) -> None:
+        with self._capturing:
+            if not self._captures:
+                return
+            try:
+                slot.capture(count)
+            except BackendError as error:  # not every engine can be captured: go on without for good
+                self._captures = False
+                self.description += f", without further CUDA graphs ({error})"
 
     def close(self) -> None:
-        """Free context, engine, buffers and stream; harmless a second time."""
+        """Free contexts, engine, buffers and streams; harmless a second time."""
         self._held.close()
-
-    def _drop_context(self) -> None:
-        self._context = None  # it holds the engine, and the engine TensorRT's runtime: all three go
-
-    def _allocate(self, shape: tuple[int, ...], dtype: type[np.generic]) -> Buffer:
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        device_address = self._cuda.allocate(size)
-        self._held.callback(self._cuda.free, device_address)
-        host_address = self._cuda.allocate_pinned(size)
-        self._held.callback(self._cuda.free_pinned, host_address)
-        memory = (ctypes.c_uint8 * size).from_address(host_address)
-        return Buffer(np.ctypeslib.as_array(memory).view(dtype).reshape(shape), host_address, device_address)
 
     def _check_contract(self, trt: Any, engine: Any, path: Path) -> None:
         names = sorted(engine.get_tensor_name(index) for index in range(engine.num_io_tensors))
@@ -179,13 +184,6 @@ def make_logger(trt: Any) -> Any:
             return "; ".join(self._errors or self._warnings) or "nothing"
 
     return Log()
-
-
-def checked(result: Any, what: str, log: Any) -> Any:
-    """Return what a call of TensorRT gave; raise BackendError with its last messages for None or False."""
-    if result is None or result is False:
-        raise BackendError(f"TensorRT could not {what}; it said: {log.said()}")
-    return result
 
 
 def load_engine(trt: Any, log: Any, plan: bytes, *, host_code: bool) -> Any:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import ctypes
+import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from runtime.bundle import Bundle
 from runtime.errors import BackendError
 from tests.tensorrt_simulator.cuda import ERRORS, SimulatedGpu
 from tests.tensorrt_simulator.install import install, install_cuda
+from tests.tensorrt_simulator.rules import RuleBrokenError
 from tests.tiny_bundle import onnx_answers, some_cells
 
 
@@ -112,3 +115,119 @@ def test_an_engine_runs_through_ctypes_as_through_the_package(
             backend.infer(cells), onnx_answers(tiny_bundle / "model.fp16.onnx", cells), atol=1e-6
         )
     assert library.gpu.held == 0
+
+
+@dataclass
+class RoundTrip:
+    """One stream, and memory through which bytes go to the device and back."""
+
+    cuda: CudaRuntime
+    size: int = 64
+
+    def __post_init__(self) -> None:
+        self.stream = self.cuda.create_stream()
+        self.device = self.cuda.allocate(self.size)
+        self.there, self.back = self.cuda.allocate_pinned(self.size), self.cuda.allocate_pinned(self.size)
+        self.sent, self.received = (
+            np.ctypeslib.as_array((ctypes.c_uint8 * self.size).from_address(at)) for at in (self.there, self.back)
+        )
+
+    def copy(self) -> None:
+        self.cuda.copy_to_device(self.device, self.there, self.size, self.stream)
+        self.cuda.copy_to_host(self.back, self.device, self.size, self.stream)
+
+    def close(self) -> None:
+        self.cuda.free(self.device)
+        self.cuda.free_pinned(self.there)
+        self.cuda.free_pinned(self.back)
+        self.cuda.destroy_stream(self.stream)
+
+
+@pytest.fixture
+def trip(cuda: CudaRuntime) -> RoundTrip:
+    return RoundTrip(cuda)
+
+
+def test_a_graph_does_its_work_each_time_it_is_launched_and_not_before(trip: RoundTrip, gpu: SimulatedGpu) -> None:
+    graph = trip.cuda.capture(trip.stream, trip.copy)
+    trip.sent[:] = 7
+    trip.cuda.synchronize(trip.stream)
+    assert not np.array_equal(trip.received, trip.sent), "capturing does nothing"
+    for value in (7, 9):
+        trip.sent[:] = value
+        trip.cuda.launch_graph(graph, trip.stream)
+        trip.cuda.synchronize(trip.stream)
+        np.testing.assert_array_equal(trip.received, trip.sent)
+    trip.cuda.destroy_graph(graph)
+    trip.close()
+    assert gpu.held == 0
+
+
+@pytest.mark.parametrize("function", ["cudaStreamBeginCapture", "cudaGraphInstantiate"])
+def test_a_capture_that_fails_is_an_error_that_leaves_no_graph(
+    trip: RoundTrip, gpu: SimulatedGpu, function: str
+) -> None:
+    gpu.failures[function] = 901
+    with pytest.raises(BackendError, match=rf"{function}\(.*\) failed with cudaErrorStreamCaptureInvalidated"):
+        trip.cuda.capture(trip.stream, trip.copy)
+    trip.close()
+    assert gpu.held == 0
+
+
+def test_work_that_fails_while_it_is_captured_leaves_a_stream_that_works(trip: RoundTrip, gpu: SimulatedGpu) -> None:
+    def give_work() -> None:
+        trip.copy()
+        raise BackendError("TensorRT could not compute")
+
+    with pytest.raises(BackendError, match="TensorRT could not compute"):
+        trip.cuda.capture(trip.stream, give_work)
+    trip.sent[:] = 5
+    trip.copy()
+    trip.cuda.synchronize(trip.stream)
+    np.testing.assert_array_equal(trip.received, trip.sent)
+    trip.close()
+    assert gpu.held == 0
+
+
+def test_waiting_or_allocating_spoils_a_capture(trip: RoundTrip, gpu: SimulatedGpu) -> None:
+    def allocate() -> None:
+        trip.cuda.allocate(8)
+
+    for forbidden in (lambda: trip.cuda.synchronize(trip.stream), allocate):
+        with pytest.raises(BackendError, match="cudaErrorStreamCaptureUnsupported: operation not permitted"):
+            trip.cuda.capture(trip.stream, forbidden)
+    with pytest.raises(BackendError, match=r"cudaStreamEndCapture.*cudaErrorStreamCaptureInvalidated"):
+        trip.cuda.capture(trip.stream, lambda: trip.cuda.settle(trip.stream))
+    trip.close()
+    assert gpu.held == 0
+
+
+def test_another_threads_allocation_does_not_spoil_a_capture(trip: RoundTrip) -> None:
+    def give_work() -> None:
+        trip.copy()
+        other = threading.Thread(target=lambda: trip.cuda.free(trip.cuda.allocate(8)))
+        other.start()
+        other.join()
+
+    trip.cuda.destroy_graph(trip.cuda.capture(trip.stream, give_work))
+
+
+def test_the_simulator_refuses_a_capture_of_the_default_stream(trip: RoundTrip) -> None:
+    with pytest.raises(RuleBrokenError, match="default stream"):
+        trip.cuda.capture(0, trip.copy)
+
+
+def test_the_simulator_refuses_a_graph_whose_memory_was_freed(trip: RoundTrip) -> None:
+    graph = trip.cuda.capture(trip.stream, trip.copy)
+    trip.cuda.free(trip.device)
+    with pytest.raises(RuleBrokenError, match=r"device memory at .* was freed"):
+        trip.cuda.launch_graph(graph, trip.stream)
+
+
+def test_the_simulator_refuses_a_graph_destroyed_twice_or_launched_afterwards(trip: RoundTrip) -> None:
+    graph = trip.cuda.capture(trip.stream, trip.copy)
+    trip.cuda.destroy_graph(graph)
+    with pytest.raises(RuleBrokenError, match="no executable graph"):
+        trip.cuda.destroy_graph(graph)
+    with pytest.raises(RuleBrokenError, match="no executable graph"):
+        trip.cuda.launch_graph(graph, trip.stream)

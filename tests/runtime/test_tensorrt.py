@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 import runtime.backends.onnxruntime
 import runtime.backends.select
+import runtime.backends.tensorrt_slot
 from export.engine import EngineOptions, build_engine
 from runtime.backends.select import open_backend, open_model
 from runtime.backends.tensorrt import (
@@ -64,7 +67,7 @@ def test_an_engine_answers_like_onnx_runtime_at_any_batch_size(
     expected = onnx_answers(tiny_bundle / f"model.{precision}.onnx", cells)
     assert np.ptp(expected) > 0.05, "cells that all get one answer would prove nothing"
     with open_engine(tiny_bundle, precision) as backend:
-        for count in (1, 3, 32, 70, 3):
+        for count in (1, 3, 32, 70, 3, 3):  # the last ones are replayed
             p_all = backend.infer(cells[:count])
             assert p_all.dtype == np.float32
             assert p_all.shape == (count,)
@@ -269,6 +272,18 @@ def test_a_failing_enqueue_is_an_error_with_what_tensorrt_said(
     assert simulated.gpu.held == 0
 
 
+def test_what_a_failed_batch_left_in_flight_is_waited_for_before_anything_is_freed(
+    simulated: Library, engine: Path, tiny_bundle: Path
+) -> None:
+    for position in (0, -1):
+        with open_engine(tiny_bundle) as backend:
+            simulated.failing["enqueue"] = "Cuda Runtime: unspecified launch failure"
+            with pytest.raises(BackendError, match="could not compute"):
+                backend._idle[position].infer(some_cells(3), 3)
+            simulated.failing.clear()
+        assert simulated.gpu.held == 0
+
+
 @pytest.mark.parametrize("function", ["cudaMemcpyAsync", "cudaStreamSynchronize"])
 def test_a_cuda_error_while_computing_is_named(
     simulated: Library, engine: Path, tiny_bundle: Path, function: str
@@ -293,7 +308,7 @@ def test_closing_twice_frees_once(any_tensorrt: str, tiny_bundle: Path) -> None:
 
 def test_closing_gives_everything_back(simulated: Library, engine: Path, tiny_bundle: Path) -> None:
     backend = open_engine(tiny_bundle)
-    assert simulated.gpu.held == 5
+    assert simulated.gpu.held == 2 * (1 + 4 + 1 + 1), "a stream, two buffers on both sides, working memory, a graph"
     backend.close()
     assert simulated.gpu.held == 0
 
@@ -304,15 +319,131 @@ def test_the_simulator_shows_garbage_to_whoever_reads_too_early(
     with open_engine(tiny_bundle) as backend:
         monkeypatch.setattr(backend._cuda, "synchronize", lambda stream: None)
         with pytest.raises(BackendError, match="found values that are not finite"):
-            backend.infer(some_cells(1))
+            backend.infer(some_cells(3))
 
 
 def test_the_simulator_refuses_the_default_stream(simulated: Library, engine: Path, tiny_bundle: Path) -> None:
     with open_engine(tiny_bundle) as backend:
-        own, backend._stream = backend._stream, 0
+        slot = backend._idle[-1]
+        own, slot._stream = slot._stream, 0
         with pytest.raises(RuleBrokenError, match="default stream"):
             backend.infer(some_cells(1))
-        backend._stream = own
+        slot._stream = own
+
+
+def test_the_simulator_refuses_a_graph_whose_context_was_changed_or_dropped(
+    simulated: Library, engine: Path, tiny_bundle: Path
+) -> None:
+    with open_engine(tiny_bundle) as backend:
+        changed, dropped = backend._idle
+        changed._set_batch(changed._contexts[-1], 2)
+        dropped._contexts.pop()
+        for slot in (changed, dropped):
+            with pytest.raises(RuleBrokenError, match="context is gone or was given another shape"):
+                slot.infer(some_cells(1), 1)
+            backend._cuda.settle(slot._stream)
+
+
+def test_the_simulator_refuses_to_capture_a_shape_that_has_not_run(
+    simulated: Library, engine: Path, tiny_bundle: Path
+) -> None:
+    with open_engine(tiny_bundle) as backend:
+        slot = backend._idle[-1]
+        context = slot._create_context()
+        slot._set_batch(context, 2)
+        with pytest.raises(RuleBrokenError, match="has not run yet"):
+            backend._cuda.capture(slot._stream, lambda: slot._begin(context, 2))
+
+
+def test_the_simulator_refuses_working_memory_that_two_streams_share(
+    simulated: Library, engine: Path, tiny_bundle: Path
+) -> None:
+    with open_engine(tiny_bundle) as backend:
+        for slot in backend._idle:
+            slot._set_batch(slot._context, 2)
+            slot._context.set_device_memory(backend._idle[0]._working_memory, slot._working_size)
+        backend._idle[0]._begin(backend._idle[0]._context, 2)
+        with pytest.raises(RuleBrokenError, match="working memory used on two streams"):
+            backend._idle[1]._begin(backend._idle[1]._context, 2)
+        for slot in backend._idle:
+            backend._cuda.settle(slot._stream)
+
+
+def test_two_batches_are_in_flight_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, simulated: Library, engine: Path, tiny_bundle: Path
+) -> None:
+    both = [some_cells(3), some_cells(5, seed=1)]
+    with open_engine(tiny_bundle) as backend, ThreadPoolExecutor(2) as pool:
+        meeting, synchronize = threading.Barrier(2, timeout=20), backend._cuda.synchronize
+
+        def wait_for_the_other(stream: int) -> None:
+            meeting.wait()
+            synchronize(stream)
+
+        monkeypatch.setattr(backend._cuda, "synchronize", wait_for_the_other)
+        for cells, p_all in zip(both, pool.map(backend.infer, both), strict=True):
+            np.testing.assert_allclose(p_all, onnx_answers(tiny_bundle / "model.fp16.onnx", cells), atol=1e-6)
+
+
+def test_threads_that_share_a_backend_get_their_own_answers(any_tensorrt: str, tiny_bundle: Path) -> None:
+    build_engine(tiny_bundle, EngineOptions())
+    batches = [some_cells(1 + seed % 5, seed) for seed in range(60)]
+    with open_engine(tiny_bundle) as backend, ThreadPoolExecutor(4) as pool:
+        for cells, p_all in zip(batches, pool.map(backend.infer, batches), strict=True):
+            expected = onnx_answers(tiny_bundle / "model.fp16.onnx", cells)
+            np.testing.assert_allclose(p_all, expected, atol=REAL_TOLERANCE)
+
+
+def test_a_batch_size_that_comes_again_is_replayed_with_new_cells(
+    simulated: Library, engine: Path, tiny_bundle: Path
+) -> None:
+    with open_engine(tiny_bundle) as backend:
+        for seed in range(2):
+            backend.infer(some_cells(3, seed))
+        simulated.failing["enqueue"] = "a replay gives TensorRT no work"
+        cells = some_cells(3, seed=2)
+        np.testing.assert_allclose(
+            backend.infer(cells), onnx_answers(tiny_bundle / "model.fp16.onnx", cells), atol=1e-6
+        )
+        with pytest.raises(BackendError, match="could not compute a batch of 4 cells"):
+            backend.infer(some_cells(4))
+
+
+def test_batch_sizes_that_come_once_are_not_captured(simulated: Library, engine: Path, tiny_bundle: Path) -> None:
+    with open_engine(tiny_bundle) as backend:
+        simulated.gpu.calls.clear()
+        for count in (2, 4, 8, 16, 32, 7):
+            backend.infer(some_cells(count))
+        assert "cudaStreamBeginCapture" not in simulated.gpu.calls
+
+
+def test_no_more_graphs_are_kept_than_the_bound(
+    monkeypatch: pytest.MonkeyPatch, simulated: Library, engine: Path, tiny_bundle: Path
+) -> None:
+    monkeypatch.setattr(runtime.backends.tensorrt_slot, "MOST_GRAPHS", 3)
+    with open_engine(tiny_bundle) as backend:
+        simulated.gpu.calls.clear()
+        for count in 3 * [2, 3, 4, 5]:
+            backend.infer(some_cells(count))
+        assert simulated.gpu.calls.count("cudaStreamBeginCapture") == 2, "one more stands for the smallest batch"
+    assert simulated.gpu.held == 0
+
+
+@pytest.mark.parametrize("is_known_at_once", [True, False])
+def test_an_engine_that_cannot_be_captured_runs_without_graphs_and_says_so_once(
+    simulated: Library, engine: Path, tiny_bundle: Path, is_known_at_once: bool
+) -> None:
+    simulated.bears_capture = not is_known_at_once
+    cells = some_cells(3)
+    with open_engine(tiny_bundle) as backend:
+        simulated.bears_capture = False
+        for _ in range(4):
+            p_all = backend.infer(cells)
+            np.testing.assert_allclose(p_all, onnx_answers(tiny_bundle / "model.fp16.onnx", cells), atol=1e-6)
+        assert backend.description.count("without further CUDA graphs (cudaStreamEndCapture(") == 1
+        captures = simulated.gpu.calls.count("cudaStreamBeginCapture")
+        assert captures == (1 if is_known_at_once else 3), "none after the one that failed"
+    assert simulated.gpu.held == 0
 
 
 def test_the_last_errors_are_told_and_warnings_where_there_are_none(simulated: Library) -> None:

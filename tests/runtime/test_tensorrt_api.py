@@ -18,7 +18,7 @@ import pytest
 from tests.tensorrt_simulator.rules import API, VERSIONS, members
 
 ROOT = Path(__file__).parents[2]
-FILES = ("runtime/backends/tensorrt.py", "export/engine.py")
+FILES = ("runtime/backends/tensorrt.py", "runtime/backends/tensorrt_slot.py", "export/engine.py")
 MODULE = "tensorrt"
 
 NAME_TO_CLASS = {
@@ -36,14 +36,14 @@ NAME_TO_CLASS = {
     "profile": "IOptimizationProfile",
     "runtime": "Runtime",
 }
-ATTRIBUTE_TO_CLASS = {"_trt": MODULE, "_context": "IExecutionContext"}  # of self
+ATTRIBUTE_TO_CLASS = {"_trt": MODULE, "_engine": "ICudaEngine", "_context": "IExecutionContext"}  # of self
 
 # What a method gives that is used at once, without a name.
 RESULT_TO_CLASS = {"get_timing_cache": "ITimingCache"}
 
 NOT_TENSORRT = {
     # modules and classes
-    *("Bundle", "EngineOptions", "ctypes", "hashlib", "json", "np", "re"),
+    *("Bundle", "EngineOptions", "hashlib", "json", "np", "re", "threading"),
     # objects of this project
     *(
         "build",
@@ -59,6 +59,7 @@ NOT_TENSORRT = {
         "progress",
         "record",
         "self",
+        "slot",
     ),
     "variant",
     # texts, numbers, tables and paths
@@ -71,7 +72,10 @@ NOT_TENSORRT = {
 OTHER_ATTRIBUTES = {"error": {"strerror"}}
 
 # What an object of ours holds that is not TensorRT's.
-OTHER_OWN_ATTRIBUTES = {"_bar", "_cuda", "_held", "_input", "_known", "_log", "_options", "_output", "path"}
+OTHER_OWN_ATTRIBUTES = {
+    *("_bar", "_contexts", "_count_to_graph", "_counts_seen", "_cuda", "_held", "_idle", "_input", "_known", "_log"),
+    *("_options", "_output", "path"),
+}
 
 # Functions and classes of Python's, called and used at once.
 OTHER_RESULTS = {"Counter", "super"}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -13,8 +16,9 @@ import numpy as np
 from tests.tensorrt_simulator.rules import RuleBrokenError
 
 GARBAGE = 0xFF  # what memory holds before anything was written: NaN where it is read as float32
-FIRST_ADDRESS = 0x7000_0000_0000
-GAP = 0x1_0000_0000  # between two allocations, so that no address is right by chance
+FIRST_HANDLE = 0x7000_0000_0000
+GAP = 0x1_0000_0000  # between two handles, so that none is right by chance
+THREAD_LOCAL, RELAXED = 1, 2  # modes of capture that bear other threads
 
 ERRORS = {
     0: ("cudaSuccess", "no error"),
@@ -22,17 +26,53 @@ ERRORS = {
     2: ("cudaErrorMemoryAllocation", "out of memory"),
     100: ("cudaErrorNoDevice", "no CUDA-capable device is detected"),
     400: ("cudaErrorInvalidResourceHandle", "invalid resource handle"),
+    401: ("cudaErrorIllegalState", "the operation cannot be performed in the present state"),
     719: ("cudaErrorLaunchFailure", "unspecified launch failure"),
+    900: ("cudaErrorStreamCaptureUnsupported", "operation not permitted when stream is capturing"),
+    901: ("cudaErrorStreamCaptureInvalidated", "operation failed due to a previous error during capture"),
+    908: ("cudaErrorStreamCaptureWrongThread", "attempt to terminate a capture sequence from another thread"),
 }
-INVALID_VALUE, OUT_OF_MEMORY, INVALID_HANDLE = 1, 2, 400
+INVALID_VALUE, OUT_OF_MEMORY, INVALID_HANDLE, ILLEGAL_STATE = 1, 2, 400, 401
+CAPTURE_UNSUPPORTED, CAPTURE_INVALIDATED, WRONG_THREAD = 900, 901, 908
 VALUE_FUNCTIONS = (
     "cudaDeviceGetAttribute",
     "cudaDriverGetVersion",
     "cudaMalloc",
     "cudaMallocHost",
     "cudaStreamCreateWithFlags",
+    "cudaStreamEndCapture",
+    "cudaGraphInstantiate",
 )
-PLAIN_FUNCTIONS = ("cudaFree", "cudaFreeHost", "cudaStreamDestroy", "cudaStreamSynchronize", "cudaMemcpyAsync")
+PLAIN_FUNCTIONS = (
+    "cudaFree",
+    "cudaFreeHost",
+    "cudaStreamDestroy",
+    "cudaStreamSynchronize",
+    "cudaMemcpyAsync",
+    "cudaStreamBeginCapture",
+    "cudaGraphLaunch",
+    "cudaGraphDestroy",
+    "cudaGraphExecDestroy",
+)
+HANDLE_FUNCTIONS = ("cudaStreamCreateWithFlags", "cudaStreamEndCapture", "cudaGraphInstantiate")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stream is given to do, and a check that raises where it could not be done over again as it was given."""
+
+    do: Callable[[], None]
+    require_unchanged: Callable[[], None]
+
+
+@dataclass
+class Capture:
+    """What a stream records instead of doing it."""
+
+    mode: int
+    thread: int
+    works: list[Work] = field(default_factory=list)
+    is_valid: bool = True
 
 
 class SimulatedGpu:
@@ -47,9 +87,12 @@ class SimulatedGpu:
         self.failures: dict[str, int] = {}  # error code by function, to be returned from now on
         self.calls: list[str] = []
         self._device: dict[int, np.ndarray[Any, Any]] = {}
-        self._pinned: dict[int, tuple[Any, np.ndarray[Any, Any]]] = {}
+        self._pinned: dict[int, np.ndarray[Any, Any]] = {}
         self._streams: dict[int, list[Callable[[], None]]] = {}
-        self._next = FIRST_ADDRESS
+        self._captures: dict[int, Capture] = {}  # by stream
+        self._recorded: dict[int, list[Work]] = {}  # graphs that cannot be launched yet
+        self._executables: dict[int, list[Work]] = {}
+        self._handles = count(FIRST_HANDLE, GAP)
 
     def call(self, function: str, *arguments: int) -> tuple[int, int | None]:
         """Call one of CUDA's functions."""
@@ -61,8 +104,9 @@ class SimulatedGpu:
 
     @property
     def held(self) -> int:
-        """How many allocations and streams were not given back."""
-        return len(self._device) + len(self._pinned) + len(self._streams)
+        """How many allocations, streams and graphs were not given back."""
+        held = (self._device, self._pinned, self._streams, self._recorded, self._executables)
+        return sum(len(things) for things in held)
 
     def cudaDeviceGetAttribute(self, attribute: int, device: int) -> tuple[int, int | None]:  # noqa: N802
         position = {75: 0, 76: 1}.get(attribute)
@@ -76,37 +120,25 @@ class SimulatedGpu:
             return INVALID_VALUE, None
         if sum(block.nbytes for block in self._device.values()) + size > self.memory:
             return OUT_OF_MEMORY, None
-        self._next += GAP
-        self._device[self._next] = np.full(size, GARBAGE, np.uint8)
-        return 0, self._next
+        return self._allocate(self._device, size)
 
     def cudaFree(self, address: int) -> tuple[int, int | None]:  # noqa: N802
         self._require_quiet("device memory freed")
-        if address not in self._device:
-            raise RuleBrokenError(f"cudaFree of {address:#x}, which is not allocated")
-        del self._device[address]
-        return 0, None
+        return self._deallocate(self._device, address)
 
     def cudaMallocHost(self, size: int) -> tuple[int, int | None]:  # noqa: N802
-        memory = (ctypes.c_uint8 * size)()
-        view = np.ctypeslib.as_array(memory)
-        view[:] = GARBAGE
-        self._pinned[ctypes.addressof(memory)] = memory, view
-        return 0, ctypes.addressof(memory)
+        return self._allocate(self._pinned, size)
 
     def cudaFreeHost(self, address: int) -> tuple[int, int | None]:  # noqa: N802
         self._require_quiet("page-locked memory freed")
-        if address not in self._pinned:
-            raise RuleBrokenError(f"cudaFreeHost of {address:#x}, which is not allocated")
-        del self._pinned[address]
-        return 0, None
+        return self._deallocate(self._pinned, address)
 
     def cudaStreamCreateWithFlags(self, flags: int) -> tuple[int, int | None]:  # noqa: N802
         if flags != 1:
             raise RuleBrokenError(f"a stream with flags {flags} waits for the default stream")
-        self._next += GAP
-        self._streams[self._next] = []
-        return 0, self._next
+        stream = next(self._handles)
+        self._streams[stream] = []
+        return 0, stream
 
     def cudaStreamDestroy(self, stream: int) -> tuple[int, int | None]:  # noqa: N802
         if stream not in self._streams:
@@ -118,6 +150,9 @@ class SimulatedGpu:
     def cudaStreamSynchronize(self, stream: int) -> tuple[int, int | None]:  # noqa: N802
         if stream not in self._streams:
             return INVALID_HANDLE, None
+        if stream in self._captures:
+            self._captures[stream].is_valid = False
+            return CAPTURE_UNSUPPORTED, None
         queue = self._streams[stream]
         while queue:
             queue.pop(0)()
@@ -131,37 +166,140 @@ class SimulatedGpu:
         if on_host is None:
             raise RuleBrokenError(f"cudaMemcpyAsync with {size} bytes at {host:#x}, which are not page-locked")
         target, source = (on_device, on_host) if kind == 1 else (on_host, on_device)
-        return (0, None) if self.enqueue(stream, lambda: np.copyto(target, source)) else (INVALID_HANDLE, None)
 
-    def enqueue(self, stream: int, work: Callable[[], None]) -> bool:
-        """Have a stream do `work` once it is waited for; False where there is no such stream."""
+        def require_unchanged() -> None:
+            if not _is_same(self.device_bytes(device, size), on_device):
+                raise RuleBrokenError(f"a graph launched whose device memory at {device:#x} was freed")
+            if not _is_same(self._pinned_bytes(host, size), on_host):
+                raise RuleBrokenError(f"a graph launched whose page-locked memory at {host:#x} was freed")
+
+        done = self.enqueue(stream, Work(lambda: np.copyto(target, source), require_unchanged))
+        return (0, None) if done else (INVALID_HANDLE, None)
+
+    def cudaStreamBeginCapture(self, stream: int, mode: int) -> tuple[int, int | None]:  # noqa: N802
+        if stream == 0:
+            raise RuleBrokenError("the default stream captured")
+        if stream not in self._streams:
+            return INVALID_HANDLE, None
+        if stream in self._captures:
+            return ILLEGAL_STATE, None
+        if mode not in (THREAD_LOCAL, RELAXED):
+            raise RuleBrokenError("a capture that another thread's allocation would spoil")
+        self._captures[stream] = Capture(mode, threading.get_ident())
+        return 0, None
+
+    def cudaStreamEndCapture(self, stream: int) -> tuple[int, int | None]:  # noqa: N802
+        if stream not in self._captures:
+            return ILLEGAL_STATE, None
+        if self._captures[stream].mode == THREAD_LOCAL and self._captures[stream].thread != threading.get_ident():
+            return WRONG_THREAD, None
+        capture = self._captures.pop(stream)
+        if not capture.is_valid:
+            return CAPTURE_INVALIDATED, None
+        graph = next(self._handles)
+        self._recorded[graph] = capture.works
+        return 0, graph
+
+    def cudaGraphInstantiate(self, graph: int, flags: int) -> tuple[int, int | None]:  # noqa: N802
+        if flags or graph not in self._recorded:
+            return INVALID_VALUE, None
+        executable = next(self._handles)
+        self._executables[executable] = list(self._recorded[graph])
+        return 0, executable
+
+    def cudaGraphDestroy(self, graph: int) -> tuple[int, int | None]:  # noqa: N802
+        if graph not in self._recorded:
+            raise RuleBrokenError(f"cudaGraphDestroy of {graph:#x}, which is no graph")
+        del self._recorded[graph]
+        return 0, None
+
+    def cudaGraphLaunch(self, executable: int, stream: int) -> tuple[int, int | None]:  # noqa: N802
+        if executable not in self._executables:
+            raise RuleBrokenError(f"cudaGraphLaunch of {executable:#x}, which is no executable graph")
+        for work in self._executables[executable]:
+            work.require_unchanged()
+            if not self.enqueue(stream, work):
+                return INVALID_HANDLE, None
+        return 0, None
+
+    def cudaGraphExecDestroy(self, executable: int) -> tuple[int, int | None]:  # noqa: N802
+        if executable not in self._executables:
+            raise RuleBrokenError(f"cudaGraphExecDestroy of {executable:#x}, which is no executable graph")
+        self._require_quiet("a graph destroyed")
+        del self._executables[executable]
+        return 0, None
+
+    def enqueue(self, stream: int, work: Work) -> bool:
+        """Have a stream do `work` once it is waited for, or record it; False where there is no such stream."""
         if stream == 0:
             raise RuleBrokenError("work given to the default stream, which waits for everything else")
         if stream not in self._streams:
             return False
-        self._streams[stream].append(work)
+        if stream in self._captures:
+            self._captures[stream].works.append(work)
+        else:
+            self._streams[stream].append(work.do)
         return True
+
+    def is_capturing(self, stream: int) -> bool:
+        """Say whether a stream records what it is given."""
+        return stream in self._captures
+
+    def spoil_capture(self, stream: int) -> None:
+        """Do what cannot be captured."""
+        self._captures[stream].is_valid = False
 
     def device_bytes(self, address: int, size: int) -> np.ndarray[Any, Any] | None:
         """Return `size` bytes of device memory; None where they do not all lie in one allocation."""
-        for start, block in self._device.items():
-            if start <= address and address + size <= start + block.nbytes:
-                return block[address - start : address - start + size]
-        return None
+        return _bytes_within(self._device, address, size)
 
     def _pinned_bytes(self, address: int, size: int) -> np.ndarray[Any, Any] | None:
-        for start, (_, block) in self._pinned.items():
-            if start <= address and address + size <= start + block.nbytes:
-                return block[address - start : address - start + size]
-        return None
+        return _bytes_within(self._pinned, address, size)
+
+    def _allocate(self, blocks: dict[int, np.ndarray[Any, Any]], size: int) -> tuple[int, int | None]:
+        """Take memory whose address is real, so that a library that is handed it can use it."""
+        if self._spoils_own_capture():
+            return CAPTURE_UNSUPPORTED, None
+        block = np.full(size, GARBAGE, np.uint8)
+        blocks[block.ctypes.data] = block
+        return 0, block.ctypes.data
+
+    def _deallocate(self, blocks: dict[int, np.ndarray[Any, Any]], address: int) -> tuple[int, int | None]:
+        if address not in blocks:
+            raise RuleBrokenError(f"{address:#x} freed, where nothing is allocated")
+        if self._spoils_own_capture():
+            return CAPTURE_UNSUPPORTED, None
+        del blocks[address]
+        return 0, None
+
+    def _spoils_own_capture(self) -> bool:
+        own = [
+            capture
+            for capture in self._captures.values()
+            if capture.mode == THREAD_LOCAL and capture.thread == threading.get_ident()
+        ]
+        for capture in own:
+            capture.is_valid = False
+        return bool(own)
 
     def _require_quiet(self, what: str) -> None:
         if any(self._streams.values()):
             raise RuleBrokenError(f"{what} while a stream still has work to do")
 
 
-class CudaStream:
-    """The package's type of a stream, which becomes an integer only when asked."""
+def _bytes_within(blocks: dict[int, np.ndarray[Any, Any]], address: int, size: int) -> np.ndarray[Any, Any] | None:
+    for start, block in blocks.items():
+        if start <= address and address + size <= start + block.nbytes:
+            return block[address - start : address - start + size]
+    return None
+
+
+def _is_same(now: np.ndarray[Any, Any] | None, then: np.ndarray[Any, Any]) -> bool:
+    return now is not None and np.shares_memory(now, then)
+
+
+class CudaHandle:
+    """The package's type of a stream or graph, which becomes an integer only when asked."""
 
     def __init__(self, handle: int) -> None:
         self._handle = handle
@@ -178,7 +316,13 @@ def bindings_module(gpu: SimulatedGpu) -> ModuleType:
     module.cudaMemcpyKind = functional("cudaMemcpyKind", {"cudaMemcpyHostToDevice": 1, "cudaMemcpyDeviceToHost": 2})
     attributes = {"cudaDevAttrComputeCapabilityMajor": 75, "cudaDevAttrComputeCapabilityMinor": 76}
     module.cudaDeviceAttr = functional("cudaDeviceAttr", attributes)
-    enumerations = {"cudaMemcpyAsync": (3, module.cudaMemcpyKind), "cudaDeviceGetAttribute": (0, module.cudaDeviceAttr)}
+    modes = {"cudaStreamCaptureModeGlobal": 0, "cudaStreamCaptureModeThreadLocal": 1, "cudaStreamCaptureModeRelaxed": 2}
+    module.cudaStreamCaptureMode = functional("cudaStreamCaptureMode", modes)
+    enumerations = {
+        "cudaMemcpyAsync": (3, module.cudaMemcpyKind),
+        "cudaDeviceGetAttribute": (0, module.cudaDeviceAttr),
+        "cudaStreamBeginCapture": (1, module.cudaStreamCaptureMode),
+    }
 
     def bound(function: str) -> Callable[..., tuple[Any, ...]]:
         def call(*arguments: Any) -> tuple[Any, ...]:
@@ -186,7 +330,7 @@ def bindings_module(gpu: SimulatedGpu) -> ModuleType:
             if arguments and not isinstance(arguments[position], enumeration):
                 raise TypeError(f"{function}: argument {position} is no {enumeration.__name__}")
             code, value = gpu.call(function, *map(int, arguments))
-            given: Any = CudaStream(value) if value and function == "cudaStreamCreateWithFlags" else value
+            given: Any = CudaHandle(value) if value and function in HANDLE_FUNCTIONS else value
             error = module.cudaError_t(code)
             return (error, given) if function in VALUE_FUNCTIONS else (error,)
 

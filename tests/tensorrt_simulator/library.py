@@ -8,12 +8,13 @@ from __future__ import annotations
 import enum
 import json
 import math
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, ClassVar, TypeVar
 
-from tests.tensorrt_simulator.cuda import SimulatedGpu
+from tests.tensorrt_simulator.cuda import SimulatedGpu, Work
 from tests.tensorrt_simulator.graph import Graph, Layer, read_onnx, read_onnx_file
 from tests.tensorrt_simulator.rules import API, FULL_VERSIONS, RuleBrokenError, members
 
@@ -31,6 +32,7 @@ LONG_FORMATS = {
 NO_FORMAT = "N/A due to dynamic shapes"
 AMPERE = (8, 0)
 LONGEST_NAME = 128
+WORKING_BYTES = 4096  # of each execution context
 
 Made = TypeVar("Made")
 
@@ -52,6 +54,8 @@ class Library:
     at_each_step: Callable[[], None] = lambda: None  # called before a build's progress is told
     was_cancelled: bool = False
     hides_datatypes: bool = False  # the inspector gives no datatype even when it knows the shapes
+    bears_capture: bool = True  # whether engines can be captured as CUDA graphs
+    memory_to_stream: dict[int, int] = field(default_factory=dict)  # working memory that a stream's work will use
 
     @property
     def full_version(self) -> str:
@@ -460,10 +464,17 @@ class ICudaEngine(Visible):
             raise RuleBrokenError(f"profile {profile_index} of {name}: only inputs have one, and there is only one")
         return [Dims(shape) for shape in self._header["profile"][name]]
 
-    def create_execution_context(self) -> IExecutionContext | None:
+    @property
+    def device_memory_size_v2(self) -> int:
+        return WORKING_BYTES
+
+    def create_execution_context(self, strategy: Any = None) -> IExecutionContext | None:
+        if strategy is not None:
+            self._require_enum("ExecutionContextAllocationStrategy", strategy)
         if self._library.fails("context", self._logger):
             return None
-        return _instance(self._library, IExecutionContext, self)
+        is_given_memory = strategy is not None and strategy.name == "USER_MANAGED"
+        return _instance(self._library, IExecutionContext, self, is_given_memory)
 
     def create_engine_inspector(self) -> EngineInspector:
         return _instance(self._library, EngineInspector, self)
@@ -472,10 +483,20 @@ class ICudaEngine(Visible):
 class IExecutionContext(Visible):
     """Runs an engine: shapes first, then every address, then the work on a stream of one's own."""
 
-    def __init__(self, engine: ICudaEngine) -> None:
+    def __init__(self, engine: ICudaEngine, is_given_memory: bool) -> None:
         self._engine = engine
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
+        self._is_given_memory = is_given_memory
+        self._working_memory = 0
+        self._shapes_run: dict[str, tuple[int, ...]] = {}  # of the last work that was no capture
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        if not self._is_given_memory:
+            raise RuleBrokenError("working memory given to a context that has its own")
+        if size < self._engine.device_memory_size_v2 or self._library.gpu.device_bytes(memory, size) is None:
+            raise RuleBrokenError(f"{size} bytes at {memory:#x} are no working memory")
+        self._working_memory = memory
 
     def set_input_shape(self, name: str, shape: Any) -> bool:
         shapes = self._engine._header["profile"].get(name)
@@ -503,11 +524,45 @@ class IExecutionContext(Visible):
             return self._refused(f"Not all shapes are specified: {name}")
         for name in self._engine._tensors.keys() - self._addresses.keys():
             return self._refused(f"Address is not set for the tensor {name}")
-        name_to_bytes = {name: self._memory(name) for name in self._engine._tensors}
-        shapes = dict(self._shapes)
-        if not self._library.gpu.enqueue(stream_handle, lambda: self._compute(name_to_bytes, shapes)):
+        if self._is_given_memory and not self._working_memory:
+            return self._refused("Working memory is not set")
+        if self._library.gpu.is_capturing(stream_handle):
+            self._begin_capture(stream_handle)
+        else:
+            self._shapes_run = dict(self._shapes)
+            self._claim_working_memory(stream_handle)
+        if not self._library.gpu.enqueue(stream_handle, self._work(stream_handle)):
             return self._refused(f"Invalid stream {stream_handle}")
         return True
+
+    def _begin_capture(self, stream: int) -> None:
+        if self._shapes_run != self._shapes:
+            raise RuleBrokenError("a shape captured for which the context has not run yet")
+        if not self._library.bears_capture:
+            self._library.gpu.spoil_capture(stream)
+
+    def _work(self, stream: int) -> Work:
+        shapes, addresses, context = dict(self._shapes), dict(self._addresses), weakref.ref(self)
+        name_to_bytes = {name: self._memory(name) for name in self._engine._tensors}
+
+        def require_unchanged() -> None:
+            found = context()
+            if found is None or (found._shapes, found._addresses) != (shapes, addresses):
+                raise RuleBrokenError("a graph launched whose context is gone or was given another shape or address")
+            found._claim_working_memory(stream)
+
+        def compute() -> None:
+            running = context()
+            if running is None:
+                raise RuleBrokenError("a context dropped while its work was still to be done")
+            running._compute(name_to_bytes, shapes)
+
+        return Work(compute, require_unchanged)
+
+    def _claim_working_memory(self, stream: int) -> None:
+        """Note that work on a stream will use the working memory; contexts may share it only on one stream."""
+        if self._library.memory_to_stream.setdefault(self._working_memory, stream) != stream and self._working_memory:
+            raise RuleBrokenError("working memory used on two streams at a time")
 
     def _refused(self, text: str) -> bool:
         self._library.say(self._engine._logger, "ERROR", f"IExecutionContext: {text}")
@@ -526,6 +581,7 @@ class IExecutionContext(Visible):
         inputs = {name: name_to_bytes[name].reshape(shape).copy() for name, shape in shapes.items()}
         for name, array in self._engine._graph.run(inputs).items():
             name_to_bytes[name][:] = array.view("uint8").reshape(-1)
+        self._library.memory_to_stream.pop(self._working_memory, None)
 
 
 class EngineInspector(Visible):
