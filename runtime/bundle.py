@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ class Bundle:
     folder: Path
     manifest: Manifest
 
-    @property
+    @cached_property  # each row of an audit bears it
     def content_sha256(self) -> str:
         """Hash of what the manifest holds, the hashes of all files among it: it names this very bundle."""
         return seal_of(asdict(self.manifest))
