@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -89,9 +89,11 @@ def full_bundle(finished_run: Path) -> Path:
 
 
 @pytest.fixture(params=VERSIONS)
-def simulated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Library:
+def simulated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Library]:
     """A simulated TensorRT of each version, with a simulated GPU that must be left empty."""
-    return install(monkeypatch, request.param)
+    library = install(monkeypatch, request.param)
+    yield library
+    assert library.gpu.held == 0, "memory, streams or graphs were not given back"
 
 
 @pytest.fixture(params=[*VERSIONS, pytest.param("real", marks=pytest.mark.tensorrt)])
