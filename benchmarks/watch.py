@@ -96,7 +96,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print the tables, write the record; return the exit code."""
     options = build_parser().parse_args(arguments)
     check_record_folder(options.out)
-    settings = ClassifierOptions(bundle=options.bundle, backend="cpu", batch_size=options.batch_size)
+    # The service's rows carry an audit, and so must those that it is compared with.
+    settings = ClassifierOptions(bundle=options.bundle, audit=True, backend="cpu", batch_size=options.batch_size)
     with files_of(options) as (folder, files), Classifier(settings) as classifier, running(folder, options) as service:
         drops = drops_in_turns(options, folder, files, classifier, service)
         singles = singles_in_turns(options, files, classifier, service)
