@@ -17,7 +17,6 @@ from tqdm import tqdm
 from runtime.backends.cuda_runtime import open_cuda
 from runtime.backends.tensorrt import (
     Machine,
-    checked,
     engine_path,
     import_tensorrt,
     load_engine,
@@ -25,6 +24,7 @@ from runtime.backends.tensorrt import (
     record_path,
     this_machine,
 )
+from runtime.backends.tensorrt_slot import checked
 from runtime.bundle import Bundle
 from runtime.errors import BundleError, ConversionError, UsageError
 from runtime.files import output_errors, write_text_aside, written_aside

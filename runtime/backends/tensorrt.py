@@ -15,8 +15,7 @@ import numpy as np
 
 from runtime.backends.base import Backend
 from runtime.backends.cuda_runtime import CudaRuntime, Gpu, open_cuda
-from runtime.backends.tensorrt_slot import Slot
-from runtime.backends.tensorrt_slot import checked as checked  # for whoever else calls TensorRT
+from runtime.backends.tensorrt_slot import Slot, checked
 from runtime.errors import BackendError, BundleError
 from runtime.schema import ENGINES_FOLDER, INPUT_NAME, OUTPUT_NAME, EngineRecord, ImageSpec, engine_record_from_json
 
