@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from runtime.appearance import Appearance, appearance_of, typical_of
+from runtime.appearance import Appearance, typical_of
 from runtime.errors import DataError, UnreadableCellError
-from runtime.preprocessing import decode_picture, read_bytes
-from runtime.resizing import resize_to_spec
+from runtime.preprocessing import read_bytes
+from runtime.reading import look_at
 from runtime.schema import ImageSpec, TypicalCells
 from train.dataset import Cell
 
@@ -19,10 +17,10 @@ def typical_cells(cells: Sequence[Cell], image: ImageSpec) -> TypicalCells:
     found: list[Appearance] = []
     for cell in cells:
         try:
-            picture = decode_picture(read_bytes(cell.path))
+            _, appearance = look_at(read_bytes(cell.path), image)
         except UnreadableCellError:
             continue
-        found.append(appearance_of(np.asarray(resize_to_spec(picture, image)), max(picture.size)))
+        found.append(appearance)
     if not found:
         raise DataError(f"expected training cells that can be read, found none of {len(cells)}; check the data")
     return typical_of(found)

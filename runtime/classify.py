@@ -16,7 +16,7 @@ from tqdm import tqdm
 from runtime.classifier import Classifier
 from runtime.classifier_arguments import classifier_options
 from runtime.classify_arguments import build_parser, check_outputs, requested_inputs
-from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, print_table, run_command
+from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, print_table, run_command, tell
 from runtime.contact_sheet import ContactSheet, Origin
 from runtime.errors import OutputError
 from runtime.files import refuse_unwritable
@@ -185,11 +185,6 @@ def is_written(write: Callable[[], None]) -> bool:
         tell(f"error: {error}; the results table is complete without it")
         return False
     return True
-
-
-def tell(line: str) -> None:
-    """Print a line for people; standard output is the table's."""
-    print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -168,6 +168,11 @@ def positive_float(text: str) -> float:
     return number
 
 
+def tell(line: str) -> None:
+    """Print a line for people to standard error: standard output is for tables."""
+    print(line, file=sys.stderr)
+
+
 def print_table(rows: Sequence[Mapping[str, Any]], stream: TextIO | None = None) -> None:
     """Print rows that share their keys as a table; numbers to the right, text to the left; None: standard output."""
     table = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]

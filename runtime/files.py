@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from runtime.errors import OutputError
 
@@ -86,12 +87,24 @@ def write_csv_aside(path: Path, columns: Iterable[str], rows: Iterable[Iterable[
         output_errors(path),
         aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
     ):
-        writer = csv.writer(stream, lineterminator="\n")
+        writer = CsvWriter(stream)
+        writer.write(columns)
+        for row in rows:
+            writer.write(row)
+
+
+class CsvWriter:
+    """Writes rows that end in a line feed to a stream."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._plain = csv.writer(stream, lineterminator="\n")
         # The csv module leaves a carriage return unquoted where rows end in a line feed, and readers split there.
-        quoting = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        writer.writerow(columns)
-        for row in map(tuple, rows):
-            (quoting if any("\r" in str(value) for value in row) else writer).writerow(row)
+        self._quoting = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL)
+
+    def write(self, values: Iterable[object]) -> None:
+        """Append one row."""
+        row = tuple(values)
+        (self._quoting if any("\r" in str(value) for value in row) else self._plain).writerow(row)
 
 
 @contextmanager

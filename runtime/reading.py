@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runtime.appearance import appearance_of, unusual
+from runtime.appearance import Appearance, appearance_of, unusual
 from runtime.errors import UnreadableCellError
 from runtime.preprocessing import decode_picture, read_bytes
 from runtime.resizing import resize_to_spec
@@ -44,9 +44,17 @@ class CellReader:
             return Reading(None, str(error))
         sha256 = hashlib.sha256(data).hexdigest() if self._with_sha256 else ""
         try:
-            picture = decode_picture(data)
+            pixels, appearance = look_at(data, self._image)
         except UnreadableCellError as error:
             return Reading(None, str(error), sha256=sha256)
-        pixels = np.asarray(resize_to_spec(picture, self._image))
-        concern = unusual(appearance_of(pixels, max(picture.size)), self._typical)
-        return Reading(pixels, concern=concern, sha256=sha256)
+        return Reading(pixels, concern=unusual(appearance, self._typical), sha256=sha256)
+
+
+def look_at(data: bytes, image: ImageSpec) -> tuple[NDArray[np.uint8], Appearance]:
+    """Return a cell from the bytes of its file, uint8 RGB [height, width, 3], and how it looks.
+
+    Raises UnreadableCellError for what is no readable image.
+    """
+    picture = decode_picture(data)
+    pixels = np.asarray(resize_to_spec(picture, image))
+    return pixels, appearance_of(pixels, max(picture.size))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import sys
@@ -15,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from runtime.errors import OutputError, UsageError
-from runtime.files import give_usual_permissions, output_errors
+from runtime.files import CsvWriter, give_usual_permissions, output_errors
 from runtime.schema import Audit, Prediction
 from runtime.unfinished import PARTIAL, Row, UnfinishedResults, hold
 
@@ -62,11 +61,9 @@ class ResultsWriter:
 
     def __init__(self, stream: TextIO, suffix: str, *, audited: bool = False) -> None:
         self._stream = stream
-        self._csv = csv.writer(stream, lineterminator="\n") if suffix == ".csv" else None
-        # The csv module leaves a carriage return unquoted where rows end in a line feed, and readers split there.
-        self._quoting_csv = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        self._csv = CsvWriter(stream) if suffix == ".csv" else None
         if self._csv:
-            self._csv.writerow(columns(audited=audited))
+            self._csv.write(columns(audited=audited))
 
     def write(self, prediction: Prediction) -> None:
         """Append one prediction."""
@@ -78,8 +75,7 @@ class ResultsWriter:
     def write_row(self, row: Row) -> None:
         """Append one row as it stands in a table of this kind."""
         if self._csv:
-            writer = self._quoting_csv if "\r" in row["path"] else self._csv
-            writer.writerow(row.values())
+            self._csv.write(row.values())
         else:
             self._stream.write(json.dumps(row) + "\n")
 

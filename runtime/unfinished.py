@@ -28,14 +28,14 @@ class UnfinishedResults:
     """A results file under its temporary name, `<name>.<run>.<random>.partial`."""
 
     path: Path
+    suffix: str  # of the results file, lower case
     columns: tuple[str, ...]
     others: tuple[Path, ...] = ()  # of shorter runs that were cut off, too: what goes on makes them useless
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows up to the first that is not whole: the last one may have been cut in the middle."""
-        is_csv = Path(self.path.name.removesuffix(PARTIAL)).suffixes[-3].lower() == ".csv"
         with self.path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as stream:
-            yield from self._csv_rows(stream) if is_csv else self._json_rows(stream)
+            yield from self._csv_rows(stream) if self.suffix == ".csv" else self._json_rows(stream)
 
     def _csv_rows(self, stream: Any) -> Iterator[Row]:
         lines = csv.reader(_whole_lines(stream))
@@ -81,7 +81,9 @@ def find_unfinished(path: Path, run: str, columns: tuple[str, ...]) -> Unfinishe
             )
         if ours:
             longest = max(ours, key=lambda each: each.stat().st_size)
-            return UnfinishedResults(longest, columns, tuple(each for each in ours if each != longest))
+            return UnfinishedResults(
+                longest, path.suffix.lower(), columns, tuple(each for each in ours if each != longest)
+            )
     if left:
         raise OutputError(
             f"expected to go on with {path.name}, but {left[0].name} was begun with another bundle, precision, "

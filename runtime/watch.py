@@ -13,7 +13,7 @@ from pathlib import Path
 
 from runtime.classifier import Classifier
 from runtime.classifier_arguments import add_classifier_arguments, classifier_options
-from runtime.command_line import DONE, INTERRUPTED, REFUSED, ArgumentParser, positive_float, run_command
+from runtime.command_line import DONE, INTERRUPTED, REFUSED, ArgumentParser, positive_float, run_command, tell
 from runtime.demo import demo_cells
 from runtime.errors import UsageError
 from runtime.folder_events import has_events
@@ -179,11 +179,6 @@ def command_of(options: argparse.Namespace) -> list[str]:
         else:
             command += [flag, str(value.absolute() if isinstance(value, Path) else value)]
     return command
-
-
-def tell(line: str) -> None:
-    """Print a line for people."""
-    print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":
