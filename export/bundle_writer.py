@@ -7,15 +7,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from export.activations import largest_activations
+from export.curve import operating_curve
 from export.departures import DEBUG_CELLS, departures
 from export.finished_run import FinishedRun
 from export.fp16 import write_fp16
 from export.gate import Verdict, judge_all
+from export.heat_proof import refuse_wrong_heat
 from export.int8 import write_int8
 from export.model_card import model_card
 from export.operators import refuse_unsupported
@@ -47,6 +49,9 @@ from runtime.schema import (
     to_json,
 )
 from train.dataset import Cell
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 ENGINE_FILES = tuple(f"{ENGINES_FOLDER}/*{suffix}" for suffix in (".engine", ".json", ".timing"))
 BUNDLE_FILES = ("model.*.onnx", GOLDEN_NAME, CARD_NAME, *ENGINE_FILES)
@@ -106,12 +111,14 @@ def write_bundle(run: FinishedRun, out: Path, options: ExportOptions) -> Written
     with folder_written_aside(out, MANIFEST_NAME, BUNDLE_FILES) as folder, output_errors(out):
         converted = _convert(reference, folder, image, spread_over(examples, CALIBRATION_CELLS), options.precisions)
         with _opened(converted, image) as backends:
-            _write_golden(folder / GOLDEN_NAME, image, reference, backends)
+            golden = np.stack([load_cell(path, image) for path in demo_cells()])
+            _write_golden(folder / GOLDEN_NAME, golden, reference, backends)
             scores = score_cells(cells, image, reference, backends)
-        verdicts = judge_all(scores, run.decision.threshold, options.tolerances, PART_OF_RUN)
-        for each, verdict in zip(converted, verdicts, strict=True):
-            if not verdict.proof.passed:
-                raise _refusal(verdict, _where(folder, each, image, scores.cells, debug=options.debug))
+            verdicts = judge_all(scores, run.decision.threshold, options.tolerances, PART_OF_RUN)
+            for each, verdict in zip(converted, verdicts, strict=True):
+                if not verdict.proof.passed:
+                    raise _refusal(verdict, _where(folder, each, image, scores.cells, debug=options.debug))
+            refuse_wrong_heat(reference, backends, golden)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             classes=CLASSES,
@@ -120,6 +127,7 @@ def write_bundle(run: FinishedRun, out: Path, options: ExportOptions) -> Written
             golden_sha256=sha256_of_file(folder / GOLDEN_NAME),
             card_sha256="",
             typical=typical_cells(examples, image),
+            curve=operating_curve(scores.labels, scores.reference),
             training=_training(run, out),
             variants=tuple(_variant(each, verdict) for each, verdict in zip(converted, verdicts, strict=True)),
         )
@@ -164,9 +172,8 @@ def _opened(converted: Sequence[_Converted], image: ImageSpec) -> Iterator[dict[
         yield {each.precision: stack.enter_context(OnnxRuntimeBackend(each.file, image, "cpu")) for each in converted}
 
 
-def _write_golden(file: Path, image: ImageSpec, reference: KerasModel, variants: dict[str, Backend]) -> None:
+def _write_golden(file: Path, cells: NDArray[np.uint8], reference: KerasModel, variants: dict[str, Backend]) -> None:
     """Keep the drawn cells with what the Keras model and each variant say of them."""
-    cells = np.stack([load_cell(path, image) for path in demo_cells()])
     arrays: dict[str, Any] = {"cells": cells, REFERENCE: reference.predict(cells)}
     for precision, backend in variants.items():
         try:

@@ -28,7 +28,7 @@ from runtime.backends.tensorrt_slot import checked
 from runtime.bundle import Bundle
 from runtime.errors import BundleError, ConversionError, UsageError
 from runtime.files import output_errors, write_text_aside, written_aside
-from runtime.schema import INPUT_NAME, EngineRecord, ImageSpec, Variant, to_json
+from runtime.schema import INPUT_NAME, OUTPUT_NAME, EngineRecord, ImageSpec, Variant, to_json
 
 DEFAULT_BATCH = (1, 8, 32)
 DEFAULT_WORKSPACE_MIB = 1024  # an 8 GB Jetson shares its memory between this, the weights and everything else
@@ -203,6 +203,7 @@ class _Build:
     def _parse(self, network: Any, model: Path) -> None:
         parser = self._trt.OnnxParser(network, self._log)
         if parser.parse_from_file(str(model)):
+            _keep_answers_alone(network)
             return
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         said = [f"node {error.node_name()!r} ({error.node_operator()}): {error.desc()}" for error in errors]
@@ -238,6 +239,14 @@ class _Build:
         self._tell(f"{self._known.path} is no timing cache of this GPU and TensorRT: building without it")
         cache = config.create_timing_cache(b"")
         checked(config.set_timing_cache(cache, ignore_mismatch=False), "start a timing cache", self._log)
+
+
+def _keep_answers_alone(network: Any) -> None:
+    """Leave out the map of a graph, whose place in memory would have to be bound at every batch."""
+    outputs = [network.get_output(index) for index in range(network.num_outputs)]
+    for output in outputs:
+        if output.name != OUTPUT_NAME:
+            network.unmark_output(output)
 
 
 def _hardware_level(trt: Any, level: str) -> Any:

@@ -86,14 +86,14 @@ def _drop_round_trips(model: Any) -> None:
         for node in model.graph.node
         if is_cast(node, onnx.TensorProto.FLOAT) and is_cast(producer.get(node.input[0]), onnx.TensorProto.FLOAT16)
     ]
-    [output] = model.graph.output
+    outputs = {output.name for output in model.graph.output}
     whole: dict[str, str] = {}
     for there, back in trips:
         source = producer.get(there.input[0])
         if source is None:
             back.input[0] = there.input[0]  # the uint8 input, which is cast to float32 at once
-        elif back.output[0] == output.name:
-            source.output[0], back.output[0] = output.name, there.input[0]
+        elif back.output[0] in outputs:
+            source.output[0], back.output[0] = back.output[0], there.input[0]
         else:
             whole[back.output[0]] = source.output[0]
     for node in model.graph.node:

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from export.onnx_session import folded_by_onnxruntime
 from runtime.errors import ConversionError
-from runtime.schema import OUTPUT_NAME
+from runtime.schema import HEAT_NAME, OUTPUT_NAME
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,7 +63,7 @@ def put_in_order(model: Any) -> None:
     Nothing then depends on the order in which a converter went over the graph, so two exports give the same file.
     """
     graph = model.graph
-    nodes = list(_from_inputs_to_outputs(model))
+    nodes = list(_from_inputs_to(model, [output.name for output in graph.output]))
     kept = {value.name for value in (*graph.input, *graph.output)}
     constants = {constant.name: constant for constant in graph.initializer}
     new_names: dict[str, str] = {name: name for name in kept}
@@ -133,11 +133,11 @@ def producers(model: Any) -> dict[str, Any]:
 
 
 def weighted_nodes(model: Any) -> set[str]:
-    """Return the names of the nodes that multiply by learnt weights: convolutions and matrix products."""
+    """Return the names of the nodes that multiply by learnt weights on the way to p_all: convolutions and products."""
     constants = {constant.name for constant in model.graph.initializer}
     return {
         node.name
-        for node in model.graph.node
+        for node in _from_inputs_to(model, [OUTPUT_NAME])
         if node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in constants
     }
 
@@ -159,11 +159,11 @@ def _replace(field: Any, items: Iterable[Any]) -> None:
     field.extend(items)
 
 
-def _from_inputs_to_outputs(model: Any) -> Iterator[Any]:
-    """Yield each node that the outputs need after the nodes that it needs, by depth-first search."""
+def _from_inputs_to(model: Any, outputs: list[str]) -> Iterator[Any]:
+    """Yield each node that these outputs need after the nodes that it needs, by depth-first search."""
     producer = producers(model)
     done: set[str] = set()
-    pending = [(output.name, False) for output in reversed(model.graph.output)]
+    pending = [(output, False) for output in reversed(outputs)]
     while pending:
         tensor, inputs_are_done = pending.pop()
         node = producer.get(tensor)
@@ -230,10 +230,13 @@ def _average_channels_first(model: Any) -> None:
 
 
 def _name_ends(model: Any) -> None:
-    """Give the graph's one output its promised name, and the free dimension of input and output one name."""
-    [cells], [output] = model.graph.input, model.graph.output
+    """Give the graph's outputs their promised names, and the free dimension of input and outputs one name."""
+    [cells], outputs = model.graph.input, model.graph.output
+    names = {output.name: name for output, name in zip(outputs, (OUTPUT_NAME, HEAT_NAME), strict=False)}
     for node in model.graph.node:
-        node.output[:] = [OUTPUT_NAME if name == output.name else name for name in node.output]
-    output.name = OUTPUT_NAME
-    for end in (cells, output):
+        node.output[:] = [names.get(name, name) for name in node.output]
+        node.input[:] = [names.get(name, name) for name in node.input]
+    for output in outputs:
+        output.name = names[output.name]
+    for end in (cells, *outputs):
         end.type.tensor_type.shape.dim[0].dim_param = BATCH

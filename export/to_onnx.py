@@ -1,4 +1,4 @@
-"""Keras file to ONNX file; the only file that imports keras, tensorflow and tf2onnx."""
+"""Keras file to ONNX file; the only file that imports tensorflow and tf2onnx."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ import tensorflow as tf
 import tf2onnx
 
 from export.graph import fold_and_save
+from export.heat import ExplainedNetwork, joined
 from runtime.errors import ConversionError, RunError
 from runtime.schema import INPUT_NAME, OUTPUT_NAME
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 OPSET = 17  # within what tf2onnx is tested with (14 to 18) and every TensorRT since 10 reads
 REFERENCE_BATCH_SIZE = 8
+SMALLEST_MAP = 4  # places along its side; a coarser one says nothing
 # In what Keras says, behind a first line without a name.
 FOREIGN_LAYER = re.compile(r"Could not locate class '(?P<custom>\w+)'|deserialization of a `(?P<code>\w+)` layer")
 FINISH = "finish the run with `python -m train fit --resume`"
@@ -64,15 +66,45 @@ class KerasModel:
             )
         return p_all
 
+    def heat(self, cells: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """Return the map behind each answer, float32 [N, rows, columns], by TensorFlow's own gradients.
+
+        None where the network has no map that is fine enough.
+        """
+        explained = ExplainedNetwork(self._model)
+        return _heat_by_gradient(explained, cells) if explained.side >= SMALLEST_MAP else None
+
     def write_onnx(self, target: Path) -> None:
         """Write the graph `cells` uint8 [N, height, width, 3] to `p_all` float32 [N], standardization inside.
 
+        Where the network has one, `heat`, float32 [N, rows, columns], is a second output: the map behind each answer.
         Raises ConversionError where the graph is not valid or not the one promised.
         """
         with TemporaryDirectory(dir=target.parent) as folder:
-            graph = _converted(self._model, Path(folder) / "weights")
+            explained = ExplainedNetwork(self._model)
+            graph = _converted(explained, Path(folder) / "weights")
             gc.collect()  # what tf2onnx held is a ring of references
             fold_and_save(graph, Path(folder), target)
+
+
+def _heat_by_gradient(explained: ExplainedNetwork, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the map of cells, float32 [N, rows, columns], as automatic differentiation gives it."""
+    with tf.GradientTape() as tape:
+        p_all, *taps = explained.tapped([cells], training=False)
+        logit = -tf.math.log(1 / p_all - 1)
+    positions = [_position(explained.tapped.outputs[1:], source.tensor) for source in explained.sources]
+    values = [taps[position] for position in positions]
+    gradients = tape.gradient(logit, values)
+    maps = [
+        tf.reduce_sum((value - source.usual) * gradient, axis=-1)
+        for source, value, gradient in zip(explained.sources, values, gradients, strict=True)
+    ]
+    heat: NDArray[np.float32] = np.asarray(joined(maps))
+    return heat
+
+
+def _position(tensors: list[Any], wanted: Any) -> int:
+    return next(index for index, tensor in enumerate(tensors) if tensor is wanted)
 
 
 def _load(file: Path) -> Any:
@@ -117,19 +149,22 @@ def _first_line(error: Exception) -> str:
     return " ".join(str(error).strip().partition("\n")[0].split())
 
 
-def _converted(model: Any, weights: Path) -> Any:
-    """Return the graph of a model, whose weights stand in the file `weights`.
+def _converted(explained: ExplainedNetwork, weights: Path) -> Any:
+    """Return the graph of a network, whose weights stand in the file `weights`.
 
-    The model is converted with its weights as inputs, which are nothing but a shape, and they are put in afterwards:
+    The network is converted with its weights as inputs, which are nothing but a shape, and they are put in afterwards:
     while it converts, tf2onnx copies every constant again and again, which takes gigabytes and most of a minute.
     """
-    variables = [*model.trainable_variables, *model.non_trainable_variables]
+    model = explained.tapped
+    variables = model.variables
     names = [f"weight_{index}" for index in range(len(variables))]
-    count = len(model.trainable_variables)
 
-    def p_all(cells: Any, *weights: Any) -> Any:
-        answers, _ = model.stateless_call(list(weights[:count]), list(weights[count:]), cells, training=False)
-        return tf.reshape(answers, [-1])
+    def answers(cells: Any, *weights: Any) -> list[Any]:
+        with keras.StatelessScope(state_mapping=list(zip(variables, weights, strict=True))):
+            if explained.side < SMALLEST_MAP:
+                return [tf.reshape(model([cells], training=False)[0], [-1])]
+            p_all, heat = explained(cells)
+            return [tf.reshape(p_all, [-1]), heat]
 
     [shape] = {tuple(node.shape) for node in model.inputs}
     signature = [
@@ -141,7 +176,7 @@ def _converted(model: Any, weights: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             graph, _ = tf2onnx.convert.from_function(
-                tf.function(p_all, input_signature=signature, autograph=False), signature, opset=OPSET
+                tf.function(answers, input_signature=signature, autograph=False), signature, opset=OPSET
             )
     except (ValueError, TypeError, NotImplementedError) as error:
         raise ConversionError(f"tf2onnx cannot convert {model.name}: {_first_line(error)}") from error

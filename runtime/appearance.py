@@ -5,6 +5,7 @@ A network answers for a blank frame, a blurred cell and another lab's stain as r
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ class Appearance:
     red: float  # shares in that brightness, 0..1; green has the rest
     blue: float
     sharpness: float  # variance of the Laplacian inside the foreground
+    offset: float  # of the foreground's centre from the frame's, share of half a side
+    spread: float  # mean squared distance of the foreground from its centre, 1 for a disc of its area
 
 
 def appearance_of(cell: NDArray[np.uint8], side: int) -> Appearance:
@@ -40,10 +43,32 @@ def appearance_of(cell: NDArray[np.uint8], side: int) -> Appearance:
     samples = cell[::STEP, ::STEP].reshape(-1, 3)
     is_foreground = samples.max(axis=1) > 0
     count = int(is_foreground.sum())
+    offset, spread = _layout(is_foreground.reshape(cell[::STEP, ::STEP].shape[:2]), count)
     sums = samples.sum(axis=0)  # black pixels add nothing
     red, _, blue = (sums / max(int(sums.sum()), 1)).tolist()
     brightness = float(sums.mean()) / max(count, 1)
-    return Appearance(side, count / len(samples), brightness, red, blue, sharpness(cell[..., 1]))
+    return Appearance(side, count / len(samples), brightness, red, blue, sharpness(cell[..., 1]), offset, spread)
+
+
+def _layout(is_foreground: NDArray[np.bool_], count: int) -> tuple[float, float]:
+    """Return how far from the frame's centre the foreground lies, and how far it is spread; 0 and 0 where it is empty.
+
+    The points of a disc of area A have a mean squared distance of A / (2 pi) from its centre.
+
+    Args:
+        is_foreground: [height, width].
+        count: How many are True.
+    """
+    if not count:
+        return 0.0, 0.0
+    offsets, squares = [], 0.0
+    for axis, size in enumerate(is_foreground.shape):
+        of_each = is_foreground.sum(axis=1 - axis)
+        places = np.arange(size) - (size - 1) / 2
+        mean = float(of_each @ places) / count
+        squares += float(of_each @ places**2) / count - mean**2
+        offsets.append(mean / (size / 2))
+    return math.hypot(*offsets), squares * 2 * math.pi / count
 
 
 def sharpness(channel: NDArray[np.uint8]) -> float:
@@ -70,6 +95,13 @@ def unusual(found: Appearance, typical: TypicalCells) -> str:
         return f"another scale: the image has {found.side:g} pixels a side, {_expected(typical.side, '.0f')}"
     if found.foreground > typical.foreground.high:
         return f"too full: {found.foreground:.1%} of the frame are not black, {_expected(typical.foreground, '.1%')}"
+    if found.offset > typical.offset.high:
+        return f"off centre: by {found.offset:.0%} of half the frame, expected at most {typical.offset.high:.0%}"
+    if found.spread > typical.spread.high:
+        return (
+            f"not one round cell: it is spread {found.spread:.2f} times as wide as a disc, expected at most "
+            f"{typical.spread.high:.2f}"
+        )
     if not _holds(typical.brightness, found.brightness):
         return f"unusual brightness: it is {found.brightness:.0f}, {_expected(typical.brightness, '.0f')}"
     for color in ("red", "blue"):
@@ -86,11 +118,15 @@ def typical_of(found: list[Appearance]) -> TypicalCells:
     """Return the ranges of cells of the training part.
 
     From the 0.5 % to the 99.5 % quantile, and beyond that by the fourth root of their ratio: cells that are somewhat
-    smaller, darker or less sharp than any that was seen are no reason to look.
+    smaller, darker or less sharp than any that was seen are no reason to look. Nor is a cell that lies well centred and
+    is round: `offset` and `spread` may be 0, and a tenth larger than their quantile.
     """
     ranges: dict[str, Any] = {}
     for field in fields(Appearance):
         low, high = np.quantile([getattr(each, field.name) for each in found], (0.005, 0.995)).tolist()
+        if field.name in ("offset", "spread"):
+            ranges[field.name] = Range(0.0, high * 1.1)
+            continue
         margin = (high / low) ** 0.25 if low > 0 else 1.0
         ranges[field.name] = Range(low / margin, high * margin)
     return TypicalCells(cells=len(found), **ranges)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from runtime.errors import BundleError, RunError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 CLASSES = ("healthy", "ALL")  # index = label: 0 is healthy, 1 is ALL, the positive class
 MANIFEST_NAME = "bundle.json"
 GOLDEN_NAME = "golden.npz"
@@ -30,6 +30,7 @@ MODELS = ("allnet", "vgg", "resnet", "inception", "compact")
 DEFAULT_THRESHOLD = 0.5
 INPUT_NAME = "cells"  # uint8 [N, height, width, 3], RGB, 0..255
 OUTPUT_NAME = "p_all"  # float32 [N], probability of ALL
+HEAT_NAME = "heat"  # float32 [N, rows, columns], which places speak for ALL (above 0) and against; not in every graph
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -245,6 +246,17 @@ class TypicalCells:
     red: Range  # shares in that brightness, 0..1; green has the rest
     blue: Range
     sharpness: Range  # variance of the Laplacian inside the foreground
+    offset: Range  # of the foreground's centre from the frame's, share of half a side
+    spread: Range  # of the foreground round its centre, 1 for a disc of its area
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What a threshold does on the cells that the bundle was proved on; fractions 0..1."""
+
+    threshold: float
+    sensitivity: float
+    specificity: float
 
 
 @dataclass(frozen=True)
@@ -258,6 +270,7 @@ class Manifest:
     golden_sha256: str
     card_sha256: str
     typical: TypicalCells
+    curve: tuple[OperatingPoint, ...]  # of the Keras model, by rising threshold
     training: Training
     variants: tuple[Variant, ...]
 

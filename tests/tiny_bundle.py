@@ -30,7 +30,7 @@ SIZE = 12
 CHANNELS = 8
 OPSET = 17
 ANYTHING = Range(0.0, 1e9)
-ANY_CELL = TypicalCells(1, ANYTHING, ANYTHING, ANYTHING, ANYTHING, ANYTHING, ANYTHING)
+ANY_CELL = TypicalCells(1, *[ANYTHING] * 8)
 
 
 def some_cells(count: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -69,6 +69,7 @@ def write_tiny_bundle(folder: Path, precisions: tuple[str, ...] = ("fp32", "fp16
         golden_sha256=sha256_of_file(folder / GOLDEN_NAME),
         card_sha256=sha256_of_file(folder / CARD_NAME),
         typical=ANY_CELL,
+        curve=(),
         variants=variants,
     )
     (folder / MANIFEST_NAME).write_text(to_json(manifest), encoding="utf-8")

@@ -25,6 +25,7 @@ class Backend(Closing):
 
     name: str  # "cpu", "cuda"
     description: str  # library, version and device, for people
+    gives_heat = False  # whether `infer_with_heat` can be called
 
     def __init__(self, image: ImageSpec, runs_at_a_time: int = 1) -> None:
         self._cell_shape = (image.height, image.width, 3)
@@ -35,19 +36,40 @@ class Backend(Closing):
 
         The caller owns both arrays: the input may be reused at once, the output is a fresh one.
         """
+        self._check_cells(cells)
+        with self._let_through:
+            p_all = self._infer(cells)
+        self._check_finite(p_all)
+        return p_all
+
+    def infer_with_heat(self, cells: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return p_all, and the map behind each answer, float32 [N, rows, columns]: above 0 speaks for ALL.
+
+        Only where `gives_heat`.
+        """
+        self._check_cells(cells)
+        with self._let_through:
+            p_all, heat = self._infer_with_heat(cells)
+        self._check_finite(p_all)
+        self._check_finite(heat)
+        return p_all, heat
+
+    def _check_cells(self, cells: NDArray[np.uint8]) -> None:
         if cells.dtype != np.uint8 or cells.shape[1:] != self._cell_shape or len(cells) == 0:
             raise BackendError(
                 f"expected uint8 cells of shape [N, {', '.join(map(str, self._cell_shape))}] with N >= 1, "
                 f"received {cells.dtype} {list(cells.shape)}"
             )
-        with self._let_through:
-            p_all = self._infer(cells)
-        if not np.isfinite(p_all).all():
+
+    def _check_finite(self, values: NDArray[np.float32]) -> None:
+        if not np.isfinite(values).all():
             raise NotFiniteError(
                 f"expected probabilities from {self.description}, found values that are not finite; "
                 "check the bundle with `python -m export verify`"
             )
-        return p_all
 
     @abstractmethod
     def _infer(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]: ...
+
+    def _infer_with_heat(self, cells: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        raise NotImplementedError(f"{self.description} gives no map")

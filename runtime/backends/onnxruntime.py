@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ from runtime.backends.base import Backend
 from runtime.backends.cuda_runtime import open_cuda
 from runtime.backends.onnxruntime_cuda import BoundSession
 from runtime.errors import BackendError
-from runtime.schema import INPUT_NAME, OUTPUT_NAME, ImageSpec
+from runtime.schema import HEAT_NAME, INPUT_NAME, OUTPUT_NAME, ImageSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,7 +54,7 @@ class OnnxRuntimeBackend(Backend):
         library = import_onnxruntime(name)
         self.name = name
         self._session = _open_session(library, model, name, may_spin=not is_small)
-        self._check_contract(model)
+        self.gives_heat = self._check_contract(model)
         self.description = f"ONNX Runtime {library.__version__} {PROVIDERS[name]}"
         self._bound = self._bind() if name == "cuda" else None
 
@@ -64,10 +66,26 @@ class OnnxRuntimeBackend(Backend):
             return None
 
     def _infer(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if self._bound is not None:
+            bound = self._bound
+            with self._failures(cells):
+                return bound.run(cells)
+        [p_all] = self._run([OUTPUT_NAME], cells)
+        return p_all
+
+    def _infer_with_heat(self, cells: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        p_all, heat = self._run([OUTPUT_NAME, HEAT_NAME], cells)
+        return p_all, heat
+
+    def _run(self, outputs: list[str], cells: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        with self._failures(cells):
+            found: list[NDArray[np.float32]] = self._session.run(outputs, {INPUT_NAME: cells})
+        return found
+
+    @contextmanager
+    def _failures(self, cells: NDArray[np.uint8]) -> Iterator[None]:
         try:
-            if self._bound is not None:
-                return self._bound.run(cells)
-            (p_all,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: cells})
+            yield
         except BackendError:
             raise
         except Exception as error:  # ONNX Runtime raises its own types, without a common base class
@@ -75,8 +93,6 @@ class OnnxRuntimeBackend(Backend):
                 f"{self.description} failed on a batch of {len(cells)} cells: {' '.join(str(error).split())}; "
                 "try a smaller --batch-size"
             ) from error
-        found: NDArray[np.float32] = p_all
-        return found
 
     def close(self) -> None:
         """Drop the session, with which ONNX Runtime frees its memory, and free what was bound to it."""
@@ -84,19 +100,22 @@ class OnnxRuntimeBackend(Backend):
             self._bound.close()
         del self._bound, self._session
 
-    def _check_contract(self, model: Path) -> None:
+    def _check_contract(self, model: Path) -> bool:
+        """Say whether the graph gives a map too; raise BackendError where it is not one of a bundle."""
+
         def signature(nodes: Any) -> list[tuple[str, str, list[Any]]]:
             return [(node.name, node.type, node.shape[1:]) for node in nodes]
 
-        found = signature(self._session.get_inputs()), signature(self._session.get_outputs())
-        expected: tuple[Any, Any] = (
-            [(INPUT_NAME, "tensor(uint8)", list(self._cell_shape))],
-            [(OUTPUT_NAME, "tensor(float)", [])],
-        )
-        if found != expected:
+        inputs, (first, *others) = signature(self._session.get_inputs()), signature(self._session.get_outputs())
+        expected_input = (INPUT_NAME, "tensor(uint8)", list(self._cell_shape))
+        expected_output: tuple[str, str, list[Any]] = (OUTPUT_NAME, "tensor(float)", [])
+        is_heat = [(name, kind, len(shape)) == (HEAT_NAME, "tensor(float)", 2) for name, kind, shape in others]
+        if inputs != [expected_input] or first != expected_output or is_heat not in ([], [True]):
             raise BackendError(
-                f"expected the graph {model} to take and give {expected}, found {found}; export it again"
+                f"expected the graph {model} to take {[expected_input]} and to give {expected_output}, found that it "
+                f"takes {inputs} and gives {[first, *others]}; export it again"
             )
+        return bool(others)
 
 
 def has_provider(name: str) -> bool:

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,9 @@ from runtime.schema import ImageSpec, Range, TypicalCells
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-USUAL = Appearance(side=450, foreground=0.2, brightness=60, red=0.38, blue=0.44, sharpness=150)
+USUAL = Appearance(
+    side=450, foreground=0.2, brightness=60, red=0.38, blue=0.44, sharpness=150, offset=0.02, spread=1.02
+)
 TYPICAL = TypicalCells(
     cells=9,
     side=Range(450, 450),
@@ -28,6 +31,8 @@ TYPICAL = TypicalCells(
     red=Range(0.36, 0.4),
     blue=Range(0.42, 0.46),
     sharpness=Range(60, 300),
+    offset=Range(0, 0.1),
+    spread=Range(0, 1.6),
 )
 
 
@@ -40,11 +45,13 @@ def square(side: int, color: tuple[int, int, int], inner: int) -> NDArray[np.uin
 
 def test_colors_are_those_of_what_is_not_black() -> None:
     found = appearance_of(square(40, (90, 30, 60), inner=20), side=450)
-    assert found == Appearance(side=450, foreground=0.25, brightness=60, red=0.5, blue=1 / 3, sharpness=0)
+    spread = 2 * math.pi * 2 * (10**2 - 1) / 12 / 10**2  # of the 10 x 10 samples that are measured
+    measured = {"side": 450, "foreground": 0.25, "brightness": 60, "red": 0.5, "blue": 1 / 3, "sharpness": 0}
+    assert asdict(found) == pytest.approx({**measured, "offset": 0, "spread": spread})
 
 
 def test_an_empty_frame_has_no_color_and_no_sharpness() -> None:
-    assert appearance_of(np.zeros((16, 16, 3), np.uint8), 16) == Appearance(16, 0, 0, 0, 0, 0)
+    assert appearance_of(np.zeros((16, 16, 3), np.uint8), 16) == Appearance(16, 0, 0, 0, 0, 0, 0, 0)
 
 
 def test_sharpness_is_the_variance_of_the_laplacian() -> None:
@@ -53,6 +60,29 @@ def test_sharpness_is_the_variance_of_the_laplacian() -> None:
     inside = channel.astype(float)
     laplacian = 4 * inside[1:-1, 1:-1] - inside[:-2, 1:-1] - inside[2:, 1:-1] - inside[1:-1, :-2] - inside[1:-1, 2:]
     assert sharpness(channel) == pytest.approx(laplacian[::2].var())
+
+
+def discs(side: int, *places: tuple[float, float, float]) -> NDArray[np.uint8]:
+    """Return a frame with white discs at (row, column) of a radius."""
+    rows, columns = np.mgrid[:side, :side]
+    inside = [np.hypot(rows - row, columns - column) < radius for row, column, radius in places]
+    return np.repeat(np.any(inside, axis=0)[..., None], 3, axis=2).astype(np.uint8) * 255
+
+
+def test_a_disc_has_a_spread_of_one_wherever_it_lies() -> None:
+    for place in ((64.0, 64.0), (40.0, 90.0)):
+        assert appearance_of(discs(128, (*place, 24)), 450).spread == pytest.approx(1, abs=0.02)
+
+
+def test_the_offset_is_counted_in_half_sides() -> None:
+    assert appearance_of(discs(128, (63.0, 63.0, 24)), 450).offset == pytest.approx(0, abs=0.02)
+    assert appearance_of(discs(128, (63.0, 95.0, 24)), 450).offset == pytest.approx(0.5, abs=0.02)
+    assert appearance_of(discs(128, (31.0, 31.0, 24)), 450).offset == pytest.approx(math.hypot(0.5, 0.5), abs=0.02)
+
+
+def test_two_discs_that_touch_have_one_and_a_half_times_the_spread_of_one() -> None:
+    found = appearance_of(discs(128, (64.0, 44.0, 20), (64.0, 84.0, 20)), 450)
+    assert found.spread == pytest.approx(1.5, abs=0.05)  # 0.5 + pi d^2 / (4 a) for d = 2 r
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 2), (3, 3), (4, 5), (7, 4)])
@@ -68,6 +98,8 @@ UNUSUAL = {
     "nearly empty: 1.0% of the frame are not black, expected 10.0% to 30.0%": {"foreground": 0.01},
     "too full: 100.0% of the frame are not black, expected 10.0% to 30.0%": {"foreground": 1.0},
     "another scale: the image has 600 pixels a side, expected 450": {"side": 600},
+    "off centre: by 30% of half the frame, expected at most 10%": {"offset": 0.3},
+    "not one round cell: it is spread 2.50 times as wide as a disc, expected at most 1.60": {"spread": 2.5},
     "unusual brightness: it is 200, expected 40 to 80": {"brightness": 200},
     "unusual color: red is 44.0% of the light, expected 36.0% to 40.0%": {"red": 0.44},
     "unusual color: blue is 38.0% of the light, expected 42.0% to 46.0%": {"blue": 0.38},
@@ -96,7 +128,7 @@ def test_typical_ranges_hold_what_was_measured_and_somewhat_more() -> None:
 
 
 def test_cells_without_any_foreground_give_ranges_too() -> None:
-    assert typical_of([Appearance(9, 0, 0, 0, 0, 0)] * 3).red == Range(0, 0)
+    assert typical_of([Appearance(9, 0, 0, 0, 0, 0, 0, 0)] * 3).red == Range(0, 0)
 
 
 def test_real_cells_are_usual_and_what_is_done_to_them_is_said(real_cells: Path, tmp_path: Path) -> None:

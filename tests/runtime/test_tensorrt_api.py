@@ -31,6 +31,7 @@ NAME_TO_CLASS = {
     "error": "ParserError",
     "inspector": "EngineInspector",
     "network": "INetworkDefinition",
+    "output": "ITensor",
     "parser": "OnnxParser",
     "plan": "IHostMemory",
     "profile": "IOptimizationProfile",

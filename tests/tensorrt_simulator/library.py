@@ -181,6 +181,32 @@ class INetworkDefinition(Visible):
             raise RuleBrokenError(f"a network's name of {len(value)} characters")
         super().__setattr__(name, value)
 
+    @property
+    def num_outputs(self) -> int:
+        return len(self._outputs)
+
+    @property
+    def _outputs(self) -> list[Any]:
+        return self._graph.outputs if self._graph else []
+
+    def get_output(self, index: int) -> ITensor | None:
+        if not 0 <= index < len(self._outputs):
+            return None
+        return _instance(self._library, ITensor, self._outputs[index].name)
+
+    def unmark_output(self, tensor: ITensor) -> None:
+        names = [output.name for output in self._outputs]
+        if self._graph is None or tensor.name not in names:
+            raise RuleBrokenError("unmark_output of a tensor that is no output")
+        self._graph = self._graph.with_outputs([name for name in names if name != tensor.name])
+
+
+class ITensor(Visible):
+    """An output of a network."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
 
 class ParserError(Visible):
     """Why a node is refused."""
@@ -385,6 +411,7 @@ class Builder(Visible):
             "typed": network._is_strongly_typed,
             "tf32": "TF32" in config._flags,
             "workspace": config._pools.get("WORKSPACE"),
+            "outputs": [output.name for output in graph.outputs],
             "content": len(graph.content),
         }
         text = json.dumps(header).encode()
@@ -408,7 +435,8 @@ class Runtime(Visible):
         if problem:
             self._library.say(self._logger, "ERROR", problem)
             return None
-        return _instance(self._library, ICudaEngine, self._logger, header, self._library.read_content(content))
+        graph = self._library.read_content(content).with_outputs(header["outputs"])
+        return _instance(self._library, ICudaEngine, self._logger, header, graph)
 
     def _problem(self, header: dict[str, Any], content: bytes) -> str:
         if not header or header["content"] != len(content):
@@ -630,6 +658,7 @@ class _EnumMember(enum.Enum):
 
 SIMULATED = (
     INetworkDefinition,
+    ITensor,
     ParserError,
     OnnxParser,
     IOptimizationProfile,
