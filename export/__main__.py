@@ -18,6 +18,7 @@ from export.engine import (
     EngineOptions,
     build_engine,
 )
+from export.fewest_cells import FEWEST_TO_PROVE
 from runtime.command_line import (
     DONE,
     PARTLY_DONE,
@@ -89,9 +90,20 @@ def _add_tolerance(parser: Any) -> None:
 
 
 def _add_verify(commands: Any) -> None:
-    verify = commands.add_parser("verify", help="prove a bundle's variants on labelled cells")
+    verify = commands.add_parser(
+        "verify",
+        help="prove a bundle's variants on labelled cells",
+        epilog="Exit codes: 0 every variant passed; 1 refused, or a variant failed; 2 every variant passed, but some "
+        "cells could not be read, or they were too few for a proof.",
+    )
     verify.add_argument("bundle", type=Path, metavar="BUNDLE", help="the verdict is written into it")
-    verify.add_argument("--data", type=Path, required=True, metavar="DIR", help="labelled cells")
+    verify.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help=f"labelled cells; of fewer than {FEWEST_TO_PROVE} of a class the verdict is told and not written",
+    )
     verify.add_argument("--run", type=Path, metavar="RUN", help="default: where the run lay when it was exported")
     verify.add_argument("--cells", type=positive_int, metavar="N", help="take N cells, spread over the data")
     verify.add_argument("--out", type=csv_file, metavar="FILE.csv", help="write what each variant says of each cell")
@@ -234,11 +246,14 @@ def _verify(options: argparse.Namespace) -> int:
         debug(bundle, verification)
     if options.out:
         write_answers(options.out, verification.scores)
-    write_verdicts(bundle, verification.verdicts)
-    print(f"The verdict is written into {options.bundle}")
+    if verification.is_proof:
+        write_verdicts(bundle, verification.verdicts)
+        print(f"The verdict is written into {options.bundle}")
+    else:
+        print(f"The verdict is not written: fewer than {FEWEST_TO_PROVE} cells of a class are too few for a proof")
     if not verification.passed:
         return REFUSED
-    return PARTLY_DONE if verification.scores.unreadable else DONE
+    return DONE if verification.is_proof and not verification.scores.unreadable else PARTLY_DONE
 
 
 def _write_triton(options: argparse.Namespace) -> int:
