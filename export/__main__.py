@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from runtime.command_line import (
     quiet_tensorflow,
     run_command,
 )
+from runtime.errors import UsageError
 from runtime.schema import PRECISIONS, TOLERANCES, Tolerance
 
 TOLERANCE_LIMITS = tuple(field.name for field in fields(Tolerance))
@@ -60,7 +62,8 @@ def _add_onnx(commands: Any) -> None:
         "--calibration-data",
         type=Path,
         metavar="DIR",
-        help="cells to convert fp16 and int8 with; those of the run's training part are taken; default: --data",
+        help="where the run's training cells lie now, or some of them: their look goes into the bundle, and fp16 and "
+        "int8 are fitted to them; default: --data",
     )
     onnx.add_argument(
         "--cells", type=positive_int, metavar="N", help="compare on N of the validation cells; default: all"
@@ -197,9 +200,25 @@ def _tolerances(options: argparse.Namespace) -> dict[str, Tolerance]:
     return changed
 
 
+def _refuse_ignored(options: argparse.Namespace, precisions: Sequence[str]) -> None:
+    """Raise UsageError for options that say something of precisions which are not there."""
+    for precision, limit, _ in options.tolerance:
+        if precision not in precisions:
+            raise UsageError(
+                f"expected --tolerance of {', '.join(precisions)}, received {precision}:{limit}; leave it out, or "
+                f"export with --precision {precision}"
+            )
+    if options.debug_precision and set(precisions) == {"fp32"}:
+        raise UsageError(
+            "expected a precision to compare with fp32 for --debug-precision, found none; leave it out, or export with "
+            "--precision fp16 or int8"
+        )
+
+
 def _write_onnx(options: argparse.Namespace) -> int:
     from export.finished_run import find_run
 
+    _refuse_ignored(options, tuple(dict.fromkeys(("fp32", *options.precision))))
     run = find_run(options.run)
     accuracy = run.validation.accuracy.value
     print(f"{run.config.options.model} of {run.folder}, validation accuracy {accuracy:.2%}, epoch {run.best_epoch}")
@@ -234,6 +253,7 @@ def _verify(options: argparse.Namespace) -> int:
     from runtime.bundle import Bundle
 
     bundle = Bundle.open(options.bundle)
+    _refuse_ignored(options, tuple(variant.precision for variant in bundle.manifest.variants))
     with quiet_tensorflow():
         from export.reference import reference_file
         from export.verify import chosen_cells, count_fitted, debug, tell, verify, write_answers, write_verdicts

@@ -341,6 +341,41 @@ def test_a_changed_tolerance_is_obeyed_and_recorded(failing: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("--tolerance", "int8:auc=0.1"),
+            r"expected --tolerance of fp32(, fp16)?, received int8:auc; leave it out, or export with --precision int8",
+        ),
+        (
+            ("--tolerance", "fp32:flipped=0.1", "--tolerance", "int8:auc=0.1"),
+            r"expected --tolerance of fp32(, fp16)?, received int8:auc; leave it out",
+        ),
+    ],
+)
+def test_a_tolerance_of_a_precision_that_is_not_there_is_refused(
+    tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    bundle = write_tiny_bundle(tmp_path / "bundle", ("fp32", "fp16"))
+    for command in (
+        ["verify", str(bundle), "--data", str(DEMO_CELLS)],
+        ["onnx", "--run", "run", "--out", str(tmp_path / "new")],
+    ):
+        with pytest.raises(UsageError, match=message):
+            main([*command, *words])
+
+
+def test_layers_are_not_looked_for_where_there_is_fp32_alone(tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "bundle", ("fp32",))
+    for command in (
+        ["verify", str(bundle), "--data", str(DEMO_CELLS)],
+        ["onnx", "--run", "run", "--out", str(tmp_path / "new"), "--precision", "fp32"],
+    ):
+        with pytest.raises(UsageError, match=r"expected a precision to compare with fp32 for --debug-precision"):
+            main([*command, "--debug-precision"])
+
+
+@pytest.mark.parametrize(
     ("text", "parsed"),
     [
         ("int8:sensitivity=0.01", ("int8", "sensitivity", 0.01)),
