@@ -27,14 +27,12 @@ def sha256_of_file(path: Path) -> str:
 
 
 @contextmanager
-def output_errors(path: Path) -> Iterator[None]:
+def output_errors(path: Path, advice: str = "choose a place that can be written") -> Iterator[None]:
     """Turn an operating-system error while `path` is being written into an OutputError that names it."""
     try:
         yield
     except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; choose a place that can be written"
-        ) from error
+        raise OutputError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import partial
 from itertools import islice
@@ -362,6 +363,35 @@ def test_a_run_that_was_cut_off_goes_on_and_gives_what_a_whole_one_gives(
     assert answers(out) == answers(whole)
     assert len(classified) == (1 if torn == 0 else 2), "the torn row is made again, no other"
     assert not list(six_cells.glob("*.partial"))
+
+
+@contextmanager
+def disk_with_room_for(size: int) -> Iterator[None]:
+    """Let no file grow beyond so many bytes, as on a disk that fills up."""
+    resource = pytest.importorskip("resource", reason="this system limits no files")
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, usual[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+
+
+@pytest.mark.parametrize("buffered", [1, 8192], ids=["at a row", "at the end"])
+def test_a_disk_that_fills_up_says_how_to_go_on(
+    six_cells: Path, monkeypatch: pytest.MonkeyPatch, buffered: int
+) -> None:
+    whole, out = six_cells / "whole.csv", six_cells / "r.csv"
+    assert main([str(six_cells / "cells"), "--out", str(whole)]) == PARTLY_DONE
+    opened = os.fdopen
+    expected = r"cannot write .*r\.csv: .*; the rows so far are kept in r\.csv\..*\.partial: go on with --resume"
+    with monkeypatch.context() as patch, disk_with_room_for(whole.stat().st_size // 2):
+        patch.setattr(os, "fdopen", partial(opened, buffering=buffered))
+        with pytest.raises(OutputError, match=expected):
+            main([str(six_cells / "cells"), "--out", str(out)])
+    assert not out.exists()
+    assert main([str(six_cells / "cells"), "--out", str(out), "--resume"]) == PARTLY_DONE
+    assert answers(out) == answers(whole)
 
 
 def test_a_run_goes_on_more_than_once(six_cells: Path, monkeypatch: pytest.MonkeyPatch) -> None:
