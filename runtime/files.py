@@ -72,6 +72,32 @@ def _file_beside(path: Path) -> Path:
     return Path(name)
 
 
+def file_clock_ns(path: Path) -> int:
+    """Return now, in nanoseconds, as the file system gives times to files beside `path`, which need not exist.
+
+    Its clock may be another computer's, and it may be coarse. Raises OutputError where no file can be made there.
+    """
+    beside = _file_beside(path)
+    try:
+        return beside.stat().st_mtime_ns
+    finally:
+        beside.unlink()
+
+
+def has_changed_since(path: str, moment_ns: int) -> bool:
+    """Say whether a file, or another one in its place, was changed after a moment of `file_clock_ns`.
+
+    A file that has gone has not. One that took its place counts even where it brought an older time with it.
+    """
+    try:
+        found = os.stat(path)  # noqa: PTH116  of a million files
+    except (OSError, ValueError):
+        return False
+    # st_ctime is when anything about the file changed; on Windows, when it was made.
+    changed_ns = max(found.st_ctime_ns, found.st_mtime_ns) if os.name == "nt" else found.st_ctime_ns
+    return changed_ns > moment_ns
+
+
 def write_text_aside(path: Path, text: str) -> None:
     """Write `text` as UTF-8 to `path`, whole or not at all."""
     with written_aside(path) as aside, output_errors(path):
