@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 from runtime.errors import OutputError, UsageError
 from runtime.files import CsvWriter, give_usual_permissions, output_errors
 from runtime.schema import Audit, Prediction
-from runtime.unfinished import PARTIAL, Row, UnfinishedResults, hold
+from runtime.unfinished import PARTIAL, Row, UnfinishedResults, hold, partial_prefix
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -117,8 +117,8 @@ def _stdout_errors() -> Iterator[None]:
 class ResultsFile:
     """A results file that bears its name only when it is complete.
 
-    Rows go to `<name>.<run>.<random>.partial` beside it, so that two runs never write into one file. After an
-    interruption that file stays, with every row that was written.
+    Rows go to `<name>.<run>.<began>.<random>.partial` beside it, so that two runs never write into one file. After
+    an interruption that file stays, with every row that was written.
     """
 
     def __init__(self, path: Path, *, run: str = "", audited: bool = False) -> None:
@@ -129,7 +129,7 @@ class ResultsFile:
         self._taken_over: list[Path] = []
         with output_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=f"{path.name}.{run or 'run'}.", suffix=PARTIAL, dir=path.parent)
+            handle, name = tempfile.mkstemp(prefix=partial_prefix(path, run or "run"), suffix=PARTIAL, dir=path.parent)
             self.partial_path = Path(name)
             give_usual_permissions(self.partial_path)
             # A name may hold bytes that are not UTF-8; they are written back as they were read.

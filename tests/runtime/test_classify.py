@@ -16,12 +16,14 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import runtime
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import Classifier
 from runtime.classify import MOST_PRINTED, main, report_groups
 from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, REFUSED
+from runtime.demo import demo_cells
 from runtime.errors import OutputError, UsageError
 from runtime.groups import GroupCounts
 from runtime.inputs import find_inputs, read_list
@@ -363,6 +365,25 @@ def test_a_run_that_was_cut_off_goes_on_and_gives_what_a_whole_one_gives(
     assert answers(out) == answers(whole)
     assert len(classified) == (1 if torn == 0 else 2), "the torn row is made again, no other"
     assert not list(six_cells.glob("*.partial"))
+
+
+def test_images_that_changed_after_the_run_began_are_classified_anew(
+    six_cells: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = six_cells / "cells" / "a.bmp", six_cells / "cells" / "b.bmp"
+    other = six_cells / "other.bmp"
+    with Image.open(demo_cells()[-1]) as image:
+        image.save(other)
+    time.sleep(0.05)  # longer than the file system's clock stands still
+    cut_off_run(six_cells, 5, monkeypatch)
+    b.write_bytes(other.read_bytes())
+    os.utime(other, (1, 1))  # as a copy that keeps the time of an old file
+    other.replace(a)
+    command = [str(six_cells / "cells"), "--out"]
+    assert main([*command, str(six_cells / "r.csv"), "--resume"]) == PARTLY_DONE
+    assert "\n3 rows of the run that was cut off are kept\n" in capsys.readouterr().err
+    assert main([*command, str(six_cells / "whole.csv")]) == PARTLY_DONE
+    assert sorted(answers(six_cells / "r.csv")) == sorted(answers(six_cells / "whole.csv"))
 
 
 @contextmanager
