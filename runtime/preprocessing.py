@@ -61,7 +61,7 @@ def read_bytes(path: str | Path) -> bytes:
             )
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise UnopenableCellError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+        raise UnopenableCellError(getattr(error, "strerror", None) or error) from error
     if not data:
         raise UnreadableCellError("the file is empty")
     return data
