@@ -217,6 +217,24 @@ def test_hidden_folders_are_left_out_like_hidden_files(cell_file: CellFile, tmp_
     assert [Path(row["path"]).name for row in rows_of(tmp_path / "r.csv")] == ["a.png"]
 
 
+def test_a_folder_that_cannot_be_read_is_refused_before_anything_is_classified(
+    cell_file: CellFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("cells/a.png", "cells/closed/b.png"):
+        cell_file(name)
+    scan = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UsageError, match=r"expected a folder that can be read at .*closed, found: Permission denied"):
+        main([str(tmp_path / "cells"), "--out", str(tmp_path / "r.csv")])
+    assert [path.name for path in tmp_path.iterdir()] == ["cells"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send SIGINT to one process")
 def test_ctrl_c_in_the_middle_of_a_real_run_is_quiet(cell_file: CellFile, tmp_path: Path) -> None:
     cell = cell_file("cells/0.bmp")
@@ -463,6 +481,22 @@ def test_what_is_older_than_the_complete_table_is_not_gone_on_with(
     os.utime(partial_path, (1, 1))
     assert main([*command, "--resume"]) == PARTLY_DONE
     assert "no run was cut off" in capsys.readouterr().err
+
+
+def test_a_clock_that_stepped_back_costs_time_and_no_rows(
+    six_cells: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [str(six_cells / "cells"), "--out", str(six_cells / "r.csv")]
+    assert main(command) == PARTLY_DONE
+    complete = answers(six_cells / "r.csv")
+    later = time.time() + 3600
+    os.utime(six_cells / "r.csv", (later, later))
+    cut_off_run(six_cells, 2, monkeypatch)
+    assert main([*command, "--resume"]) == PARTLY_DONE
+    assert "all is classified" in capsys.readouterr().err, (
+        "the unfinished table seems to be older than the complete one"
+    )
+    assert answers(six_cells / "r.csv") == complete
 
 
 def test_all_that_cut_off_runs_left_goes_when_one_of_them_is_completed(

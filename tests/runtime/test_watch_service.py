@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import sys
 import time
@@ -223,6 +224,16 @@ def test_other_content_under_a_name_is_a_new_row(watch: Watch) -> None:
     watch.drop("a.bmp", content="no cell any more")
     watch.settle()
     assert watch.rows() == [("a.bmp", "ok"), ("a.bmp", "error")]
+
+
+def test_a_clock_that_steps_back_loses_nothing(watch: Watch) -> None:
+    for hour in (3, 2, 1):
+        watch.drop("same.bmp", f"{hour}.bmp")
+        for path in (watch.root / "same.bmp", watch.root / f"{hour}.bmp"):
+            os.utime(path, (3600 * hour, 3600 * hour))
+        watch.settle()
+    names_of_rows = sorted(name for name, _ in watch.rows())
+    assert names_of_rows == ["1.bmp", "2.bmp", "3.bmp", "same.bmp", "same.bmp", "same.bmp"]
 
 
 def test_a_half_written_file_becomes_a_row_when_it_is_whole(watch: Watch) -> None:
