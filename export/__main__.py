@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from export.engine import (
     EngineOptions,
     build_engine,
 )
+from export.fewest_cells import FEWEST_TO_PROVE
 from runtime.command_line import (
     DONE,
     PARTLY_DONE,
@@ -29,6 +31,7 @@ from runtime.command_line import (
     quiet_tensorflow,
     run_command,
 )
+from runtime.errors import UsageError
 from runtime.schema import PRECISIONS, TOLERANCES, Tolerance
 
 TOLERANCE_LIMITS = tuple(field.name for field in fields(Tolerance))
@@ -59,7 +62,8 @@ def _add_onnx(commands: Any) -> None:
         "--calibration-data",
         type=Path,
         metavar="DIR",
-        help="cells to convert fp16 and int8 with; those of the run's training part are taken; default: --data",
+        help="where the run's training cells lie now, or some of them: their look goes into the bundle, and fp16 and "
+        "int8 are fitted to them; default: --data",
     )
     onnx.add_argument(
         "--cells", type=positive_int, metavar="N", help="compare on N of the validation cells; default: all"
@@ -89,9 +93,20 @@ def _add_tolerance(parser: Any) -> None:
 
 
 def _add_verify(commands: Any) -> None:
-    verify = commands.add_parser("verify", help="prove a bundle's variants on labelled cells")
+    verify = commands.add_parser(
+        "verify",
+        help="prove a bundle's variants on labelled cells",
+        epilog="Exit codes: 0 every variant passed; 1 refused, or a variant failed; 2 every variant passed, but some "
+        "cells could not be read, or they were too few for a proof.",
+    )
     verify.add_argument("bundle", type=Path, metavar="BUNDLE", help="the verdict is written into it")
-    verify.add_argument("--data", type=Path, required=True, metavar="DIR", help="labelled cells")
+    verify.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help=f"labelled cells; of fewer than {FEWEST_TO_PROVE} of a class the verdict is told and not written",
+    )
     verify.add_argument("--run", type=Path, metavar="RUN", help="default: where the run lay when it was exported")
     verify.add_argument("--cells", type=positive_int, metavar="N", help="take N cells, spread over the data")
     verify.add_argument("--out", type=csv_file, metavar="FILE.csv", help="write what each variant says of each cell")
@@ -185,9 +200,25 @@ def _tolerances(options: argparse.Namespace) -> dict[str, Tolerance]:
     return changed
 
 
+def _refuse_ignored(options: argparse.Namespace, precisions: Sequence[str]) -> None:
+    """Raise UsageError for options that say something of precisions which are not there."""
+    for precision, limit, _ in options.tolerance:
+        if precision not in precisions:
+            raise UsageError(
+                f"expected --tolerance of {', '.join(precisions)}, received {precision}:{limit}; leave it out, or "
+                f"export with --precision {precision}"
+            )
+    if options.debug_precision and set(precisions) == {"fp32"}:
+        raise UsageError(
+            "expected a precision to compare with fp32 for --debug-precision, found none; leave it out, or export with "
+            "--precision fp16 or int8"
+        )
+
+
 def _write_onnx(options: argparse.Namespace) -> int:
     from export.finished_run import find_run
 
+    _refuse_ignored(options, tuple(dict.fromkeys(("fp32", *options.precision))))
     run = find_run(options.run)
     accuracy = run.validation.accuracy.value
     print(f"{run.config.options.model} of {run.folder}, validation accuracy {accuracy:.2%}, epoch {run.best_epoch}")
@@ -222,6 +253,7 @@ def _verify(options: argparse.Namespace) -> int:
     from runtime.bundle import Bundle
 
     bundle = Bundle.open(options.bundle)
+    _refuse_ignored(options, tuple(variant.precision for variant in bundle.manifest.variants))
     with quiet_tensorflow():
         from export.reference import reference_file
         from export.verify import chosen_cells, count_fitted, debug, tell, verify, write_answers, write_verdicts
@@ -234,11 +266,14 @@ def _verify(options: argparse.Namespace) -> int:
         debug(bundle, verification)
     if options.out:
         write_answers(options.out, verification.scores)
-    write_verdicts(bundle, verification.verdicts)
-    print(f"The verdict is written into {options.bundle}")
+    if verification.is_proof:
+        write_verdicts(bundle, verification.verdicts)
+        print(f"The verdict is written into {options.bundle}")
+    else:
+        print(f"The verdict is not written: fewer than {FEWEST_TO_PROVE} cells of a class are too few for a proof")
     if not verification.passed:
         return REFUSED
-    return PARTLY_DONE if verification.scores.unreadable else DONE
+    return DONE if verification.is_proof and not verification.scores.unreadable else PARTLY_DONE
 
 
 def _write_triton(options: argparse.Namespace) -> int:

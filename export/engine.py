@@ -6,8 +6,9 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from runtime.backends.tensorrt import (
 from runtime.backends.tensorrt_slot import checked
 from runtime.bundle import Bundle
 from runtime.errors import BundleError, ConversionError, UsageError
-from runtime.files import output_errors, write_text_aside, written_aside
+from runtime.files import output_errors, written_aside
 from runtime.schema import INPUT_NAME, OUTPUT_NAME, EngineRecord, ImageSpec, Variant, to_json
 
 DEFAULT_BATCH = (1, 8, 32)
@@ -86,11 +87,7 @@ def build_engine(folder: Path, options: EngineOptions, tell: Callable[[str], Non
     plan = build.plan_of(model, variant)
     precisions = layer_precisions(build.describe(plan))
     refuse_mislabelled(variant.precision, precisions)
-    known.write()
-    record = _record(machine, variant, options, plan, precisions)
-    with written_aside(path) as aside, output_errors(path):
-        aside.write_bytes(plan)
-    write_text_aside(record_path(path), to_json(record))
+    _write(path, plan, _record(machine, variant, options, plan, precisions), known)
     return path
 
 
@@ -133,6 +130,16 @@ def _record(
     )
 
 
+def _write(path: Path, plan: bytes, record: EngineRecord, known: TimingCache) -> None:
+    """Put the engine, its record and what was learnt into place; each is on the disk before the first takes its own."""
+    record_file = record_path(path)
+    with known.written_last(), written_aside(record_file) as record_aside, written_aside(path) as engine_aside:
+        with output_errors(path):
+            engine_aside.write_bytes(plan)
+        with output_errors(record_file):
+            record_aside.write_text(to_json(record), encoding="utf-8")
+
+
 @dataclass
 class TimingCache:
     """The file with what earlier builds have learnt about this GPU's kernels."""
@@ -153,11 +160,19 @@ class TimingCache:
                 f"expected a timing cache that can be read at {self.path}, found: {error.strerror}; name another file"
             ) from error
 
-    def write(self) -> None:
-        """Keep what was learnt; a user's file that TensorRT could not use is left as it is."""
-        if self.is_usable or self.is_ours:
-            with written_aside(self.path) as aside, output_errors(self.path):
+    @contextmanager
+    def written_last(self) -> Iterator[None]:
+        """Keep what was learnt, unless what is done inside fails.
+
+        A user's file that TensorRT could not use is left as it is.
+        """
+        if not (self.is_usable or self.is_ours):
+            yield
+            return
+        with written_aside(self.path) as aside:
+            with output_errors(self.path):
                 aside.write_bytes(self.learnt)
+            yield
 
 
 class _Build:

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from export.fewest_cells import FEWEST_TO_CONVERT
 from export.finished_run import FinishedRun
 from export.scoring import limited
 from runtime.errors import DataError
 from runtime.files import sha256_of_file
 from runtime.inputs import spread_over
-from train.dataset import Cell, find_cells, refuse_one_class
+from train.dataset import Cell, Labelled, find_cells
 from train.splits import TRAINING, VALIDATION, PlacedCell, cells_of_part, read_cells
 
 
@@ -33,11 +34,12 @@ def training_cells(run: FinishedRun, data: Path | None, limit: int) -> list[Cell
     """Return at most `limit` cells of the run's training part, of both classes, evenly spread.
 
     `data` may hold cells of other parts as well: they are left out. Raises DataError where it holds none of the
-    training part, or of one class alone.
+    training part, or too few of a class to tell from them how cells look.
     """
     placed = _placed(run)
     training = cells_of_part(placed, TRAINING)
     if data is None:
+        _refuse_few(training, f"the training part of {run.folder}")
         return [_recorded(cell) for cell in spread_over(training, limit)]
     hash_to_file = {cell.sha256: cell for cell in find_cells(data)}
     at_hand = [hash_to_file[cell.sha256] for cell in training if cell.sha256 in hash_to_file]
@@ -49,8 +51,18 @@ def training_cells(run: FinishedRun, data: Path | None, limit: int) -> list[Cell
             f"expected cells of the run's training part in {data}, found {found}; choose the folder that the run was "
             "fitted on with --calibration-data"
         )
-    refuse_one_class(at_hand, f"the training part of {data}")
+    _refuse_few(at_hand, f"the training part of {data}")
     return spread_over(at_hand, limit)
+
+
+def _refuse_few(cells: Sequence[Labelled], where: str) -> None:
+    of_all = sum(cell.label for cell in cells)
+    healthy = len(cells) - of_all
+    if min(of_all, healthy) < FEWEST_TO_CONVERT:
+        raise DataError(
+            f"expected at least {FEWEST_TO_CONVERT} cells of each class in {where}, found {of_all} ALL and {healthy} "
+            "healthy; give more of the run's training cells with --calibration-data, or fit on more"
+        )
 
 
 def _placed(run: FinishedRun) -> list[PlacedCell]:

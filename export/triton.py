@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runtime.backends.tensorrt import built_engines, read_record
 from runtime.bundle import Bundle
-from runtime.errors import BundleError
+from runtime.errors import BundleError, OutputError
 from runtime.files import folder_written_aside, output_errors, sha256_of_file
 from runtime.schema import INPUT_NAME, OUTPUT_NAME, ImageSpec, Variant
 
@@ -51,9 +51,10 @@ def write_repository(bundle_folder: Path, out: Path) -> list[str]:
     server with the same TensorRT version on the same kind of GPU.
 
     Raises BundleError where a file was changed or no variant is proved, OutputError where `out` is something else than
-    such a repository.
+    such a repository or lies in the bundle.
     """
     bundle = Bundle.open(bundle_folder)
+    _refuse_inside(bundle_folder, out)
     proved = [variant for variant in bundle.manifest.variants if variant.proof.passed]
     if not proved:
         raise BundleError(f"expected a proved variant in {bundle_folder}, found none; export the bundle again")
@@ -63,6 +64,15 @@ def write_repository(bundle_folder: Path, out: Path) -> list[str]:
         for model in models:
             _write_model(folder, model, bundle.manifest.image)
     return [model.name for model in models]
+
+
+def _refuse_inside(bundle_folder: Path, out: Path) -> None:
+    """Raise OutputError where `out` lies in the bundle, which could not be exported anew with foreign files in it."""
+    if out.resolve().is_relative_to(bundle_folder.resolve()):
+        raise OutputError(
+            f"expected a place outside the bundle {bundle_folder} for the repository, found {out}; name a folder "
+            "beside it"
+        )
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from export.departures import DEBUG_CELLS, departures
+from export.fewest_cells import FEWEST_TO_PROVE
 from export.gate import Verdict, changes, judge_all
 from export.model_card import card_with_proofs
 from export.scoring import Scores, limited, load_cells, score_cells
@@ -37,6 +38,12 @@ class Verification:
     def passed(self) -> bool:
         """Whether every variant decides like the Keras model."""
         return all(verdict.proof.passed for verdict in self.verdicts)
+
+    @property
+    def is_proof(self) -> bool:
+        """Whether there are cells enough of each class to take the place of an older proof."""
+        of_all = int(self.scores.labels.sum())
+        return min(of_all, len(self.scores.labels) - of_all) >= FEWEST_TO_PROVE
 
     @cached_property
     def metrics(self) -> dict[str, Metrics]:

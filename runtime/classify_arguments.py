@@ -29,7 +29,11 @@ def build_parser() -> ArgumentParser:
         "--include", action="append", default=[], metavar="PATTERN", help="of folders take these names, such as '*.bmp'"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help=".csv or .jsonl; default: CSV on standard output")
-    parser.add_argument("--resume", action="store_true", help="go on with the --out of a run that was cut off")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the --out of a run that was cut off; images that changed after it began are classified anew",
+    )
     parser.add_argument(
         "--audit", action="store_true", help="add to each row the image's SHA-256, the time, and what classified it"
     )

@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, TextIO
 
 from runtime.errors import AllnetError
@@ -66,9 +66,17 @@ def quiet_tensorflow() -> Iterator[None]:
             os.close(own)
 
 
+def end_at_once_on_ctrl_c() -> None:
+    """Let Ctrl-C end the process without a traceback until `run_command`; to be called before slow imports."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as in a background job
+        signal.signal(signal.SIGINT, _end_at_once)
+
+
 def run_command(command: Callable[[], int]) -> NoReturn:
     """Run `command` and exit with the code it returns; print an expected error as one line, without a traceback."""
     signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGINT) is _end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     _prepare_streams()
     try:
         code = command()
@@ -129,6 +137,13 @@ def _is_full(stream: TextIO | None) -> bool:
 def _forget_output() -> None:
     """Drop what standard output still holds: otherwise Python complains of it again while it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _end_at_once(*_: object) -> NoReturn:
+    """Not by an exception: in the middle of an import libraries turn it into errors of their own."""
+    with suppress(OSError):  # closed
+        os.write(STANDARD_ERROR, b"interrupted\n")
+    os._exit(INTERRUPTED)
 
 
 def _terminated(*_: object) -> NoReturn:

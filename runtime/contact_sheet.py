@@ -6,10 +6,11 @@ import base64
 import io
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from html import escape
 from pathlib import Path, PurePath
 
@@ -20,7 +21,7 @@ import runtime
 from runtime.cell_names import printable
 from runtime.classifier import Classifier
 from runtime.errors import UnreadableCellError, UsageError
-from runtime.files import output_errors, refuse_unwritable, written_aside
+from runtime.files import file_clock_ns, has_changed_since, output_errors, refuse_unwritable, written_aside
 from runtime.inputs import spread_over
 from runtime.preprocessing import load_cell
 from runtime.schema import CLASSES, ImageSpec, Prediction
@@ -115,6 +116,7 @@ class ContactSheet:
         """Raise OutputError where no page could be written to `path`."""
         refuse_unwritable(path)
         self.path = path
+        self._began_ns = file_clock_ns(path)
         self._origin = origin
         self._most_shown = most_shown
         self._labels: Counter[str] = Counter()
@@ -192,7 +194,7 @@ class ContactSheet:
 
     def _section(self, label: str, shown: Sequence[Prediction]) -> Iterator[str]:
         yield f'<h2 id="{label}">{label}: {len(shown):,} of {self._labels[label]:,} cells</h2>\n<ul class="cells">\n'
-        yield from _in_threads(shown)
+        yield from _in_threads(partial(_card, began_ns=self._began_ns), shown)
         yield "</ul>\n"
 
     def _error_section(self) -> Iterator[str]:
@@ -224,26 +226,29 @@ def _by_probability(cells: Iterable[Prediction]) -> list[Prediction]:
     return sorted(cells, key=lambda cell: (-(cell.p_all or 0.0), cell.path))
 
 
-def _in_threads(cells: Sequence[Prediction]) -> Iterator[str]:
+def _in_threads(card: Callable[[Prediction], str], cells: Sequence[Prediction]) -> Iterator[str]:
     """Yield the cards of cells in order, with a progress bar on a terminal."""
     pool = ThreadPoolExecutor()
     try:
-        yield from tqdm(pool.map(_card, cells), total=len(cells), unit="picture", disable=None, leave=False)
+        yield from tqdm(pool.map(card, cells), total=len(cells), unit="picture", disable=None, leave=False)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _card(cell: Prediction) -> str:
+def _card(cell: Prediction, began_ns: int) -> str:
     why = f'<span class="why">review: {_text(cell.reason)}</span>' if cell.status == "review" else ""
     name = f'<span title="{_text(cell.path)}">{_text(PurePath(cell.path).name)}</span>'
-    return f'<li class="{cell.status}">{_picture(cell.path)}<b>{cell.p_all:.4f} {cell.label}</b><br>{name}{why}</li>\n'
+    picture = _picture(cell.path, began_ns)
+    return f'<li class="{cell.status}">{picture}<b>{cell.p_all:.4f} {cell.label}</b><br>{name}{why}</li>\n'
 
 
-def _picture(path: str) -> str:
+def _picture(path: str, began_ns: int) -> str:
     try:
         data = base64.b64encode(thumbnail(path)).decode()
     except UnreadableCellError as error:
         return f'<span class="gone">no picture any more: {_text(str(error))}</span>'
+    if has_changed_since(path, began_ns):
+        return '<span class="gone">no picture any more: the file was changed after the run began</span>'
     return f'<img alt="Cell {_text(PurePath(path).name)}" width="96" height="96" src="data:image/jpeg;base64,{data}">'
 
 

@@ -59,3 +59,8 @@ class UnreadableCellError(AllnetError):
 
 class UnopenableCellError(UnreadableCellError):
     """A file could not be read just now, such as one on a lost network share; it may hold a good cell."""
+
+    BEGINNING = "cannot be opened"  # of each message, by which a row tells it from others
+
+    def __init__(self, reason: object) -> None:
+        super().__init__(f"{self.BEGINNING}: {reason}")

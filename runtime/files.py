@@ -27,14 +27,12 @@ def sha256_of_file(path: Path) -> str:
 
 
 @contextmanager
-def output_errors(path: Path) -> Iterator[None]:
+def output_errors(path: Path, advice: str = "choose a place that can be written") -> Iterator[None]:
     """Turn an operating-system error while `path` is being written into an OutputError that names it."""
     try:
         yield
     except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; choose a place that can be written"
-        ) from error
+        raise OutputError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
 
 
 @contextmanager
@@ -72,6 +70,32 @@ def _file_beside(path: Path) -> Path:
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
         os.close(handle)
     return Path(name)
+
+
+def file_clock_ns(path: Path) -> int:
+    """Return now, in nanoseconds, as the file system gives times to files beside `path`, which need not exist.
+
+    Its clock may be another computer's, and it may be coarse. Raises OutputError where no file can be made there.
+    """
+    beside = _file_beside(path)
+    try:
+        return beside.stat().st_mtime_ns
+    finally:
+        beside.unlink()
+
+
+def has_changed_since(path: str, moment_ns: int) -> bool:
+    """Say whether a file, or another one in its place, was changed after a moment of `file_clock_ns`.
+
+    A file that has gone has not. One that took its place counts even where it brought an older time with it.
+    """
+    try:
+        found = os.stat(path)  # noqa: PTH116  of a million files
+    except (OSError, ValueError):
+        return False
+    # st_ctime is when anything about the file changed; on Windows, when it was made.
+    changed_ns = max(found.st_ctime_ns, found.st_mtime_ns) if os.name == "nt" else found.st_ctime_ns
+    return changed_ns > moment_ns
 
 
 def write_text_aside(path: Path, text: str) -> None:

@@ -23,6 +23,7 @@ from runtime.errors import UnopenableCellError, UnreadableCellError
 from runtime.jpeg import scan_damage
 from runtime.resizing import Picture, resize_to_spec
 from runtime.schema import ImageSpec
+from runtime.tiff import layout_contradiction
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,7 +61,7 @@ def read_bytes(path: str | Path) -> bytes:
             )
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise UnopenableCellError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+        raise UnopenableCellError(getattr(error, "strerror", None) or error) from error
     if not data:
         raise UnreadableCellError("the file is empty")
     return data
@@ -113,6 +114,8 @@ def _refuse_damaged(data: bytes, image: Image.Image) -> None:
 def _found_damage(data: bytes, image: Image.Image) -> str:
     if image.format == "BMP":
         return size_contradiction(data)
+    if image.format == "TIFF":
+        return layout_contradiction(getattr(image, "tag_v2", {}))
     if image.format == "JPEG":
         return scan_damage(data, image)
     return ""

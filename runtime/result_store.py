@@ -1,5 +1,7 @@
 """Results of a watched folder in SQLite: each version of each file once, whatever stops the process.
 
+A row of a file that could not be opened says nothing of its content, and gives way to the next one of that version.
+
 A row is the results table's with its audit and, before it, what tells one version of a file from another.
 The write-ahead log lets others read, and `stored_predictions` export, while a service writes. `synchronous=FULL` puts
 a transaction on the disk before it counts: a row that was seen survives a power cut, so its file may be moved away.
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 from runtime.closing import Closing
-from runtime.errors import OutputError
+from runtime.errors import OutputError, UnopenableCellError
 from runtime.results import AUDIT_COLUMNS, COLUMNS
 from runtime.schema import Audit, Prediction
 
@@ -69,9 +71,12 @@ class ResultStore(Closing):
         return len(self._unwritten)
 
     def holds(self, version: FileVersion) -> bool:
-        """Say whether this version of the file has a row; raise OutputError where the database cannot be read."""
+        """Say whether this version of the file has a row of its content.
+
+        Raises OutputError where the database cannot be read.
+        """
         if version in self._unwritten:
-            return True
+            return not self._unwritten[version].reason.startswith(UnopenableCellError.BEGINNING)
         with _database_errors(self.path):
             return self._connection.execute(_SELECT, _bound(version)).fetchone() is not None
 
@@ -232,7 +237,8 @@ def _bound(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 _COLUMN_TEXT = ", ".join(f"{name} {SQL_TYPES[kind]}" for name, kind in NAME_TO_TYPE.items())
 _CREATE = f"CREATE TABLE IF NOT EXISTS results ({_COLUMN_TEXT}, UNIQUE ({', '.join(FileVersion._fields)}))"
-_SELECT = "SELECT 1 FROM results WHERE file = CAST(? AS TEXT) AND size = ? AND mtime_ns = ?"
+_TELLS_OF_CONTENT = f"reason NOT LIKE '{UnopenableCellError.BEGINNING}%'"
+_SELECT = f"SELECT 1 FROM results WHERE file = CAST(? AS TEXT) AND size = ? AND mtime_ns = ? AND {_TELLS_OF_CONTENT}"  # noqa: S608
 _PARAMETERS = ", ".join("CAST(? AS TEXT)" if kind is str else "?" for kind in NAME_TO_TYPE.values())
 # A commit that failed may have reached the disk all the same: its rows are the same when they are written again.
-_INSERT = f"INSERT OR IGNORE INTO results VALUES ({_PARAMETERS})"  # noqa: S608
+_INSERT = f"INSERT OR REPLACE INTO results VALUES ({_PARAMETERS})"  # noqa: S608

@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 from runtime.errors import OutputError, UsageError
 from runtime.files import CsvWriter, give_usual_permissions, output_errors
 from runtime.schema import Audit, Prediction
-from runtime.unfinished import PARTIAL, Row, UnfinishedResults, hold
+from runtime.unfinished import PARTIAL, Row, UnfinishedResults, hold, partial_prefix
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -117,18 +117,19 @@ def _stdout_errors() -> Iterator[None]:
 class ResultsFile:
     """A results file that bears its name only when it is complete.
 
-    Rows go to `<name>.<run>.<random>.partial` beside it, so that two runs never write into one file. After an
-    interruption that file stays, with every row that was written.
+    Rows go to `<name>.<run>.<began>.<random>.partial` beside it, so that two runs never write into one file. After
+    an interruption that file stays, with every row that was written.
     """
 
-    def __init__(self, path: Path, *, run: str = "run", audited: bool = False) -> None:
+    def __init__(self, path: Path, *, run: str = "", audited: bool = False) -> None:
         """Begin a file; `run` names what decides what a row says, so that another run can go on with it."""
         check_results_name(path)
         self.path = path
+        self._can_go_on = bool(run)
         self._taken_over: list[Path] = []
         with output_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=f"{path.name}.{run}.", suffix=PARTIAL, dir=path.parent)
+            handle, name = tempfile.mkstemp(prefix=partial_prefix(path, run or "run"), suffix=PARTIAL, dir=path.parent)
             self.partial_path = Path(name)
             give_usual_permissions(self.partial_path)
             # A name may hold bytes that are not UTF-8; they are written back as they were read.
@@ -138,12 +139,12 @@ class ResultsFile:
 
     def write(self, prediction: Prediction) -> None:
         """Append one row."""
-        with output_errors(self.partial_path):
+        with self._errors():
             self._writer.write(prediction)
 
     def take_over(self, unfinished: UnfinishedResults) -> Iterator[Prediction]:
         """Append the rows that a cut-off run left, yielding each; its own file goes when this one is complete."""
-        with output_errors(self.partial_path):
+        with self._errors():
             for row in unfinished.rows():
                 self._writer.write_row(row)
                 yield prediction_of(row)
@@ -158,12 +159,19 @@ class ResultsFile:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with output_errors(self.path):
-            if kind is None:
-                self._stream.flush()
-                os.fsync(self._stream.fileno())  # a power cut must not leave the name without the rows
-            self._stream.close()
+        with self._errors():
+            with self._stream:  # closed, and so no longer held, where it cannot be flushed, too
+                if kind is None:
+                    self._stream.flush()
+                    os.fsync(self._stream.fileno())  # a power cut must not leave the name without the rows
             if kind is None:
                 self.partial_path.replace(self.path)
                 for path in self._taken_over:
                     path.unlink(missing_ok=True)
+
+    def _errors(self) -> AbstractContextManager[None]:
+        """Turn operating-system errors into one that says what becomes of the rows which are written already."""
+        if not self._can_go_on:
+            return output_errors(self.path)
+        kept = f"the rows so far are kept in {self.partial_path.name}: go on with --resume once it can be written"
+        return output_errors(self.path, kept)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import glob
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from runtime.errors import OutputError
-from runtime.files import output_errors
+from runtime.files import file_clock_ns, has_changed_since, output_errors
 
 if sys.platform != "win32":
     import fcntl
@@ -25,17 +26,23 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class UnfinishedResults:
-    """A results file under its temporary name, `<name>.<run>.<random>.partial`."""
+    """A results file under its temporary name, `<name>.<run>.<began>.<random>.partial`."""
 
     path: Path
     suffix: str  # of the results file, lower case
     columns: tuple[str, ...]
+    began_ns: int  # of the files' clock
     others: tuple[Path, ...] = ()  # of shorter runs that were cut off, too: what goes on makes them useless
 
     def rows(self) -> Iterator[Row]:
-        """Yield the rows up to the first that is not whole: the last one may have been cut in the middle."""
+        """Yield the rows up to the first that is not whole: the last one may have been cut in the middle.
+
+        Those of images that were changed after the run began are left out: they may be of what was there before.
+        """
         with self.path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as stream:
-            yield from self._csv_rows(stream) if self.suffix == ".csv" else self._json_rows(stream)
+            for row in self._csv_rows(stream) if self.suffix == ".csv" else self._json_rows(stream):
+                if not has_changed_since(row["path"], self.began_ns):
+                    yield row
 
     def _csv_rows(self, stream: Any) -> Iterator[Row]:
         lines = csv.reader(_whole_lines(stream))
@@ -73,7 +80,7 @@ def find_unfinished(path: Path, run: str, columns: tuple[str, ...]) -> Unfinishe
         completed = path.stat().st_mtime_ns if path.exists() else 0
         found = [Path(name) for name in glob.glob(f"{glob.escape(str(path))}.*{PARTIAL}")]  # noqa: PTH207
         left = [each for each in found if each.stat().st_mtime_ns >= completed]
-        ours = [each for each in left if each.name.removeprefix(f"{path.name}.").startswith(f"{run}.")]
+        ours = [each for each in left if _is_of_run(each, path, run)]
         if held := [each.name for each in ours if _is_held(each)]:
             raise OutputError(
                 f"expected to go on with {path.name} of a run that was cut off, found that another one is writing "
@@ -81,15 +88,27 @@ def find_unfinished(path: Path, run: str, columns: tuple[str, ...]) -> Unfinishe
             )
         if ours:
             longest = max(ours, key=lambda each: each.stat().st_size)
-            return UnfinishedResults(
-                longest, path.suffix.lower(), columns, tuple(each for each in ours if each != longest)
-            )
+            others = tuple(each for each in ours if each != longest)
+            return UnfinishedResults(longest, path.suffix.lower(), columns, _began_ns(longest), others)
     if left:
         raise OutputError(
             f"expected to go on with {path.name}, but {left[0].name} was begun with another bundle, precision, "
             "threshold or columns; give the same options as then, or leave --resume away to begin anew"
         )
     return None
+
+
+def partial_prefix(path: Path, run: str) -> str:
+    """Return how the temporary name of a results file begins that a run begins now."""
+    return f"{path.name}.{run}.{file_clock_ns(path)}."
+
+
+def _is_of_run(partial: Path, path: Path, run: str) -> bool:
+    return bool(re.fullmatch(rf"{re.escape(f'{path.name}.{run}')}\.\d+\.[^.]+{re.escape(PARTIAL)}", partial.name))
+
+
+def _began_ns(partial: Path) -> int:
+    return int(partial.name.split(".")[-3])
 
 
 def hold(stream: TextIO) -> None:

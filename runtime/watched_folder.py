@@ -36,6 +36,7 @@ class Candidate:
     version: FileVersion
     due: float  # seconds of the monotonic clock
     failures: int = 0  # how often this version could not be used
+    changed_ns: int = 0  # when anything about the file had changed before it was tried again
 
 
 class WatchedFolder(Closing):
@@ -80,6 +81,7 @@ class WatchedFolder(Closing):
         self._next_look = clock()
         self._next_check = clock()
         self._unreadable: set[str] = set()
+        self._tried: dict[str, tuple[FileVersion, int]] = {}  # by file, versions and when the file had changed
         self._identity = _identity(root)
         self._hear()
 
@@ -118,8 +120,10 @@ class WatchedFolder(Closing):
     def try_again(self, candidate: Candidate) -> bool:
         """Let a file that could not be used wait for the next try; return False after the last."""
         if candidate.failures >= len(RETRY_PAUSES_S):
+            self._remember_tried(candidate)
             return False
-        self._wait(candidate.version, RETRY_PAUSES_S[candidate.failures], candidate.failures + 1)
+        changed_ns = self._changed_ns(candidate.version.file)
+        self._wait(candidate.version, RETRY_PAUSES_S[candidate.failures], candidate.failures + 1, changed_ns)
         return True
 
     def look_again(self) -> None:
@@ -172,6 +176,7 @@ class WatchedFolder(Closing):
         self._events = None
         self._looks.clear()
         self._unreadable.clear()
+        self._tried.clear()
         self._hear()
         self.look_again()
 
@@ -200,12 +205,17 @@ class WatchedFolder(Closing):
         if version is not None:
             self._wait(version, pause)
 
-    def _wait(self, version: FileVersion, pause: float, failures: int = 0) -> None:
+    def _wait(self, version: FileVersion, pause: float, failures: int = 0, changed_ns: int = 0) -> None:
         """Let a version wait; one that waits already keeps its failures, and does not wait any longer than it did."""
-        candidate = Candidate(version, self._clock() + pause, failures)
+        candidate = Candidate(version, self._clock() + pause, failures, changed_ns)
         before = self._waiting.get(version.file)
         if before and before.version == version:
-            candidate = Candidate(version, min(candidate.due, before.due), max(failures, before.failures))
+            candidate = Candidate(
+                version,
+                min(candidate.due, before.due),
+                max(failures, before.failures),
+                max(changed_ns, before.changed_ns),
+            )
         if candidate != before:
             self._waiting[version.file] = candidate
             heapq.heappush(self._due, (candidate.due, version.file))
@@ -220,7 +230,19 @@ class WatchedFolder(Closing):
         return None
 
     def _is_settled(self, candidate: Candidate) -> bool:
-        return self.is_unchanged(candidate.version) and not self._is_known(candidate.version)
+        return self.is_unchanged(candidate.version) and not self._is_done(candidate.version)
+
+    def _is_done(self, version: FileVersion) -> bool:
+        """Say whether a version needs no further look: it is known, or was tried in vain and has not changed."""
+        tried = self._tried.get(version.file)
+        if tried and tried == (version, self._changed_ns(version.file)):
+            return True
+        return self._is_known(version)
+
+    def _remember_tried(self, candidate: Candidate) -> None:
+        if len(self._tried) >= MOST_WAITING:
+            del self._tried[next(iter(self._tried))]  # which is tried again, where it could not be opened
+        self._tried[candidate.version.file] = (candidate.version, candidate.changed_ns)
 
     def _look_on(self) -> bool:
         """Look at the next file of the folder; return False where no look is due or there is no room."""
@@ -242,7 +264,7 @@ class WatchedFolder(Closing):
         if file not in self._waiting or not look.pause:
             version = self._version_of(file)
             # What waits is asked about when it is taken; what lies there for long must not fill the room for it.
-            if version is not None and not (look.pause and self._is_known(version)):
+            if version is not None and not (look.pause and self._is_done(version)):
                 self._wait(version, look.pause)
         return True
 
@@ -280,12 +302,23 @@ class WatchedFolder(Closing):
             self._tell(f"{printable(folder)} cannot be read: {error.strerror}; it is tried again with each look")
 
     def _version_of(self, file: str) -> FileVersion | None:
-        """Return a file's version as it is now, None for no file; a link that leads nowhere counts as itself."""
+        """Return a file's version as it is now, None for no file."""
+        found = self._found(file)
+        if found is None or stat.S_ISDIR(found.st_mode):
+            return None
+        return FileVersion(file, found.st_size, found.st_mtime_ns)
+
+    def _changed_ns(self, file: str) -> int:
+        """Return when anything about a file changed, its permissions too; 0 for no file."""
+        found = self._found(file)
+        return found.st_ctime_ns if found else 0
+
+    def _found(self, file: str) -> os.stat_result | None:
+        """Return what the system says of a file; a link that leads nowhere counts as itself."""
         path = os.path.join(self.root, file)  # noqa: PTH118
         for ask in (os.stat, os.lstat):
             with suppress(OSError):
-                found = ask(path)
-                return None if stat.S_ISDIR(found.st_mode) else FileVersion(file, found.st_size, found.st_mtime_ns)
+                return ask(path)
         return None
 
 

@@ -14,7 +14,7 @@ from runtime.files import sha256_of_file
 from train.splits import PlacedCell, read_cells, write_cells
 
 # A cell of each class in turn; what a file holds is not looked at here.
-PARTS = {"training": 6, "validation": 4, "test": 4, "duplicate": 1, "left out": 1}
+PARTS = {"training": 12, "validation": 4, "test": 4, "duplicate": 1, "left out": 1}
 NAMES = ("all", "hem")
 
 
@@ -48,7 +48,7 @@ def names_of(paths: Iterable[Path]) -> list[str]:
 
 
 def cell_names(part: str, count: int) -> list[str]:
-    return [f"{part}-{index}.bmp" for index in range(count)]
+    return sorted(f"{part}-{index}.bmp" for index in range(count))
 
 
 def move(data: Path) -> Path:
@@ -137,7 +137,7 @@ def test_validation_cells_that_are_not_in_the_data_are_counted_and_named(
 @pytest.mark.parametrize("is_given", [False, True], ids=["where they lay", "in --calibration-data"])
 def test_training_cells_are_of_the_training_part_alone(run: FinishedRun, data: Path, is_given: bool) -> None:
     cells = training_cells(run, data if is_given else None, 128)
-    assert names_of(cell.path for cell in cells) == cell_names("training", 6)
+    assert names_of(cell.path for cell in cells) == cell_names("training", 12)
     assert {cell.label for cell in cells} == {0, 1}
     in_training = {cell.sha256 for cell in read_cells(run.folder / "cells.csv") if cell.part == "training"}
     assert {cell.sha256 for cell in cells} == in_training
@@ -145,19 +145,19 @@ def test_training_cells_are_of_the_training_part_alone(run: FinishedRun, data: P
 
 def test_moved_training_cells_are_found_by_their_content(run: FinishedRun, data: Path) -> None:
     cells = training_cells(run, move(data), 128)
-    assert names_of(cell.path for cell in cells) == [f"renamed-{name}" for name in cell_names("training", 6)]
+    assert names_of(cell.path for cell in cells) == [f"renamed-{name}" for name in cell_names("training", 12)]
 
 
 def test_a_part_of_the_training_cells_is_enough_to_calibrate(run: FinishedRun, data: Path, tmp_path: Path) -> None:
-    folder = keep(data, tmp_path, "training-0.bmp", "training-3.bmp", "validation-0.bmp", "test-1.bmp")
-    assert names_of(cell.path for cell in training_cells(run, folder, 128)) == ["training-0.bmp", "training-3.bmp"]
+    folder = keep(data, tmp_path, *cell_names("training", 10), "validation-0.bmp", "test-1.bmp")
+    assert names_of(cell.path for cell in training_cells(run, folder, 128)) == cell_names("training", 10)
 
 
 @pytest.mark.parametrize("is_given", [False, True], ids=["where they lay", "in --calibration-data"])
 def test_not_more_training_cells_are_taken_than_are_needed(run: FinishedRun, data: Path, is_given: bool) -> None:
     everything = sorted(cell.sha256 for cell in read_cells(run.folder / "cells.csv") if cell.part == "training")
     cells = training_cells(run, data if is_given else None, 3)
-    assert [cell.sha256 for cell in cells] == everything[::2], "evenly spread over the part"
+    assert [cell.sha256 for cell in cells] == everything[::4], "evenly spread over the part"
 
 
 WRONG_DATA: dict[str, tuple[tuple[str, ...], str]] = {
@@ -171,7 +171,11 @@ WRONG_DATA: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "of one class": (
         ("training-0.bmp", "training-2.bmp"),
-        r"expected cells of both classes in the training part of .*some, found 2 ALL and 0 healthy",
+        r"expected at least 5 cells of each class in the training part of .*some, found 2 ALL and 0 healthy; give more",
+    ),
+    "too few of a class": (
+        tuple(cell_names("training", 9)),
+        r"expected at least 5 cells of each class in the training part of .*some, found 5 ALL and 4 healthy; give more",
     ),
 }
 
@@ -184,6 +188,14 @@ def test_training_data_of_the_wrong_kind_is_refused(
     with pytest.raises(DataError, match=message) as refused:
         training_cells(run, folder, 128)
     assert "\n" not in str(refused.value)
+
+
+def test_a_run_that_was_fitted_on_a_few_cells_is_refused(run: FinishedRun) -> None:
+    cells = read_cells(run.folder / "cells.csv")
+    few = [cell for cell in cells if cell.part != "training" or cell.subject in ("S0", "S1", "S2", "S3")]
+    write_cells(run.folder / "cells.csv", few)
+    with pytest.raises(DataError, match=r"in the training part of .*run, found 2 ALL and 2 healthy; .* or fit on more"):
+        training_cells(run, None, 128)
 
 
 def test_training_data_that_the_run_does_not_know_is_refused(run: FinishedRun, tmp_path: Path) -> None:

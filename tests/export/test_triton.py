@@ -202,3 +202,11 @@ def test_the_command_says_what_it_wrote_and_what_to_run_next(
     assert capsys.readouterr().out == (
         f"{out} holds compact_fp32, compact_fp16, compact_int8\nNext: tritonserver --model-repository {out}\n"
     )
+
+
+@pytest.mark.parametrize("inside", ["repository", "engines/repository", ".", "other/../repository"])
+def test_a_repository_inside_the_bundle_is_refused(tiny_bundle: Path, inside: str) -> None:
+    before = files_of(tiny_bundle)
+    with pytest.raises(OutputError, match=r"expected a place outside the bundle .*; name a folder beside it"):
+        write_repository(tiny_bundle, tiny_bundle / inside)
+    assert files_of(tiny_bundle) == before

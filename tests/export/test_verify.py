@@ -16,6 +16,7 @@ import pytest
 import export.verify
 from export.__main__ import main, tolerance
 from export.activations import largest_activations
+from export.fewest_cells import FEWEST_TO_PROVE
 from export.fp16 import write_fp16
 from export.int8 import write_int8
 from export.model_card import FILES_HEADING, model_card
@@ -111,6 +112,7 @@ def bundle(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             return onnx_answers(tmp_path / "reference.onnx", cells)
 
     monkeypatch.setattr(export.verify, "KerasModel", Reference)
+    monkeypatch.setattr(export.verify, "FEWEST_TO_PROVE", 1)  # the drawn cells of the package are 9
     monkeypatch.setattr("train.metrics.RESAMPLES", 20)  # the intervals of the printed table are judged elsewhere
     return tmp_path / "bundle"
 
@@ -167,6 +169,33 @@ def test_a_bundle_that_decides_like_keras_passes_and_the_proof_is_written_into_i
     assert said.count(" passed\n") == 3
     assert "2 of these cells are of the run's training part\n" in said
     assert said.endswith(f"The verdict is written into {bundle}\n")
+
+
+@pytest.mark.parametrize(("fewest", "code"), [(3, 0), (4, 2)], ids=["just enough", "too few"])
+def test_a_verdict_on_few_cells_is_told_and_takes_no_proofs_place(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fewest: int, code: int
+) -> None:
+    before = (bundle / MANIFEST_NAME).read_bytes(), (bundle / CARD_NAME).read_bytes()
+    monkeypatch.setattr(export.verify, "FEWEST_TO_PROVE", fewest)  # healthy cells of the package are 3
+    assert verified(bundle) == code
+    said = capsys.readouterr().out
+    assert said.count(" passed\n") == 3
+    assert (f"The verdict is written into {bundle}\n" in said) == (code == 0)
+    assert ("The verdict is not written: fewer than 10 cells of a class are too few for a proof\n" in said) == (
+        code == 2
+    )
+    is_unchanged = before == ((bundle / MANIFEST_NAME).read_bytes(), (bundle / CARD_NAME).read_bytes())
+    assert is_unchanged == (code == 2)
+
+
+def test_a_failure_on_few_cells_is_an_exit_code_and_no_verdict(
+    failing: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(export.verify, "FEWEST_TO_PROVE", FEWEST_TO_PROVE)
+    before = (failing / MANIFEST_NAME).read_bytes()
+    assert verified(failing) == 1
+    assert "int8 failed: " in capsys.readouterr().out
+    assert (failing / MANIFEST_NAME).read_bytes() == before
 
 
 def test_only_the_last_section_of_the_card_is_written_anew(bundle: Path) -> None:
@@ -309,6 +338,41 @@ def test_a_changed_tolerance_is_obeyed_and_recorded(failing: Path) -> None:
     [failure] = proof_of(failing, "fp16").failures
     assert re.fullmatch(r"p_all differs by \d\.\de-0\d \(at most 1e-07\)", failure)
     assert proof_of(failing, "fp32").tolerance == TOLERANCES["fp32"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("--tolerance", "int8:auc=0.1"),
+            r"expected --tolerance of fp32(, fp16)?, received int8:auc; leave it out, or export with --precision int8",
+        ),
+        (
+            ("--tolerance", "fp32:flipped=0.1", "--tolerance", "int8:auc=0.1"),
+            r"expected --tolerance of fp32(, fp16)?, received int8:auc; leave it out",
+        ),
+    ],
+)
+def test_a_tolerance_of_a_precision_that_is_not_there_is_refused(
+    tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    bundle = write_tiny_bundle(tmp_path / "bundle", ("fp32", "fp16"))
+    for command in (
+        ["verify", str(bundle), "--data", str(DEMO_CELLS)],
+        ["onnx", "--run", "run", "--out", str(tmp_path / "new")],
+    ):
+        with pytest.raises(UsageError, match=message):
+            main([*command, *words])
+
+
+def test_layers_are_not_looked_for_where_there_is_fp32_alone(tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "bundle", ("fp32",))
+    for command in (
+        ["verify", str(bundle), "--data", str(DEMO_CELLS)],
+        ["onnx", "--run", "run", "--out", str(tmp_path / "new"), "--precision", "fp32"],
+    ):
+        with pytest.raises(UsageError, match=r"expected a precision to compare with fp32 for --debug-precision"):
+            main([*command, "--debug-precision"])
 
 
 @pytest.mark.parametrize(

@@ -9,18 +9,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import runtime
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import Classifier
 from runtime.classify import MOST_PRINTED, main, report_groups
 from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, REFUSED
+from runtime.demo import demo_cells
 from runtime.errors import OutputError, UsageError
 from runtime.groups import GroupCounts
 from runtime.inputs import find_inputs, read_list
@@ -214,6 +217,24 @@ def test_hidden_folders_are_left_out_like_hidden_files(cell_file: CellFile, tmp_
     assert [Path(row["path"]).name for row in rows_of(tmp_path / "r.csv")] == ["a.png"]
 
 
+def test_a_folder_that_cannot_be_read_is_refused_before_anything_is_classified(
+    cell_file: CellFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("cells/a.png", "cells/closed/b.png"):
+        cell_file(name)
+    scan = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UsageError, match=r"expected a folder that can be read at .*closed, found: Permission denied"):
+        main([str(tmp_path / "cells"), "--out", str(tmp_path / "r.csv")])
+    assert [path.name for path in tmp_path.iterdir()] == ["cells"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send SIGINT to one process")
 def test_ctrl_c_in_the_middle_of_a_real_run_is_quiet(cell_file: CellFile, tmp_path: Path) -> None:
     cell = cell_file("cells/0.bmp")
@@ -364,6 +385,54 @@ def test_a_run_that_was_cut_off_goes_on_and_gives_what_a_whole_one_gives(
     assert not list(six_cells.glob("*.partial"))
 
 
+def test_images_that_changed_after_the_run_began_are_classified_anew(
+    six_cells: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = six_cells / "cells" / "a.bmp", six_cells / "cells" / "b.bmp"
+    other = six_cells / "other.bmp"
+    with Image.open(demo_cells()[-1]) as image:
+        image.save(other)
+    time.sleep(0.05)  # longer than the file system's clock stands still
+    cut_off_run(six_cells, 5, monkeypatch)
+    b.write_bytes(other.read_bytes())
+    os.utime(other, (1, 1))  # as a copy that keeps the time of an old file
+    other.replace(a)
+    command = [str(six_cells / "cells"), "--out"]
+    assert main([*command, str(six_cells / "r.csv"), "--resume"]) == PARTLY_DONE
+    assert "\n3 rows of the run that was cut off are kept\n" in capsys.readouterr().err
+    assert main([*command, str(six_cells / "whole.csv")]) == PARTLY_DONE
+    assert sorted(answers(six_cells / "r.csv")) == sorted(answers(six_cells / "whole.csv"))
+
+
+@contextmanager
+def disk_with_room_for(size: int) -> Iterator[None]:
+    """Let no file grow beyond so many bytes, as on a disk that fills up."""
+    resource = pytest.importorskip("resource", reason="this system limits no files")
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, usual[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+
+
+@pytest.mark.parametrize("buffered", [1, 8192], ids=["at a row", "at the end"])
+def test_a_disk_that_fills_up_says_how_to_go_on(
+    six_cells: Path, monkeypatch: pytest.MonkeyPatch, buffered: int
+) -> None:
+    whole, out = six_cells / "whole.csv", six_cells / "r.csv"
+    assert main([str(six_cells / "cells"), "--out", str(whole)]) == PARTLY_DONE
+    opened = os.fdopen
+    expected = r"cannot write .*r\.csv: .*; the rows so far are kept in r\.csv\..*\.partial: go on with --resume"
+    with monkeypatch.context() as patch, disk_with_room_for(whole.stat().st_size // 2):
+        patch.setattr(os, "fdopen", partial(opened, buffering=buffered))
+        with pytest.raises(OutputError, match=expected):
+            main([str(six_cells / "cells"), "--out", str(out)])
+    assert not out.exists()
+    assert main([str(six_cells / "cells"), "--out", str(out), "--resume"]) == PARTLY_DONE
+    assert answers(out) == answers(whole)
+
+
 def test_a_run_goes_on_more_than_once(six_cells: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cut_off_run(six_cells, 2, monkeypatch)
     whole = Classifier.classify
@@ -412,6 +481,22 @@ def test_what_is_older_than_the_complete_table_is_not_gone_on_with(
     os.utime(partial_path, (1, 1))
     assert main([*command, "--resume"]) == PARTLY_DONE
     assert "no run was cut off" in capsys.readouterr().err
+
+
+def test_a_clock_that_stepped_back_costs_time_and_no_rows(
+    six_cells: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [str(six_cells / "cells"), "--out", str(six_cells / "r.csv")]
+    assert main(command) == PARTLY_DONE
+    complete = answers(six_cells / "r.csv")
+    later = time.time() + 3600
+    os.utime(six_cells / "r.csv", (later, later))
+    cut_off_run(six_cells, 2, monkeypatch)
+    assert main([*command, "--resume"]) == PARTLY_DONE
+    assert "all is classified" in capsys.readouterr().err, (
+        "the unfinished table seems to be older than the complete one"
+    )
+    assert answers(six_cells / "r.csv") == complete
 
 
 def test_all_that_cut_off_runs_left_goes_when_one_of_them_is_completed(

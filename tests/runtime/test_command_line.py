@@ -6,13 +6,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from runtime.command_line import REFUSED, TERMINATED, quiet_tensorflow, run_command
+from runtime.command_line import INTERRUPTED, REFUSED, TERMINATED, quiet_tensorflow, run_command
 
 ROOT = Path(__file__).parents[2]
+SET_SIGNAL = signal.signal
 
 
 def failing(error: BaseException) -> Callable[[], int]:
@@ -102,6 +104,22 @@ run_command(command)
         process.wait(timeout=30)
     assert process.returncode == TERMINATED
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send SIGINT to one process")
+@pytest.mark.parametrize("module", ["runtime.classify", "runtime.watch"])
+def test_ctrl_c_while_libraries_are_imported_is_quiet(tmp_path: Path, module: str) -> None:
+    press = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    (tmp_path / "numpy.py").write_text(press)
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        check=False,
+        preexec_fn=partial(SET_SIGNAL, signal.SIGINT, signal.SIG_DFL),  # a background job ignores Ctrl-C
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (INTERRUPTED, b"", b"interrupted\n")
 
 
 def test_what_a_library_writes_while_it_is_imported_is_held_back(capfd: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import sys
+import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -169,6 +170,24 @@ def test_a_file_that_has_gone_or_broken_meanwhile_is_a_placeholder(cell_file: Ce
     assert len(page.pictures) == 1
     assert page.cards[1] == "no picture any more: cannot be opened: No such file or directory0.8000 ALLgoes.png"
     assert page.cards[2].startswith("no picture any more: not an image that can be read")
+
+
+@pytest.mark.parametrize("is_replaced", [True, False], ids=["by another file", "in place"])
+def test_a_picture_that_was_changed_meanwhile_is_never_shown_beside_the_old_answer(
+    cell_file: CellFile, tmp_path: Path, is_replaced: bool
+) -> None:
+    stays, changes, other = (cell_file(f"{name}.png") for name in ("stays", "changes", "other"))
+    sheet = sheet_of(tmp_path, cell(stays, 0.9), cell(changes, 0.8))
+    time.sleep(0.05)  # longer than the file system's clock stands still
+    if is_replaced:
+        os.utime(other, (1, 1))  # as a copy that keeps the time of an old file
+        other.replace(changes)
+    else:
+        changes.write_bytes(other.read_bytes())
+    sheet.write()
+    page = Page(sheet.path)
+    assert len(page.pictures) == 1
+    assert page.cards[1] == "no picture any more: the file was changed after the run began0.8000 ALLchanges.png"
 
 
 def test_of_many_cells_all_for_review_and_a_fair_share_of_the_others_are_shown(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from itertools import islice
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from runtime import watch_service, watched_folder
-from runtime.errors import BackendError, OutputError
+from runtime.errors import BackendError, OutputError, UnopenableCellError
 from runtime.folder_news import Bell, News
 from runtime.result_store import FileVersion, ResultStore
 from runtime.schema import Prediction
@@ -34,6 +36,7 @@ class FakeClassifier:
     def __init__(self) -> None:
         self.read: list[str] = []
         self.calls = 0
+        self.closed: set[str] = set()  # names of files that cannot be opened
         self.before_answer: Callable[[str], None] = lambda path: None
 
     def classify(self, paths: Iterable[str]) -> Iterator[Prediction]:
@@ -52,6 +55,8 @@ class FakeClassifier:
 
     def _answer(self, path: str) -> Prediction:
         self.read.append(Path(path).name)
+        if Path(path).name in self.closed:
+            return Prediction(path, "", None, "error", str(UnopenableCellError("Permission denied")), 0.001, AUDIT)
         try:
             content = Path(path).read_text()
         except OSError as error:
@@ -221,6 +226,16 @@ def test_other_content_under_a_name_is_a_new_row(watch: Watch) -> None:
     assert watch.rows() == [("a.bmp", "ok"), ("a.bmp", "error")]
 
 
+def test_a_clock_that_steps_back_loses_nothing(watch: Watch) -> None:
+    for hour in (3, 2, 1):
+        watch.drop("same.bmp", f"{hour}.bmp")
+        for path in (watch.root / "same.bmp", watch.root / f"{hour}.bmp"):
+            os.utime(path, (3600 * hour, 3600 * hour))
+        watch.settle()
+    names_of_rows = sorted(name for name, _ in watch.rows())
+    assert names_of_rows == ["1.bmp", "2.bmp", "3.bmp", "same.bmp", "same.bmp", "same.bmp"]
+
+
 def test_a_half_written_file_becomes_a_row_when_it_is_whole(watch: Watch) -> None:
     watch.drop("a.bmp", content="ce")
     watch.step()
@@ -242,6 +257,53 @@ def test_a_file_that_stays_bad_is_set_aside_with_its_reason_until_it_changes(wat
     watch.drop("a.bmp")
     watch.settle()
     assert watch.rows() == [("a.bmp", "error"), ("a.bmp", "ok")]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not say when permissions changed")
+def test_a_file_that_could_not_be_opened_is_read_when_its_permissions_change(watch: Watch) -> None:
+    watch.drop("a.bmp")
+    watch.classifier.closed.add("a.bmp")
+    for _ in range(3):
+        watch.settle()
+    assert len(watch.classifier.read) == 1 + len(RETRY_PAUSES_S)
+    told = f"{watch.root / 'a.bmp'}: cannot be opened: Permission denied; set aside until it changes"
+    assert watch.said.count(told) == 1
+    assert watch.rows() == [("a.bmp", "error")]
+    watch.classifier.closed.clear()
+    time.sleep(0.05)  # longer than the file system's clock stands still
+    (watch.root / "a.bmp").chmod(0o640)
+    for _ in range(3):
+        watch.settle()
+    assert len(watch.classifier.read) == 2 + len(RETRY_PAUSES_S)
+    assert watch.rows() == [("a.bmp", "ok")], "its row of an error told nothing of the cell"
+
+
+def test_a_file_that_could_not_be_opened_is_tried_again_at_the_next_start(tmp_path: Path) -> None:
+    watch = Watch(tmp_path)
+    watch.drop("a.bmp")
+    watch.drop("b.bmp", content="text")
+    watch.classifier.closed.add("a.bmp")
+    watch.settle()
+    watch.settle()
+    assert sorted(watch.rows()) == [("a.bmp", "error"), ("b.bmp", "error")]
+    watch.close()
+    watch = Watch(tmp_path)
+    watch.settle()
+    assert watch.classifier.read == ["a.bmp"]
+    assert sorted(watch.rows()) == [("a.bmp", "ok"), ("b.bmp", "error")]
+    watch.close()
+
+
+def test_a_file_that_could_not_be_opened_is_tried_again_when_the_folder_is_back(watch: Watch) -> None:
+    watch.drop("a.bmp")
+    watch.classifier.closed.add("a.bmp")
+    watch.settle()
+    watch.root.rename(watch.root.with_name("away"))
+    watch.settle()
+    watch.classifier.closed.clear()
+    watch.root.with_name("away").rename(watch.root)
+    watch.settle()
+    assert watch.rows() == [("a.bmp", "ok")]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows refuses such names")
