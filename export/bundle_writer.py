@@ -17,7 +17,7 @@ from export.departures import DEBUG_CELLS, departures
 from export.finished_run import FinishedRun
 from export.fp16 import write_fp16
 from export.gate import Verdict, judge_all
-from export.heat_proof import refuse_wrong_heat
+from export.heat_graph import center_heat, refuse_wrong_heat
 from export.int8 import write_int8
 from export.model_card import model_card
 from export.operators import refuse_unsupported
@@ -57,6 +57,7 @@ ENGINE_FILES = tuple(f"{ENGINES_FOLDER}/*{suffix}" for suffix in (".engine", ".j
 BUNDLE_FILES = ("model.*.onnx", GOLDEN_NAME, CARD_NAME, *ENGINE_FILES)
 TYPICAL_CELLS = 512  # of the training part tell how a cell looks
 CALIBRATION_CELLS = 128  # of them are looked at to convert
+MEAN_CELLS = 32  # of them give the mean map
 PART_OF_RUN = "validation part of the run"
 
 
@@ -109,7 +110,10 @@ def write_bundle(run: FinishedRun, out: Path, options: ExportOptions) -> Written
     examples = training_cells(run, options.calibration_data, TYPICAL_CELLS)
     reference = KerasModel(run.keras_file, run.decision.temperature)
     with folder_written_aside(out, MANIFEST_NAME, BUNDLE_FILES) as folder, output_errors(out):
-        converted = _convert(reference, folder, image, spread_over(examples, CALIBRATION_CELLS), options.precisions)
+        fp32 = folder / _file_name("fp32")
+        reference.write_onnx(fp32)
+        mean_heat = center_heat(fp32, load_cells(spread_over(examples, MEAN_CELLS), image))
+        converted = _convert(fp32, image, spread_over(examples, CALIBRATION_CELLS), options.precisions)
         with _opened(converted, image) as backends:
             golden = np.stack([load_cell(path, image) for path in demo_cells()])
             _write_golden(folder / GOLDEN_NAME, golden, reference, backends)
@@ -118,7 +122,7 @@ def write_bundle(run: FinishedRun, out: Path, options: ExportOptions) -> Written
             for each, verdict in zip(converted, verdicts, strict=True):
                 if not verdict.proof.passed:
                     raise _refusal(verdict, _where(folder, each, image, scores.cells, debug=options.debug))
-            refuse_wrong_heat(reference, backends, golden)
+            refuse_wrong_heat(reference, mean_heat, backends, golden)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             classes=CLASSES,
@@ -139,22 +143,18 @@ def write_bundle(run: FinishedRun, out: Path, options: ExportOptions) -> Written
     return WrittenBundle(manifest, scores, verdicts)
 
 
-def _convert(
-    reference: KerasModel, folder: Path, image: ImageSpec, examples: Sequence[Cell], precisions: Sequence[str]
-) -> list[_Converted]:
-    """Write a file for each precision, fp32 first."""
-    fp32 = folder / _file_name("fp32")
-    reference.write_onnx(fp32)
+def _convert(fp32: Path, image: ImageSpec, examples: Sequence[Cell], precisions: Sequence[str]) -> list[_Converted]:
+    """Write a file for each precision beside the fp32 graph, which comes first in what is returned."""
     converted = [_Converted("fp32", fp32)]
     if set(precisions) - {"fp32"}:
         pixels = load_cells(examples, image)
         hashes = tuple(cell.sha256 for cell in examples)
         peaks = largest_activations(fp32, pixels)
         if "fp16" in precisions:
-            file = folder / _file_name("fp16")
+            file = fp32.with_name(_file_name("fp16"))
             converted.append(_Converted("fp16", file, write_fp16(fp32, file, peaks), hashes))
         if "int8" in precisions:
-            file = folder / _file_name("int8")
+            file = fp32.with_name(_file_name("int8"))
             converted.append(_Converted("int8", file, write_int8(fp32, file, pixels, peaks), hashes))
     for each in converted:
         refuse_unsupported(each.file)

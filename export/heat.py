@@ -3,8 +3,6 @@
 HiResCAM (Draelos, Carin: "Use HiResCAM instead of Grad-CAM for faithful explanations", arXiv 2011.08891): activation
 times gradient of the logit, summed over the channels, at the last activations from which nothing but means, products
 and a largest value are taken. Behind a global mean that is the class activation map of Zhou et al. (arXiv 1512.04150).
-Where a batch norm follows that mean, activations count from the norm's own mean on: what the training cells have in
-common explains no answer.
 
 The gradient is written out in Keras' operations, layer by layer from the end: so few layers follow those activations,
 and a converter knows a product with a transposed kernel, but no gradients.
@@ -30,33 +28,24 @@ SPATIAL_AXES = 4  # of activations [N, height, width, C]
 LOWEST = -3e38  # below any activation
 
 
-@dataclass(frozen=True)
-class Source:
-    """Activations that a map is made of."""
-
-    tensor: Any  # symbolic, [N, height, width, C]
-    usual: Any  # [C] or 0: what each channel is counted from
-
-
 class ExplainedNetwork:
     """A network that ends in one sigmoid neuron, together with its map."""
 
     def __init__(self, network: Any) -> None:
         self._last = network.get_layer(OUTPUT_NAME)
-        self.sources = list(_sources(self._last.input))
+        self.sources = list(_sources(self._last.input))  # symbolic activations, [N, height, width, C]
         outputs = [network.output, *_taps(self._last.input)]
         self.tapped = keras.Model(network.inputs, outputs, name=network.name)
 
     @property
     def side(self) -> int:
         """Places along the longer side of the map; 0 where there is none."""
-        return max((max(source.tensor.shape[1:3]) for source in self.sources), default=0)
+        return max((max(source.shape[1:3]) for source in self.sources), default=0)
 
     def __call__(self, cells: Any) -> tuple[Any, Any]:
         """Return p_all, [N, 1], and the map, float32 [N, height, width], of the largest source's size.
 
-        Its values add up to what the sources, counted from what is usual, add to the logit; above 0 they speak for
-        ALL.
+        Its values add up to what the sources add to the logit; above 0 they speak for ALL.
 
         Args:
             cells: [N, size, size, 3].
@@ -65,7 +54,6 @@ class ExplainedNetwork:
         known = {
             id(tap): ops.cast(value, "float32") for tap, value in zip(self.tapped.outputs[1:], values, strict=True)
         }
-        known |= {id(source.tensor): known[id(source.tensor)] - source.usual for source in self.sources}
         [gradient] = _through_product(self._last, ops.ones((1, 1)), [])
         return p_all, joined(list(_followed_back(self._last.input, gradient, known)))
 
@@ -130,21 +118,16 @@ def _is_source(tensor: Any) -> bool:
     return len(tensor.shape) == SPATIAL_AXES and not is_passed
 
 
-def _sources(tensor: Any, usual: Any = 0.0) -> Iterator[Source]:
+def _sources(tensor: Any) -> Iterator[Any]:
     """Yield what the map behind `tensor` is made of; what reaches it by layers that are not known here has no place."""
     layer, inputs = _inputs(tensor)
     if _is_source(tensor):
-        yield Source(tensor, usual)
-        return
-    if isinstance(layer, layers.BatchNormalization):
-        usual = layer.moving_mean
-    elif not isinstance(layer, layers.Dropout | layers.GlobalAveragePooling2D):
-        usual = 0.0
-    if isinstance(layer, layers.MaxPooling2D):
-        yield Source(inputs[0], usual=0.0)
+        yield tensor
+    elif isinstance(layer, layers.MaxPooling2D):
+        yield from inputs
     elif _is_known(layer):
         for each in inputs:
-            yield from _sources(each, usual)
+            yield from _sources(each)
 
 
 def _taps(tensor: Any) -> Iterator[Any]:

@@ -92,13 +92,10 @@ def _heat_by_gradient(explained: ExplainedNetwork, cells: NDArray[np.uint8]) -> 
     with tf.GradientTape() as tape:
         p_all, *taps = explained.tapped([cells], training=False)
         logit = -tf.math.log(1 / p_all - 1)
-    positions = [_position(explained.tapped.outputs[1:], source.tensor) for source in explained.sources]
+    positions = [_position(explained.tapped.outputs[1:], source) for source in explained.sources]
     values = [taps[position] for position in positions]
     gradients = tape.gradient(logit, values)
-    maps = [
-        tf.reduce_sum((value - source.usual) * gradient, axis=-1)
-        for source, value, gradient in zip(explained.sources, values, gradients, strict=True)
-    ]
+    maps = [tf.reduce_sum(value * gradient, axis=-1) for value, gradient in zip(values, gradients, strict=True)]
     heat: NDArray[np.float32] = np.asarray(joined(maps))
     return heat
 

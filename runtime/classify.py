@@ -24,6 +24,7 @@ from runtime.classify_arguments import build_parser, check_outputs, requested_in
 from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, print_table, run_command, tell
 from runtime.contact_sheet import ContactSheet, Origin
 from runtime.errors import OutputError
+from runtime.explanations import Explanations
 from runtime.files import refuse_unwritable
 from runtime.groups import DEFAULT_MIN_CELLS, GroupCounts, groups_path
 from runtime.inputs import Inputs
@@ -51,7 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
         summary = Summary()
         groups = requested_groups(options)
         sheet = ContactSheet(options.html, Origin.of(classifier)) if options.html else None
-        collectors: list[Collector] = [each for each in (summary, groups, sheet) if each]
+        explanations = Explanations(options.explain, classifier) if options.explain else None
+        collectors: list[Collector] = [each for each in (summary, groups, sheet, explanations) if each]
         unfinished = unfinished_results(options, classifier)
         sink = results_sink(options, classifier)
         try:
@@ -69,8 +71,10 @@ def main(arguments: list[str] | None = None) -> int:
     tell(str(summary))
     is_rolled_up = not groups or is_written(partial(report_groups, groups, options.out))
     is_shown = not sheet or is_written(partial(report_sheet, sheet))
+    is_explained = not explanations or is_written(partial(report_explanations, explanations))
     report(inputs, options)
-    return DONE if is_rolled_up and is_shown and not summary.errors else PARTLY_DONE
+    is_complete = is_rolled_up and is_shown and is_explained and not summary.errors
+    return DONE if is_complete else PARTLY_DONE
 
 
 def requested_groups(options: argparse.Namespace) -> GroupCounts | None:
@@ -180,6 +184,14 @@ def report_sheet(sheet: ContactSheet) -> None:
     """Write the contact sheet and say where it is."""
     sheet.write()
     tell(f"Contact sheet: {sheet.path}")
+
+
+def report_explanations(explanations: Explanations) -> None:
+    """Write the table of the pictures and say where they are; raise OutputError where not all could be written."""
+    explanations.write_index()
+    if explanations.failure:
+        raise OutputError(f"not every cell has its picture in {explanations.folder}: {explanations.failure}")
+    tell(f"Explanations: {explanations.folder}")
 
 
 def is_written(write: Callable[[], None]) -> bool:

@@ -55,6 +55,12 @@ def build_parser() -> ArgumentParser:
         metavar="FILE",
         help=f".html: one page with a picture of each cell, sorted by p_all; of {MOST_SHOWN} where there are more",
     )
+    parser.add_argument(
+        "--explain",
+        type=Path,
+        metavar="DIR",
+        help="a picture for each cell of which places its answer comes from, and an index.csv of them",
+    )
     add_classifier_arguments(parser)
     parser.add_argument("--demo", action="store_true", help="classify the drawn cells that come with the package")
     return parser

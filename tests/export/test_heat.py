@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras import layers
 
 from export.heat import ExplainedNetwork, joined, spreading
-from export.heat_proof import refuse_wrong_heat
+from export.heat_graph import center_heat, refuse_wrong_heat
 from export.to_onnx import KerasModel
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
@@ -91,13 +91,10 @@ def by_gradient(explained: ExplainedNetwork, cells: NDArray[np.float32]) -> NDAr
         value
         for source in explained.sources
         for symbol, value in zip(explained.tapped.outputs[1:], taps, strict=True)
-        if symbol is source.tensor
+        if symbol is source
     ]
     gradients = tape.gradient(logit, values)
-    maps = [
-        tf.reduce_sum((value - source.usual) * gradient, axis=-1)
-        for source, value, gradient in zip(explained.sources, values, gradients, strict=True)
-    ]
+    maps = [tf.reduce_sum(value * gradient, axis=-1) for value, gradient in zip(values, gradients, strict=True)]
     return np.asarray(joined(maps))
 
 
@@ -166,6 +163,27 @@ def test_the_graph_gives_the_map_of_the_keras_model(model: str, size: int, side:
     np.testing.assert_allclose(heat, expected, atol=2e-3 * np.abs(expected).max())
 
 
+def test_a_map_is_counted_from_the_mean_cells(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(5)
+    size = 64
+    standardization = Standardization((9.0, 5.0, 13.0), (26.0, 12.0, 30.0))
+    build_network("compact", size, standardization, "none").save(tmp_path / "m.keras")
+    reference = KerasModel(tmp_path / "m.keras", temperature=1.0)
+    reference.write_onnx(tmp_path / "m.onnx")
+    cells = some_cells(4, size).astype(np.uint8)
+    mean = center_heat(tmp_path / "m.onnx", cells)
+    expected = reference.heat(cells)
+    assert expected is not None
+    with OnnxRuntimeBackend(tmp_path / "m.onnx", ImageSpec(size, size), "cpu") as backend:
+        _, heat = backend.infer_with_heat(cells)
+    np.testing.assert_allclose(heat.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(heat, expected - mean, atol=2e-3 * np.abs(heat).max())
+    write_onnx(tmp_path / "without.onnx", "fp32", seed=0)
+    before = (tmp_path / "without.onnx").read_bytes()
+    assert not center_heat(tmp_path / "without.onnx", some_cells(2).astype(np.uint8)).any()
+    assert (tmp_path / "without.onnx").read_bytes() == before
+
+
 def test_a_network_whose_map_would_be_too_coarse_gives_none(tmp_path: Path) -> None:
     keras.utils.set_random_seed(5)
     build_network("vgg", 75, Standardization((9.0, 5.0, 13.0), (26.0, 12.0, 30.0)), "none").save(tmp_path / "m.keras")
@@ -201,10 +219,11 @@ def package_backends() -> Any:
 def test_a_map_that_is_not_the_models_is_refused(package_backends: Any) -> None:
     backends, cells = package_backends
     _, heat = backends["fp32"].infer_with_heat(cells)
-    refuse_wrong_heat(Answers(heat), backends, cells)
-    refuse_wrong_heat(Answers(None), backends, cells)
+    mean = np.float32(0.01) * np.arange(heat[0].size, dtype=np.float32).reshape(heat[0].shape)
+    refuse_wrong_heat(Answers(heat + mean), mean, backends, cells)
+    refuse_wrong_heat(Answers(None), mean, backends, cells)
     with pytest.raises(ConversionError, match=r"expected the map of fp32 to be the Keras model's, found a correlation"):
-        refuse_wrong_heat(Answers(heat[:, ::-1]), backends, cells)
+        refuse_wrong_heat(Answers(heat[:, ::-1] + mean), mean, backends, cells)
 
 
 def test_every_precision_of_the_package_has_the_map() -> None:

@@ -1,13 +1,18 @@
-"""Proves that the map in a converted graph is the one that automatic differentiation of the Keras model gives."""
+"""The map in a converted graph: counted from the mean training cell's, and proved against the Keras model's."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import onnx
 
+from export.graph import open_for_reading, put_in_order
+from export.onnx_session import open_session
 from runtime.backends.base import Backend
 from runtime.errors import ConversionError
+from runtime.schema import HEAT_NAME, INPUT_NAME
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,17 +29,49 @@ class Explains(Protocol):
         """Return the map behind each answer, float32 [N, rows, columns]; None where there is none."""
 
 
-def refuse_wrong_heat(reference: Explains, variants: dict[str, Backend], cells: NDArray[np.uint8]) -> None:
+def center_heat(file: Path, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Subtract from the map of a fp32 graph the mean map of these cells; return it, [rows, columns].
+
+    What all cells have in common, such as the frame's edges, explains no cell's answer. A graph without a map is left
+    as it is, and 0 returned.
+
+    Args:
+        file: ONNX file of a bundle, changed in place.
+        cells: uint8 RGB [N, height, width, 3], of the training part.
+    """
+    model = open_for_reading(file)
+    if HEAT_NAME not in {output.name for output in model.graph.output}:
+        return np.zeros((), np.float32)
+    session = open_session(file)
+    mean: NDArray[np.float32] = np.mean(
+        [session.run([HEAT_NAME], {INPUT_NAME: cell[None]})[0][0] for cell in cells], axis=0, dtype=np.float32
+    )
+    [source] = [node for node in model.graph.node if HEAT_NAME in node.output]
+    source.output[0] = f"{HEAT_NAME}/whole"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(mean, f"{HEAT_NAME}/mean"))
+    model.graph.node.append(
+        onnx.helper.make_node("Sub", [f"{HEAT_NAME}/whole", f"{HEAT_NAME}/mean"], [HEAT_NAME], f"{HEAT_NAME}/centered")
+    )
+    put_in_order(model)
+    onnx.save(model, file)
+    return mean
+
+
+def refuse_wrong_heat(
+    reference: Explains, mean: NDArray[np.float32], variants: dict[str, Backend], cells: NDArray[np.uint8]
+) -> None:
     """Raise ConversionError where a variant's map of these cells is not the reference's.
 
     Args:
         reference: The Keras model.
+        mean: [rows, columns], what the variants' maps are counted from.
         variants: By precision.
         cells: uint8 RGB [N, height, width, 3].
     """
-    expected = reference.heat(cells)
-    if expected is None:
+    whole = reference.heat(cells)
+    if whole is None:
         return
+    expected = whole - mean
     for precision, backend in variants.items():
         _, found = backend.infer_with_heat(cells)
         correlation = float(np.mean([correlated(*pair) for pair in zip(found, expected, strict=True)]))
