@@ -19,7 +19,7 @@ from export.engine import (
     EngineOptions,
     build_engine,
 )
-from export.fewest_cells import FEWEST_TO_PROVE
+from export.fewest_cells import FEWEST_TO_CONVERT, FEWEST_TO_PROVE
 from runtime.command_line import (
     DONE,
     PARTLY_DONE,
@@ -62,8 +62,8 @@ def _add_onnx(commands: Any) -> None:
         "--calibration-data",
         type=Path,
         metavar="DIR",
-        help="where the run's training cells lie now, or some of them: their look goes into the bundle, and fp16 and "
-        "int8 are fitted to them; default: --data",
+        help=f"where the run's training cells lie now, or {FEWEST_TO_CONVERT} or more of each class: their look goes "
+        "into the bundle, and fp16 and int8 are fitted to them; default: --data",
     )
     onnx.add_argument(
         "--cells", type=positive_int, metavar="N", help="compare on N of the validation cells; default: all"

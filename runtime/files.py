@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from runtime.errors import OutputError
+from runtime.held import held_folder
 
 HASH_BLOCK_BYTES = 1 << 20
 
@@ -136,13 +138,11 @@ def folder_written_aside(path: Path, marker: str, ours: tuple[str, ...]) -> Iter
     """Yield a temporary folder beside `path`; rename it to `path` on success, delete it on any failure.
 
     An existing `path` is replaced only where it is a folder that this project wrote, as `refuse_foreign_folder` says.
+    Temporary folders of processes that were killed before they could do so go as well.
     """
     path = path.resolve()
     refuse_foreign_folder(path, marker, ours)
-    with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
+    with _folder_beside(path) as aside:
         yield aside
         with output_errors(path):
             aside.chmod(0o777 & ~current_umask())
@@ -150,8 +150,32 @@ def folder_written_aside(path: Path, marker: str, ours: tuple[str, ...]) -> Iter
                 if written.is_file():
                     flush_to_disk(written)
             replace_folder(aside, path)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _folder_beside(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path` that other processes see in use; remove it at the end if it is still there."""
+    prefix = f".{path.name}.unfinished-"
+    with ExitStack() as in_use:
+        with output_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # One process at a time: before it is held, another one would take a new folder for an abandoned one.
+            with held_folder(path.parent, wait=True):
+                _remove_abandoned(path.parent, prefix)
+                aside = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+                in_use.enter_context(held_folder(aside))
+        try:
+            yield aside
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove_abandoned(parent: Path, prefix: str) -> None:
+    """Remove folders that begin like this and end as `tempfile` names them, if no process holds them any more."""
+    for folder in parent.glob(f"{glob.escape(prefix)}{'?' * 8}"):
+        with held_folder(folder) as is_abandoned:
+            if is_abandoned and not folder.is_symlink():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def refuse_foreign_folder(path: Path, marker: str, ours: tuple[str, ...]) -> None:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, TextIO
 
 from runtime.errors import OutputError, UsageError
 from runtime.files import CsvWriter, give_usual_permissions, output_errors
+from runtime.held import hold
 from runtime.schema import Audit, Prediction
-from runtime.unfinished import PARTIAL, Row, UnfinishedResults, hold, partial_prefix
+from runtime.unfinished import PARTIAL, Row, UnfinishedResults, partial_prefix
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -6,18 +6,14 @@ import csv
 import glob
 import json
 import re
-import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from runtime.errors import OutputError
 from runtime.files import file_clock_ns, has_changed_since, output_errors
-
-if sys.platform != "win32":
-    import fcntl
+from runtime.held import is_held
 
 PARTIAL = ".partial"
 
@@ -81,7 +77,7 @@ def find_unfinished(path: Path, run: str, columns: tuple[str, ...]) -> Unfinishe
         found = [Path(name) for name in glob.glob(f"{glob.escape(str(path))}.*{PARTIAL}")]  # noqa: PTH207
         left = [each for each in found if each.stat().st_mtime_ns >= completed]
         ours = [each for each in left if _is_of_run(each, path, run)]
-        if held := [each.name for each in ours if _is_held(each)]:
+        if held := [each.name for each in ours if is_held(each)]:
             raise OutputError(
                 f"expected to go on with {path.name} of a run that was cut off, found that another one is writing "
                 f"{held[0]}; wait for it, or stop it"
@@ -109,23 +105,6 @@ def _is_of_run(partial: Path, path: Path, run: str) -> bool:
 
 def _began_ns(partial: Path) -> int:
     return int(partial.name.split(".")[-3])
-
-
-def hold(stream: TextIO) -> None:
-    """Show other processes that a file is being written, until it is closed or this process ends."""
-    if sys.platform != "win32":
-        with suppress(OSError):  # some network shares keep no locks
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _is_held(path: Path) -> bool:
-    if sys.platform != "win32":
-        with path.open("rb") as stream, suppress(OSError):
-            try:
-                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-    return False
 
 
 def _whole_lines(stream: Any) -> Iterator[str]:

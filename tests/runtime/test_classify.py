@@ -26,9 +26,9 @@ from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, REFUSED
 from runtime.demo import demo_cells
 from runtime.errors import OutputError, UsageError
 from runtime.groups import GroupCounts
+from runtime.held import hold
 from runtime.inputs import find_inputs, read_list
 from runtime.schema import Prediction
-from runtime.unfinished import hold
 
 CellFile = Callable[[str], Path]
 ROOT = Path(__file__).parents[2]

@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import hashlib
 import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,8 @@ import pytest
 from runtime.errors import OutputError
 from runtime.files import current_umask, folder_written_aside, sha256_of_file, write_text_aside, written_aside
 from runtime.inputs import spread_over
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_file_appears_whole(tmp_path: Path) -> None:
@@ -51,6 +57,47 @@ def test_an_interrupted_folder_leaves_nothing(tmp_path: Path) -> None:
         (folder / "marker").write_text("")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
+
+
+WRITING = """
+import sys, time
+from pathlib import Path
+from runtime.files import folder_written_aside
+with folder_written_aside(Path(sys.argv[1]), "marker", ()) as folder:
+    (folder / "half").mkdir()
+    (folder / "half" / "model.onnx").write_text("")
+    print(folder, flush=True)
+    time.sleep(600)
+"""
+
+
+@contextmanager
+def another_process_writing(target: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """Yield a process and its temporary folder; kill it at the end."""
+    command = [sys.executable, "-c", WRITING, str(target)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            yield process, Path(process.stdout.readline().rstrip("\n"))
+        finally:
+            process.kill()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not show which folders are in use")
+def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_path: Path) -> None:
+    target = tmp_path / "bundle [1]"
+    others = [tmp_path / name for name in (".bundle [1].unfinished-of-mine", ".bundle 1.unfinished-abcd1234")]
+    for other in others:
+        other.mkdir()
+    with another_process_writing(target) as (killed, left), another_process_writing(target) as (_, written):
+        killed.kill()
+        killed.wait()
+        assert left.exists(), "nobody could clear it away"
+        with folder_written_aside(target, "marker", ()) as folder:
+            (folder / "marker").write_text("")
+            assert not left.exists()
+            assert (written / "half" / "model.onnx").exists()
+    assert sorted(tmp_path.iterdir()) == sorted([target, written, *others])
 
 
 def test_someone_elses_folder_is_never_replaced(tmp_path: Path) -> None:
