@@ -112,7 +112,7 @@ def write_bundle(run: FinishedRun, out: Path, options: ExportOptions) -> Written
     with folder_written_aside(out, MANIFEST_NAME, BUNDLE_FILES) as folder, output_errors(out):
         fp32 = folder / _file_name("fp32")
         reference.write_onnx(fp32)
-        mean_heat = center_heat(fp32, load_cells(spread_over(examples, MEAN_CELLS), image))
+        center_heat(fp32, load_cells(spread_over(examples, MEAN_CELLS), image))
         converted = _convert(fp32, image, spread_over(examples, CALIBRATION_CELLS), options.precisions)
         with _opened(converted, image) as backends:
             golden = np.stack([load_cell(path, image) for path in demo_cells()])
@@ -122,7 +122,7 @@ def write_bundle(run: FinishedRun, out: Path, options: ExportOptions) -> Written
             for each, verdict in zip(converted, verdicts, strict=True):
                 if not verdict.proof.passed:
                     raise _refusal(verdict, _where(folder, each, image, scores.cells, debug=options.debug))
-            refuse_wrong_heat(reference, mean_heat, backends, golden)
+            refuse_wrong_heat(reference, backends, golden)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             classes=CLASSES,

@@ -29,11 +29,10 @@ class Explains(Protocol):
         """Return the map behind each answer, float32 [N, rows, columns]; None where there is none."""
 
 
-def center_heat(file: Path, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Subtract from the map of a fp32 graph the mean map of these cells; return it, [rows, columns].
+def center_heat(file: Path, cells: NDArray[np.uint8]) -> None:
+    """Subtract from the map of a fp32 graph the mean map of these cells; a graph without a map is left as it is.
 
-    What all cells have in common, such as the frame's edges, explains no cell's answer. A graph without a map is left
-    as it is, and 0 returned.
+    What all cells have in common, such as the frame's edges, explains no cell's answer.
 
     Args:
         file: ONNX file of a bundle, changed in place.
@@ -41,7 +40,7 @@ def center_heat(file: Path, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
     """
     model = open_for_reading(file)
     if HEAT_NAME not in {output.name for output in model.graph.output}:
-        return np.zeros((), np.float32)
+        return
     session = open_session(file)
     mean: NDArray[np.float32] = np.mean(
         [session.run([HEAT_NAME], {INPUT_NAME: cell[None]})[0][0] for cell in cells], axis=0, dtype=np.float32
@@ -54,27 +53,23 @@ def center_heat(file: Path, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
     )
     put_in_order(model)
     onnx.save(model, file)
-    return mean
 
 
-def refuse_wrong_heat(
-    reference: Explains, mean: NDArray[np.float32], variants: dict[str, Backend], cells: NDArray[np.uint8]
-) -> None:
-    """Raise ConversionError where a variant's map of these cells is not the reference's.
+def refuse_wrong_heat(reference: Explains, variants: dict[str, Backend], cells: NDArray[np.uint8]) -> None:
+    """Raise ConversionError where a variant's map of these cells, counted from their mean, is not the reference's.
 
     Args:
         reference: The Keras model.
-        mean: [rows, columns], what the variants' maps are counted from.
         variants: By precision.
         cells: uint8 RGB [N, height, width, 3].
     """
-    whole = reference.heat(cells)
-    if whole is None:
+    expected = reference.heat(cells)
+    if expected is None:
         return
-    expected = whole - mean
     for precision, backend in variants.items():
         _, found = backend.infer_with_heat(cells)
-        correlation = float(np.mean([correlated(*pair) for pair in zip(found, expected, strict=True)]))
+        pairs = zip(found - found.mean(axis=0), expected - expected.mean(axis=0), strict=True)
+        correlation = float(np.mean([correlated(*pair) for pair in pairs]))
         if not correlation >= SMALLEST_CORRELATION[precision]:
             raise ConversionError(
                 f"expected the map of {precision} to be the Keras model's, found a correlation of {correlation:.3f} "
