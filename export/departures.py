@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 
-from export.graph import inferred_values, open_for_reading, weighted_nodes
+from export.graph import open_for_reading, weighted_nodes
 from export.onnx_session import open_session
 from runtime.schema import INPUT_NAME
 
@@ -49,9 +50,11 @@ def departures(fp32: Path, variant: Path, cells: NDArray[np.uint8]) -> str:
 
 def _outputs(model: Any, tensors: dict[str, str], cells: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
     """Return for each layer a sample of what it gives for the cells."""
-    known = {value.name: value for value in inferred_values(model)}
     present = {value.name for value in model.graph.output}
-    model.graph.output.extend(known[tensor] for tensor in tensors.values() if tensor not in present)
+    # ONNX Runtime finds out type and shape by itself.
+    model.graph.output.extend(
+        onnx.helper.make_empty_tensor_value_info(tensor) for tensor in tensors.values() if tensor not in present
+    )
     session = open_session(model.SerializeToString())
     names = list(tensors.values())
     samples: dict[str, list[NDArray[Any]]] = {name: [] for name in tensors}
