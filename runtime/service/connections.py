@@ -1,0 +1,64 @@
+"""Bounds what a connection may cost: how many there are, and how long one may take to ask and to take its answer.
+
+uvicorn itself waits for ever for the rest of a request's head, and for a client that does not read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from runtime.service.limits import Limits
+
+TOO_MANY = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\nconnection: close\r\n"
+    b"content-length: %d\r\n\r\n%s"
+)
+TOO_MANY_DETAIL = b'{"detail": "expected fewer open connections, found as many as are allowed; try again later"}'
+
+
+class BoundedConnection(HttpToolsProtocol):
+    """A connection to the service; a subclass has the limits."""
+
+    limits: Limits
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._begun = 0  # requests
+        self._seen: tuple[int, str] = (0, "")
+        self._since = self.loop.time()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin, or end at once where there are too many."""
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.connections:
+            transport.write(TOO_MANY % (len(TOO_MANY_DETAIL), TOO_MANY_DETAIL))
+            transport.close()
+
+    def on_message_begin(self) -> None:
+        """Count the requests."""
+        self._begun += 1
+        super().on_message_begin()
+
+    def close_if_stalled(self, now: float) -> None:
+        """End the connection where it has been too long in the same state; to be called every second or so."""
+        state = self._state()
+        if (self._begun, state) != self._seen:
+            self._seen, self._since = (self._begun, state), now
+            return
+        limit = {"asking": self.limits.head_s, "taking": self.limits.answer_s}.get(state)
+        if limit is not None and now - self._since > limit:
+            self.transport.abort()
+
+    def _state(self) -> str:
+        """Say what the connection waits for: the client's request, ours to answer, or the client to take the answer."""
+        if self.cycle is None or self.cycle.response_complete:
+            return "asking"
+        return "taking" if self.cycle.response_started else "answering"
+
+
+def connections_with(limits: Limits) -> type[BoundedConnection]:
+    """Return the class of connections with these limits."""
+    return type("Connection", (BoundedConnection,), {"limits": limits})
