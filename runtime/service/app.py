@@ -25,11 +25,12 @@ from runtime.service import openapi
 from runtime.service.about import about
 from runtime.service.access import Access
 from runtime.service.archives import cells_of_archive, is_archive
+from runtime.service.bodies import read_body
 from runtime.service.desk import Desk, Hold
 from runtime.service.front_door import FrontDoor
 from runtime.service.kserve import JSON_LENGTH_HEADER, VERSION, Inference, answer, metadata, parse_inference
 from runtime.service.problems import JsonAnswer, RequestError, problem
-from runtime.service.uploads import FIELD, Upload, read_body, read_uploads
+from runtime.service.uploads import FIELD, Upload, read_uploads
 
 PAGE = Path(__file__).parent / "page"
 INDEX = "index.html"
@@ -235,7 +236,7 @@ async def score(request: Request, desk: Desk, cells: Sequence[Cell]) -> list[Sco
     if len(cells) <= FEW_CELLS:
         return await desk.score(cells)
     scoring = asyncio.ensure_future(desk.score(cells))
-    leaving = asyncio.ensure_future(request.receive())  # the body is complete: what comes now is the client's leave
+    leaving = asyncio.ensure_future(_leave(request))
     try:
         await asyncio.wait({scoring, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not scoring.done():
@@ -244,6 +245,12 @@ async def score(request: Request, desk: Desk, cells: Sequence[Cell]) -> list[Sco
     finally:
         scoring.cancel()
         leaving.cancel()
+
+
+async def _leave(request: Request) -> None:
+    """Return when the client has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def probabilities(request: Request, desk: Desk, inference: Inference) -> Any:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from runtime.service.bodies import CONNECTION, Pipe
 from runtime.service.limits import Limits
 
 TOO_MANY = (
@@ -26,6 +28,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._pipe: Pipe | None = None  # through which the body goes that is now received
         self._begun = 0  # requests
         self._seen: tuple[int, str] = (0, "")
         self._since = self.loop.time()
@@ -41,6 +44,40 @@ class BoundedConnection(HttpToolsProtocol):
         """Count the requests."""
         self._begun += 1
         super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Let the application lead the body through a pipe."""
+        self.scope["state"][CONNECTION] = self
+        super().on_headers_complete()
+
+    def lead(self, pipe: Pipe) -> None:
+        """Feed the rest of the body that is now received."""
+        self._pipe = pipe
+        self.flow.resume_reading()
+        if self.cycle.disconnected:
+            self._end_pipe(ClientDisconnect())
+
+    def on_body(self, body: bytes) -> None:
+        """Hand over a piece of a body."""
+        if self._pipe:
+            self._pipe.feed(body)
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End the body."""
+        self._end_pipe()
+        super().on_message_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the body that does not come any more."""
+        super().connection_lost(exc)
+        self._end_pipe(ClientDisconnect())
+
+    def _end_pipe(self, error: Exception | None = None) -> None:
+        if self._pipe:
+            self._pipe.end(error)
+            self._pipe = None
 
     def close_if_stalled(self, now: float) -> None:
         """End the connection where it has been too long in the same state; to be called every second or so."""

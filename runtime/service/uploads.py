@@ -6,15 +6,15 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import anyio
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from runtime.service.archives import SIGNATURE_BYTES, is_archive
+from runtime.service.bodies import take_body
 from runtime.service.desk import Desk, Hold
-from runtime.service.limits import PROGRESS_BYTES, Limits
-from runtime.service.problems import BusyError, RequestError
+from runtime.service.limits import Limits
+from runtime.service.problems import RequestError
 
 FIELD = "files"
 FORM = "multipart/form-data"
@@ -36,58 +36,6 @@ async def read_uploads(request: Request, desk: Desk, hold: Hold) -> list[Upload]
     form = UploadForm(boundary_of(request.headers.get("content-type", "")), desk.limits)
     await take_body(request, desk, hold, desk.limits.request_bytes, form.feed)
     return form.files()
-
-
-async def read_body(request: Request, desk: Desk, hold: Hold, most: int) -> bytes:
-    """Return the body of a request; raise RequestError where it has more than `most` bytes."""
-    chunks: list[bytes] = []
-    await take_body(request, desk, hold, most, chunks.append)
-    return b"".join(chunks)
-
-
-async def take_body(request: Request, desk: Desk, hold: Hold, most: int, take: Callable[[bytes], None]) -> None:
-    """Call `take` with a body as it comes; raise RequestError where it is too large, too slow, or the service stops."""
-    check_head(request, most)
-    limits = desk.limits
-    started = anyio.current_time()
-    received = progress = 0
-    with anyio.CancelScope(deadline=started + limits.stall_s) as scope:
-        while True:
-            message = await request.receive()
-            if message["type"] != "http.request":
-                raise ClientDisconnect
-            chunk = message.get("body", b"")
-            received += len(chunk)
-            if received > most:
-                raise too_large(most, received)
-            hold.add(len(chunk))
-            take(chunk)
-            if not message.get("more_body"):
-                return
-            if desk.is_stopping:
-                raise BusyError("expected a service that runs, found it stopping; try again later")
-            if received - progress >= PROGRESS_BYTES:
-                progress = received
-                scope.deadline = min(anyio.current_time() + limits.stall_s, started + limits.body_s)
-    raise RequestError(
-        408,
-        f"expected {PROGRESS_BYTES} bytes of the body every {limits.stall_s:g} s, all of it in {limits.body_s:g} s, "
-        f"found {received} bytes; send less at a time, or over a faster connection",
-    )
-
-
-def check_head(request: Request, most: int) -> None:
-    """Raise RequestError where the head of a request tells that its body cannot be taken."""
-    length = request.headers.get("content-length", "0")
-    if length.isdecimal() and int(length[:20]) > most:
-        raise too_large(most, int(length[:20]))
-    if encoding := request.headers.get("content-encoding"):
-        raise RequestError(415, f"expected a body as it is, found one encoded as {encoding!r}; send it without")
-
-
-def too_large(most: int, found: int) -> RequestError:
-    """Return the error of a body that is too large."""
-    return RequestError(413, f"expected a request of at most {most} bytes, found {found}; send fewer files at a time")
 
 
 def boundary_of(content_type: str) -> bytes:
