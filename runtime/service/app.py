@@ -24,7 +24,7 @@ from runtime.schema import CARD_NAME
 from runtime.service import openapi
 from runtime.service.about import about
 from runtime.service.access import Access
-from runtime.service.archives import cells_of_archive, is_archive
+from runtime.service.archives import cells_of_archive
 from runtime.service.bodies import read_body
 from runtime.service.desk import Desk, Hold
 from runtime.service.front_door import FrontDoor
@@ -219,11 +219,11 @@ async def cells_of(uploads: Sequence[Upload], desk: Desk) -> list[Cell]:
     read, limits = desk.classifier.read, desk.limits
     cells: list[Cell] = []
     for upload in uploads:
-        if is_archive(upload.data):
+        if upload.is_archive:
             most = limits.request_files - len(cells)
-            cells += await anyio.to_thread.run_sync(cells_of_archive, upload.name, upload.data, read, limits, most)
+            cells += await anyio.to_thread.run_sync(cells_of_archive, upload.name, upload.data(), read, limits, most)
         else:
-            cells.append(Cell(upload.name, partial(read.of_data, upload.data)))
+            cells.append(Cell(upload.name, partial(upload.reading, read)))
     if len(cells) > limits.request_files:
         raise RequestError(413, f"expected at most {limits.request_files} files, found more; send fewer at a time")
     if not cells:

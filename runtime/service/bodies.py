@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
 
 import anyio
 from starlette.requests import ClientDisconnect, Request
@@ -13,43 +12,61 @@ from runtime.service.desk import Desk, Hold
 from runtime.service.limits import PROGRESS_BYTES
 from runtime.service.problems import BusyError, RequestError
 
-CONNECTION = "connection"  # the key of a request's state under which its connection stands
+BODY = "body"  # the key of a request's state under which its connection puts it
+MOST_EARLY_BYTES = 512 * 1024  # that a connection keeps until the application asks for the body
 Take = Callable[[bytes], None]
 
 
-class Pipe:
-    """Leads a body from its connection to who takes it: no task is woken for each piece, and none is copied."""
+class Body:
+    """A request's body, from its connection to who takes it: no task is woken for each piece, and none is copied.
 
-    def __init__(self, take: Take) -> None:
-        self._take = take
+    Args:
+        begin: Called when the application asks for the body.
+        pause: Called when too much comes before that.
+    """
+
+    def __init__(self, begin: Callable[[], None], pause: Callable[[], None]) -> None:
+        self._begin = begin
+        self._pause = pause
+        self._early: list[bytes] = []
+        self._early_bytes = 0
+        self._take: Take | None = None
         self._has_ended = asyncio.Event()
         self._error: Exception | None = None
 
     def feed(self, piece: bytes) -> None:
         """Hand over a piece; what comes after one that was refused is dropped."""
-        if self._error is None:
-            try:
-                self._take(piece)
-            except Exception as error:  # it must not end the connection's parser
-                self.end(error)
+        if self._take:
+            self._hand_over(self._take, piece)
+            return
+        self._early.append(piece)
+        self._early_bytes += len(piece)
+        if self._early_bytes > MOST_EARLY_BYTES:
+            self._pause()
 
     def end(self, error: Exception | None = None) -> None:
-        """Say that nothing more comes."""
-        self._error = self._error or error
-        self._has_ended.set()
+        """Say that nothing more comes, and why where that is not as it should be."""
+        if not self._has_ended.is_set():
+            self._error = error
+            self._has_ended.set()
 
-    async def wait(self) -> None:
-        """Return when the body is complete; raise what taking it raised."""
+    async def read(self, take: Take) -> None:
+        """Call `take` with each piece until the body is complete; raise what `take` raises, or what ended the body."""
+        for piece in self._early:
+            take(piece)
+        self._early.clear()
+        self._take = take
+        self._begin()
         await self._has_ended.wait()
         if self._error:
             raise self._error
 
-
-class Piped(Protocol):
-    """A connection that can lead a body through a pipe."""
-
-    def lead(self, pipe: Pipe) -> None:
-        """Feed the rest of the body that is now received."""
+    def _hand_over(self, take: Take, piece: bytes) -> None:
+        if self._error is None:
+            try:
+                take(piece)
+            except Exception as error:  # it must not end the connection's parser
+                self.end(error)
 
 
 async def read_body(request: Request, desk: Desk, hold: Hold, most: int) -> bytes:
@@ -84,24 +101,22 @@ async def take_body(request: Request, desk: Desk, hold: Hold, most: int, take: T
     if scope.cancelled_caught:
         raise RequestError(
             408,
-            f"expected {PROGRESS_BYTES} bytes of the body every {limits.stall_s:g} s, all of it in {limits.body_s:g} s, "
-            f"found {received} bytes; send less at a time, or over a faster connection",
+            f"expected {PROGRESS_BYTES} bytes of the body every {limits.stall_s:g} s, all of it in {limits.body_s:g} "
+            f"s, found {received} bytes; send less at a time, or over a faster connection",
         )
 
 
 async def _receive(request: Request, take: Take) -> None:
-    connection: Piped | None = request.scope.get("state", {}).get(CONNECTION)
+    body: Body | None = request.scope.get("state", {}).get(BODY)
+    if body:
+        await body.read(take)
+        return
     while True:
         message = await request.receive()
         if message["type"] != "http.request":
             raise ClientDisconnect
         take(message.get("body", b""))
         if not message.get("more_body"):
-            return
-        if connection:
-            pipe = Pipe(take)
-            connection.lead(pipe)
-            await pipe.wait()
             return
 
 

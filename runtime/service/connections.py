@@ -6,12 +6,13 @@ uvicorn itself waits for ever for the rest of a request's head, and for a client
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from starlette.requests import ClientDisconnect
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from runtime.service.bodies import CONNECTION, Pipe
+from runtime.service.bodies import BODY, Body
 from runtime.service.limits import Limits
 
 TOO_MANY = (
@@ -28,7 +29,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._pipe: Pipe | None = None  # through which the body goes that is now received
+        self._body: Body | None = None  # of the request that is now received
         self._begun = 0  # requests
         self._seen: tuple[int, str] = (0, "")
         self._since = self.loop.time()
@@ -46,38 +47,36 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Let the application lead the body through a pipe."""
-        self.scope["state"][CONNECTION] = self
+        """Give the request its body; that of one sent before the last was answered is left to uvicorn."""
+        state = self.scope["state"]
         super().on_headers_complete()
-
-    def lead(self, pipe: Pipe) -> None:
-        """Feed the rest of the body that is now received."""
-        self._pipe = pipe
-        self.flow.resume_reading()
-        if self.cycle.disconnected:
-            self._end_pipe(ClientDisconnect())
+        self._body = None if self.pipeline else Body(partial(self._begin_body, self.cycle), self.flow.pause_reading)
+        state[BODY] = self._body
 
     def on_body(self, body: bytes) -> None:
-        """Hand over a piece of a body."""
-        if self._pipe:
-            self._pipe.feed(body)
-        else:
+        """Hand over a piece of a body; what comes after the answer is dropped."""
+        if self._body is None:
             super().on_body(body)
+        elif not self.cycle.response_complete:
+            self._body.feed(body)
 
     def on_message_complete(self) -> None:
         """End the body."""
-        self._end_pipe()
+        if self._body:
+            self._body.end()
         super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the body that does not come any more."""
         super().connection_lost(exc)
-        self._end_pipe(ClientDisconnect())
+        if self._body:
+            self._body.end(ClientDisconnect())
 
-    def _end_pipe(self, error: Exception | None = None) -> None:
-        if self._pipe:
-            self._pipe.end(error)
-            self._pipe = None
+    def _begin_body(self, cycle: RequestResponseCycle) -> None:
+        if cycle.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            cycle.waiting_for_100_continue = False
+        self.flow.resume_reading()
 
     def close_if_stalled(self, now: float) -> None:
         """End the connection where it has been too long in the same state; to be called every second or so."""

@@ -10,6 +10,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
+from runtime.reading import CellReader, Reading
 from runtime.service.archives import SIGNATURE_BYTES, is_archive
 from runtime.service.bodies import take_body
 from runtime.service.desk import Desk, Hold
@@ -28,7 +29,22 @@ class Upload:
     """One file as it was sent."""
 
     name: str  # a label; never opened
-    data: bytes
+    pieces: tuple[bytes, ...]  # joined by who reads it: then it is still in that processor's cache
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether it is a zip archive, by its first bytes."""
+        return is_archive(
+            b"".join(piece[:SIGNATURE_BYTES] for piece in self.pieces[:SIGNATURE_BYTES])[:SIGNATURE_BYTES]
+        )
+
+    def data(self) -> bytes:
+        """Return its bytes."""
+        return b"".join(self.pieces)
+
+    def reading(self, read: CellReader) -> Reading:
+        """Read it as the image of a cell."""
+        return read.of_data(self.data())
 
 
 async def read_uploads(request: Request, desk: Desk, hold: Hold) -> list[Upload]:
@@ -129,7 +145,7 @@ class UploadForm:
             )
 
     def _end_part(self) -> None:
-        self._files.append(Upload(self._name, b"".join(self._chunks)))
+        self._files.append(Upload(self._name, tuple(self._chunks)))
 
     def _end(self) -> None:
         self._is_complete = True
