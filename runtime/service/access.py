@@ -14,6 +14,7 @@ LEAST_TOKEN = 16  # characters
 # Probes, and the page, which is the same for all and asks for the token itself.
 OPEN_PATHS = frozenset({"/", "/healthz", "/readiness", "/v2/health/live", "/v2/health/ready"})
 OPEN_FOLDER = "/static/"
+NO_PART_OF_A_HOST = frozenset("@/?#\\")
 Headers = Iterable[tuple[bytes, bytes]]
 
 
@@ -75,7 +76,9 @@ def _only(headers: Headers, name: bytes) -> str:
 
 
 def _name_of(host: str) -> str:
-    """Return the name in a host header, without the port and in small letters; empty for none."""
+    """Return the name in a host header, without the port and in small letters; empty for what is none."""
+    if set(host) & NO_PART_OF_A_HOST:
+        return ""
     try:
         return (urlsplit(f"//{host}").hostname or "").rstrip(".")
     except ValueError:  # brackets that hold no address

@@ -155,7 +155,8 @@ class Batcher(Closing):
                 job.answer.set_result([one for one in job.scored if one is not None])
 
     def _fail(self, batch: list[tuple[_Job, int, Cell]], error: Exception) -> None:
-        """End the requests of a batch that could not be scored, and find out whether the next ones can."""
+        """Find out whether the next batches can be scored, and end the requests of one that could not."""
+        self._find_fault()
         if not isinstance(error, AllnetError):
             traceback.print_exception(error, file=sys.stderr)
         refusal = RequestError(503, f"the model could not score the cells: {' '.join(str(error).split())}")
@@ -169,7 +170,6 @@ class Batcher(Closing):
         for job in jobs:
             if job.answer.set_running_or_notify_cancel():
                 job.answer.set_exception(refusal)
-        self._find_fault()
 
     def _find_fault(self) -> None:
         try:

@@ -6,7 +6,9 @@ uvicorn itself waits for ever for the rest of a request's head, and for a client
 from __future__ import annotations
 
 import asyncio
+import json
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 from starlette.requests import ClientDisconnect
@@ -15,11 +17,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from runtime.service.bodies import BODY, Body
 from runtime.service.limits import Limits
 
-TOO_MANY = (
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\nconnection: close\r\n"
-    b"content-length: %d\r\n\r\n%s"
-)
-TOO_MANY_DETAIL = b'{"detail": "expected fewer open connections, found as many as are allowed; try again later"}'
+MOST_HEAD_BYTES = 64 * 1024
+TOO_MANY = 503, "expected fewer open connections, found as many as are allowed; try again later"
+TOO_LONG = 431, f"expected a head of at most {MOST_HEAD_BYTES} bytes, found more; send shorter headers"
 
 
 class BoundedConnection(HttpToolsProtocol):
@@ -30,6 +30,8 @@ class BoundedConnection(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._body: Body | None = None  # of the request that is now received
+        self._is_head = True  # what came last
+        self._head_bytes = 0
         self._begun = 0  # requests
         self._seen: tuple[int, str] = (0, "")
         self._since = self.loop.time()
@@ -38,8 +40,15 @@ class BoundedConnection(HttpToolsProtocol):
         """Begin, or end at once where there are too many."""
         super().connection_made(transport)
         if len(self.connections) > self.limits.connections:
-            transport.write(TOO_MANY % (len(TOO_MANY_DETAIL), TOO_MANY_DETAIL))
-            transport.close()
+            self._refuse(TOO_MANY)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came; end the connection where it only ever adds to a head."""
+        self._is_head = True
+        super().data_received(data)
+        self._head_bytes = self._head_bytes + len(data) if self._is_head else 0
+        if self._head_bytes > MOST_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse(TOO_LONG)
 
     def on_message_begin(self) -> None:
         """Count the requests."""
@@ -48,6 +57,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Give the request its body; that of one sent before the last was answered is left to uvicorn."""
+        self._is_head = False
         state = self.scope["state"]
         super().on_headers_complete()
         self._body = None if self.pipeline else Body(partial(self._begin_body, self.cycle), self.flow.pause_reading)
@@ -55,6 +65,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Hand over a piece of a body; what comes after the answer is dropped."""
+        self._is_head = False
         if self._body is None:
             super().on_body(body)
         elif not self.cycle.response_complete:
@@ -78,6 +89,21 @@ class BoundedConnection(HttpToolsProtocol):
             cycle.waiting_for_100_continue = False
         self.flow.resume_reading()
 
+    def _refuse(self, reason: tuple[int, str]) -> None:
+        """Answer before there is a request to answer, and end the connection."""
+        code, detail = reason
+        content = json.dumps({"detail": detail}).encode()
+        head = (
+            f"HTTP/1.1 {code} {HTTPStatus(code).phrase}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(content)}\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + content)
+        self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, in the shape of all errors."""
+        self._refuse((400, f"expected a request of HTTP, found none: {msg}; check the address and the client"))
+
     def close_if_stalled(self, now: float) -> None:
         """End the connection where it has been too long in the same state; to be called every second or so."""
         state = self._state()
@@ -90,6 +116,8 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _state(self) -> str:
         """Say what the connection waits for: the client's request, ours to answer, or the client to take the answer."""
+        if self.transport.get_write_buffer_size():
+            return "taking"
         if self.cycle is None or self.cycle.response_complete:
             return "asking"
         return "taking" if self.cycle.response_started else "answering"

@@ -25,7 +25,7 @@ class Limits:
     head_s: float = 10.0  # for a request's head to arrive, and for a connection without a request
     stall_s: float = 10.0  # for each PROGRESS_BYTES of a body
     body_s: float = 300.0  # for a whole body
-    answer_s: float = 30.0  # for a client to take its answer
+    answer_s: float = 60.0  # for a client to take its answer
     stop_s: float = 60.0  # for what was taken to be answered after the signal to stop
 
 

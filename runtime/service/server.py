@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -71,12 +72,16 @@ class Server(uvicorn.Server):
         else:
             self._ready()
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Take nothing more, and end when what was taken is answered."""
         self._desk.is_stopping = True
         self.should_exit = True
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Stop at the first signal; a second one ends the process at once."""
-        with stop_signals(self._stop):
+        if threading.current_thread() is not threading.main_thread():  # which alone hears signals
+            yield
+            return
+        with stop_signals(self.stop):
             yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,6 +20,11 @@ from runtime.service.problems import RequestError
 
 FIELD = "files"
 FORM = "multipart/form-data"
+MOST_TYPE_BYTES = 1000  # of a content type
+MOST_PARAMETERS = 8  # of a part's disposition
+# A program may escape a quotation mark and a backslash; browsers send a lone backslash as it is.
+PARAMETER = re.compile(rb';[ \t]*([\w*-]+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s";]*))[ \t]*', re.DOTALL)
+ESCAPED = re.compile(rb'\\(["\\])')
 UNNAMED = "unnamed"  # the label of a part without a file's name
 logging.getLogger("python_multipart").addHandler(logging.NullHandler())
 logging.getLogger("python_multipart").propagate = False  # each damaged request would be a line of the log
@@ -56,13 +62,24 @@ async def read_uploads(request: Request, desk: Desk, hold: Hold) -> list[Upload]
 
 def boundary_of(content_type: str) -> bytes:
     """Return what stands between the parts of a form; raise RequestError where the body is no form."""
-    kind, options = parse_options_header(content_type)
+    kind, options = parse_options_header(content_type[:MOST_TYPE_BYTES])
     if kind.decode("latin-1").lower() != FORM:
         raise RequestError(415, f"expected {FORM}, found {content_type[:100]!r}; send each image in a field {FIELD!r}")
     boundary = options.get(b"boundary", b"")
     if not boundary:
         raise RequestError(400, f"expected a boundary in the content type {FORM}, found none; let the client set it")
     return boundary
+
+
+def parameters_of(disposition: bytes) -> dict[bytes, bytes]:
+    """Return the parameters of a part's disposition, such as its field's and its file's name."""
+    found: dict[bytes, bytes] = {}
+    start = disposition.find(b";")
+    while start >= 0 and len(found) < MOST_PARAMETERS and (match := PARAMETER.match(disposition, start)):
+        name, quoted, plain = match.groups()
+        found.setdefault(name.lower(), plain if quoted is None else ESCAPED.sub(rb"\1", quoted))
+        start = match.end()
+    return found
 
 
 class UploadForm:
@@ -122,8 +139,8 @@ class UploadForm:
         self._header_name = self._header_value = b""
 
     def _end_head(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        field = options.get(b"name", b"").decode(errors="replace")
+        parameters = parameters_of(self._disposition)
+        field = parameters.get(b"name", b"").decode(errors="replace")
         if field != FIELD:
             raise RequestError(
                 400, f"expected the field {FIELD!r}, found {field[:100]!r}; send each image in {FIELD!r}"
@@ -132,7 +149,7 @@ class UploadForm:
             raise RequestError(
                 413, f"expected at most {self._limits.request_files} files, found more; send fewer at a time"
             )
-        self._name = options.get(b"filename", b"").decode(errors="replace") or UNNAMED
+        self._name = parameters.get(b"filename", b"").decode(errors="replace") or UNNAMED
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
         self._chunks.append(data[start:end])
