@@ -77,13 +77,18 @@ def text_answers(media_type: str, description: str) -> dict[int | str, Schema]:
     return answers
 
 
-_TENSOR = {
-    "name": {"type": "string"},
-    "datatype": {"type": "string"},
-    "shape": {"type": "array", "items": {"type": "integer"}},
-    "parameters": {"type": "object"},
-    "data": {"type": "array"},
-}
+def _tensor(name: str, datatype: str, dimensions: int) -> Schema:
+    shape = {"type": "array", "items": {"type": "integer"}, "minItems": dimensions, "maxItems": dimensions}
+    properties = {
+        "name": {"type": "string", "enum": [name]},
+        "datatype": {"type": "string", "enum": [datatype]},
+        "shape": shape,
+        "parameters": {"type": "object"},
+        "data": {"type": "array", "items": {}},
+    }
+    return _object(properties, ["name", "datatype", "shape"])
+
+
 INFER_BODY: Schema = {
     "parameters": [
         {
@@ -105,10 +110,13 @@ INFER_BODY: Schema = {
                             "type": "array",
                             "minItems": 1,
                             "maxItems": 1,
-                            "items": _object(_TENSOR, ["name", "datatype", "shape"]),
+                            "items": _tensor(INPUT_NAME, INPUT_TYPE, 4),
                             "description": f"{INPUT_NAME}, {INPUT_TYPE} [N, height, width, 3], RGB",
                         },
-                        "outputs": {"type": "array", "items": _object({"name": {"type": "string"}})},
+                        "outputs": {
+                            "type": "array",
+                            "items": _object({"name": {"type": "string", "enum": [OUTPUT_NAME]}}),
+                        },
                         "parameters": {"type": "object"},
                     },
                     ["inputs"],
@@ -123,7 +131,7 @@ INFER_ANSWERS = _answers(
         {
             "model_name": {"type": "string"},
             "model_version": {"type": "string"},
-            "outputs": {"type": "array", "items": _object(_TENSOR, ["name", "datatype", "shape"])},
+            "outputs": {"type": "array", "items": _tensor(OUTPUT_NAME, OUTPUT_TYPE, 1)},
         }
     ),
     f"{OUTPUT_NAME}, {OUTPUT_TYPE} [N]: probabilities of ALL",
