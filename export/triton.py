@@ -90,7 +90,7 @@ def _models_of(bundle: Bundle, variant: Variant) -> Iterator[_Model]:
     """Yield a variant's ONNX file, and the engines that were built of this very file."""
     network = bundle.manifest.training.config.options.model
     file = bundle.path(variant)
-    yield _Model(f"{network}_{variant.precision}", file, "model.onnx", 'backend: "onnxruntime"', ONNX_MAX_BATCH)
+    yield _Model(bundle.served_name(variant.precision), file, "model.onnx", 'backend: "onnxruntime"', ONNX_MAX_BATCH)
     for engine in built_engines(bundle.folder, variant.precision):
         record = read_record(engine)
         if sha256_of_file(engine) != record.engine_sha256:

@@ -74,6 +74,10 @@ class Bundle:
         """Return the path of the variant's model file."""
         return self.folder / variant.file
 
+    def served_name(self, precision: str) -> str:
+        """Return the name under which an inference server offers the variant of that precision."""
+        return f"{self.manifest.training.config.options.model}_{precision}"
+
     def golden(self) -> Golden:
         """Load the golden cells; raise BundleError where the file holds others than it should."""
         path = self.folder / GOLDEN_NAME

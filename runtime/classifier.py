@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,9 @@ from runtime.backends.onnxruntime import available_cpus
 from runtime.backends.select import open_model
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.closing import Closing
+from runtime.demo import demo_cells
 from runtime.errors import BackendError, BundleError
-from runtime.pipeline import Scored, score_files
+from runtime.pipeline import BatchScorer, Scored, score_files
 from runtime.reading import CellReader
 from runtime.schema import CLASSES, SELF_TEST_TOLERANCES, Audit, Decision, Prediction, Variant
 
@@ -52,13 +53,14 @@ class Classifier(Closing):
         self.threshold = self.manifest.decision.threshold if options.threshold is None else options.threshold
         self.review_band = review_band(self.manifest.decision, self.threshold)
         self.batch_size = options.batch_size
+        self.read = CellReader(self.manifest.image, self.manifest.typical, with_sha256=options.audit)
         self._audit = options.audit
         self.backend, variant = open_model(self.bundle, options.backend, options.precision)
         self.precision = variant.precision
         try:
             if not options.unproved:
                 refuse_unproved(self.bundle, variant)
-            self_test(self.bundle, self.backend, self.precision)
+            self.prove()
         except BaseException:
             self.backend.close()
             raise
@@ -74,18 +76,34 @@ class Classifier(Closing):
             paths,
             self.backend,
             self.manifest.image,
-            CellReader(self.manifest.image, self.manifest.typical, with_sha256=self._audit),
+            self.read,
             batch_size=self.batch_size,
             workers=available_cpus(),
-            prove=partial(self_test, self.bundle, self.backend, self.precision),
+            prove=self.prove,
         )
-        return map(self._prediction, scored)
+        return map(self.prediction_of, scored)
+
+    def scorer(self) -> BatchScorer:
+        """Return what scores batches of cells from anywhere, in any thread."""
+        return BatchScorer(self.backend, self.manifest.image, self.batch_size, self.prove)
+
+    def prove(self) -> None:
+        """Raise BackendError where the model does not answer the golden cells as it did when it was exported."""
+        self_test(self.bundle, self.backend, self.precision)
+
+    def warm_up(self) -> None:
+        """Classify drawn cells, one alone and a batch, so that the first real cell finds everything loaded."""
+        cells = [str(path) for path in demo_cells()]
+        for count in (1, self.batch_size):
+            for _ in self.classify(islice(cycle(cells), count)):
+                pass
 
     def close(self) -> None:
         """Free the model."""
         self.backend.close()
 
-    def _prediction(self, scored: Scored) -> Prediction:
+    def prediction_of(self, scored: Scored) -> Prediction:
+        """Return the row of a scored cell: its label at the threshold, and whether a person should look."""
         audit = self._audit_of(scored) if self._audit else None
         if scored.p_all is None:
             return Prediction(scored.path, "", None, "error", scored.reason, scored.seconds, audit)

@@ -30,6 +30,10 @@ MODULE_TO_REQUIREMENT = {
         '-e ".[train]"',
     ),
     **dict.fromkeys(("onnx", "tf2onnx"), '-e ".[export]"'),
+    **dict.fromkeys(
+        ("anyio", "fastapi", "httptools", "prometheus_client", "python_multipart", "starlette", "uvicorn"),
+        '-e ".[serve]"',
+    ),
     "jax": "jax",
     "torch": "torch",
 }

@@ -9,9 +9,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING
 
@@ -32,8 +33,16 @@ Read = Callable[[str], Reading]
 
 
 @dataclass(frozen=True)
+class Cell:
+    """A cell to score."""
+
+    path: str  # the name of its row
+    read: Callable[[], Reading]  # what is wrong with the cell is in the result
+
+
+@dataclass(frozen=True)
 class Scored:
-    """What came of one file: a probability, or the reason why there is none."""
+    """What came of one cell: a probability, or the reason why there is none."""
 
     path: str
     p_all: float | None
@@ -70,18 +79,18 @@ def score_files(
     """
     remaining = iter(paths)
     sizes = _batch_sizes(batch_size)
-    worker = _Worker(backend, image, read, batch_size, prove)
+    scorer = BatchScorer(backend, image, batch_size, prove)
     busy: deque[Future[list[Scored]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="classify") as pool:
         try:
             while True:
                 while len(busy) < workers + WAITING_BATCHES and (batch := list(islice(remaining, next(sizes)))):
-                    busy.append(pool.submit(worker.score, batch))
+                    busy.append(pool.submit(scorer.score, [Cell(path, partial(read, path)) for path in batch]))
                 if not busy:
                     return
                 yield from busy.popleft().result()
         finally:
-            worker.stopped = True
+            scorer.stopped = True
             for future in busy:
                 future.cancel()
 
@@ -99,29 +108,26 @@ def _batch_sizes(largest: int) -> Iterator[int]:
     return chain(growing, repeat(largest))
 
 
-class _Worker:
+class BatchScorer:
     """What a thread does with a batch; each thread has a buffer [batch_size, height, width, 3] of its own."""
 
-    def __init__(
-        self, backend: Backend, image: ImageSpec, read: Read, batch_size: int, prove: Callable[[], None] | None
-    ) -> None:
+    def __init__(self, backend: Backend, image: ImageSpec, batch_size: int, prove: Callable[[], None] | None) -> None:
         self.stopped = False  # nobody waits for the results any more
         self._backend = backend
         self._shape = (batch_size, image.height, image.width, 3)
-        self._read = read
         self._prove = prove
         self._own = threading.local()
 
-    def score(self, paths: list[str]) -> list[Scored]:
-        """Read the cells of a batch and have those that could be read inferred."""
+    def score(self, cells: Sequence[Cell]) -> list[Scored]:
+        """Read the cells of a batch, at most batch_size, and have those that could be read inferred."""
         buffer = self._buffer()
         readings: list[tuple[Reading, float]] = []
         filled = 0
-        for path in paths:
+        for cell in cells:
             if self.stopped:
                 return []
             started = time.perf_counter()
-            reading = self._read(path)
+            reading = cell.read()
             if reading.pixels is not None:
                 buffer[filled] = reading.pixels
                 filled += 1
@@ -130,10 +136,10 @@ class _Worker:
         answers = iter(self._answers(buffer[:filled]) if filled else [])
         share = (time.perf_counter() - started) / max(filled, 1)
         return [
-            _scored(path, reading, seconds)
+            _scored(cell.path, reading, seconds)
             if reading.pixels is None
-            else _scored(path, reading, seconds + share, next(answers))
-            for path, (reading, seconds) in zip(paths, readings, strict=True)
+            else _scored(cell.path, reading, seconds + share, next(answers))
+            for cell, (reading, seconds) in zip(cells, readings, strict=True)
         ]
 
     def _answers(self, cells: NDArray[np.uint8]) -> list[float | None]:

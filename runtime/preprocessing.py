@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMATS = ("BMP", "PNG", "JPEG", "TIFF")
+EMPTY = "the file is empty"
 MAX_FILE_BYTES = 64 * 2**20
 MAX_SIDE = 4096  # pixels; a cell has 450. A decompression bomb is caught before a pixel is decoded
 # Larger images are refused below, so that Pillow need not warn of those that it would still decode.
@@ -63,7 +64,7 @@ def read_bytes(path: str | Path) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise UnopenableCellError(getattr(error, "strerror", None) or error) from error
     if not data:
-        raise UnreadableCellError("the file is empty")
+        raise UnreadableCellError(EMPTY)
     return data
 
 
@@ -77,6 +78,8 @@ def decode_cell(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
 
 def decode_picture(data: bytes) -> Picture:
     """Turn the bytes of an image file into an RGB picture of its own size; raise UnreadableCellError as above."""
+    if not data:
+        raise UnreadableCellError(EMPTY)
     plain = read_plain_bmp(data)
     if plain and max(plain.size) <= MAX_SIDE:
         return plain

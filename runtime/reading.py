@@ -42,6 +42,10 @@ class CellReader:
             data = read_bytes(path)
         except UnreadableCellError as error:
             return Reading(None, str(error))
+        return self.of_data(data)
+
+    def of_data(self, data: bytes) -> Reading:
+        """Read the bytes of a file."""
         sha256 = hashlib.sha256(data).hexdigest() if self._with_sha256 else ""
         try:
             pixels, appearance = look_at(data, self._image)

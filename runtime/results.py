@@ -43,12 +43,11 @@ def columns(*, audited: bool) -> tuple[str, ...]:
 
 def row_of(prediction: Prediction) -> Row:
     """Return a prediction by column, with the columns of its audit where it has one."""
-    row = asdict(prediction)
-    audit = row.pop("audit")
+    row: Row = {column: getattr(prediction, column) for column in COLUMNS}
     row["seconds"] = round(prediction.seconds, 6)
     if prediction.p_all is not None:
         row["p_all"] = round(prediction.p_all, P_ALL_DIGITS)
-    return {**row, **(audit or {})}
+    return {**row, **asdict(prediction.audit)} if prediction.audit else row
 
 
 def prediction_of(row: Row) -> Prediction:

@@ -11,21 +11,18 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import cycle, islice
 from pathlib import Path
 
 from runtime.classifier import Classifier
 from runtime.classifier_arguments import add_classifier_arguments, classifier_options
 from runtime.command_line import DONE, INTERRUPTED, REFUSED, ArgumentParser, positive_float, run_command, tell
-from runtime.demo import demo_cells
 from runtime.errors import UsageError
 from runtime.folder_events import has_events
 from runtime.folder_news import Bell, News
 from runtime.inputs import is_companion
 from runtime.result_store import ResultStore, own_files, stored_predictions
 from runtime.results import ResultsFile, check_results_name
+from runtime.stopping import stop_signals
 from runtime.systemd import Notifier, unit_text
 from runtime.watch_service import WatchService
 from runtime.watched_folder import WatchedFolder
@@ -86,11 +83,11 @@ def watch(options: argparse.Namespace) -> int:
     """Watch until SIGTERM or Ctrl-C; return 1 where results could not be written even then."""
     bell = Bell()
     with (
-        stop_signals(bell) as received,
+        stop_signals(bell.ring) as received,
         Classifier(classifier_options(options, audit=True)) as classifier,
         ResultStore(options.db) as store,
     ):
-        warm_up(classifier)
+        classifier.warm_up()
         service = WatchService(
             classifier, store, bell, is_stopping=lambda: bool(received), notifier=Notifier(), tell=tell
         )
@@ -118,14 +115,6 @@ def watched_folder(options: argparse.Namespace, service: WatchService, news: New
     )
 
 
-def warm_up(classifier: Classifier) -> None:
-    """Classify drawn cells, one alone and a batch, so that the first real cell finds everything loaded."""
-    cells = [str(path) for path in demo_cells()]
-    for count in (1, classifier.batch_size):
-        for _ in classifier.classify(islice(cycle(cells), count)):
-            pass
-
-
 def tell_start(options: argparse.Namespace, classifier: Classifier, folder: WatchedFolder) -> None:
     """Say what watches what, and how."""
     if folder.has_events:
@@ -138,30 +127,6 @@ def tell_start(options: argparse.Namespace, classifier: Classifier, folder: Watc
         f"{folder.root} is watched {how}, results go to {options.db}: {classifier.description}; "
         f"ALL from p_all {classifier.threshold:g} on. For research, not a diagnosis."
     )
-
-
-@contextmanager
-def stop_signals(bell: Bell) -> Iterator[list[int]]:
-    """Yield a list that takes the first SIGTERM or Ctrl-C and rings the bell; a second one ends the process at once."""
-    received: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def receive(number: int, _: object) -> None:
-        received.append(number)
-        restore()
-        bell.ring()
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # as in a shell's background job
-            signal.signal(number, receive)
-    try:
-        yield received
-    finally:
-        restore()
 
 
 def check_folder(folder: Path | None) -> None:

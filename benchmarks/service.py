@@ -1,0 +1,250 @@
+"""python -m benchmarks.service: the HTTP service beside runtime.classify on the same files.
+
+The service runs as a process of its own, and this one is all its clients. In each round the same files are classified
+and sent to the service, so that a busy machine slows both. What counts are the ratios within a round. The clients run
+on the same machine and take their share of it, which is given, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import cycle, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cells import bmp_cells
+from benchmarks.http_load import Exchange, exchange, multipart_request
+from benchmarks.record import Row, check_record_folder, write_record
+from runtime.bundle import DEFAULT_BUNDLE
+from runtime.classifier import DEFAULT_BATCH_SIZE, Classifier, ClassifierOptions
+from runtime.command_line import (
+    DONE,
+    REFUSED,
+    ArgumentParser,
+    batch_size,
+    positive_float,
+    positive_int,
+    print_table,
+    run_command,
+)
+from runtime.errors import BackendError
+from runtime.inputs import find_inputs, spread_over
+from runtime.results import ResultsFile
+
+SAME_P_ALL = 2e-5  # how far p_all may lie from classify's: other cells are in the batch
+KIB = 1024
+
+
+class Service:
+    """python -m runtime.serve in a process of its own."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        command = [sys.executable, "-m", "runtime.serve", "--port", "0", "--bundle", str(options.bundle)]
+        command += ["--batch-size", str(options.batch_size), "--backend", "cpu"]
+        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.first_line = self._process.stderr.readline().strip() if self._process.stderr else ""
+        if " answers: " not in self.first_line:
+            self._process.communicate(timeout=60)
+            raise BackendError(f"runtime.serve did not start: {self.first_line}")
+        self.host = self.first_line.split()[0].removeprefix("http://")
+        name, _, port = self.host.rpartition(":")
+        self.address = (name, int(port))
+
+    def memory_mb(self) -> float | None:
+        """Return the resident memory, 2^20 bytes; None where the system does not tell it."""
+        try:
+            lines = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii").splitlines()
+        except OSError:
+            return None
+        [kilobytes] = [line.split()[1] for line in lines if line.startswith("VmRSS:")]
+        return round(int(kilobytes) / KIB, 1)
+
+    def stop(self) -> int:
+        """End the process as systemd does; return its exit code."""
+        self._process.send_signal(signal.SIGTERM)
+        self._process.communicate(timeout=60)
+        return self._process.returncode
+
+
+def build_parser() -> ArgumentParser:
+    """Describe the command line."""
+    parser = ArgumentParser(
+        prog="python -m benchmarks.service",
+        description="Rate and latency of runtime.serve, beside runtime.classify on the same files, on the CPU.",
+        epilog="Exit codes: 0 measured; 1 refused, or an answer was missing, an error or another file's.",
+    )
+    parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE)
+    parser.add_argument("--data", type=Path, metavar="DIR", help="images; default: drawn cells as 450x450 BMP")
+    parser.add_argument("--cells", type=positive_int, default=512, metavar="N", help="different files; default 512")
+    parser.add_argument("--clients", type=positive_int, default=64, metavar="N", help="at once; default 64")
+    parser.add_argument("--files", type=positive_int, default=1, metavar="N", help="in a request; default 1")
+    parser.add_argument("--seconds", type=positive_float, default=60.0, metavar="S", help="of all rounds; default 60")
+    parser.add_argument("--rounds", type=positive_int, default=6, help="default 6")
+    parser.add_argument("--singles", type=positive_int, default=100, metavar="N", help="lone requests; default 100")
+    parser.add_argument("--batch-size", type=batch_size, default=DEFAULT_BATCH_SIZE, metavar="N")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where service.json is written")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print the tables, write the record; return the exit code."""
+    options = build_parser().parse_args(arguments)
+    check_record_folder(options.out)
+    settings = ClassifierOptions(bundle=options.bundle, backend="cpu", batch_size=options.batch_size)
+    with files_of(options) as paths, Classifier(settings) as classifier, running(options) as service:
+        rounds, exchanges, memory = rounds_of(options, paths, classifier, service)
+        singles = singles_of(options, paths, classifier, service)
+        wrong = wrong_answers(exchanges, requests_of(paths, options.files), classifier)
+    load = load_row(rounds, exchanges)
+    print(service.first_line)
+    print_table([load])
+    print_table(singles)
+    print(
+        f"{options.clients} clients, {options.files} files a request, {len(paths)} files; {len(exchanges)} answers, "
+        f"{wrong} of them wrong; memory in MB: {memory}"
+    )
+    if options.out:
+        content = {"service": service.first_line, "load": load, "rounds": rounds, "singles": singles, "wrong": wrong}
+        write_record(options.out, "service", options.bundle, {**content, "memory_mb": memory})
+    return REFUSED if wrong else DONE
+
+
+@contextmanager
+def files_of(options: argparse.Namespace) -> Iterator[list[str]]:
+    """Yield the files that are sent, at most --cells."""
+    with bmp_cells() as drawn:
+        yield spread_over(list(find_inputs([str(options.data)]).paths) if options.data else drawn, options.cells)
+
+
+@contextmanager
+def running(options: argparse.Namespace) -> Iterator[Service]:
+    """Yield a service that is stopped in any case."""
+    service = Service(options)
+    try:
+        yield service
+    finally:
+        service.stop()
+
+
+def requests_of(paths: Sequence[str], files: int) -> list[list[str]]:
+    """Return the files of each request."""
+    return [list(islice(cycle(paths), start, start + files)) for start in range(0, len(paths), files)]
+
+
+def rounds_of(
+    options: argparse.Namespace, paths: list[str], classifier: Classifier, service: Service
+) -> tuple[list[Row], list[Exchange], list[float | None]]:
+    """Classify and send in turns; return each round's rates, all exchanges, and the memory before, between and after.
+
+    The first round warms up.
+    """
+    requests = [
+        multipart_request("/classify", service.host, [(path, Path(path).read_bytes()) for path in files])
+        for files in requests_of(paths, options.files)
+    ]
+    rounds: list[Row] = []
+    exchanges: list[Exchange] = []
+    memory: list[float | None] = []
+    seconds = options.seconds / options.rounds
+    for turn in range(options.rounds + 1):
+        classify_rate = rate_of_classify(classifier, paths, seconds)
+        started, own_cpu = time.perf_counter(), time.process_time()
+        found = exchange(service.address, requests, options.clients, seconds)
+        elapsed = time.perf_counter() - started
+        memory.append(service.memory_mb())
+        if turn:
+            rate = sum(one.code == 200 for one in found) * options.files / elapsed
+            rounds.append(
+                {
+                    "classify": round(classify_rate, 1),
+                    "service": round(rate, 1),
+                    "share": round(rate / classify_rate, 3),
+                    "clients_cpu": round((time.process_time() - own_cpu) / elapsed, 3),
+                }
+            )
+            exchanges += found
+    return rounds, exchanges, memory
+
+
+def rate_of_classify(classifier: Classifier, paths: list[str], seconds: float) -> float:
+    """Return how many cells a second go from files to a results table."""
+    started, cells = time.perf_counter(), 0
+    with TemporaryDirectory() as folder, ResultsFile(Path(folder) / "results.csv") as results:
+        until_over = islice(cycle(paths), 10**9)
+        end = started + seconds
+
+        def names() -> Iterator[str]:
+            while time.perf_counter() < end:
+                yield next(until_over)
+
+        for prediction in classifier.classify(names()):
+            results.write(prediction)
+            cells += 1
+        return cells / (time.perf_counter() - started)
+
+
+def singles_of(options: argparse.Namespace, paths: list[str], classifier: Classifier, service: Service) -> list[Row]:
+    """Return the times of single files, classified and sent in turns, nothing else going on."""
+    milliseconds: dict[str, list[float]] = {"classify one file": [], "a request of one file": []}
+    for path in islice(cycle(paths), options.singles):
+        started = time.perf_counter()
+        list(classifier.classify([path]))
+        milliseconds["classify one file"].append((time.perf_counter() - started) * 1e3)
+        request = multipart_request("/classify", service.host, [(path, Path(path).read_bytes())])
+        [found] = exchange(service.address, [request], 1, 0.0)
+        milliseconds["a request of one file"].append(found.seconds * 1e3)
+    return [{"single": name, **percentiles(values)} for name, values in milliseconds.items()]
+
+
+def wrong_answers(exchanges: list[Exchange], requests: list[list[str]], classifier: Classifier) -> int:
+    """Count the answers that are errors, or that are not what classify says of the very files of their request."""
+    paths = list(dict.fromkeys(path for files in requests for path in files))
+    p_all = {prediction.path: prediction.p_all for prediction in classifier.classify(paths)}
+    return sum(not is_right(one, [(path, p_all[path]) for path in requests[one.request]]) for one in exchanges)
+
+
+def is_right(one: Exchange, expected: list[tuple[str, float | None]]) -> bool:
+    """Say whether an answer has these names and probabilities, in this order."""
+    if one.code != 200:
+        return False
+    rows: list[dict[str, Any]] = json.loads(one.body)["results"]
+    return len(rows) == len(expected) and all(
+        row["path"] == path and (row["p_all"] == p or abs(row["p_all"] - p) < SAME_P_ALL)
+        for row, (path, p) in zip(rows, expected, strict=True)
+    )
+
+
+def load_row(rounds: list[Row], exchanges: list[Exchange]) -> Row:
+    """Sum up all rounds: rates in cells a second, latencies in milliseconds."""
+
+    def middle(column: str) -> float:
+        return round(float(np.median([row[column] for row in rounds])), 3)
+
+    return {
+        "classify": middle("classify"),
+        "service": middle("service"),
+        "share": middle("share"),
+        "lowest": min(row["share"] for row in rounds),
+        "highest": max(row["share"] for row in rounds),
+        "clients_cpu": middle("clients_cpu"),
+        **percentiles([one.seconds * 1e3 for one in exchanges]),
+    }
+
+
+def percentiles(milliseconds: Sequence[float]) -> Row:
+    """Return the median and two high percentiles."""
+    return {f"p{share}_ms": round(float(np.percentile(milliseconds, share)), 2) for share in (50, 95, 99)}
+
+
+if __name__ == "__main__":
+    run_command(main)

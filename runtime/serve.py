@@ -1,0 +1,165 @@
+"""python -m runtime.serve: classifies what programs and the page in a browser send, over HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime.classifier_arguments import add_classifier_arguments, classifier_options
+from runtime.command_line import DONE, ArgumentParser, positive_int, run_command, tell
+from runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from runtime.service.access import Access
+    from runtime.service.limits import Limits
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8000
+LARGEST_PORT = 65535
+TOKEN_VARIABLE = "ALLNET_TOKEN"  # noqa: S105  the variable's name
+BACKLOG = 512  # connections that the system holds until they are looked at
+
+
+def build_parser() -> ArgumentParser:
+    """Describe the command line."""
+    parser = ArgumentParser(
+        prog="python -m runtime.serve",
+        description="Answer over HTTP which cells are leukemic, with a page for people. For research, not a diagnosis.",
+        epilog="Exit codes: 0 stopped by SIGTERM or Ctrl-C, all that was taken is answered; 1 refused.",
+    )
+    add_classifier_arguments(parser)
+    parser.add_argument("--host", default=DEFAULT_HOST, help=f"default {DEFAULT_HOST}; any other needs a token")
+    parser.add_argument("--port", type=port, default=DEFAULT_PORT, help=f"default {DEFAULT_PORT}; 0: a free one")
+    parser.add_argument(
+        "--token-file", type=Path, metavar="FILE", help=f"holds the token that clients must bring; or {TOKEN_VARIABLE}"
+    )
+    parser.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="a further name of this service; repeatable"
+    )
+    parser.add_argument("--max-files", type=positive_int, metavar="N", help="images in a request; default 1000")
+    parser.add_argument("--max-mb", type=positive_int, metavar="N", help="megabytes of a request; default 256")
+    parser.add_argument("--max-waiting", type=positive_int, metavar="N", help="cells in the queue; default 2048")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until SIGTERM or Ctrl-C; return the exit code."""
+    options = build_parser().parse_args(arguments)
+    # Behind the parser, so that --help needs no web library.
+    from runtime.service.desk import Desk
+    from runtime.service.server import Server
+
+    access = access_of(options)
+    with listening(options.host, options.port) as listener, Desk(limits_of(options)) as desk:
+        address = address_of(listener)
+        server = Server(desk, access, classifier_options(options, audit=False))
+        server.run_until_stopped(listener, lambda: tell_start(address, desk.classifier.description))
+        tell("stopped: all that was taken is answered")
+    return DONE
+
+
+def access_of(options: argparse.Namespace) -> Access:
+    """Return who may ask; raise UsageError where an address that others reach has no token."""
+    from runtime.service.access import LEAST_TOKEN, LOOPBACK_NAMES, Access
+
+    token = token_of(options)
+    is_local = options.host in LOOPBACK_NAMES
+    if not is_local and not token:
+        raise UsageError(
+            f"expected a token for the address {options.host}, which others can reach, found none; write one of "
+            f"{LEAST_TOKEN} characters or more into a file and name it with --token-file, or set {TOKEN_VARIABLE}"
+        )
+    if token and (len(token) < LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token):
+        raise UsageError(
+            f"expected a token of {LEAST_TOKEN} or more ASCII characters without spaces, found {len(token)} of them; "
+            'make one with `python -c "import secrets; print(secrets.token_urlsafe())"`'
+        )
+    allowed = frozenset(name.lower() for name in options.allow_host)
+    # With a token, a page that reaches the service under a name of its own has none to show.
+    return Access(token, LOOPBACK_NAMES if is_local else allowed, allowed)
+
+
+def token_of(options: argparse.Namespace) -> str:
+    """Return the token that clients must bring, empty for none; raise UsageError where its file cannot be read."""
+    if not options.token_file:
+        return os.environ.get(TOKEN_VARIABLE, "")
+    try:
+        token: str = options.token_file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"expected a token in the file {options.token_file}, found: {reason}") from error
+    if not token:
+        raise UsageError(f"expected a token in the file {options.token_file}, found nothing; write one into it")
+    return token
+
+
+def limits_of(options: argparse.Namespace) -> Limits:
+    """Return the limits, with those that the command line names."""
+    from dataclasses import replace
+
+    from runtime.service.limits import MIB, Limits
+
+    limits = Limits()
+    return replace(
+        limits,
+        request_files=options.max_files or limits.request_files,
+        request_bytes=options.max_mb * MIB if options.max_mb else limits.request_bytes,
+        bytes_at_a_time=max(limits.bytes_at_a_time, 2 * (options.max_mb or 0) * MIB),
+        waiting_cells=options.max_waiting or limits.waiting_cells,
+    )
+
+
+@contextmanager
+def listening(host: str, at_port: int) -> Iterator[socket.socket]:
+    """Yield a socket that listens there; raise UsageError where that is not possible."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, at_port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError) as error:
+        raise _not_there(host, at_port, error) from error
+    with listener:
+        try:
+            if os.name == "posix":  # on Windows it would let a second service take the same port
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        except OSError as error:
+            raise _not_there(host, at_port, error) from error
+        yield listener
+
+
+def _not_there(host: str, at_port: int, error: Exception) -> UsageError:
+    reason = getattr(error, "strerror", None) or error
+    return UsageError(
+        f"expected a free address at {host}, port {at_port}, found: {reason}; choose another --port or --host"
+    )
+
+
+def address_of(listener: socket.socket) -> str:
+    """Return where a browser finds the page."""
+    host, at_port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{at_port}"
+
+
+def tell_start(address: str, description: str) -> None:
+    """Say where what answers."""
+    tell(f"{address} answers: {description}. For research, not a diagnosis.")
+
+
+def port(text: str) -> int:
+    """Parse a port's number, 0 for any that is free."""
+    number = int(text)
+    if not 0 <= number <= LARGEST_PORT:
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to {LARGEST_PORT}, received {text}")
+    return number
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,56 @@
+"""What /about says: which model answers, how it decides, and what a request may hold."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import PurePath
+from typing import Any
+
+import runtime
+from runtime.classifier import Classifier
+from runtime.service.limits import Limits
+
+NOTICE = "For research, not a diagnosis. Nothing here has been approved as a medical device."
+
+
+def about(classifier: Classifier, limits: Limits) -> dict[str, Any]:
+    """Describe the service as JSON."""
+    manifest = classifier.manifest
+    return {
+        "version": runtime.__version__,
+        "notice": NOTICE,
+        "model": manifest.training.config.options.model,
+        "served_name": classifier.bundle.served_name(classifier.precision),
+        "precision": classifier.precision,
+        "backend": classifier.backend.description,
+        "description": classifier.description,
+        "bundle": classifier.bundle.content_sha256,
+        "classes": list(manifest.classes),
+        "threshold": classifier.threshold,
+        "bundle_threshold": manifest.decision.threshold,
+        "review_band": list(classifier.review_band),
+        "image": {"width": manifest.image.width, "height": manifest.image.height},
+        "limits": {
+            "file_bytes": limits.file_bytes,
+            "request_files": limits.request_files,
+            "request_bytes": limits.request_bytes,
+        },
+        "training": _training(classifier),
+        "curve": [],  # threshold, sensitivity and specificity on the validation part
+        "explain": "",
+        "watch": False,
+    }
+
+
+def _training(classifier: Classifier) -> dict[str, Any]:
+    training = classifier.manifest.training
+    options = training.config.options
+    return {
+        "data": PurePath(options.data).name,
+        "split": options.split.kind,
+        "part_sizes": training.config.part_sizes,
+        "unseen_subjects": training.config.unseen_subjects,
+        "best_epoch": training.best_epoch,
+        "parameters": training.config.parameters,
+        "validation": asdict(training.validation),
+    }

@@ -1,0 +1,85 @@
+"""Who may ask: the right token, addressed by a name of this service, and from no other site's page."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from runtime.service.problems import RequestError
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+LEAST_TOKEN = 16  # characters
+# Probes, and the page, which is the same for all and asks for the token itself.
+OPEN_PATHS = frozenset({"/", "/healthz", "/readiness", "/v2/health/live", "/v2/health/ready"})
+OPEN_FOLDER = "/static/"
+NO_PART_OF_A_HOST = frozenset("@/?#\\")
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a request must bring.
+
+    On a loopback address any program of this machine may ask, but no page of another site: neither by its own name for
+    this address (DNS rebinding), nor in a visitor's browser from there.
+    """
+
+    token: str = ""  # none: no token is asked for
+    names: frozenset[str] = LOOPBACK_NAMES  # by which the service may be addressed; none: by any
+    allowed_names: frozenset[str] = frozenset()  # that a user added
+
+    def check(self, path: str, headers: Headers) -> None:
+        """Raise RequestError where a request with this head must not be answered."""
+        host = _only(headers, b"host")
+        if self.names and _name_of(host) not in self.names | self.allowed_names:
+            raise RequestError(
+                403,
+                f"expected the service to be addressed as {' or '.join(sorted(self.names | self.allowed_names))}, "
+                f"found {host[:100]!r}; start it with --allow-host NAME for another name",
+            )
+        self._check_origin(_only(headers, b"origin"), host)
+        if self.token and path not in OPEN_PATHS and not path.startswith(OPEN_FOLDER):
+            self._check_token(_only(headers, b"authorization"))
+
+    def _check_origin(self, origin: str, host: str) -> None:
+        """Raise RequestError where a browser says that another site's page asks."""
+        if not origin:
+            return
+        found = origin.partition("://")[2]
+        if found.lower() != host.lower() and _name_of(found) not in self.allowed_names:
+            raise RequestError(
+                403,
+                f"expected a request from a page of this service, found one from {origin[:100]!r}; "
+                "start it with --allow-host NAME behind a server of that name",
+            )
+
+    def _check_token(self, authorization: str) -> None:
+        scheme, _, token = authorization.partition(" ")
+        is_right = hmac.compare_digest(token.strip().encode(), self.token.encode())
+        if scheme.lower() != "bearer" or not is_right:
+            raise RequestError(
+                401,
+                f"expected the header Authorization: Bearer TOKEN with this service's token, found "
+                f"{'another one' if authorization else 'none'}; ask who runs the service for it",
+                {"WWW-Authenticate": "Bearer"},
+            )
+
+
+def _only(headers: Headers, name: bytes) -> str:
+    """Return a header's value, empty where there is none; raise RequestError where there are several."""
+    values = [value for key, value in headers if key == name]
+    if len(values) > 1:
+        raise RequestError(400, f"expected one header {name.decode()}, found {len(values)}; send it once")
+    return values[0].decode("latin-1") if values else ""
+
+
+def _name_of(host: str) -> str:
+    """Return the name in a host header, without the port and in small letters; empty for what is none."""
+    if set(host) & NO_PART_OF_A_HOST:
+        return ""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:  # brackets that hold no address
+        return ""

@@ -1,0 +1,292 @@
+"""The routes of the service, and what each answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import numpy as np
+from fastapi import APIRouter, FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+import runtime
+from runtime.classifier import Classifier
+from runtime.pipeline import NO_NUMBER, Cell, Scored
+from runtime.results import row_of
+from runtime.schema import CARD_NAME
+from runtime.service import openapi
+from runtime.service.about import about
+from runtime.service.access import Access
+from runtime.service.archives import cells_of_archive
+from runtime.service.bodies import read_body
+from runtime.service.desk import Desk, Hold
+from runtime.service.front_door import FrontDoor
+from runtime.service.kserve import JSON_LENGTH_HEADER, VERSION, Inference, answer, metadata, parse_inference
+from runtime.service.problems import JsonAnswer, RequestError, problem
+from runtime.service.uploads import FIELD, Upload, read_uploads
+
+PAGE = Path(__file__).parent / "page"
+INDEX = "index.html"
+MEDIA_TYPES = {  # not from the system's table, in which a script may be a text
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".ico": "image/x-icon",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
+    ".webmanifest": "application/manifest+json",
+    ".woff2": "font/woff2",
+}
+FEW_CELLS = 32  # which are scored before it is worth finding out whether the client still waits
+CLIENT_GONE = 499  # the code that is counted where nobody takes the answer
+
+routes = APIRouter()
+
+
+def create_app(desk: Desk, access: Access | None = None) -> ASGIApp:
+    """Return the service as an ASGI application."""
+    app = FastAPI(
+        title="ALLNet Edge",
+        description="Tells leukemic (ALL) from healthy white blood cells. For research, not a diagnosis.",
+        version=runtime.__version__,
+        docs_url=None,  # their scripts come from another site
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.desk = desk
+    app.include_router(routes)
+    app.add_exception_handler(RequestError, _refused)
+    app.add_exception_handler(HTTPException, _no_route)
+    app.add_exception_handler(ClientDisconnect, _gone)
+    return FrontDoor(app, desk, access or Access())
+
+
+@routes.post(
+    "/classify", openapi_extra=openapi.CLASSIFY_BODY, responses=openapi.CLASSIFY_ANSWERS, response_class=JsonAnswer
+)
+async def classify(request: Request) -> Response:
+    """Classify images: each part `files` is an image, or a zip archive of images."""
+    desk = desk_of(request)
+    desk.check_ready()
+    with Hold(desk) as hold:
+        uploads = await read_uploads(request, desk, hold)
+        scored = await score(request, desk, await cells_of(uploads, desk))
+    predictions = [desk.classifier.prediction_of(one) for one in scored]
+    desk.metrics.observe_cells(predictions)
+    return JsonAnswer({"results": [row_of(prediction) for prediction in predictions]})
+
+
+@routes.get("/healthz", responses=openapi.STATE_ANSWERS, response_class=JsonAnswer)
+async def healthz(request: Request) -> Response:
+    """Say whether the service is alive; if not, only a new start can help."""
+    desk_of(request).check_alive()
+    return JsonAnswer({"status": "alive"})
+
+
+@routes.get("/readiness", responses=openapi.STATE_ANSWERS, response_class=JsonAnswer)
+async def readiness(request: Request) -> Response:
+    """Say whether cells are taken: from when the model has passed its self-test until the service is to stop."""
+    desk_of(request).check_ready()
+    return JsonAnswer({"status": "ready"})
+
+
+@routes.get(
+    "/metrics", responses=openapi.text_answers("text/plain", "counters for Prometheus"), response_class=Response
+)
+async def metrics(request: Request) -> Response:
+    """Return the counters in Prometheus' text format."""
+    return Response(desk_of(request).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@routes.get("/about", responses=openapi.ABOUT_ANSWERS, response_class=JsonAnswer)
+async def about_service(request: Request) -> Response:
+    """Say what answers: the bundle, its threshold and figures, and the limits of a request."""
+    desk = desk_of(request)
+    return JsonAnswer(about(desk.classifier, desk.limits))
+
+
+@routes.get("/model-card", responses=openapi.text_answers("text/markdown", "the model's card"), response_class=Response)
+async def model_card(request: Request) -> Response:
+    """Return the card of the model, in Markdown."""
+    card = desk_of(request).classifier.bundle.folder / CARD_NAME
+    return Response(await anyio.Path(card).read_bytes(), media_type="text/markdown; charset=utf-8")
+
+
+@routes.get("/", include_in_schema=False)
+async def page() -> Response:
+    """Return the page for people."""
+    return _page_file(INDEX)
+
+
+@routes.get("/static/{name:path}", include_in_schema=False)
+async def static(name: str) -> Response:
+    """Return a file of the page."""
+    return _page_file(name)
+
+
+@routes.get("/v2", responses=openapi.KSERVE_ANSWERS, response_class=JsonAnswer)
+async def kserve_server() -> Response:
+    """Describe the server."""
+    return JsonAnswer({"name": "allnet-edge", "version": runtime.__version__, "extensions": ["binary_tensor_data"]})
+
+
+@routes.get("/v2/health/live", responses=openapi.KSERVE_STATE_ANSWERS, response_class=JsonAnswer)
+async def kserve_live(request: Request) -> Response:
+    """Say whether the service is alive."""
+    desk_of(request).check_alive()
+    return JsonAnswer({"live": True})
+
+
+@routes.get("/v2/health/ready", responses=openapi.KSERVE_STATE_ANSWERS, response_class=JsonAnswer)
+async def kserve_ready(request: Request) -> Response:
+    """Say whether the service takes requests."""
+    desk_of(request).check_ready()
+    return JsonAnswer({"ready": True})
+
+
+@routes.get("/v2/models/{name}", responses=openapi.KSERVE_ANSWERS, response_class=JsonAnswer)
+@routes.get("/v2/models/{name}/versions/{version}", responses=openapi.KSERVE_ANSWERS, response_class=JsonAnswer)
+async def kserve_model(request: Request, name: str, version: str = VERSION) -> Response:
+    """Describe the model's input and output."""
+    classifier = classifier_named(request, name, version)
+    return JsonAnswer(metadata(name, classifier.manifest.image))
+
+
+@routes.get("/v2/models/{name}/ready", responses=openapi.KSERVE_STATE_ANSWERS, response_class=JsonAnswer)
+@routes.get(
+    "/v2/models/{name}/versions/{version}/ready", responses=openapi.KSERVE_STATE_ANSWERS, response_class=JsonAnswer
+)
+async def kserve_model_ready(request: Request, name: str, version: str = VERSION) -> Response:
+    """Say whether the model takes requests."""
+    classifier_named(request, name, version)
+    desk_of(request).check_ready()
+    return JsonAnswer({"name": name, "ready": True})
+
+
+@routes.post(
+    "/v2/models/{name}/infer",
+    openapi_extra=openapi.INFER_BODY,
+    responses=openapi.INFER_ANSWERS,
+    response_class=JsonAnswer,
+)
+@routes.post(
+    "/v2/models/{name}/versions/{version}/infer",
+    openapi_extra=openapi.INFER_BODY,
+    responses=openapi.INFER_ANSWERS,
+    response_class=JsonAnswer,
+)
+async def kserve_infer(request: Request, name: str, version: str = VERSION) -> Response:
+    """Return the probabilities of cells that are sent as pixels."""
+    desk = desk_of(request)
+    image = classifier_named(request, name, version).manifest.image
+    desk.check_ready()
+    json_length = request.headers.get(JSON_LENGTH_HEADER)
+    most = desk.limits.json_bytes if json_length is None else desk.limits.request_bytes
+    with Hold(desk) as hold:
+        body = await read_body(request, desk, hold, most)
+        inference = parse_inference(body, json_length, image, desk.limits.request_files)
+        content, headers = answer(name, inference, await probabilities(request, desk, inference))
+    return Response(content, headers=headers)
+
+
+def desk_of(request: Request) -> Desk:
+    """Return the one object behind all routes."""
+    desk: Desk = request.app.state.desk
+    return desk
+
+
+def classifier_named(request: Request, name: str, version: str) -> Classifier:
+    """Return the classifier; raise RequestError where the name or the version is another."""
+    classifier = desk_of(request).classifier
+    served = classifier.bundle.served_name(classifier.precision)
+    if (name, version) != (served, VERSION):
+        raise RequestError(
+            404, f"expected the model {served}, version {VERSION}, found {name[:100]!r}, version {version[:100]!r}"
+        )
+    return classifier
+
+
+async def cells_of(uploads: Sequence[Upload], desk: Desk) -> list[Cell]:
+    """Return the cells of a request in the order sent, the members of an archive in its place."""
+    read, limits = desk.classifier.read, desk.limits
+    cells: list[Cell] = []
+    for upload in uploads:
+        if upload.is_archive:
+            most = limits.request_files - len(cells)
+            cells += await anyio.to_thread.run_sync(cells_of_archive, upload.name, upload.data(), read, limits, most)
+        else:
+            cells.append(Cell(upload.name, partial(upload.reading, read)))
+    if len(cells) > limits.request_files:
+        raise RequestError(413, f"expected at most {limits.request_files} files, found more; send fewer at a time")
+    if not cells:
+        raise RequestError(400, f"expected one image or more in the field {FIELD!r}, found empty archives; add one")
+    return cells
+
+
+async def score(request: Request, desk: Desk, cells: Sequence[Cell]) -> list[Scored]:
+    """Score the cells of a request; where they are many and its client goes away, drop those that still wait."""
+    if len(cells) <= FEW_CELLS:
+        return await desk.score(cells)
+    scoring = asyncio.ensure_future(desk.score(cells))
+    leaving = asyncio.ensure_future(_leave(request))
+    try:
+        await asyncio.wait({scoring, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not scoring.done():
+            raise ClientDisconnect
+        return scoring.result()
+    finally:
+        scoring.cancel()
+        leaving.cancel()
+
+
+async def _leave(request: Request) -> None:
+    """Return when the client has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def probabilities(request: Request, desk: Desk, inference: Inference) -> Any:
+    """Return p_all of each cell, float32 [N]; raise RequestError where the model gives no number for one."""
+    scored = await score(request, desk, inference.to_score())
+    for place, one in enumerate(scored):
+        if one.p_all is None:
+            raise RequestError(422, f"expected cells that the model can judge, found cell {place}: {NO_NUMBER}")
+    return np.array([one.p_all for one in scored], np.float32)
+
+
+def _page_file(name: str) -> Response:
+    """Return a file of the page's folder; a name that is none of its own is never put into a path."""
+    for file in PAGE.rglob("*"):
+        if file.relative_to(PAGE).as_posix() == name and file.suffix in MEDIA_TYPES:
+            return Response(file.read_bytes(), media_type=MEDIA_TYPES[file.suffix])
+    raise HTTPException(404)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestError):
+        raise error
+    return problem(request.url.path, error)
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    found = f"{request.method} {request.url.path}"[:200]
+    return problem(
+        request.url.path,
+        RequestError(
+            error.status_code, f"expected one of the requests in /openapi.json, found {found!r}", error.headers
+        ),
+    )
+
+
+async def _gone(_: Request, __: Exception) -> Response:
+    return Response(status_code=CLIENT_GONE)

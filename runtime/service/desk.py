@@ -1,0 +1,109 @@
+"""The one object behind all routes: the classifier, the queue before it, and whether it takes requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from runtime.backends.onnxruntime import available_cpus
+from runtime.classifier import Classifier, ClassifierOptions
+from runtime.closing import Closing
+from runtime.pipeline import Cell, Scored
+from runtime.service.batcher import Batcher
+from runtime.service.limits import Limits
+from runtime.service.metrics import Metrics
+from runtime.service.problems import BusyError, RequestError
+
+LOADING = "the model is being loaded and tested"
+STOPPING = "the service is stopping"
+
+
+class Desk(Closing):
+    """Takes the cells of requests from when the model has passed its self-test until the service is to stop."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self.metrics = Metrics()
+        self.is_stopping = False
+        self.bytes_held = 0  # of all requests that are being read or answered
+        self._classifier: Classifier | None = None
+        self._batcher: Batcher | None = None
+
+    def open(self, options: ClassifierOptions) -> None:
+        """Load the model, prove it and warm it up; raise AllnetError where it cannot be used."""
+        classifier = Classifier(options)
+        try:
+            classifier.warm_up()
+        except BaseException:
+            classifier.close()
+            raise
+        self.use(classifier)
+
+    def use(self, classifier: Classifier) -> None:
+        """Answer with this classifier, and own it."""
+        self._batcher = Batcher(
+            classifier.scorer().score,
+            batch_size=classifier.batch_size,
+            workers=available_cpus(),
+            most_waiting=self.limits.waiting_cells,
+            prove=classifier.prove,
+            observe=self.metrics.observe_batch,
+        )
+        self.metrics.describe(classifier, lambda: self._batcher.waiting if self._batcher else 0)
+        self._classifier = classifier
+
+    @property
+    def classifier(self) -> Classifier:
+        """The classifier; raises BusyError while there is none."""
+        if self._classifier is None:
+            raise BusyError(f"expected a service that is ready, found that {LOADING}; try again later")
+        return self._classifier
+
+    def check_ready(self) -> None:
+        """Raise RequestError where no cell can be taken, with the reason."""
+        if self.is_stopping:
+            raise BusyError(f"expected a service that takes requests, found that {STOPPING}; try again later")
+        self.classifier  # noqa: B018  raises while there is none
+        self.check_alive()
+
+    def check_alive(self) -> None:
+        """Raise RequestError where only a new start of the service can help."""
+        if self._batcher:
+            self._batcher.check_fault()
+
+    async def score(self, cells: Sequence[Cell]) -> list[Scored]:
+        """Score the cells of a request; raise RequestError where that cannot be done now."""
+        self.check_ready()
+        if self._batcher is None:  # never: check_ready has found the classifier that it belongs to
+            raise RequestError(503, LOADING)
+        return await asyncio.wrap_future(self._batcher.submit(cells))
+
+    def close(self) -> None:
+        """Answer what was taken, then free the model."""
+        self.is_stopping = True
+        if self._batcher:
+            self._batcher.close()
+        if self._classifier:
+            self._classifier.close()
+
+
+class Hold:
+    """What a request keeps in memory until it is answered; a context manager."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._held = 0
+
+    def add(self, count: int) -> None:
+        """Count bytes that came; raise RequestError where all requests together hold too many."""
+        self._held += count
+        self._desk.bytes_held += count
+        most = self._desk.limits.bytes_at_a_time
+        if self._desk.bytes_held > most:
+            raise BusyError(f"expected at most {most} bytes of all requests at a time, found more; try again later")
+
+    def __enter__(self) -> Hold:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._desk.bytes_held -= self._held

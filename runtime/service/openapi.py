@@ -1,0 +1,141 @@
+"""What /openapi.json says of requests and answers that FastAPI cannot read from the code: forms, rows and errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runtime.schema import CLASSES, INPUT_NAME, OUTPUT_NAME
+from runtime.service.kserve import INPUT_TYPE, JSON_LENGTH_HEADER, OUTPUT_TYPE
+from runtime.service.uploads import FIELD, FORM
+
+Schema = dict[str, Any]
+
+
+def _object(properties: Schema, required: list[str] | None = None) -> Schema:
+    return {"type": "object", "properties": properties, "required": list(properties) if required is None else required}
+
+
+def _answers(schema: Schema, description: str, key: str, codes: dict[int, str]) -> dict[int | str, Schema]:
+    problem = {"application/json": {"schema": _object({key: {"type": "string"}})}}
+    return {
+        200: {"description": description, "content": {"application/json": {"schema": schema}}},
+        **{code: {"description": meaning, "content": problem} for code, meaning in codes.items()},
+    }
+
+
+ALWAYS = {
+    400: "a request that breaks the rules of HTTP or of this service",
+    401: "no token, or another one",
+    403: "another site's page, or another name of this service",
+    404: "no such address",
+    405: "another method",
+}
+LATER = {503: "not ready, stopping, or too much to do: try again after Retry-After seconds"}
+SENT = {**ALWAYS, **LATER, 408: "too slow", 413: "too much", 415: "another media type"}
+ROW = _object(
+    {
+        "path": {"type": "string", "description": "the name as sent; of a member, archive.zip/member"},
+        "label": {"type": "string", "enum": ["", *CLASSES]},
+        "p_all": {"type": ["number", "null"], "minimum": 0, "maximum": 1, "description": "probability of ALL"},
+        "status": {"type": "string", "enum": ["ok", "review", "error"]},
+        "reason": {"type": "string"},
+        "seconds": {"type": "number", "minimum": 0},
+    }
+)
+CLASSIFY_BODY: Schema = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            FORM: {
+                "schema": _object(
+                    {
+                        FIELD: {
+                            "type": "array",
+                            "minItems": 1,
+                            "items": {"type": "string", "format": "binary"},
+                            "description": "images, or zip archives of images",
+                        }
+                    }
+                )
+            }
+        },
+    }
+}
+CLASSIFY_ANSWERS = _answers(
+    _object({"results": {"type": "array", "items": ROW}}), "a row for each image, in the order sent", "detail", SENT
+)
+STATE_ANSWERS = _answers(_object({"status": {"type": "string"}}), "yes", "detail", {**ALWAYS, **LATER})
+KSERVE_STATE_ANSWERS = _answers({"type": "object"}, "yes", "error", {**ALWAYS, **LATER})
+KSERVE_ANSWERS = _answers({"type": "object"}, "what was asked for", "error", {**ALWAYS, **LATER})
+ABOUT_ANSWERS = _answers({"type": "object"}, "what answers, and how", "detail", {**ALWAYS, **LATER})
+
+
+def text_answers(media_type: str, description: str) -> dict[int | str, Schema]:
+    """Return the answers of a route that gives a text."""
+    answers = _answers({}, description, "detail", {**ALWAYS, **LATER})
+    answers[200]["content"] = {media_type: {"schema": {"type": "string"}}}
+    return answers
+
+
+def _tensor(name: str, datatype: str, dimensions: int) -> Schema:
+    shape = {"type": "array", "items": {"type": "integer"}, "minItems": dimensions, "maxItems": dimensions}
+    properties = {
+        "name": {"type": "string", "enum": [name]},
+        "datatype": {"type": "string", "enum": [datatype]},
+        "shape": shape,
+        "parameters": {"type": "object"},
+        "data": {"type": "array", "items": {}},
+    }
+    return _object(properties, ["name", "datatype", "shape"])
+
+
+INFER_BODY: Schema = {
+    "parameters": [
+        {
+            "name": JSON_LENGTH_HEADER,
+            "in": "header",
+            "required": False,
+            "schema": {"type": "integer", "minimum": 0},
+            "description": "bytes of JSON, where the bytes of the tensors follow it",
+        }
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": _object(
+                    {
+                        "id": {"type": "string"},
+                        "inputs": {
+                            "type": "array",
+                            "minItems": 1,
+                            "maxItems": 1,
+                            "items": _tensor(INPUT_NAME, INPUT_TYPE, 4),
+                            "description": f"{INPUT_NAME}, {INPUT_TYPE} [N, height, width, 3], RGB",
+                        },
+                        "outputs": {
+                            "type": "array",
+                            "items": _object({"name": {"type": "string", "enum": [OUTPUT_NAME]}}),
+                        },
+                        "parameters": {"type": "object"},
+                    },
+                    ["inputs"],
+                )
+            },
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        },
+    },
+}
+INFER_ANSWERS = _answers(
+    _object(
+        {
+            "model_name": {"type": "string"},
+            "model_version": {"type": "string"},
+            "outputs": {"type": "array", "items": _tensor(OUTPUT_NAME, OUTPUT_TYPE, 1)},
+        }
+    ),
+    f"{OUTPUT_NAME}, {OUTPUT_TYPE} [N]: probabilities of ALL",
+    "error",
+    {**SENT, 422: "a cell for which the model gives no number"},
+)
+INFER_ANSWERS[200]["content"]["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}

@@ -1,0 +1,46 @@
+"""Requests that cannot be answered: a status code and one line that says what was expected, found and can be done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from starlette.responses import Response
+
+KSERVE_PREFIX = "/v2"  # its errors stand under another key
+
+
+class RequestError(Exception):
+    """Ends a request with a status code and a sentence."""
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = dict(headers or {})
+
+
+class BusyError(RequestError):
+    """The service has as much to do as it can hold."""
+
+    def __init__(self, detail: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(503, detail, {"Retry-After": str(max(1, round(retry_after_s)))})
+
+
+def problem(path: str, error: RequestError) -> Response:
+    """Return the answer to a request to `path` that ended with `error`."""
+    return JsonAnswer({problem_key(path): error.detail}, error.status, error.headers)
+
+
+def problem_key(path: str) -> str:
+    """Return the key under which errors of a path stand."""
+    return "error" if path == KSERVE_PREFIX or path.startswith(f"{KSERVE_PREFIX}/") else "detail"
+
+
+class JsonAnswer(Response):
+    """A JSON answer; names that are no text are escaped, so that every client can read it."""
+
+    media_type = "application/json"
+
+    def __init__(self, content: object, status_code: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(json.dumps(content, allow_nan=False).encode(), status_code, headers)
