@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # TensorFlow and tf2onnx number names, "stem_1/convolution__12", in an order that changes from run to run.
-COUNTER = re.compile(r"__\d+|_\d+(?=/|$)")
+COUNTER = re.compile(r"(?:__?\d+)+(?=/|$)|__\d+")
 BATCH = "N"  # the name of the free dimension
 SMALL = 64  # values; a constant of so many may be a shape
 

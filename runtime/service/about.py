@@ -8,6 +8,7 @@ from typing import Any
 
 import runtime
 from runtime.classifier import Classifier
+from runtime.explanation import method_of
 from runtime.service.limits import Limits
 
 NOTICE = "For research, not a diagnosis. Nothing here has been approved as a medical device."
@@ -36,8 +37,8 @@ def about(classifier: Classifier, limits: Limits) -> dict[str, Any]:
             "request_bytes": limits.request_bytes,
         },
         "training": _training(classifier),
-        "curve": [],  # threshold, sensitivity and specificity on the validation part
-        "explain": "",
+        "curve": [asdict(point) for point in manifest.curve],  # on the cells that the bundle was proved on
+        "explain": method_of(classifier.backend),
         "watch": False,
     }
 

@@ -27,6 +27,7 @@ from runtime.service.access import Access
 from runtime.service.archives import cells_of_archive
 from runtime.service.bodies import read_body
 from runtime.service.desk import Desk, Hold
+from runtime.service.explaining import Explainer
 from runtime.service.front_door import FrontDoor
 from runtime.service.kserve import JSON_LENGTH_HEADER, VERSION, Inference, answer, metadata, parse_inference
 from runtime.service.problems import JsonAnswer, RequestError, problem
@@ -62,6 +63,7 @@ def create_app(desk: Desk, access: Access | None = None) -> ASGIApp:
         redirect_slashes=False,
     )
     app.state.desk = desk
+    app.state.explainer = Explainer()
     app.include_router(routes)
     app.add_exception_handler(RequestError, _refused)
     app.add_exception_handler(HTTPException, _no_route)
@@ -82,6 +84,18 @@ async def classify(request: Request) -> Response:
     predictions = [desk.classifier.prediction_of(one) for one in scored]
     desk.metrics.observe_cells(predictions)
     return JsonAnswer({"results": [row_of(prediction) for prediction in predictions]})
+
+
+@routes.post(
+    "/explain", openapi_extra=openapi.EXPLAIN_BODY, responses=openapi.EXPLAIN_ANSWERS, response_class=JsonAnswer
+)
+async def explain(request: Request) -> Response:
+    """Say which places of one image the answer comes from."""
+    desk = desk_of(request)
+    desk.check_ready()
+    with Hold(desk) as hold:
+        uploads = await read_uploads(request, desk, hold)
+        return JsonAnswer(await request.app.state.explainer.answer(desk.classifier, uploads))
 
 
 @routes.get("/healthz", responses=openapi.STATE_ANSWERS, response_class=JsonAnswer)

@@ -64,6 +64,44 @@ CLASSIFY_BODY: Schema = {
 CLASSIFY_ANSWERS = _answers(
     _object({"results": {"type": "array", "items": ROW}}), "a row for each image, in the order sent", "detail", SENT
 )
+EXPLAIN_BODY: Schema = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            FORM: {
+                "schema": _object(
+                    {
+                        FIELD: {
+                            "type": "array",
+                            "minItems": 1,
+                            "maxItems": 1,
+                            "items": {"type": "string", "format": "binary"},
+                            "description": "one image",
+                        }
+                    }
+                )
+            }
+        },
+    }
+}
+EXPLAIN_ANSWERS = _answers(
+    _object(
+        {
+            "p_all": {"type": "number", "minimum": 0, "maximum": 1, "description": "probability of ALL"},
+            "rows": {"type": "integer", "minimum": 1},
+            "columns": {"type": "integer", "minimum": 1},
+            "heat": {
+                "type": "array",
+                "items": {"type": "array", "items": {"type": "number"}},
+                "description": "over the whole frame, row by row: above 0 speaks for ALL, below for healthy",
+            },
+            "method": {"type": "string"},
+        }
+    ),
+    "the places that the answer comes from",
+    "detail",
+    {**SENT, 422: "no image that can be judged"},
+)
 STATE_ANSWERS = _answers(_object({"status": {"type": "string"}}), "yes", "detail", {**ALWAYS, **LATER})
 KSERVE_STATE_ANSWERS = _answers({"type": "object"}, "yes", "error", {**ALWAYS, **LATER})
 KSERVE_ANSWERS = _answers({"type": "object"}, "what was asked for", "error", {**ALWAYS, **LATER})

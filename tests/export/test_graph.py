@@ -209,6 +209,18 @@ def test_a_graph_in_order_does_not_depend_on_how_a_converter_went_over_it(
     assert other.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
 
 
+def test_a_graph_in_order_keeps_its_names_when_it_is_put_in_order_again() -> None:
+    """A variant's layers are found in the fp32 graph by their names."""
+    model = small_network()
+    for node in model.graph.node:
+        layer, _, operator = node.name.partition("/")
+        node.name = f"{layer}_1_23/{operator}_4_5__67"
+    put_in_order(model)
+    once = [node.name for node in model.graph.node]
+    put_in_order(model)
+    assert [node.name for node in model.graph.node] == once
+
+
 def test_a_graph_in_order_computes_the_same(tmp_path: Path) -> None:
     model = small_network()
     expected = onnx_answers(saved(model, tmp_path / "before.onnx"), some_cells(5))

@@ -356,7 +356,7 @@ def test_about_names_the_bundle_the_threshold_and_the_limits(client: Client, bun
     assert about["precision"] == "fp32"
     assert len(about["bundle"]) == 64
     assert about["limits"]["request_files"] == Limits().request_files
-    assert (about["curve"], about["explain"], about["watch"]) == ([], "", False)
+    assert (about["curve"], about["explain"], about["watch"]) == ([], "occlusion", False)
     assert "not a diagnosis" in about["notice"]
     assert client.get("/model-card").text == (bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
 

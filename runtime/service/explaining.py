@@ -1,0 +1,55 @@
+"""Answers which places of one image the model's answer comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+import numpy as np
+
+from runtime.classifier import Classifier
+from runtime.errors import NotFiniteError
+from runtime.explanation import Explanation, explain
+from runtime.pipeline import NO_NUMBER
+from runtime.results import P_ALL_DIGITS
+from runtime.service.problems import BusyError, RequestError
+from runtime.service.uploads import FIELD, Upload
+
+MOST_WAITING = 16  # requests; by covering, each takes the model some 70 times
+DIGITS = 6  # of the map's values
+
+
+class Explainer:
+    """Explains one image after the other, so that classifying goes on beside it; at most MOST_WAITING wait."""
+
+    def __init__(self) -> None:
+        self._turn = anyio.CapacityLimiter(1)
+
+    async def answer(self, classifier: Classifier, uploads: Sequence[Upload]) -> dict[str, Any]:
+        """Return p_all, the map and its size as JSON; raise RequestError for what is not one readable image."""
+        if len(uploads) != 1 or uploads[0].is_archive:
+            raise RequestError(
+                400, f"expected one image in the field {FIELD!r}, found {len(uploads)} files or an archive"
+            )
+        if self._turn.statistics().tasks_waiting >= MOST_WAITING:
+            raise BusyError(f"expected at most {MOST_WAITING} images to explain at a time, found more; try again later")
+        found = await anyio.to_thread.run_sync(_explained, classifier, uploads[0], limiter=self._turn)
+        rows, columns = found.heat.shape
+        return {
+            "p_all": round(found.p_all, P_ALL_DIGITS),
+            "rows": rows,
+            "columns": columns,
+            "heat": np.round(found.heat.astype(float), DIGITS).tolist(),
+            "method": found.method,
+        }
+
+
+def _explained(classifier: Classifier, upload: Upload) -> Explanation:
+    reading = upload.reading(classifier.read)
+    if reading.pixels is None:
+        raise RequestError(422, f"expected an image that can be read, found: {reading.reason}")
+    try:
+        return explain(classifier.backend, reading.pixels, classifier.batch_size)
+    except NotFiniteError as error:
+        raise RequestError(422, f"expected an image that the model can judge, found: {NO_NUMBER}") from error

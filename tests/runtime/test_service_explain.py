@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi", reason="the service needs it: pip install -e '.[serve]'")
+
+import httpx
+
+from runtime.bundle import DEFAULT_BUNDLE
+from runtime.demo import demo_cells
+from runtime.explanation import GRADIENT, OCCLUSION, PLACES, explain
+from runtime.preprocessing import load_cell
+from runtime.service.desk import Desk
+from tests.runtime.service_help import (
+    PATIENCE_S,
+    Client,
+    Running,
+    client_on,
+    desk_on,
+    form,
+    noise_cell,
+    wait_until,
+    zipped,
+)
+
+
+@pytest.fixture(scope="module")
+def desk() -> Iterator[Desk]:
+    with desk_on(DEFAULT_BUNDLE) as opened:
+        yield opened
+
+
+@pytest.fixture
+def client(desk: Desk) -> Client:
+    return Client(desk, None)
+
+
+def sent(client: Client, *files: tuple[str, bytes]) -> Any:
+    return client.post("/explain", files=form(files))
+
+
+def test_the_answer_is_the_map_of_the_cell(client: Client, desk: Desk) -> None:
+    path = Path(demo_cells()[0])
+    answer = sent(client, ("cell.png", path.read_bytes())).json()
+    cell = load_cell(path, desk.classifier.manifest.image)
+    expected = explain(desk.classifier.backend, cell, 8)
+    assert (answer["method"], answer["rows"], answer["columns"]) == (GRADIENT, *expected.heat.shape)
+    assert answer["p_all"] == pytest.approx(expected.p_all, abs=1e-6)
+    np.testing.assert_allclose(answer["heat"], expected.heat, atol=1e-6)
+
+
+def test_a_graph_without_a_map_is_explained_by_covering(tiny_bundle: Path) -> None:
+    with client_on(tiny_bundle) as client:
+        answer = sent(client, ("cell.png", noise_cell(1))).json()
+    assert (answer["method"], answer["rows"], answer["columns"]) == (OCCLUSION, PLACES, PLACES)
+    assert np.abs(answer["heat"]).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("files", "status", "detail"),
+    [
+        ([("a.png", noise_cell(1)), ("b.png", noise_cell(2))], 400, "expected one image"),
+        ([("a.zip", zipped({"a.png": noise_cell(1)}))], 400, "expected one image"),
+        ([("a.png", b"no image")], 422, "expected an image that can be read"),
+        ([("a.png", b"")], 422, "the file is empty"),
+    ],
+)
+def test_what_is_not_one_image_is_refused(
+    client: Client, files: list[tuple[str, bytes]], status: int, detail: str
+) -> None:
+    answer = sent(client, *files)
+    assert (answer.status_code, list(answer.json())) == (status, ["detail"])
+    assert detail in answer.json()["detail"]
+
+
+def test_classifying_goes_on_while_explanations_wait(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_go_on = threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        may_go_on.wait(PATIENCE_S)
+        return explain(*arguments)
+
+    monkeypatch.setattr("runtime.service.explaining.explain", slow)
+    monkeypatch.setattr("runtime.service.explaining.MOST_WAITING", 1)
+    files = form([("cell.png", noise_cell(1))])
+    with Running(tiny_bundle) as running, ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(httpx.post, f"{running.url}/explain", files=files, timeout=PATIENCE_S) for _ in range(4)]
+        wait_until(lambda: sum(each.done() for each in asked) == 2)  # one is at its turn, one waits
+        assert httpx.post(f"{running.url}/classify", files=files, timeout=PATIENCE_S).status_code == 200
+        may_go_on.set()
+        assert sorted(each.result().status_code for each in asked) == [200, 200, 503, 503]
