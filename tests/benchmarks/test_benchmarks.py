@@ -196,7 +196,7 @@ def test_the_service_is_measured_beside_classify_and_its_answers_are_checked(
 
 def test_the_service_measurement_says_why_it_does_not_start(tmp_path: Path) -> None:
     options = service.build_parser().parse_args(["--bundle", str(tmp_path)])
-    with pytest.raises(BackendError, match="runtime.serve did not start: error: expected a bundle"):
+    with pytest.raises(BackendError, match=r"runtime\.serve did not start: error: expected a bundle"):
         service.Service(options)
 
 
