@@ -1,14 +1,15 @@
 """python -m benchmarks.service: the HTTP service beside runtime.classify on the same files.
 
 The service runs as a process of its own, and this one is all its clients. In each round the same files are classified
-and sent to the service, so that a busy machine slows both. What counts are the ratios within a round. The clients run
-on the same machine and take their share of it, which is given, too.
+and sent to the service, so that a busy machine slows both. What counts are the ratios within a round, and the
+processors' time of a cell, which a busy machine changes less. The clients take theirs on the same machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -43,6 +44,7 @@ from runtime.results import ResultsFile
 
 SAME_P_ALL = 2e-5  # how far p_all may lie from classify's: other cells are in the batch
 KIB = 1024
+OK = 200
 
 
 class Service:
@@ -68,6 +70,14 @@ class Service:
             return None
         [kilobytes] = [line.split()[1] for line in lines if line.startswith("VmRSS:")]
         return round(int(kilobytes) / KIB, 1)
+
+    def cpu_seconds(self) -> float:
+        """Return the processors' time that it took; nan where the system does not tell it."""
+        try:
+            fields = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        except OSError:
+            return float("nan")
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self) -> int:
         """End the process as systemd does; return its exit code."""
@@ -108,10 +118,11 @@ def main(arguments: list[str] | None = None) -> int:
     load = load_row(rounds, exchanges)
     print(service.first_line)
     print_table([load])
+    print("cells a second; share: the service's rate in classify's; cpu: milliseconds of a cell")
     print_table(singles)
     print(
         f"{options.clients} clients, {options.files} files a request, {len(paths)} files; {len(exchanges)} answers, "
-        f"{wrong} of them wrong; memory in MB: {memory}"
+        f"{wrong} of them wrong; the service's memory in MB: {memory}"
     )
     if options.out:
         content = {"service": service.first_line, "load": load, "rounds": rounds, "singles": singles, "wrong": wrong}
@@ -157,28 +168,30 @@ def rounds_of(
     memory: list[float | None] = []
     seconds = options.seconds / options.rounds
     for turn in range(options.rounds + 1):
-        classify_rate = rate_of_classify(classifier, paths, seconds)
-        started, own_cpu = time.perf_counter(), time.process_time()
+        classify_rate, classify_cpu = rate_of_classify(classifier, paths, seconds)
+        started, own_cpu, its_cpu = time.perf_counter(), time.process_time(), service.cpu_seconds()
         found = exchange(service.address, requests, options.clients, seconds)
         elapsed = time.perf_counter() - started
         memory.append(service.memory_mb())
         if turn:
-            rate = sum(one.code == 200 for one in found) * options.files / elapsed
+            cells = sum(one.code == OK for one in found) * options.files
             rounds.append(
                 {
                     "classify": round(classify_rate, 1),
-                    "service": round(rate, 1),
-                    "share": round(rate / classify_rate, 3),
-                    "clients_cpu": round((time.process_time() - own_cpu) / elapsed, 3),
+                    "service": round(cells / elapsed, 1),
+                    "share": round(cells / elapsed / classify_rate, 3),
+                    "classify_cpu": round(classify_cpu * 1e3, 3),
+                    "service_cpu": round((service.cpu_seconds() - its_cpu) / max(cells, 1) * 1e3, 3),
+                    "clients_cpu": round((time.process_time() - own_cpu) / max(cells, 1) * 1e3, 3),
                 }
             )
             exchanges += found
     return rounds, exchanges, memory
 
 
-def rate_of_classify(classifier: Classifier, paths: list[str], seconds: float) -> float:
-    """Return how many cells a second go from files to a results table."""
-    started, cells = time.perf_counter(), 0
+def rate_of_classify(classifier: Classifier, paths: list[str], seconds: float) -> tuple[float, float]:
+    """Return how many cells a second go from files to a results table, and the processors' seconds of a cell."""
+    started, own_cpu, cells = time.perf_counter(), time.process_time(), 0
     with TemporaryDirectory() as folder, ResultsFile(Path(folder) / "results.csv") as results:
         until_over = islice(cycle(paths), 10**9)
         end = started + seconds
@@ -190,7 +203,7 @@ def rate_of_classify(classifier: Classifier, paths: list[str], seconds: float) -
         for prediction in classifier.classify(names()):
             results.write(prediction)
             cells += 1
-        return cells / (time.perf_counter() - started)
+        return cells / (time.perf_counter() - started), (time.process_time() - own_cpu) / cells
 
 
 def singles_of(options: argparse.Namespace, paths: list[str], classifier: Classifier, service: Service) -> list[Row]:
@@ -215,7 +228,7 @@ def wrong_answers(exchanges: list[Exchange], requests: list[list[str]], classifi
 
 def is_right(one: Exchange, expected: list[tuple[str, float | None]]) -> bool:
     """Say whether an answer has these names and probabilities, in this order."""
-    if one.code != 200:
+    if one.code != OK:
         return False
     rows: list[dict[str, Any]] = json.loads(one.body)["results"]
     return len(rows) == len(expected) and all(
@@ -236,7 +249,7 @@ def load_row(rounds: list[Row], exchanges: list[Exchange]) -> Row:
         "share": middle("share"),
         "lowest": min(row["share"] for row in rounds),
         "highest": max(row["share"] for row in rounds),
-        "clients_cpu": middle("clients_cpu"),
+        **{column: middle(column) for column in ("classify_cpu", "service_cpu", "clients_cpu")},
         **percentiles([one.seconds * 1e3 for one in exchanges]),
     }
 

@@ -30,7 +30,7 @@ from runtime.service.desk import Desk, Hold
 from runtime.service.explaining import Explainer
 from runtime.service.front_door import FrontDoor
 from runtime.service.kserve import JSON_LENGTH_HEADER, VERSION, Inference, answer, metadata, parse_inference
-from runtime.service.problems import JsonAnswer, RequestError, problem
+from runtime.service.problems import JsonAnswer, RequestError, client_gone, problem
 from runtime.service.uploads import FIELD, Upload, read_uploads
 
 PAGE = Path(__file__).parent / "page"
@@ -47,7 +47,6 @@ MEDIA_TYPES = {  # not from the system's table, in which a script may be a text
     ".woff2": "font/woff2",
 }
 FEW_CELLS = 32  # which are scored before it is worth finding out whether the client still waits
-CLIENT_GONE = 499  # the code that is counted where nobody takes the answer
 
 routes = APIRouter()
 
@@ -68,7 +67,7 @@ def create_app(desk: Desk, access: Access | None = None) -> ASGIApp:
     app.add_exception_handler(RequestError, _refused)
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(ClientDisconnect, _gone)
-    return FrontDoor(app, desk, access or Access())
+    return FrontDoor(app, desk, access or Access(), {"/classify": classify})
 
 
 @routes.post(
@@ -303,4 +302,4 @@ async def _no_route(request: Request, error: Exception) -> Response:
 
 
 async def _gone(_: Request, __: Exception) -> Response:
-    return Response(status_code=CLIENT_GONE)
+    return client_gone()

@@ -5,13 +5,19 @@ from __future__ import annotations
 import sys
 import time
 import traceback
+from collections.abc import Awaitable, Callable, Mapping
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import FastAPI
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 
 from runtime.service.access import OPEN_FOLDER, Access
 from runtime.service.desk import Desk
-from runtime.service.problems import RequestError, problem
+from runtime.service.problems import RequestError, client_gone, problem
 
+Endpoint = Callable[[Request], Awaitable[Response]]
+SHORTCUT = "allnet.shortcut"  # the key of a scope that names the path of one
 OTHER_ROUTE = "other"  # paths that are no route: a label for each would fill the memory of who counts them
 SECURITY_HEADERS = [
     (
@@ -31,10 +37,18 @@ ASK_AGAIN = (b"cache-control", b"no-cache")
 
 
 class FrontDoor:
-    """An ASGI application round another."""
+    """An ASGI application round another.
 
-    def __init__(self, app: ASGIApp, desk: Desk, access: Access) -> None:
+    Args:
+        app: The application.
+        desk: Its counters are kept here.
+        access: Who may ask.
+        shortcuts: Endpoints for POST by path, beside those of `app`: its layers cost as much as a form takes to read.
+    """
+
+    def __init__(self, app: FastAPI, desk: Desk, access: Access, shortcuts: Mapping[str, Endpoint]) -> None:
         self._app = app
+        self._shortcuts = shortcuts
         self._desk = desk
         self._access = access
 
@@ -77,12 +91,20 @@ class FrontDoor:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             self._access.check(scope["path"], scope["headers"])
+            endpoint = self._shortcuts.get(scope["path"]) if scope["method"] == "POST" else None
+            if endpoint is None:
+                await self._app(scope, receive, send)
+                return
+            scope["app"] = self._app
+            scope[SHORTCUT] = scope["path"]
+            response = await endpoint(Request(scope, receive))
         except RequestError as error:
-            await problem(scope["path"], error)(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+            response = problem(scope["path"], error)
+        except ClientDisconnect:
+            response = client_gone()
+        await response(scope, receive, send)
 
 
 def route_of(scope: Scope) -> str:
     """Return the route that answered."""
-    return getattr(scope.get("route"), "path", OTHER_ROUTE)
+    return str(scope.get(SHORTCUT) or getattr(scope.get("route"), "path", OTHER_ROUTE))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from starlette.responses import Response
 
 KSERVE_PREFIX = "/v2"  # its errors stand under another key
+CLIENT_GONE = 499  # the code that is counted where nobody takes the answer
 
 
 class RequestError(Exception):
@@ -35,6 +36,11 @@ def problem(path: str, error: RequestError) -> Response:
 def problem_key(path: str) -> str:
     """Return the key under which errors of a path stand."""
     return "error" if path == KSERVE_PREFIX or path.startswith(f"{KSERVE_PREFIX}/") else "detail"
+
+
+def client_gone() -> Response:
+    """Return the answer that nobody takes."""
+    return Response(status_code=CLIENT_GONE)
 
 
 class JsonAnswer(Response):

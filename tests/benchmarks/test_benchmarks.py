@@ -14,7 +14,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from benchmarks import decoding, footprint, latency, parity, throughput, training, watch
+from benchmarks import decoding, footprint, latency, parity, service, throughput, training, watch
 from benchmarks.cells import bmp_cells
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED
 from runtime.errors import BackendError, BundleError, DataError, OutputError
@@ -179,6 +179,25 @@ def test_watch_runs_a_real_service_beside_classify_in_the_same_rounds(
     }
     assert content["singles"][0]["added_p50_ms"] == 0
     assert "is watched" in capsys.readouterr().out
+
+
+def test_the_service_is_measured_beside_classify_and_its_answers_are_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("fastapi", reason="the service needs it: pip install -e '.[serve]'")
+    arguments = ["--clients", "4", "--seconds", "0.6", "--rounds", "2", "--singles", "2", "--files", "2"]
+    assert service.main([*arguments, "--out", str(tmp_path)]) == DONE
+    content = record(tmp_path, "service")
+    assert len(content["rounds"]) == 2
+    assert content["wrong"] == 0
+    assert [row["single"] for row in content["singles"]] == ["classify one file", "a request of one file"]
+    assert "not a diagnosis" in capsys.readouterr().out
+
+
+def test_the_service_measurement_says_why_it_does_not_start(tmp_path: Path) -> None:
+    options = service.build_parser().parse_args(["--bundle", str(tmp_path)])
+    with pytest.raises(BackendError, match=r"runtime\.serve did not start: error: expected a bundle"):
+        service.Service(options)
 
 
 def test_watch_says_why_the_service_does_not_start(tmp_path: Path) -> None:
