@@ -58,6 +58,7 @@ BUNDLE_FILES = ("model.*.onnx", GOLDEN_NAME, CARD_NAME, *ENGINE_FILES)
 TYPICAL_CELLS = 512  # of the training part tell how a cell looks
 CALIBRATION_CELLS = 128  # of them are looked at to convert
 MEAN_CELLS = 32  # of them give the mean map
+HEAT_CELLS = 16  # of the validation part on which the maps are compared
 PART_OF_RUN = "validation part of the run"
 
 
@@ -122,7 +123,7 @@ def write_bundle(run: FinishedRun, out: Path, options: ExportOptions) -> Written
             for each, verdict in zip(converted, verdicts, strict=True):
                 if not verdict.proof.passed:
                     raise _refusal(verdict, _where(folder, each, image, scores.cells, debug=options.debug))
-            refuse_wrong_heat(reference, backends, golden)
+            refuse_wrong_heat(reference, backends, load_cells(spread_over(scores.cells, HEAT_CELLS), image))
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             classes=CLASSES,
