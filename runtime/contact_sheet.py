@@ -13,6 +13,7 @@ from datetime import datetime
 from functools import partial
 from html import escape
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 from PIL import Image
 from tqdm import tqdm
@@ -25,6 +26,10 @@ from runtime.files import file_clock_ns, has_changed_since, output_errors, refus
 from runtime.inputs import spread_over
 from runtime.preprocessing import load_cell
 from runtime.schema import CLASSES, ImageSpec, Prediction
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SUFFIX = ".html"
 MOST_SHOWN = 2000  # cells; the page stays below 10 MB, which a phone opens, and nobody looks through more
@@ -216,9 +221,14 @@ def thumbnail(path: str) -> bytes:
 
     Raises UnreadableCellError where the file has gone or holds no readable image any more.
     """
+    return as_jpeg(load_cell(path, THUMBNAIL))
+
+
+def as_jpeg(cell: NDArray[np.uint8]) -> bytes:
+    """Return a cell, uint8 RGB [height, width, 3], as a JPEG file for people to look at."""
     stream = io.BytesIO()
     # Without subsampling, which would blur the stain's colors across the edge of the nucleus.
-    Image.fromarray(load_cell(path, THUMBNAIL)).save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    Image.fromarray(cell).save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return stream.getvalue()
 
 

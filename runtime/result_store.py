@@ -143,15 +143,25 @@ def stored_predictions(path: Path) -> Iterator[Iterator[Prediction]]:
 
     Raises OutputError where it cannot be read or is not this version's.
     """
-    if not path.is_file():
-        raise OutputError(f"expected the database of a watched folder at {path}, found none; check the path")
-    with closing(_connect(path, "ro")) as connection, _database_errors(path):
-        if not _refuse_foreign(connection, path):
+    with reading(path) as connection:
+        if connection is None:
             yield iter(())
             return
         names = ", ".join((*COLUMNS, *AUDIT_COLUMNS))
         rows = connection.execute(f"SELECT {names} FROM results ORDER BY rowid")  # noqa: S608
         yield (replace(Prediction(*row[: len(COLUMNS)]), audit=Audit(*row[len(COLUMNS) :])) for row in rows)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection | None]:
+    """Yield a connection that can only read, also while a service writes; None where no service has set it up yet.
+
+    Raises OutputError where it cannot be read or is not this version's.
+    """
+    if not path.is_file():
+        raise OutputError(f"expected the database of a watched folder at {path}, found none; check the path")
+    with closing(_connect(path, "ro")) as connection, _database_errors(path):
+        yield connection if _refuse_foreign(connection, path) else None
 
 
 def own_files(path: Path) -> set[str]:

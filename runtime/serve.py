@@ -17,6 +17,7 @@ from runtime.errors import UsageError
 if TYPE_CHECKING:
     from runtime.service.access import Access
     from runtime.service.limits import Limits
+    from runtime.service.watch_feed import WatchFeed
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
@@ -44,6 +45,8 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--max-files", type=positive_int, metavar="N", help="images in a request; default 1000")
     parser.add_argument("--max-mb", type=positive_int, metavar="N", help="megabytes of a request; default 256")
     parser.add_argument("--max-waiting", type=positive_int, metavar="N", help="cells in the queue; default 2048")
+    parser.add_argument("--watch-db", type=Path, metavar="FILE", help="the page follows this database of runtime.watch")
+    parser.add_argument("--watch-folder", type=Path, metavar="DIR", help="the watched folder, for the cells' pictures")
     return parser
 
 
@@ -55,7 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
     from runtime.service.server import Server
 
     access = access_of(options)
-    with listening(options.host, options.port) as listener, Desk(limits_of(options)) as desk:
+    feed = feed_of(options)
+    with listening(options.host, options.port) as listener, Desk(limits_of(options), feed) as desk:
         address = address_of(listener)
         server = Server(desk, access, classifier_options(options, audit=False))
         server.run_until_stopped(listener, lambda: tell_start(address, desk.classifier.description))
@@ -112,6 +116,22 @@ def limits_of(options: argparse.Namespace) -> Limits:
         bytes_at_a_time=max(limits.bytes_at_a_time, 2 * (options.max_mb or 0) * MIB),
         waiting_cells=options.max_waiting or limits.waiting_cells,
     )
+
+
+def feed_of(options: argparse.Namespace) -> WatchFeed | None:
+    """Return what follows the database of a watched folder; raise AllnetError where it is none."""
+    from runtime.service.watch_feed import WatchFeed
+
+    if options.watch_folder and not options.watch_folder.is_dir():
+        raise UsageError(f"expected the watched folder at {options.watch_folder}, found none; check the path")
+    if not options.watch_db:
+        if options.watch_folder:
+            raise UsageError("expected --watch-db beside --watch-folder, received none; name the watched folder's")
+        return None
+    feed = WatchFeed(options.watch_db, options.watch_folder)
+    if options.watch_db.exists():  # else it is away until its service has been started
+        feed.news(after=0, limit=1)
+    return feed
 
 
 @contextmanager

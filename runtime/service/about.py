@@ -14,7 +14,7 @@ from runtime.service.limits import Limits
 NOTICE = "For research, not a diagnosis. Nothing here has been approved as a medical device."
 
 
-def about(classifier: Classifier, limits: Limits) -> dict[str, Any]:
+def about(classifier: Classifier, limits: Limits, *, watches: bool = False) -> dict[str, Any]:
     """Describe the service as JSON."""
     manifest = classifier.manifest
     return {
@@ -30,6 +30,7 @@ def about(classifier: Classifier, limits: Limits) -> dict[str, Any]:
         "threshold": classifier.threshold,
         "bundle_threshold": manifest.decision.threshold,
         "review_band": list(classifier.review_band),
+        "bundle_review_band": [manifest.decision.review_low, manifest.decision.review_high],
         "image": {"width": manifest.image.width, "height": manifest.image.height},
         "limits": {
             "file_bytes": limits.file_bytes,
@@ -39,7 +40,7 @@ def about(classifier: Classifier, limits: Limits) -> dict[str, Any]:
         "training": _training(classifier),
         "curve": [asdict(point) for point in manifest.curve],  # on the cells that the bundle was proved on
         "explain": method_of(classifier.backend),
-        "watch": False,
+        "watch": watches,
     }
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
+from functools import cache, partial
+from pathlib import Path, PurePath
 from typing import Any
 
 import anyio
@@ -21,7 +21,7 @@ from runtime.classifier import Classifier
 from runtime.pipeline import NO_NUMBER, Cell, Scored
 from runtime.results import row_of
 from runtime.schema import CARD_NAME
-from runtime.service import openapi
+from runtime.service import openapi, watch_routes
 from runtime.service.about import about
 from runtime.service.access import Access
 from runtime.service.archives import cells_of_archive
@@ -64,6 +64,7 @@ def create_app(desk: Desk, access: Access | None = None) -> ASGIApp:
     app.state.desk = desk
     app.state.explainer = Explainer()
     app.include_router(routes)
+    app.include_router(watch_routes.routes)
     app.add_exception_handler(RequestError, _refused)
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(ClientDisconnect, _gone)
@@ -123,7 +124,7 @@ async def metrics(request: Request) -> Response:
 async def about_service(request: Request) -> Response:
     """Say what answers: the bundle, its threshold and figures, and the limits of a request."""
     desk = desk_of(request)
-    return JsonAnswer(about(desk.classifier, desk.limits))
+    return JsonAnswer(about(desk.classifier, desk.limits, watches=desk.feed is not None))
 
 
 @routes.get("/model-card", responses=openapi.text_answers("text/markdown", "the model's card"), response_class=Response)
@@ -277,10 +278,17 @@ async def probabilities(request: Request, desk: Desk, inference: Inference) -> A
 
 def _page_file(name: str) -> Response:
     """Return a file of the page's folder; a name that is none of its own is never put into a path."""
-    for file in PAGE.rglob("*"):
-        if file.relative_to(PAGE).as_posix() == name and file.suffix in MEDIA_TYPES:
-            return Response(file.read_bytes(), media_type=MEDIA_TYPES[file.suffix])
-    raise HTTPException(404)
+    content = page_files().get(name)
+    if content is None:
+        raise HTTPException(404)
+    return Response(content, media_type=MEDIA_TYPES[PurePath(name).suffix])
+
+
+@cache
+def page_files() -> dict[str, bytes]:
+    """Return the content of the page's files by their path inside its folder; one version of all, read once."""
+    files = (file for file in PAGE.rglob("*") if file.suffix in MEDIA_TYPES)
+    return {file.relative_to(PAGE).as_posix(): file.read_bytes() for file in files}
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -13,6 +13,7 @@ from runtime.service.batcher import Batcher
 from runtime.service.limits import Limits
 from runtime.service.metrics import Metrics
 from runtime.service.problems import BusyError, RequestError
+from runtime.service.watch_feed import WatchFeed
 
 LOADING = "the model is being loaded and tested"
 STOPPING = "the service is stopping"
@@ -21,8 +22,9 @@ STOPPING = "the service is stopping"
 class Desk(Closing):
     """Takes the cells of requests from when the model has passed its self-test until the service is to stop."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, feed: WatchFeed | None = None) -> None:
         self.limits = limits or Limits()
+        self.feed = feed  # of a watched folder, where one is followed
         self.metrics = Metrics()
         self.is_stopping = False
         self.bytes_held = 0  # of all requests that are being read or answered

@@ -7,6 +7,7 @@ from typing import Any
 from runtime.schema import CLASSES, INPUT_NAME, OUTPUT_NAME
 from runtime.service.kserve import INPUT_TYPE, JSON_LENGTH_HEADER, OUTPUT_TYPE
 from runtime.service.uploads import FIELD, FORM
+from runtime.service.watch_feed import LARGEST_ROW, MOST_ROWS
 
 Schema = dict[str, Any]
 
@@ -106,6 +107,49 @@ STATE_ANSWERS = _answers(_object({"status": {"type": "string"}}), "yes", "detail
 KSERVE_STATE_ANSWERS = _answers({"type": "object"}, "yes", "error", {**ALWAYS, **LATER})
 KSERVE_ANSWERS = _answers({"type": "object"}, "what was asked for", "error", {**ALWAYS, **LATER})
 ABOUT_ANSWERS = _answers({"type": "object"}, "what answers, and how", "detail", {**ALWAYS, **LATER})
+
+WATCH_PARAMETERS: Schema = {
+    "parameters": [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "schema": {"type": "integer", "minimum": least, **most},
+            "description": meaning,
+        }
+        for name, least, most, meaning in (
+            ("after", 0, {"maximum": LARGEST_ROW}, "the number of the last row that is known"),
+            ("limit", 1, {"maximum": MOST_ROWS}, "how many of the newest rows to send"),
+        )
+    ]
+}
+AWAY = {**ALWAYS, 503: "the database cannot be read now"}
+WATCH_ANSWERS = _answers(
+    _object(
+        {
+            "results": {
+                "type": "array",
+                "items": _object(
+                    {
+                        **ROW["properties"],
+                        "id": {"type": "integer"},
+                        "time": {"type": "string"},
+                        "threshold": {"type": "number"},
+                    }
+                ),
+            },
+            "last": {"type": "integer", "description": "the number of the newest row"},
+            "counts": {"type": "object", "description": "of all rows, by label and by status"},
+            "database": {"type": "string", "description": "changes where another database lies in the place"},
+            "pictures": {"type": "boolean"},
+        }
+    ),
+    "the newest rows, the oldest of them first",
+    "detail",
+    AWAY,
+)
+WATCH_PICTURE_ANSWERS = _answers({}, "the cell", "detail", AWAY)
+WATCH_PICTURE_ANSWERS[200]["content"] = {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}
 
 
 def text_answers(media_type: str, description: str) -> dict[int | str, Schema]:

@@ -1,0 +1,72 @@
+/** Takes pictures from a camera that the browser can see. */
+
+import { byId, element, openDialog, setText } from './dom.js';
+
+const MOST_PIXELS = { width: { ideal: 1920 }, height: { ideal: 1920 } };
+let taken = 0;
+
+/**
+ * Offer the camera where there is one; a page that was not loaded over HTTPS or from this machine gets none.
+ * @param {(found: import('./files.js').Found[]) => void} onPicture
+ */
+export async function offerCamera(onPicture) {
+  if (!navigator.mediaDevices?.getUserMedia) return;
+  const cameras = await camerasSeen();
+  byId('open-camera').hidden = !cameras.length;
+  byId('open-camera').addEventListener('click', () => openCamera());
+  byId('camera-device').addEventListener('change', () => start(byId('camera-device').value));
+  byId('camera-shot').addEventListener('click', () => shoot(onPicture));
+  byId('camera-dialog').addEventListener('close', stop);
+}
+
+async function camerasSeen() {
+  const devices = await navigator.mediaDevices.enumerateDevices().catch(() => []);
+  return devices.filter((device) => device.kind === 'videoinput');
+}
+
+async function openCamera() {
+  openDialog(byId('camera-dialog'));
+  await start('');
+  const cameras = await camerasSeen(); // they have names only after the user agreed
+  byId('camera-device').replaceChildren(...cameras.map(({ deviceId, label }, place) => (
+    element('option', { value: deviceId }, label || `Camera ${place + 1}`)
+  )));
+}
+
+/** @param {string} deviceId empty: the browser's choice */
+async function start(deviceId) {
+  stop();
+  setText(byId('camera-note'), 'Waiting for the camera …');
+  try {
+    const device = deviceId ? { deviceId: { exact: deviceId } } : {};
+    const stream = await navigator.mediaDevices.getUserMedia({ video: { ...device, ...MOST_PIXELS } });
+    byId('camera-video').srcObject = stream;
+    setText(byId('camera-note'), '');
+    if (!byId('camera-dialog').open) stop(); // closed while the user was asked
+  } catch (error) {
+    setText(byId('camera-note'), `No picture from the camera: ${/** @type {Error} */ (error).message}`);
+  }
+}
+
+function stop() {
+  for (const track of byId('camera-video').srcObject?.getTracks() ?? []) track.stop();
+  byId('camera-video').srcObject = null;
+}
+
+/**
+ * Take the square that the frame shows.
+ * @param {(found: import('./files.js').Found[]) => void} onPicture
+ */
+async function shoot(onPicture) {
+  const video = byId('camera-video');
+  const side = Math.min(video.videoWidth, video.videoHeight);
+  if (!side) return;
+  const canvas = element('canvas', { width: side, height: side });
+  canvas.getContext('2d').drawImage(video, (video.videoWidth - side) / 2, (video.videoHeight - side) / 2, side, side, 0, 0, side, side);
+  const blob = await new Promise((resolve) => { canvas.toBlob(resolve, 'image/png'); });
+  if (!blob) return;
+  taken += 1;
+  const path = `camera-${taken}.png`;
+  onPicture([{ path, file: new File([blob], path, { type: 'image/png' }) }]);
+  setText(byId('camera-note'), `Picture ${taken} was taken.`);
+}

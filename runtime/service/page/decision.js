@@ -1,0 +1,63 @@
+/** Which label and status a cell has at a threshold: the rules of runtime/classifier.py. */
+
+/**
+ * A row of the results table, as the service answers it.
+ * @typedef {{path: string, label: string, p_all: number|null, status: string, reason: string, seconds: number}} Answer
+ *
+ * How the service decides: its threshold, and the bundle's with the band round it in which a person should look.
+ * @typedef {{threshold: number, bundleThreshold: number, bundleBand: [number, number]}} Rule
+ *
+ * @typedef {{label: string, status: string, reason: string}} Decision
+ *
+ * @typedef {{threshold: number, sensitivity: number, specificity: number}} OperatingPoint
+ */
+
+const NEAR = /(?:^|; )near the threshold: p_all is between \d\.\d+ and \d\.\d+$/;
+
+/**
+ * Return the label, status and reason of an answer at a threshold; at the service's own, what the service said.
+ * @param {Answer} answer
+ * @param {number} threshold
+ * @param {Rule} rule
+ * @returns {Decision}
+ */
+export function decide(answer, threshold, rule) {
+  const { label, p_all, status, reason } = answer;
+  if (p_all === null || threshold === rule.threshold) return { label, status, reason };
+  const concern = [reason.replace(NEAR, ''), nearThreshold(p_all, threshold, rule)].filter(Boolean).join('; ');
+  return { label: p_all >= threshold ? 'ALL' : 'healthy', status: concern ? 'review' : 'ok', reason: concern };
+}
+
+/**
+ * Return from where to where p_all is near a threshold: the bundle's band, moved along with the threshold.
+ * @param {number} threshold
+ * @param {Rule} rule
+ * @returns {[number, number]}
+ */
+export function reviewBand(threshold, rule) {
+  const shift = threshold - rule.bundleThreshold;
+  return [Math.max(rule.bundleBand[0] + shift, 0), Math.min(rule.bundleBand[1] + shift, 1)];
+}
+
+/**
+ * @param {number} p_all
+ * @param {number} threshold
+ * @param {Rule} rule
+ */
+function nearThreshold(p_all, threshold, rule) {
+  const [low, high] = reviewBand(threshold, rule);
+  const isNear = low <= p_all && p_all <= high;
+  return isNear ? `near the threshold: p_all is between ${low.toFixed(3)} and ${high.toFixed(3)}` : '';
+}
+
+/**
+ * Return the measured point nearest to a threshold, null where nothing was measured.
+ * @param {OperatingPoint[]} curve
+ * @param {number} threshold
+ * @returns {OperatingPoint|null}
+ */
+export function operatingPoint(curve, threshold) {
+  /** @param {OperatingPoint} point */
+  const distance = (point) => Math.abs(point.threshold - threshold);
+  return curve.reduce((best, point) => (!best || distance(point) < distance(best) ? point : best), /** @type {any} */ (null));
+}

@@ -1,0 +1,163 @@
+/** One cell in full: its picture, what was answered, and what speaks for which answer. */
+
+import { subjectOf } from './cell_names.js';
+import { badge } from './counts.js';
+import { byId, element, nameElement, openDialog, setText } from './dom.js';
+import { heatLayer } from './heat.js';
+import { placeholder } from './pictures.js';
+import { probability } from './table.js';
+import { shownThreshold } from './threshold.js';
+
+/** @typedef {import('./rows.js').Row} Row */
+
+export class CellDialog {
+  #dialog = byId('cell-dialog');
+  #picture = byId('cell-picture');
+  #toggle = byId('heat-toggle');
+  /** @type {Row[]} */
+  #rows = [];
+  /** @type {Row|null} */
+  #row = null;
+  #url = '';
+  /** @type {WeakMap<Row, Promise<import('./service.js').Explanation>>} */
+  #explanations = new WeakMap();
+
+  /**
+   * @param {import('./service.js').Service} service
+   * @param {any} about
+   * @param {() => number} threshold the one shown
+   * @param {(row: Row) => void} onClose
+   */
+  constructor(service, about, threshold, onClose) {
+    this.service = service;
+    this.about = about;
+    this.threshold = threshold;
+    byId('cell-previous').addEventListener('click', () => this.#move(-1));
+    byId('cell-next').addEventListener('click', () => this.#move(1));
+    this.#toggle.addEventListener('change', () => this.#showHeat());
+    this.#dialog.addEventListener('keydown', (/** @type {KeyboardEvent} */ event) => this.#moveByKey(event));
+    this.#dialog.addEventListener('close', () => {
+      this.#forgetPicture();
+      if (this.#row) onClose(this.#row);
+    });
+  }
+
+  /**
+   * Open the dialog at a row.
+   * @param {Row} row
+   * @param {Row[]} rows among which one can go on
+   */
+  open(row, rows) {
+    this.#rows = rows;
+    this.#show(row);
+    openDialog(this.#dialog);
+  }
+
+  /** @param {Row} row */
+  #show(row) {
+    this.#row = row;
+    const place = this.#rows.indexOf(row);
+    setText(byId('cell-place'), `${(place + 1).toLocaleString('en')} of ${this.#rows.length.toLocaleString('en')}`);
+    byId('cell-previous').setAttribute('aria-disabled', String(place <= 0));
+    byId('cell-next').setAttribute('aria-disabled', String(place >= this.#rows.length - 1));
+    this.#showPicture(row);
+    byId('cell-facts').replaceChildren(...this.#facts(row));
+    byId('cell-heat').hidden = !this.about.explain || !row.file || row.answer?.p_all == null;
+    this.#showHeat();
+  }
+
+  /** @param {Row} row */
+  #showPicture({ file, shownName }) {
+    this.#forgetPicture();
+    this.#picture.replaceChildren(placeholder(shownName));
+    if (!file) return;
+    this.#url = URL.createObjectURL(file);
+    const image = element('img', { alt: `Cell ${shownName.slice(0, 100)}`, src: this.#url });
+    image.addEventListener('load', () => {
+      if (image.src === this.#url) this.#picture.querySelector('.placeholder')?.replaceWith(image);
+    });
+  }
+
+  #forgetPicture() {
+    if (this.#url) URL.revokeObjectURL(this.#url);
+    this.#url = '';
+  }
+
+  /** @param {Row} row */
+  #facts({ path, shown, file, answer, decision }) {
+    const subject = subjectOf(path);
+    return [
+      fact('File', nameElement(shown)),
+      fact('Label', badge(decision.label)),
+      ...(answer && answer.p_all !== null ? [fact('p_all', ...probability(answer.p_all, this.threshold()))] : []),
+      fact('Threshold', this.#thresholdText()),
+      fact('Status', badge(decision.status)),
+      ...(decision.reason ? [fact('Reason', decision.reason)] : []),
+      ...(subject ? [fact('Subject', nameElement(subject))] : []),
+      ...(file ? [fact('Size', `${file.size.toLocaleString('en')} bytes`)] : []),
+      ...(answer ? [fact('Seconds', answer.seconds.toFixed(6))] : []),
+      fact('Answered by', this.about.description),
+    ];
+  }
+
+  #thresholdText() {
+    const shown = shownThreshold(this.threshold());
+    const bundles = shownThreshold(this.about.bundle_threshold);
+    return shown === bundles ? `${shown}, the bundle's` : `${shown}, not the bundle's (${bundles})`;
+  }
+
+  async #showHeat() {
+    const row = this.#row;
+    const isWanted = this.#toggle.checked && !byId('cell-heat').hidden;
+    this.#picture.querySelector('canvas')?.remove();
+    byId('heat-legend').hidden = !isWanted;
+    setText(byId('heat-note'), isWanted ? 'Asking for the heat map …' : '');
+    if (!isWanted || !row) return;
+    try {
+      const explanation = await this.#explanationOf(row);
+      if (row === this.#row && this.#toggle.checked) this.#drawHeat(explanation);
+    } catch (error) {
+      this.#explanations.delete(row); // the next time may go well
+      if (row === this.#row) setText(byId('heat-note'), `No heat map: ${/** @type {Error} */ (error).message}`);
+    }
+  }
+
+  /** @param {Row} row */
+  #explanationOf(row) {
+    const known = this.#explanations.get(row);
+    if (known) return known;
+    const asked = this.service.explain(/** @type {File} */ (row.file));
+    this.#explanations.set(row, asked);
+    return asked;
+  }
+
+  /** @param {import('./service.js').Explanation} explanation */
+  #drawHeat(explanation) {
+    const layer = heatLayer(explanation);
+    layer.setAttribute('role', 'img');
+    layer.setAttribute('aria-label', 'Heat map over the cell');
+    this.#picture.querySelector('canvas')?.remove();
+    this.#picture.append(layer);
+    setText(byId('heat-note'), `By ${explanation.method}. The strongest place of this cell has the full color; it shows what moved the model, not what is ill.`);
+  }
+
+  /** @param {number} step */
+  #move(step) {
+    const row = this.#row && this.#rows[this.#rows.indexOf(this.#row) + step];
+    if (row) this.#show(row);
+  }
+
+  /** @param {KeyboardEvent} event */
+  #moveByKey(event) {
+    if (event.key === 'ArrowLeft') this.#move(-1);
+    if (event.key === 'ArrowRight') this.#move(1);
+  }
+}
+
+/**
+ * @param {string} name
+ * @param {...(Node|string)} value
+ */
+function fact(name, ...value) {
+  return element('div', {}, element('dt', {}, name), element('dd', {}, ...value));
+}

@@ -1,0 +1,96 @@
+/** Small helpers for the page's elements; no text is ever read as HTML. */
+
+/**
+ * Return the page's element with this id.
+ * @param {string} id
+ * @returns {any}
+ */
+export function byId(id) {
+  return document.getElementById(id);
+}
+
+/**
+ * Return a new element with properties and children.
+ * @param {string} tag
+ * @param {Record<string, any>} [properties]
+ * @param {...(Node|string)} children
+ * @returns {any}
+ */
+export function element(tag, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+}
+
+/**
+ * Return a name of any origin, set apart so that its writing direction changes nothing round it.
+ * @param {string} shown what `printable` returned
+ * @returns {HTMLElement}
+ */
+export function nameElement(shown) {
+  return element('bdi', {}, shown);
+}
+
+/**
+ * Give an element a text, only where that changes something: screen readers read it again otherwise.
+ * @param {HTMLElement} target
+ * @param {string} text
+ */
+export function setText(target, text) {
+  if (target.textContent !== text) target.textContent = text;
+}
+
+/**
+ * Return a function that asks for `work` to be done at the next frame, however often it is called.
+ * @param {() => void} work
+ * @returns {() => void}
+ */
+export function onceAFrame(work) {
+  let isAsked = false;
+  return () => {
+    if (isAsked) return;
+    isAsked = true;
+    requestAnimationFrame(() => {
+      isAsked = false;
+      work();
+    });
+  };
+}
+
+/**
+ * Return a function that asks for `work` to be done soon, and at most once in `interval_ms`.
+ * @param {() => void} work
+ * @param {number} interval_ms
+ * @returns {() => void}
+ */
+export function atMostEvery(interval_ms, work) {
+  let isAsked = false;
+  return () => {
+    if (isAsked) return;
+    isAsked = true;
+    setTimeout(() => {
+      isAsked = false;
+      work();
+    }, interval_ms);
+  };
+}
+
+/** Let the browser draw and answer the user before the work goes on. */
+export function pause() {
+  return new Promise((resolve) => { setTimeout(resolve); });
+}
+
+/**
+ * Show a dialog; its buttons marked data-close, Escape and a click beside it close it.
+ * @param {HTMLDialogElement} dialog
+ */
+export function openDialog(dialog) {
+  if (!dialog.dataset.closes) {
+    dialog.dataset.closes = 'yes';
+    dialog.addEventListener('click', (event) => {
+      const target = /** @type {HTMLElement} */ (event.target);
+      if (target === dialog || target.closest('[data-close]')) dialog.close();
+    });
+  }
+  if (!dialog.open) dialog.showModal();
+}

@@ -1,0 +1,51 @@
+/** Draws what speaks for which answer over a cell's picture. */
+
+/** @typedef {import('./service.js').Explanation} Explanation */
+
+// Orange and blue: told apart with every kind of color blindness, and not among the colors of a stained cell.
+const LEUKEMIC = [255, 140, 0];
+const HEALTHY = [0, 140, 255];
+const MOST_OPAQUE = 0.65;
+const SIDE = 480; // pixels of the layer
+
+/**
+ * Return a half-transparent layer in the frame of the whole square picture.
+ * @param {Explanation} explanation
+ * @returns {HTMLCanvasElement}
+ */
+export function heatLayer(explanation) {
+  const small = document.createElement('canvas');
+  small.width = explanation.columns;
+  small.height = explanation.rows;
+  context(small).putImageData(new ImageData(heatPixels(explanation), explanation.columns, explanation.rows), 0, 0);
+  const layer = document.createElement('canvas');
+  layer.width = SIDE;
+  layer.height = SIDE;
+  const drawn = context(layer);
+  drawn.imageSmoothingEnabled = true;
+  drawn.imageSmoothingQuality = 'high';
+  drawn.drawImage(small, 0, 0, SIDE, SIDE);
+  return layer;
+}
+
+/**
+ * Return RGBA pixels; the strongest place is the most opaque one.
+ * @param {Explanation} explanation
+ * @returns {Uint8ClampedArray}
+ */
+export function heatPixels({ rows, columns, heat }) {
+  const values = heat.flat();
+  if (heat.length !== rows || values.length !== rows * columns || !values.every(Number.isFinite)) {
+    throw new Error(`expected a heat map of ${rows} x ${columns} numbers, found another shape`);
+  }
+  const strongest = Math.max(...values.map(Math.abs), Number.MIN_VALUE);
+  return Uint8ClampedArray.from(values.flatMap((value) => {
+    const [red, green, blue] = value > 0 ? LEUKEMIC : HEALTHY;
+    return [red, green, blue, 255 * MOST_OPAQUE * (Math.abs(value) / strongest)];
+  }));
+}
+
+/** @param {HTMLCanvasElement} canvas */
+function context(canvas) {
+  return /** @type {CanvasRenderingContext2D} */ (canvas.getContext('2d'));
+}

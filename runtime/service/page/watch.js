@@ -1,0 +1,136 @@
+/** Follows the database of a watched folder: a microscope's last cells. */
+
+import { lastPart, printable } from './cell_names.js';
+import { badge, showCounts } from './counts.js';
+import { byId, element, nameElement, setText } from './dom.js';
+import { placeholder } from './pictures.js';
+import { probability } from './table.js';
+
+/**
+ * @typedef {import('./decision.js').Answer & {id: number, time: string, threshold: number}} WatchedRow
+ */
+
+const POLL_MS = 1000;
+const CELLS_SHOWN = 24;
+
+export class Microscope {
+  #last = 0;
+  #database = '';
+  /** @type {number|undefined} */
+  #timer;
+  #isOpen = false;
+  /** @type {Map<Element, string>} */
+  #urls = new Map();
+
+  /** @param {import('./service.js').Service} service */
+  constructor(service) {
+    this.service = service;
+    document.addEventListener('visibilitychange', () => this.#pollSoon(0));
+  }
+
+  /** Follow the database as long as the tab is shown. */
+  open() {
+    this.#isOpen = true;
+    this.#pollSoon(0);
+  }
+
+  close() {
+    this.#isOpen = false;
+    clearTimeout(this.#timer);
+  }
+
+  /** @param {number} wait_ms */
+  #pollSoon(wait_ms) {
+    clearTimeout(this.#timer);
+    if (this.#isOpen && !document.hidden) this.#timer = setTimeout(() => this.#poll(), wait_ms);
+  }
+
+  async #poll() {
+    try {
+      this.#take(await this.service.watchRows(this.#last, CELLS_SHOWN));
+    } catch (error) {
+      this.#tell(`Not heard from: ${/** @type {Error} */ (error).message}`, true);
+    }
+    this.#pollSoon(POLL_MS);
+  }
+
+  /** @param {{results: WatchedRow[], last: number, database: string, counts: import('./counts.js').Counts, pictures: boolean}} news */
+  #take({ results, last, database, counts, pictures }) {
+    if (database !== this.#database && this.#database) this.#forget();
+    const isOther = database !== this.#database && this.#last > 0;
+    this.#database = database;
+    this.#last = isOther ? 0 : last;
+    if (isOther) return; // what came was asked for by the numbers of another database
+    for (const row of results) byId('watch-cells').prepend(this.#card(row, pictures));
+    this.#dropOld();
+    showCounts(byId('watch-counts'), counts);
+    const total = counts.ALL + counts.healthy + counts.error;
+    this.#tell(total ? 'Following live, the newest first.' : 'Following live; no cell has come yet.', false);
+  }
+
+  #forget() {
+    byId('watch-cells').replaceChildren();
+    this.#dropOld();
+  }
+
+  #dropOld() {
+    const list = byId('watch-cells');
+    while (list.children.length > CELLS_SHOWN) list.lastElementChild.remove();
+    for (const [card, url] of this.#urls) {
+      if (card.isConnected) continue;
+      URL.revokeObjectURL(url);
+      this.#urls.delete(card);
+    }
+  }
+
+  /**
+   * @param {string} text
+   * @param {boolean} isAway
+   */
+  #tell(text, isAway) {
+    byId('watch-state').classList.toggle('away', isAway);
+    setText(byId('watch-state'), text);
+  }
+
+  /**
+   * @param {WatchedRow} row
+   * @param {boolean} hasPictures
+   */
+  #card(row, hasPictures) {
+    const name = printable(lastPart(row.path));
+    const picture = element('div', { className: 'watch-picture' }, placeholder(name));
+    const card = element(
+      'li',
+      { className: `watch-cell ${row.status}` },
+      picture,
+      element('p', { className: 'watch-answer' }, row.label ? badge(row.label) : '', row.status === 'ok' ? '' : badge(row.status)),
+      ...(row.p_all === null ? [] : [element('p', { className: 'p' }, ...probability(row.p_all, row.threshold))]),
+      ...(row.reason ? [element('p', { className: 'why' }, row.reason)] : []),
+      element('p', { className: 'watch-name' }, nameElement(name), element('time', { dateTime: row.time }, timeOfDay(row.time))),
+    );
+    if (hasPictures && row.status !== 'error') this.#loadPicture(card, picture, row.id, name);
+    return card;
+  }
+
+  /**
+   * @param {Element} card
+   * @param {HTMLElement} place
+   * @param {number} id
+   * @param {string} name
+   */
+  async #loadPicture(card, place, id, name) {
+    try {
+      const url = URL.createObjectURL(await this.service.watchPicture(id));
+      this.#urls.set(card, url);
+      place.replaceChildren(element('img', { alt: `Cell ${name.slice(0, 100)}`, src: url }));
+    } catch {
+      // The placeholder stays: the file may have been moved away, as a lab does.
+    }
+  }
+}
+
+/** @param {string} time ISO 8601 */
+function timeOfDay(time) {
+  const read = new Date(time);
+  return Number.isNaN(read.valueOf()) ? '' : read.toLocaleString(undefined, { dateStyle: 'short', timeStyle: 'medium' });
+}

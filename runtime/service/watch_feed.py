@@ -1,0 +1,168 @@
+"""What the page shows of a watched folder: the database's newest rows, counts of all, and pictures of single rows.
+
+The database is opened to be read for each question and closed again: the service that writes it never waits for us,
+and a database that was moved away or replaced is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import stat
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runtime.contact_sheet import as_jpeg
+from runtime.errors import UnreadableCellError
+from runtime.preprocessing import MAX_FILE_BYTES, decode_cell
+from runtime.result_store import FileVersion, reading
+from runtime.results import row_of
+from runtime.schema import CLASSES, ImageSpec, Prediction
+
+PICTURE = ImageSpec(320, 320)
+MOST_ROWS = 200  # of one answer
+LARGEST_ROW = 2**63 - 1  # SQLite's numbers
+# A link in the place of the file is not followed, and a pipe is not waited for.
+CAREFULLY: int = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_BINARY", "O_NOFOLLOW", "O_NONBLOCK"))
+READ_COLUMNS = ("file", "label", "p_all", "status", "reason", "seconds", "time", "threshold")
+
+
+class NoPictureError(Exception):
+    """There is no picture of a row; says why in one line."""
+
+
+@dataclass(frozen=True)
+class News:
+    """What the database holds beyond a row that is known."""
+
+    results: list[dict[str, Any]]  # the newest rows, the oldest of them first
+    last: int  # the number of the newest row; 0: there is none
+    counts: dict[str, int]  # of all rows, by label and by status
+    database: str  # changes where another database lies in the place
+
+
+class WatchFeed:
+    """Reads the database that `runtime.watch` writes; may be used from several threads."""
+
+    def __init__(self, database: Path, folder: Path | None = None) -> None:
+        """Follow `database`; without the watched `folder` there are no pictures."""
+        self._database = database
+        self._folder = folder
+        self._tally = _Tally()
+        self._counting = threading.Lock()
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether pictures of rows can be asked for."""
+        return self._folder is not None
+
+    def news(self, after: int, limit: int) -> News:
+        """Return at most `limit` of the newest rows after the row `after`; raise OutputError without a database."""
+        with reading(self._database) as connection:
+            if connection is None:
+                return News([], 0, _Tally().counts, "")
+            connection.execute("BEGIN")  # rows and counts of one moment
+            database = _identity_of(connection)
+            [last] = connection.execute("SELECT coalesce(max(rowid), 0) FROM results").fetchone()
+            with self._counting:
+                self._tally = self._tally.up_to(connection, database, last)
+                counts = self._tally.counts
+            return News(_rows_after(connection, after, limit), last, counts, database)
+
+    def picture(self, row: int) -> bytes:
+        """Return the cell of a row as a small JPEG file.
+
+        Raises OutputError where the database cannot be read, NoPictureError where there is no picture of that row.
+        """
+        if self._folder is None:
+            raise NoPictureError("expected the service to know the watched folder; start it with --watch-folder DIR")
+        version = self._version_of(row)
+        try:
+            data = _read_version(_inside(self._folder, version.file), version)
+            return as_jpeg(decode_cell(data, PICTURE))
+        except (OSError, ValueError, RuntimeError) as error:  # gone, a name that is none, links in a circle
+            reason = getattr(error, "strerror", None) or "it is no file's name"
+            raise NoPictureError(f"expected the cell of row {row} in the watched folder, found: {reason}") from error
+        except UnreadableCellError as error:
+            raise NoPictureError(f"expected an image at row {row}, found: {error}") from error
+
+    def _version_of(self, row: int) -> FileVersion:
+        with reading(self._database) as connection:
+            found = (
+                connection
+                and connection.execute("SELECT file, size, mtime_ns FROM results WHERE rowid = ?", (row,)).fetchone()
+            )
+        if not found:
+            raise NoPictureError(f"expected the number of a row, found {row}; ask for the newest rows again")
+        return FileVersion(*found)
+
+
+@dataclass(frozen=True)
+class _Tally:
+    """Counts up to a row, so that each row of a database is counted once."""
+
+    database: str = ""
+    last: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        labels = {label: self.labels[label] for label in reversed(CLASSES)}
+        return {**labels, **{status: self.statuses[status] for status in ("review", "error")}}
+
+    def up_to(self, connection: sqlite3.Connection, database: str, last: int) -> _Tally:
+        """Return the counts up to the row `last`."""
+        start = self if self.database == database and self.last <= last else _Tally()
+        labels, statuses = Counter(start.labels), Counter(start.statuses)
+        rows = connection.execute(
+            "SELECT label, status, count(*) FROM results WHERE rowid > ? AND rowid <= ? GROUP BY label, status",
+            (start.last, last),
+        )
+        for label, status, count in rows:
+            labels[label] += count
+            statuses[status] += count
+        return _Tally(database, last, labels, statuses)
+
+
+def _identity_of(connection: sqlite3.Connection) -> str:
+    """Return what tells a database from another one in its place: a hash of its first row, empty without rows."""
+    first = connection.execute("SELECT * FROM results ORDER BY rowid LIMIT 1").fetchone()
+    return hashlib.sha256(repr(first).encode()).hexdigest()[:16] if first else ""
+
+
+def _rows_after(connection: sqlite3.Connection, after: int, limit: int) -> list[dict[str, Any]]:
+    found = connection.execute(
+        f"SELECT rowid, {', '.join(READ_COLUMNS)} FROM results WHERE rowid > ? ORDER BY rowid DESC LIMIT ?",  # noqa: S608
+        (after, limit),
+    ).fetchall()
+    return [_row(*values) for values in reversed(found)]
+
+
+def _row(number: int, *values: Any) -> dict[str, Any]:
+    """Return a row of the results table with its number, its time and its threshold; its path is that in the folder."""
+    *of_prediction, time, threshold = values
+    return {"id": number, **row_of(Prediction(*of_prediction)), "time": time, "threshold": threshold}
+
+
+def _inside(folder: Path, file: str) -> Path:
+    """Return where a file of the folder really lies; raise NoPictureError where that is outside."""
+    root = folder.resolve(strict=True)
+    found = (root / file).resolve(strict=True)
+    if not found.is_relative_to(root):
+        raise NoPictureError("expected a file inside the watched folder, found one outside")
+    return found
+
+
+def _read_version(path: Path, version: FileVersion) -> bytes:
+    """Return the content of a file that is still the one that was classified."""
+    with os.fdopen(os.open(path, CAREFULLY), "rb") as stream:
+        # Of what was opened: another file may have been put into the place after its path was looked at.
+        found = os.fstat(stream.fileno())
+        if not stat.S_ISREG(found.st_mode) or (found.st_size, found.st_mtime_ns) != (version.size, version.mtime_ns):
+            raise NoPictureError("expected the file that was classified, found that it has changed since")
+        return stream.read(MAX_FILE_BYTES)

@@ -1,0 +1,82 @@
+"""The routes by which the page follows a watched folder's database."""
+
+from __future__ import annotations
+
+import anyio
+from anyio.to_thread import run_sync
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from runtime.errors import OutputError
+from runtime.service import openapi
+from runtime.service.problems import JsonAnswer, RequestError
+from runtime.service.watch_feed import LARGEST_ROW, MOST_ROWS, NoPictureError, WatchFeed
+
+AWAY_RETRY_S = 2
+READERS = 2  # at a time: the model needs the processors more
+
+routes = APIRouter()
+readers = anyio.CapacityLimiter(READERS)
+
+
+@routes.get(
+    "/watch/rows",
+    openapi_extra=openapi.WATCH_PARAMETERS,
+    responses=openapi.WATCH_ANSWERS,
+    response_class=JsonAnswer,
+)
+async def rows(request: Request) -> Response:
+    """Return the watched folder's newest rows after a row that is known, and counts of all rows."""
+    feed = feed_of(request)
+    after = number_of(request, "after", 0, LARGEST_ROW, 0)
+    limit = number_of(request, "limit", 1, MOST_ROWS, MOST_ROWS)
+    try:
+        news = await run_sync(feed.news, after, limit, limiter=readers)
+    except OutputError as error:
+        raise away(error) from error
+    return JsonAnswer({**vars(news), "pictures": feed.has_pictures})
+
+
+@routes.get("/watch/pictures/{row}", responses=openapi.WATCH_PICTURE_ANSWERS, response_class=Response)
+async def picture(request: Request, row: str) -> Response:
+    """Return the cell of one row of the watched folder, as a small JPEG file."""
+    feed = feed_of(request)
+    try:
+        content = await run_sync(feed.picture, parsed_number("row", row, 1, LARGEST_ROW), limiter=readers)
+    except OutputError as error:
+        raise away(error) from error
+    except NoPictureError as error:
+        raise RequestError(404, str(error)) from error
+    return Response(content, media_type="image/jpeg")
+
+
+def feed_of(request: Request) -> WatchFeed:
+    """Return what reads the database; raise RequestError where the service follows none."""
+    feed: WatchFeed | None = request.app.state.desk.feed
+    if feed is None:
+        raise RequestError(
+            404, "expected a service that follows a watched folder, found none; start it with --watch-db FILE"
+        )
+    return feed
+
+
+def number_of(request: Request, name: str, least: int, most: int, default: int) -> int:
+    """Return a number of the query; raise RequestError where it is none."""
+    given = request.query_params.getlist(name)
+    if len(given) > 1:
+        raise RequestError(400, f"expected one {name}, found {len(given)}; send it once")
+    return parsed_number(name, given[0], least, most) if given else default
+
+
+def parsed_number(name: str, text: str, least: int, most: int) -> int:
+    """Return a whole number within limits; raise RequestError where it is none."""
+    number = int(text[:20]) if text.isascii() and text.isdecimal() else -1
+    if not least <= number <= most:
+        raise RequestError(400, f"expected {name} to be a whole number from {least} to {most}, found {text[:50]!r}")
+    return number
+
+
+def away(error: OutputError) -> RequestError:
+    """Return the answer while the database cannot be read."""
+    return RequestError(503, f"the database is away: {error}", {"Retry-After": str(AWAY_RETRY_S)})

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.page.served import Served
+from tests.page.visitor import Visitor
+from tests.runtime.watched import Watched
+
+
+@pytest.fixture(autouse=True)
+def without_database(watched: Watched) -> None:
+    """Each test begins before the watching service has been started."""
+    watched.remove()
+
+
+@pytest.fixture
+def microscope(browser: Browser, service: Served) -> Iterator[Visitor]:
+    with Visitor(browser, f"{service.url}/#microscope") as visitor:
+        yield visitor
+
+
+def test_the_last_cells_of_a_watched_folder_are_followed_live(microscope: Visitor, watched: Watched) -> None:
+    state = microscope.see("#watch-state")
+    expect(state).to_contain_text("Not heard from: the database is away")
+    watched.cell("plate/first.png")
+    watched.add("plate/first.png", "<i>gone.bmp")
+    expect(state).to_have_text("Following live, the newest first.")
+    cards = microscope.see("#watch-cells > li")
+    expect(cards).to_have_count(2)
+    expect(cards.first).to_contain_text("<i>gone.bmp")
+    expect(cards.nth(1).locator("img")).to_have_attribute("alt", "Cell first.png")
+    watched.add("review.bmp", p_all=0.4, status="review")
+    watched.add("empty.bmp", p_all=None)
+    expect(cards).to_have_count(4)
+    expect(cards.nth(1)).to_contain_text("review")
+    expect(cards.nth(1)).to_contain_text("near the threshold")
+    assert microscope.counts("#watch-counts") == {"ALL": 2, "healthy": 1, "review": 1, "error": 1}
+    moved = watched.database.rename(watched.database.with_name("moved"))
+    expect(state).to_contain_text("Not heard from: the database is away")
+    moved.rename(watched.database)
+    expect(state).to_have_text("Following live, the newest first.")
+    expect(cards).to_have_count(4)
+    watched.remove()
+    watched.add("other.bmp", time="2026-02-02T00:00:00.000+00:00")
+    expect(cards).to_have_count(1)
+    assert microscope.counts("#watch-counts")["ALL"] == 1
+
+
+def test_the_newest_two_dozen_are_kept(microscope: Visitor, watched: Watched) -> None:
+    watched.add(*(f"{number}.bmp" for number in range(60)))
+    cards = microscope.see("#watch-cells > li")
+    expect(cards).to_have_count(24)
+    expect(cards.first).to_contain_text("59.bmp")
+
+
+def test_tabs_are_changed_by_arrow_keys(visitor: Visitor) -> None:
+    visitor.is_ready().see("#images-tab").focus()
+    visitor.page.keyboard.press("ArrowRight")
+    expect(visitor.see("#microscope")).to_be_visible()
+    expect(visitor.see("#images")).to_be_hidden()
+    assert visitor.page.url.endswith("#microscope")
+    visitor.page.keyboard.press("ArrowLeft")
+    expect(visitor.see("#images")).to_be_visible()

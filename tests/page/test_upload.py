@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Page, Request, Response, Route, expect
+
+from runtime.results import COLUMNS
+from tests.page.served import Served
+from tests.page.visitor import Visitor, about_with, made_file
+
+MANY = 10_000
+ROWS_A_PAGE = 100
+ANSWER_IN_THE_PAGE = """
+const fetched = window.fetch;
+window.fetch = async (path, options) => {
+  if (path !== 'classify') return fetched(path, options);
+  const answer = { label: 'ALL', p_all: 0.9, status: 'ok', reason: '', seconds: 0.01 };
+  const results = options.body.getAll('files').map(({ name }) => ({ path: name, ...answer }));
+  return new Response(JSON.stringify({ results }));
+};
+"""
+COUNT_LONG_TASKS = """() => {
+  window.longest_ms = 0;
+  new PerformanceObserver((list) => {
+    for (const { duration } of list.getEntries()) window.longest_ms = Math.max(window.longest_ms, duration);
+  }).observe({ type: 'longtask' });
+}"""
+MOST_FROZEN_MS = 500  # on a machine with other work; alone it is a fifth
+
+
+def sent_names(request: Request) -> list[str]:
+    return re.findall(r'filename="([^"]*)"', (request.post_data_buffer or b"").decode("latin-1"))
+
+
+def in_memory(paths: list[Path]) -> list[dict[str, Any]]:
+    """Files whose content Playwright shows in the requests that send them."""
+    return [made_file(path.name, path.read_bytes()) for path in paths]
+
+
+def answers(route: Route, **changes: Any) -> None:
+    """Answer each file with the same row."""
+    row = {"label": "ALL", "p_all": 0.9, "status": "ok", "reason": "", "seconds": 0.01}
+    route.fulfill(json={"results": [{"path": name, **row, **changes} for name in sent_names(route.request)]})
+
+
+def test_a_folder_that_is_dropped_comes_in_with_a_row_for_each_file(
+    visitor: Visitor, service: Served, cells: Path
+) -> None:
+    visitor.is_ready().drop(cells)
+    visitor.waits_for(10)
+    assert visitor.names() == ["broken.bmp", *sorted(path.name for path in cells.glob("*/DRAWN_*.png"))]
+    assert visitor.column("status")[0] == "\u00d7 error"
+    assert visitor.column("reason")[0] == "not an image that can be read (expected BMP, PNG, JPEG, TIFF)"
+    expected = service.classify(sorted(cells.glob("*/DRAWN_*.png"), key=lambda path: (path.parent.name, path.name)))
+    assert visitor.column("label")[1:] == [{"ALL": "▲ ALL", "healthy": "○ healthy"}[row["label"]] for row in expected]
+    assert visitor.column("p")[1:] == [f"{row['p_all']:.4f}" for row in expected]
+    assert visitor.counts()["error"] == 1
+
+
+def test_pictures_appear_beside_their_rows(visitor: Visitor, images: list[Path]) -> None:
+    visitor.add(images)
+    visitor.waits_for(len(images))
+    expect(visitor.see("#cells tbody img").first).to_be_visible()
+    assert visitor.see("#cells tbody tr").first.locator("img").evaluate("image => image.naturalWidth") > 0
+
+
+def test_the_csv_holds_what_the_service_answered(visitor: Visitor, cells: Path) -> None:
+    answered: list[dict[str, Any]] = []
+
+    def keep(response: Response) -> None:
+        if response.url.endswith("/classify"):
+            answered.extend(response.json()["results"])
+
+    visitor.page.on("response", keep)
+    paths = [*sorted(cells.glob("*/DRAWN_*.png")), cells / "broken.bmp"]
+    visitor.add(paths)
+    visitor.waits_for(len(paths))
+    name, rows = visitor.download()
+    assert name == "allnet-threshold-0.5.csv"
+    assert tuple(rows[0]) == COLUMNS
+    assert [row["path"] for row in rows] == [path.name for path in paths]
+    for row, answer in zip(rows, answered, strict=True):
+        assert {key: row[key] for key in ("label", "status", "reason")} == {
+            key: answer[key] for key in ("label", "status", "reason")
+        }
+        assert float(row["seconds"]) == answer["seconds"]
+        assert row["p_all"] == ("" if answer["p_all"] is None else f"{answer['p_all']:.6f}")
+
+
+def test_names_of_files_are_not_sent(visitor: Visitor, images: list[Path]) -> None:
+    sent: list[Request] = []
+
+    def keep(route: Route) -> None:
+        sent.append(route.request)
+        route.fallback()
+
+    visitor.page.route("**/classify", keep)
+    visitor.add(in_memory(images[:2]))
+    visitor.waits_for(2)
+    assert [name for request in sent for name in sent_names(request)] == ["cell-1", "cell-2"]
+    assert not any(images[0].name.encode() in (request.post_data_buffer or b"") for request in sent)
+
+
+def test_the_members_of_an_archive_are_rows_of_their_own(visitor: Visitor, images: list[Path], tmp_path: Path) -> None:
+    archive = tmp_path / "plate.zip"
+    with zipfile.ZipFile(archive, "w") as written:
+        for path in images[:3]:
+            written.write(path, path.name)
+    visitor.add([images[4], archive, images[5]])
+    visitor.waits_for(5)
+    assert visitor.names() == [images[4].name, *(path.name for path in images[:3]), images[5].name]
+    _, rows = visitor.download()
+    assert rows[1]["path"] == f"plate.zip/{images[0].name}"
+
+
+def test_a_damaged_archive_is_a_row_with_the_reason(visitor: Visitor) -> None:
+    visitor.add([made_file("plate.zip", b"PK\x03\x04 and nothing more")])
+    visitor.waits_for(1)
+    assert visitor.column("reason")[0].startswith("not taken: expected a zip archive that can be read")
+
+
+def test_a_picture_that_is_pasted_is_classified(visitor: Visitor, images: list[Path]) -> None:
+    visitor.is_ready()
+    visitor.page.evaluate(
+        """(bytes) => {
+          const transfer = new DataTransfer();
+          transfer.items.add(new File([new Uint8Array(bytes)], 'image.png'));
+          document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: transfer }));
+        }""",
+        list(images[0].read_bytes()),
+    )
+    visitor.waits_for(1)
+    assert visitor.names() == ["pasted-1.png"]
+    assert visitor.counts()["error"] == 0
+
+
+def test_a_chosen_folder_leaves_out_what_lies_beside_images(visitor: Visitor, cells: Path) -> None:
+    visitor.is_ready().page.set_input_files("#folder", cells)
+    visitor.waits_for(10)
+    assert "results.csv" not in visitor.names()
+
+
+def test_a_busy_service_is_asked_again_when_it_said(browser: Browser, service: Served, images: list[Path]) -> None:
+    asked = 0
+
+    def busy_once(route: Route) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            route.fulfill(status=503, headers={"Retry-After": "1"}, json={"detail": "found too much to do"})
+        else:
+            route.fallback()
+
+    with Visitor(browser, service.url, before=lambda page: page.route("**/classify", busy_once)) as visitor:
+        visitor.add(images)
+        expect(visitor.see("#progress-note")).to_have_text("Waiting 1 s: found too much to do")
+        visitor.waits_for(len(images))
+        assert asked == 2
+        expect(visitor.see("#progress-note")).to_have_text("")
+
+
+def test_what_is_too_much_at_once_is_sent_in_parts(browser: Browser, service: Served, images: list[Path]) -> None:
+    largest = 0
+
+    def few(route: Route) -> None:
+        nonlocal largest
+        largest = max(largest, len(sent_names(route.request)))
+        if len(sent_names(route.request)) > 2:
+            route.fulfill(status=413, json={"detail": "expected less"})
+        else:
+            route.fallback()
+
+    with Visitor(browser, service.url, before=lambda page: page.route("**/classify", few)) as visitor:
+        visitor.add(in_memory(images))
+        visitor.waits_for(len(images))
+        assert largest == len(images)
+        assert visitor.counts()["error"] == 0
+
+
+def test_a_file_that_is_too_large_is_not_sent(browser: Browser, service: Served, images: list[Path]) -> None:
+    limits = {"file_bytes": 2**20, "request_files": 2, "request_bytes": 2**22}
+    with Visitor(browser, service.url, before=about_with(limits=limits)) as visitor:
+        visitor.add([made_file("large.bmp", b"x" * (2**20 + 1)), *in_memory(images)])
+        visitor.waits_for(len(images) + 1)
+        assert visitor.column("reason")[0] == "expected at most 1 MB, found 2 MB"
+        assert visitor.counts()["error"] == 1
+
+
+def test_a_fault_stops_and_what_is_left_goes_on_when_asked(
+    browser: Browser, service: Served, images: list[Path]
+) -> None:
+    is_broken = True
+
+    def broken(route: Route) -> None:
+        if is_broken:
+            route.fulfill(status=500, json={"detail": "found a fault in the service"})
+        else:
+            route.fallback()
+
+    with Visitor(browser, service.url, before=lambda page: page.route("**/classify", broken)) as visitor:
+        visitor.add(images)
+        expect(visitor.see("#progress-note")).to_have_text("Stopped: found a fault in the service")
+        is_broken = False
+        visitor.see("#go-on").click()
+        visitor.waits_for(len(images))
+
+
+def test_sending_can_be_stopped_and_gone_on_with(browser: Browser, service: Served, images: list[Path]) -> None:
+    held: list[Route] = []
+    holds = True
+
+    def hold(route: Route) -> None:
+        if holds:
+            held.append(route)
+        else:
+            route.fallback()
+
+    with Visitor(browser, service.url, before=lambda page: page.route("**/classify", hold)) as visitor:
+        visitor.add(images)
+        visitor.see("#stop").click()
+        expect(visitor.see("#progress-note")).to_have_text("Stopped.")
+        visitor.waits_for(0, len(images))
+        holds = False
+        visitor.see("#go-on").click()
+        visitor.waits_for(len(images))
+        assert visitor.names() == [path.name for path in images]
+        visitor.see("#clear").click()
+        expect(visitor.see("#answers")).to_be_hidden()
+
+
+def test_the_answer_of_another_file_is_never_shown(browser: Browser, service: Served, images: list[Path]) -> None:
+    def mixed_up(page: Page) -> None:
+        page.route("**/classify", lambda route: answers(route, path="cell-7"))
+
+    with Visitor(browser, service.url, before=mixed_up) as visitor:
+        visitor.add(in_memory(images[:2]))
+        visitor.waits_for(2)
+        assert visitor.column("reason") == ["the service answered for another file"] * 2
+
+
+def test_a_file_that_went_before_it_was_sent_is_a_row_with_the_reason(
+    browser: Browser, service: Served, images: list[Path], tmp_path: Path
+) -> None:
+    going = tmp_path / "going.png"
+    going.write_bytes(images[0].read_bytes())
+    with Visitor(browser, service.url) as visitor:
+        visitor.is_ready().page.evaluate("""() => {
+          const slice = File.prototype.slice;
+          File.prototype.slice = function (...range) {
+            if (this.name === 'going.png') return { text: () => Promise.reject(new DOMException('', 'NotFoundError')) };
+            return slice.apply(this, range);
+          };
+        }""")
+        visitor.add([going, images[0]])
+        visitor.waits_for(2)
+        assert visitor.column("reason")[0] == "cannot be opened: it was moved or changed after it was added"
+        assert visitor.counts()["error"] == 1
+
+
+def test_ten_thousand_files_do_not_freeze_the_page(browser: Browser, service: Served, tmp_path: Path) -> None:
+    for number in range(MANY):
+        (tmp_path / f"cell_{number}.bmp").touch()
+    with Visitor(browser, service.url, before=lambda page: page.add_init_script(ANSWER_IN_THE_PAGE)) as visitor:
+        visitor.is_ready().page.evaluate(COUNT_LONG_TASKS)
+        visitor.drop(tmp_path)
+        expect(visitor.see("#progress-text")).to_contain_text("10,000 of 10,000 answered", timeout=60_000)
+        assert visitor.see("#cells tbody tr").count() == ROWS_A_PAGE
+        assert visitor.counts()["ALL"] == MANY
+        visitor.see("#cells [data-sort=path]").click()
+        visitor.see("[data-page=last]").click()
+        assert visitor.names()[-1] == "cell_9999.bmp"
+        visitor.set_threshold(0.95)
+        expect(visitor.see("#counts [data-kind=healthy] dd")).to_contain_text("10,000")
+        assert visitor.page.evaluate("window.longest_ms") < MOST_FROZEN_MS
+
+
+def test_a_picture_from_the_camera_is_classified(visitor: Visitor) -> None:
+    visitor.is_ready().see("#open-camera").click()
+    expect(visitor.see("#camera-note")).to_have_text("")
+    visitor.page.wait_for_timeout(300)  # for the first frame
+    visitor.see("#camera-shot").click()
+    expect(visitor.see("#camera-note")).to_have_text("Picture 1 was taken.")
+    visitor.page.keyboard.press("Escape")
+    visitor.waits_for(1)
+    assert visitor.names() == ["camera-1.png"]
+    assert visitor.page.evaluate("document.querySelector('video').srcObject") is None

@@ -1,0 +1,55 @@
+"""A watched folder with its database, without a service that watches it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from runtime.demo import demo_cells
+from runtime.result_store import FileVersion, ResultStore, own_files
+from runtime.schema import Prediction
+from tests.runtime.audits import AUDIT
+
+
+class Watched:
+    """Writes cells into a folder, and rows into a database as `runtime.watch` does."""
+
+    def __init__(self, place: Path) -> None:
+        self.folder = place / "microscope"
+        self.folder.mkdir()
+        self.database = place / "results.sqlite"
+
+    def cell(self, name: str) -> Path:
+        """Write a drawn cell."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(demo_cells()[0], path)
+        return path
+
+    def remove(self) -> None:
+        """Remove the database."""
+        for name in own_files(self.database):
+            (self.database.parent / name).unlink(missing_ok=True)
+
+    def add(self, *names: str, p_all: float | None = 0.9, status: str = "ok", time: str = AUDIT.time) -> None:
+        """Write a row for each name, in one transaction, and end."""
+        with ResultStore(self.database) as store:
+            for name in names:
+                store.add(self._version(name), self._prediction(name, p_all, status, time))
+            store.commit()
+
+    def _version(self, name: str) -> FileVersion:
+        path = self.folder / name
+        if not path.is_file():
+            return FileVersion(name, 1, 1)
+        return FileVersion(name, path.stat().st_size, path.stat().st_mtime_ns)
+
+    def _prediction(self, name: str, p_all: float | None, status: str, time: str) -> Prediction:
+        audit = replace(AUDIT, time=time)
+        path = str(self.folder / name)
+        if p_all is None:
+            return Prediction(path, "", None, "error", "the file is empty", 0.001, audit)
+        label = "ALL" if p_all >= audit.threshold else "healthy"
+        reason = "" if status == "ok" else "near the threshold: p_all is between 0.283 and 0.717"
+        return Prediction(path, label, p_all, status, reason, 0.001, audit)
