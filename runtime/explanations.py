@@ -10,7 +10,7 @@ from runtime.classifier import Classifier
 from runtime.command_line import tell
 from runtime.errors import NotFiniteError, OutputError, UnreadableCellError, UsageError
 from runtime.explanation import explain
-from runtime.files import CsvWriter, output_errors, written_aside
+from runtime.files import output_errors, write_csv_aside, written_aside
 from runtime.heat_picture import heat_picture
 from runtime.preprocessing import load_cell
 from runtime.schema import SELF_TEST_TOLERANCES, Prediction
@@ -48,16 +48,7 @@ class Explanations:
 
     def write_index(self) -> None:
         """Write the table that says which picture is of which cell; raise OutputError where it cannot be written."""
-        path = self.folder / INDEX
-        with (
-            written_aside(path) as aside,
-            output_errors(path),
-            aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
-        ):
-            writer = CsvWriter(stream)
-            writer.write(COLUMNS)
-            for row in self._rows:
-                writer.write(row)
+        write_csv_aside(self.folder / INDEX, COLUMNS, self._rows)
 
     def _drawn(self, prediction: Prediction, p_all: float) -> tuple[object, ...]:
         classifier = self._classifier

@@ -43,48 +43,20 @@ ROW = _object(
         "seconds": {"type": "number", "minimum": 0},
     }
 )
-CLASSIFY_BODY: Schema = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            FORM: {
-                "schema": _object(
-                    {
-                        FIELD: {
-                            "type": "array",
-                            "minItems": 1,
-                            "items": {"type": "string", "format": "binary"},
-                            "description": "images, or zip archives of images",
-                        }
-                    }
-                )
-            }
-        },
-    }
-}
+
+
+def _form(description: str, **limits: int) -> Schema:
+    """Describe a body whose parts FIELD are files."""
+    files = {"type": "array", "minItems": 1, **limits, "items": {"type": "string", "format": "binary"}}
+    schema = _object({FIELD: {**files, "description": description}})
+    return {"requestBody": {"required": True, "content": {FORM: {"schema": schema}}}}
+
+
+CLASSIFY_BODY = _form("images, or zip archives of images")
 CLASSIFY_ANSWERS = _answers(
     _object({"results": {"type": "array", "items": ROW}}), "a row for each image, in the order sent", "detail", SENT
 )
-EXPLAIN_BODY: Schema = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            FORM: {
-                "schema": _object(
-                    {
-                        FIELD: {
-                            "type": "array",
-                            "minItems": 1,
-                            "maxItems": 1,
-                            "items": {"type": "string", "format": "binary"},
-                            "description": "one image",
-                        }
-                    }
-                )
-            }
-        },
-    }
-}
+EXPLAIN_BODY = _form("one image", maxItems=1)
 EXPLAIN_ANSWERS = _answers(
     _object(
         {
