@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from runtime.demo import demo_cells
-from tests.page.served import Served, served
 from tests.runtime.watched import Watched
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+    from tests.page.served import Served
     from tests.page.visitor import Visitor
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -49,6 +49,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
 @pytest.fixture(scope="package")
 def service(browser: Browser, watched: Watched) -> Iterator[Served]:
     """A service with the model of the package."""
+    from tests.page.served import served
+
     with served("--watch-db", str(watched.database), "--watch-folder", str(watched.folder)) as one:
         yield one
 

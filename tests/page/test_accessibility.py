@@ -4,10 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
 
 from tests.page.served import Served
-from tests.page.visitor import DESKTOP, PHONE, Visitor, about_with
+from tests.page.visitor import DESKTOP, PHONE, Browser, Visitor, about_with, expect
 from tests.runtime.watched import Watched
 
 MOST_STEPS = 40  # of the tabulator

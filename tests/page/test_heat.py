@@ -4,10 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, expect
-
 from tests.page.served import Served
-from tests.page.visitor import Visitor, about_with
+from tests.page.visitor import Browser, Page, Visitor, about_with, expect
 
 EXPLANATION = {"p_all": 0.9, "rows": 2, "columns": 2, "heat": [[1.0, 0.0], [0.0, -1.0]], "method": "class activation"}
 COLOR_AT = """(canvas, [x, y]) => [...canvas.getContext('2d').getImageData(x, y, 1, 1).data]"""

@@ -3,10 +3,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, expect
 
 from tests.page.served import Served
-from tests.page.visitor import Visitor
+from tests.page.visitor import Browser, Visitor, expect
 from tests.runtime.watched import Watched
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from playwright.sync_api import expect
-
 from runtime.cell_names import printable
-from tests.page.visitor import Visitor, made_file
+from tests.page.visitor import Visitor, expect, made_file
 
 HOSTILE = (
     "<script>document.title = 'broken'</script>.bmp",

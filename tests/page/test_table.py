@@ -4,10 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
 
 from tests.page.served import Served
-from tests.page.visitor import Visitor, about_with
+from tests.page.visitor import Browser, Visitor, about_with, expect
 
 CURVE = [{"threshold": step / 20, "sensitivity": 1 - step / 20, "specificity": step / 40 + 0.5} for step in range(21)]
 

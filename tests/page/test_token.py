@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
 
 from tests.page.served import Served, served
-from tests.page.visitor import Visitor
+from tests.page.visitor import Browser, Visitor, expect
 
 TOKEN = "a-token-for-the-tests"  # noqa: S105  of no other service
 

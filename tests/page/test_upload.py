@@ -5,11 +5,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, Request, Response, Route, expect
-
 from runtime.results import COLUMNS
 from tests.page.served import Served
-from tests.page.visitor import Visitor, about_with, made_file
+from tests.page.visitor import Browser, Page, Request, Response, Route, Visitor, about_with, expect, made_file
 
 MANY = 10_000
 ROWS_A_PAGE = 100

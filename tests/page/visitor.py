@@ -12,7 +12,22 @@ import pytest
 
 pytest.importorskip("playwright.sync_api", reason="the page is tested with Playwright: pip install -e '.[dev]'")
 
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Route, expect
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, Response, Route, expect
+
+# The tests take from here what they need of Playwright, so that without it they are skipped in one place.
+__all__ = [
+    "DESKTOP",
+    "PHONE",
+    "Browser",
+    "Page",
+    "Request",
+    "Response",
+    "Route",
+    "Visitor",
+    "about_with",
+    "expect",
+    "made_file",
+]
 
 DESKTOP = (1280, 900)
 PHONE = (360, 740)
