@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.page.served import Served
-from tests.page.visitor import Browser, Page, Visitor, about_with, expect
+from tests.page.visitor import Browser, Page, Route, Visitor, about_with, expect
 
 EXPLANATION = {"p_all": 0.9, "rows": 2, "columns": 2, "heat": [[1.0, 0.0], [0.0, -1.0]], "method": "class activation"}
 COLOR_AT = """(canvas, [x, y]) => [...canvas.getContext('2d').getImageData(x, y, 1, 1).data]"""
@@ -80,3 +80,22 @@ def test_a_service_that_explains_nothing_offers_no_map(browser: Browser, service
         visitor.see("#cells tbody .open").first.click()
         expect(visitor.see("#cell-facts")).to_contain_text(images[0].name)
         expect(visitor.see("#cell-heat")).to_be_hidden()
+
+
+def test_an_answer_that_comes_while_its_cell_is_open_is_shown(
+    browser: Browser, service: Served, images: list[Path]
+) -> None:
+    held: list[Route] = []
+    with Visitor(
+        browser, service.url, before=lambda page: page.route("**/classify", lambda route: held.append(route))
+    ) as visitor:
+        visitor.add(images[:1])
+        visitor.see("#cells tbody .open").first.click()
+        facts = visitor.see("#cell-facts")
+        expect(facts).to_contain_text(images[0].name)
+        expect(facts).not_to_contain_text("p_all")
+        expect(visitor.see("#cell-heat")).to_be_hidden()
+        visitor.page.wait_for_timeout(100)
+        held[0].fallback()
+        expect(facts).to_contain_text("p_all")
+        expect(visitor.see("#cell-heat")).to_be_visible()

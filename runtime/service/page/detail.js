@@ -18,6 +18,8 @@ export class CellDialog {
   #rows = [];
   /** @type {Row|null} */
   #row = null;
+  /** @type {Row['answer']} */
+  #shownAnswer = null;
   #url = '';
   /** @type {WeakMap<Row, Promise<import('./service.js').Explanation>>} */
   #explanations = new WeakMap();
@@ -53,6 +55,12 @@ export class CellDialog {
     openDialog(this.#dialog);
   }
 
+  /** Show what has become known of the cell since it was opened. */
+  refresh() {
+    if (!this.#dialog.open || !this.#row || this.#row.answer === this.#shownAnswer) return;
+    this.#showAnswer(this.#row);
+  }
+
   /** @param {Row} row */
   #show(row) {
     this.#row = row;
@@ -61,6 +69,12 @@ export class CellDialog {
     byId('cell-previous').setAttribute('aria-disabled', String(place <= 0));
     byId('cell-next').setAttribute('aria-disabled', String(place >= this.#rows.length - 1));
     this.#showPicture(row);
+    this.#showAnswer(row);
+  }
+
+  /** @param {Row} row */
+  #showAnswer(row) {
+    this.#shownAnswer = row.answer;
     byId('cell-facts').replaceChildren(...this.#facts(row));
     byId('cell-heat').hidden = !this.about.explain || !row.file || row.answer?.p_all == null;
     this.#showHeat();

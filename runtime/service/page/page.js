@@ -189,6 +189,7 @@ class Page {
     setText(byId('shown'), shownText(chosen.length, all.length));
     if (this.#showsSubjects) showSubjects(all);
     else this.table.show(chosen, threshold, this.#order);
+    this.detail.refresh();
   }
 
   /** @param {number} waiting */
