@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.peak_memory import refuse_system_without_peak
-from benchmarks.record import Row, check_record_folder, write_record
+from benchmarks.record import FAILED, Row, check_record_folder, write_record
 from benchmarks.training_memory import memory_row
 from runtime.command_line import (
     DONE,
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.memory_cells:
         refuse_system_without_peak()
     with quiet_tensorflow():
-        from benchmarks.steps import FAILED, device_names
+        from benchmarks.steps import device_names
 
     tables: dict[str, list[Row]] = {}
     with TemporaryDirectory() as folder:
