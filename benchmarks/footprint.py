@@ -8,12 +8,12 @@ import time
 from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 
 import numpy as np
 
 from benchmarks.cells import bmp_cells
-from benchmarks.peak_memory import refuse_system_without_peak, run_measured
+from benchmarks.peak_memory import last_line, refuse_system_without_peak, run_measured
 from benchmarks.record import Row, check_record_folder, write_record
 from runtime.bundle import DEFAULT_BUNDLE
 from runtime.command_line import DONE, ArgumentParser, positive_int, print_table, run_command
@@ -57,11 +57,15 @@ def main(arguments: list[str] | None = None) -> int:
 def seconds_to_first_row(classify: list[str], cell: str) -> float:
     """Start a process that classifies one cell; return the seconds until its row is there."""
     started = time.perf_counter()
-    with subprocess.Popen([*classify, cell], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with (
+        TemporaryFile("w+") as said,
+        subprocess.Popen([*classify, cell], stdout=subprocess.PIPE, stderr=said) as process,
+    ):
         lines = [process.stdout.readline() for _ in range(2)] if process.stdout else []  # the header, then the row
         seconds = time.perf_counter() - started
-    if process.returncode or not all(lines):
-        raise BackendError(f"runtime.classify failed with exit code {process.returncode}; run it by hand to see why")
+        if process.wait() or not all(lines):
+            said.seek(0)
+            raise BackendError(f"runtime.classify failed with exit code {process.returncode}; {last_line(said.read())}")
     return seconds
 
 
@@ -70,7 +74,7 @@ def memory_row(classify: list[str], cells: Sequence[str], count: int) -> Row:
     with TemporaryDirectory(dir=Path(cells[0]).parent) as folder:
         for index, cell in enumerate(islice(cycle(cells), count)):
             (Path(folder) / f"{index}.bmp").hardlink_to(cell)  # many names of a few files: no gigabytes on disk
-        done = run_measured([*classify, folder, "--out", f"{folder}/results.csv"])
+        done = run_measured([*classify, folder, "--out", f"{folder}/results.csv"], quiet=True)
     return {"files": count, "peak_mb": done.peak_mb, "files_per_second": round(count / done.seconds, 1)}
 
 

@@ -7,24 +7,19 @@ import time
 from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmarks.cells import bmp_cells
 from benchmarks.record import Row, check_record_folder, write_record
 from benchmarks.windows import AGREEING, Timing, WindowPlan, figures, time_in_windows
-from runtime.backends.base import Backend
+from benchmarks.wrapped import ClockedBackend
 from runtime.backends.select import BACKENDS
 from runtime.bundle import DEFAULT_BUNDLE
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.command_line import DONE, ArgumentParser, batch_size, positive_float, print_table, run_command
 from runtime.preprocessing import load_cell
 from runtime.results import ResultsWriter
-from runtime.schema import ImageSpec
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 MODEL, FILE_TO_RESULT = "model", "file to result"
 PARTS = ("preprocess_ms", "inference_ms", "postprocess_ms")
@@ -61,7 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
     with bmp_cells() as paths, Classifier(settings) as classifier:
         for size in options.batch_sizes:
             classifier.batch_size = size
-            for name, timing in measure_batch(classifier, list(islice(cycle(paths), size)), plan).items():
+            for name in (MODEL, FILE_TO_RESULT):
+                timing = measure_batch(classifier, list(islice(cycle(paths), size)), plan, name)
                 rows.append({"measured": name, "batch": size, **figures(timing, size)})
                 samples[f"{name}, batch {size}"] = [round(sample, 4) for sample in timing.samples_ms]
         description = classifier.description
@@ -74,13 +70,12 @@ def main(arguments: list[str] | None = None) -> int:
     return DONE
 
 
-def measure_batch(classifier: Classifier, batch: Sequence[str], plan: WindowPlan) -> dict[str, Timing]:
-    """Time the model alone, with the transfers to its device and back, and the whole way from files to results."""
+def measure_batch(classifier: Classifier, batch: Sequence[str], plan: WindowPlan, name: str) -> Timing:
+    """Time the MODEL alone, with the transfers to its device and back, or the whole way FILE_TO_RESULT."""
+    if name == FILE_TO_RESULT:
+        return time_in_windows(lambda: write_results(classifier, batch), plan)
     cells = np.stack([load_cell(path, classifier.manifest.image) for path in batch])
-    return {
-        MODEL: time_in_windows(lambda: classifier.backend.infer(cells), plan),
-        FILE_TO_RESULT: time_in_windows(lambda: write_results(classifier, batch), plan),
-    }
+    return time_in_windows(lambda: classifier.backend.infer(cells), plan)
 
 
 def write_results(classifier: Classifier, batch: Sequence[str]) -> float:
@@ -117,30 +112,6 @@ def measure_parts(classifier: Classifier, path: str, runs: int) -> Row:
         classifier.backend = clocked.inner
     medians = np.median(samples, axis=0) * 1e3
     return {name: round(float(value), 3) for name, value in zip(PARTS, medians, strict=True)}
-
-
-class ClockedBackend(Backend):
-    """Another backend, and the seconds that each call of it took."""
-
-    def __init__(self, inner: Backend, image: ImageSpec) -> None:
-        super().__init__(image)
-        self.inner = inner
-        self.name, self.description = inner.name, inner.description
-        self.seconds: list[float] = []
-
-    def infer(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return what the other backend does."""
-        started = time.perf_counter()
-        p_all = self.inner.infer(cells)
-        self.seconds.append(time.perf_counter() - started)
-        return p_all
-
-    def _infer(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self.infer(cells)
-
-    def close(self) -> None:
-        """Close the other backend."""
-        self.inner.close()
 
 
 if __name__ == "__main__":
