@@ -167,6 +167,15 @@ class Training:
         return network
 
 
+def network_flops(model: str, size: int) -> int:
+    """Count the arithmetic of a network's forward pass on one cell of `size` pixels, as benchmarks.flops does."""
+    from benchmarks.flops import forward_flops
+    from train.models.network import build_network
+    from train.standardization import Standardization
+
+    return forward_flops(build_network(model, size, Standardization((0.0,) * 3, (1.0,) * 3), "none"))
+
+
 def draw(folder: Path, count: int) -> Path:
     """Draw cells as 450x450 BMP files, the format of the release."""
     from train.drawn_cells import draw_cells

@@ -30,6 +30,7 @@ MODULE_TO_REQUIREMENT = {
         '-e ".[train]"',
     ),
     **dict.fromkeys(("onnx", "tf2onnx"), '-e ".[export]"'),
+    "psutil": '-e ".[benchmarks]"',
     "jax": "jax",
     "torch": "torch",
 }

@@ -27,7 +27,14 @@ from runtime.command_line import (
 )
 from runtime.schema import PRECISIONS
 
-CHOSEN_BY_HAND = ("batch_sizes", "sustained_minutes", "cells", "rounds", "peer_cells", "starts")
+# Option, its name in RolloutOptions, type, unit, what it is.
+LENGTHS = (
+    ("--sustained", "sustained_minutes", positive_float, "MINUTES", "files to results for so long"),
+    ("--cells", "cells", positive_int, "N", "labelled cells for parity, spread over the data"),
+    ("--rounds", "rounds", positive_int, "N", "of the peers"),
+    ("--peer-cells", "peer_cells", positive_int, "N", "files in a round of the peers"),
+    ("--starts", "starts", positive_int, "N", "of a process for each variant"),
+)
 
 
 def build_parser() -> ArgumentParser:
@@ -66,15 +73,10 @@ def build_parser() -> ArgumentParser:
         help=f"default {' '.join(map(str, default.batch_sizes))}, quick {' '.join(map(str, short.batch_sizes))}",
     )
     lengths = parser.add_argument_group("for how long")
-    lengths.add_argument("--sustained", type=positive_float, dest="sustained_minutes", metavar="MINUTES")
-    lengths.add_argument("--cells", type=positive_int, metavar="N", help="labelled cells for parity")
-    lengths.add_argument("--rounds", type=positive_int, metavar="N", help="of the peers")
-    lengths.add_argument("--peer-cells", type=positive_int, metavar="N", help="files in a round")
-    lengths.add_argument("--starts", type=positive_int, metavar="N", help="of each variant's process")
-    for action in lengths._group_actions:
-        own, quickly = (getattr(options, action.dest) for options in (default, short))
-        said = f"default {'all' if own is None else f'{own:g}'}, quick {quickly:g}"
-        action.help = f"{action.help}; {said}" if action.help else said
+    for option, name, kind, unit, said in LENGTHS:
+        own, quickly = getattr(default, name), getattr(short, name)
+        both = f"default {'all' if own is None else f'{own:g}'}, quick {quickly:g}"
+        lengths.add_argument(option, dest=name, type=kind, metavar=unit, help=f"{said}; {both}")
     return parser
 
 
@@ -98,7 +100,8 @@ def options_of(parsed: argparse.Namespace) -> RolloutOptions:
     )
     if parsed.quick:
         options = quick(options)
-    chosen = {name: getattr(parsed, name) for name in CHOSEN_BY_HAND if getattr(parsed, name) is not None}
+    names = [name for _, name, *_ in LENGTHS]
+    chosen = {name: getattr(parsed, name) for name in names if getattr(parsed, name) is not None}
     if parsed.batch_sizes:
         chosen["batch_sizes"] = tuple(sorted({1, *parsed.batch_sizes}))  # a single file is what a budget speaks of
     return replace(options, **chosen)

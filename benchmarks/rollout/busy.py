@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from benchmarks.record import Row
 
 BUSY_SHARE = 0.10  # of all CPUs, taken by others, from which on it is said
 MOST_NAMED = 3  # processes
+SHARE_NAMED = 0.01  # from which on a process is named
 IDLE_FIELDS = ("idle", "iowait", "guest", "guest_nice")  # of psutil's times; guests are counted under user as well
 
 
@@ -70,13 +71,12 @@ def busiest_processes(seconds: float) -> list[Row]:
     began = time.perf_counter()
     time.sleep(seconds)
     wall = (time.perf_counter() - began) * (psutil.cpu_count() or 1)
-    taken: Counter[str] = Counter()
+    taken: defaultdict[str, float] = defaultdict(float)
     for (pid, name), after in _seconds_by_process().items():
         if pid != os.getpid():
             taken[name] += (after - before.get((pid, name), after)) / wall
-    return [
-        {"process": name, "share": round(share, 3)} for name, share in taken.most_common(MOST_NAMED) if share > 0.01
-    ]
+    most = sorted(taken.items(), key=lambda item: -item[1])[:MOST_NAMED]
+    return [{"process": name, "share": round(share, 3)} for name, share in most if share >= SHARE_NAMED]
 
 
 def _seconds_by_process() -> dict[tuple[int, str], float]:

@@ -17,7 +17,6 @@ from train.comparison import delong, mcnemar
 SIGNIFICANT = 0.05  # p-value below which a difference in accuracy is not chance
 SAME, WITHIN, BETTER, WORSE = "same", "within the spread", "better", "WORSE"
 GONE, OTHER_MACHINE = "not measured any more", "other machine"
-MACHINE_KEYS = ("cpu", "cpus", "gpus", "system")
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,15 @@ def compare(old: Record, new: Record, tolerance: float) -> list[Row]:
 
 
 def other_machine(old: Record, new: Record) -> str:
-    """Return in which ways the machines differ, on one line; nothing for the same."""
-    before, after = old["environment"], new["environment"]
-    return ", ".join(f"{key} {before[key]} and {after[key]}" for key in MACHINE_KEYS if before[key] != after[key])
+    """Return in which ways the machines differ, on one line; nothing for the same. Software may differ."""
+    before, after = _machine(old), _machine(new)
+    return ", ".join(f"{key} {before[key]} and {after[key]}" for key in before if before[key] != after[key])
+
+
+def _machine(record: Record) -> dict[str, str]:
+    environment = record["environment"]
+    gpus = ", ".join(gpu["name"] for gpu in environment["gpus"]) or "none"
+    return {"CPU": environment["cpu"], "CPUs": str(environment["cpus"]), "GPU": gpus}
 
 
 def cost_row(name: str, old: Measured, new: Measured | None, tolerance: float, *, is_other: bool = False) -> Row:

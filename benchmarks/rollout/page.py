@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from benchmarks.record import FAILED, SKIPPED
 from runtime.cell_names import printable
 
 HEAD = """\
@@ -27,7 +29,7 @@ HEAD = """\
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 74rem;
   margin: 1.5rem auto; padding: 0 1rem; }
 h1 { margin: 0 0 .2rem; } h2 { margin: 2.2rem 0 .5rem; } h3 { margin: 1.4rem 0 .4rem; font-size: 1rem; }
-p { max-width: 52rem; } .soft { color: var(--soft); font-size: .9rem; }
+p { max-width: 52rem; } p, li { overflow-wrap: anywhere; } .soft { color: var(--soft); font-size: .9rem; }
 .verdict { border: 2px solid; border-left-width: .6rem; border-radius: .4rem; padding: .6rem 1rem; margin: 1rem 0; }
 .verdict strong { font-size: 1.25rem; } .verdict ul { margin: .4rem 0 0; padding-left: 1.2rem; color: var(--ink); }
 .yes { color: var(--yes); } .no { color: var(--no); } .open { color: var(--open); }
@@ -37,7 +39,7 @@ p { max-width: 52rem; } .soft { color: var(--soft); font-size: .9rem; }
 .wide { overflow-x: auto; margin: .6rem 0; }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .7rem .25rem 0; text-align: left; border-bottom: 1px solid var(--grid); vertical-align: top; }
-th { color: var(--soft); font-weight: 600; } td { white-space: nowrap; }
+th { color: var(--soft); font-weight: 600; white-space: nowrap; } td { white-space: nowrap; }
 td.number, th.number { text-align: right; } td.said { white-space: normal; min-width: 12rem; overflow-wrap: anywhere; }
 tr.failed td { color: var(--no); }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); gap: 1rem; }
@@ -60,7 +62,7 @@ a:focus-visible, summary:focus-visible { outline: 3px solid; outline-offset: 2px
   @page { margin: 14mm; }
   body { font-size: 10pt; margin: 0; padding: 0; max-width: none; }
   nav { display: none; } .wide { overflow: visible; } table { font-size: 7.2pt; } th, td { padding-right: .35rem; }
-  td { white-space: normal; } figure, tr, .cells li, .tiles div, .verdict { break-inside: avoid; }
+  th, td { white-space: normal; } figure, tr, .cells li, .tiles div, .verdict { break-inside: avoid; }
   h2, h3 { break-after: avoid; } .plots { grid-template-columns: 1fr 1fr; }
   details > :not(summary) { display: block; }
 }
@@ -69,8 +71,8 @@ a:focus-visible, summary:focus-visible { outline: 3px solid; outline-offset: 2px
 <body>
 """
 TAIL = "</body>\n</html>\n"
-NOTHING = "–"
-LINE = "failed"
+NOTHING = "-"
+FIGURE = re.compile(r"[+-]?\d[\d.,e+-]*%?$")
 
 
 def text(value: object) -> str:
@@ -78,43 +80,60 @@ def text(value: object) -> str:
     return escape(printable(str(value)))
 
 
-def number(value: object) -> str:
-    """Return a value as people read it: a number with three figures or so, yes and no, a dash for nothing."""
+def number(value: object, decimals: int | None = None) -> str:
+    """Return a value as people read it: a number, yes and no, a dash for nothing."""
     if value is None or value == "":
         return NOTHING
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int) or (isinstance(value, float) and abs(value) >= 1000):
-        return f"{value:,.0f}"
+    if isinstance(value, int):
+        return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:,.{decimals_for(value) if decimals is None else decimals}f}"
     return text(value)
+
+
+def decimals_for(largest: float) -> int:
+    """Return how many decimals give a number of that size three or four figures."""
+    return next((decimals for limit, decimals in ((1000, 0), (100, 1), (10, 2)) if abs(largest) >= limit), 3)
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
     """Return rows as a table with the columns key: heading; a row that failed says why in place of its figures."""
-    first = {key: next((row[key] for row in rows if row.get(key) not in (None, "")), "") for key in columns}
-    numeric = {key for key, value in first.items() if isinstance(value, int | float) and not isinstance(value, bool)}
-    head = "".join(f"<th{_class(key, numeric)}>{text(heading)}</th>" for key, heading in columns.items())
-    body = "".join(_row(row, list(columns), numeric) for row in rows)
+    forms = {key: _Form([row.get(key) for row in rows]) for key in columns}
+    head = "".join(f"<th{forms[key].attribute}>{text(heading)}</th>" for key, heading in columns.items())
+    body = "".join(_row(row, forms) for row in rows)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>\n'
 
 
-def _row(row: Mapping[str, Any], columns: list[str], numeric: set[str]) -> str:
+class _Form:
+    """How the values of a column are written: numbers to the right, all with the same decimals."""
+
+    def __init__(self, values: Sequence[object]) -> None:
+        present = [value for value in values if value not in (None, "")]
+        floats = [abs(value) for value in present if isinstance(value, float)]
+        self.is_number = bool(present) and all(_is_figure(value) for value in present)
+        self.attribute = ' class="number"' if self.is_number else ""
+        self._decimals = decimals_for(max(floats)) if floats else None
+
+    def cell(self, value: object) -> str:
+        """Return a cell of the column."""
+        return f"<td{self.attribute}>{number(value, self._decimals)}</td>"
+
+
+def _is_figure(value: object) -> bool:
+    is_text = isinstance(value, str) and FIGURE.match(value) is not None
+    return is_text or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _row(row: Mapping[str, Any], forms: Mapping[str, _Form]) -> str:
     status = row.get("status")
-    if status in ("failed", "skipped"):
-        named = [key for key in columns if row.get(key) not in (None, "") and key not in numeric]
-        cells = "".join(f"<td>{text(row[key])}</td>" for key in named)
-        rest = len(columns) - len(named)
-        return (
-            f'<tr class="{status}">{cells}<td class="said" colspan="{rest}">{status}: {text(row["reason"])}</td></tr>\n'
-        )
-    cells = "".join(f"<td{_class(key, numeric)}>{number(row.get(key))}</td>" for key in columns)
-    return f"<tr>{cells}</tr>\n"
-
-
-def _class(key: str, numeric: set[str]) -> str:
-    return ' class="number"' if key in numeric else ""
+    if status not in (FAILED, SKIPPED):
+        return f"<tr>{''.join(form.cell(row.get(key)) for key, form in forms.items())}</tr>\n"
+    named = [key for key, form in forms.items() if row.get(key) not in (None, "") and not form.is_number]
+    cells = "".join(f"<td>{text(row[key])}</td>" for key in named)
+    said = f'<td class="said" colspan="{len(forms) - len(named)}">{status}: {text(row["reason"])}</td>'
+    return f'<tr class="{status}">{cells}{said}</tr>\n'
 
 
 def facts(items: Mapping[str, object]) -> str:

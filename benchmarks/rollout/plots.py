@@ -22,6 +22,8 @@ INK, GRID = "#0a0b01", "#0a0b02"
 SERIES = tuple(f"#0a0c{number:02x}" for number in range(1, 8))
 STYLES = ("-", "--", "-.", ":")
 MARKERS = "osD^v<>"
+CORNER = 0.3  # of the ROC, where a good model's curve and its threshold lie
+BEYOND_P99 = 1.1  # how far the latency's axis reaches: a single late run would squeeze all others together
 WIDTH = 5.2  # inches; one user unit of the SVG is a point, so that text is legible at a phone's width
 SETTINGS = {
     "svg.fonttype": "none",
@@ -54,23 +56,23 @@ def latency_picture(record: Record) -> str:
         panels = figure.subplots(1, 2, sharey=True)
         for axes, name in zip(panels, (MODEL, FILE_TO_RESULT), strict=True):
             own = [row for row in rows if row["measured"] == name]
+            axes.set_xlim(0, BEYOND_P99 * max((row["p99_ms"] for row in own), default=1.0))
             for number, row in enumerate(own):
                 samples = np.sort(np.concatenate([np.array(window) for window in row["windows_ms"][-AGREEING:]]))
                 shares = np.arange(1, len(samples) + 1) / len(samples)
                 axes.step(samples, shares, where="post", label=_case(row), **_look(number))
             axes.set(title=name, xlabel="ms", ylim=(0, 1.02))
-            axes.set_xlim(left=0)
             axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.axhline(0.95, color=INK, linewidth=0.7, linestyle=":")
         panels[0].set_ylabel("share of the runs")
         panels[1].legend(loc="lower right")
 
-    return _svg("latency", draw, 2.9)
+    return _svg("latency", draw, 3.0)
 
 
 def batch_picture(record: Record) -> str:
     """Draw cells a second by batch size."""
-    return _svg("batch", lambda figure: _rates(figure, _rows(record, "latency"), "batch", "cells in a batch"), 3.1)
+    return _svg("batch", lambda figure: _rates(figure, _rows(record, "latency"), "batch", "cells in a batch"), 3.0)
 
 
 def cpu_picture(record: Record) -> str:
@@ -127,21 +129,24 @@ def roc_picture(record: Record) -> str:
     labels = np.array([cell["label"] == 1 for cell in section["cells"]])
 
     def draw(figure: Any) -> None:
-        axes = figure.subplots()
+        whole, close = figure.subplots(1, 2)
         for number, (name, answers) in enumerate(section["answers"].items()):
-            false_positives, sensitivity = roc(labels, np.array(answers))
+            p_all = np.array(answers)
+            curve = roc(labels, p_all)
+            called = p_all >= section["threshold"]
+            point = called[~labels].mean(), called[labels].mean()
             is_reference = number == 0
             look = {"color": INK, "linewidth": 4, "alpha": 0.3} if is_reference else _look(number - 1)
             title = f"before: {section['reference']}" if is_reference else f"after: {name}"
             auc = section["metrics"][name]["auc"]["value"]
-            axes.plot(false_positives, sensitivity, label=f"{title}, AUC {auc:.4f}", **look)
-            called = np.array(answers) >= section["threshold"]
-            point = called[~labels].mean(), called[labels].mean()
-            axes.plot(*point, marker=MARKERS[number], color=look["color"], markersize=9 - number, fillstyle="none")
-        axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.01, 1), ylim=(0, 1.01))
-        axes.legend(loc="lower right")
+            for axes in (whole, close):
+                axes.plot(*curve, label=f"{title}\nAUC {auc:.4f}", **look)
+                axes.plot(*point, marker=MARKERS[number % len(MARKERS)], color=look["color"], fillstyle="none")
+        whole.set(title="whole", xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.01, 1), ylim=(0, 1.01))
+        whole.legend(loc="lower right")
+        close.set(title="corner", xlabel="1 - specificity", xlim=(-0.005, CORNER), ylim=(1 - CORNER, 1.005))
 
-    return _svg("roc", draw, 4.2)
+    return _svg("roc", draw, 3.3)
 
 
 def roc(labels: Any, p_all: Any) -> tuple[Any, Any]:
@@ -167,7 +172,7 @@ def peers_picture(record: Record) -> str:
         axes.axvline(1, color=INK, linewidth=0.8, linestyle=":")
         axes.set(xlabel="time as a multiple of classify's, median and range of the rounds", yticks=[])
         axes.set_ylim(-0.5, len(rows) - 0.2)
-        axes.grid(visible=False, axis="y")
+        axes.grid(visible=False)
 
     return _svg("peers", draw, 1 + 0.55 * len(rows))
 

@@ -17,6 +17,7 @@ from runtime.errors import UnreadableCellError
 from runtime.files import write_text_aside
 from runtime.inputs import spread_over
 from runtime.schema import CLASSES
+from train.metrics import METRIC_NAMES
 
 NAME = "report.html"
 MOST_FLIPPED = 60  # cells that are shown
@@ -84,7 +85,7 @@ def _tiles(record: Record) -> str:
     tiles = ""
     for name, title, form in shown:
         value = measured_value(name, record)
-        tiles += f"<div><b>{'–' if value is None else form(value)}</b><span>{title}</span></div>"
+        tiles += f"<div><b>{number(value) if value is None else form(value)}</b><span>{title}</span></div>"
     return f'<div class="tiles">{tiles}</div>\n'
 
 
@@ -107,11 +108,15 @@ def _parity(record: Record) -> str:
     section = record["sections"]["parity"]
     if "answers" not in section:
         return _section("parity", table(section["rows"], {"variant": "variant", "verdict": "verdict"}))
-    why = f" ({section['why_this_reference']})" if section["why_this_reference"] else ""
+    why = section["why_this_reference"]
+    absent = (
+        '<p class="soft">The Keras model was not at hand, so what the fp32 conversion itself changed does not show '
+        f"here: {text(why)}.</p>"
+    )
     note = (
-        f"<p>Each variant beside the {text(section['reference'])}{text(why)}, on {len(section['cells']):,} cells of "
+        f"<p>Each variant beside the {text(section['reference'])}, on {len(section['cells']):,} cells of "
         f"{text(record['data']['source'])}, at the threshold {section['threshold']:g}. Changes are in points of a "
-        "hundred, of the AUC as they are.</p>\n"
+        f"hundred, of the AUC as they are.</p>{absent if why else ''}\n"
     )
     columns = {
         "variant": "variant",
@@ -130,7 +135,7 @@ def _parity(record: Record) -> str:
         + table(section["rows"], columns)
         + "<h3>Metrics with 95 % intervals</h3>"
         + table(_metric_rows(section), METRIC_COLUMNS)
-        + f'<div class="plots">{figure(plots.roc_picture(record), "ROC before and after conversion; marks: the threshold")}</div>'
+        + _pictures(figure(plots.roc_picture(record), "ROC before and after conversion; marks: the threshold"))
         + _flipped(section)
         + _subjects(section)
         + _unreadable(section),
@@ -139,7 +144,7 @@ def _parity(record: Record) -> str:
 
 METRIC_COLUMNS = {
     "model": "model",
-    **{name: name for name in ("accuracy", "sensitivity", "specificity", "auc", "f1")},
+    **dict(zip(METRIC_NAMES, ("accuracy", "sensitivity", "specificity", "AUC", "F1"), strict=True)),
 }
 
 
@@ -147,9 +152,9 @@ def _metric_rows(section: dict[str, Any]) -> list[Row]:
     rows = []
     for place, (name, metrics) in enumerate(section["metrics"].items()):
         row: Row = {"model": section["reference"] if place == 0 else name}
-        for metric in list(METRIC_COLUMNS)[1:]:
+        for metric in METRIC_NAMES:
             interval = metrics[metric]
-            row[metric] = f"{interval['value']:.4f} ({interval['low']:.3f}–{interval['high']:.3f})"
+            row[metric] = f"{interval['value']:.4f} ({interval['low']:.3f}-{interval['high']:.3f})"
         rows.append(row)
     return rows
 
@@ -170,10 +175,9 @@ def _card(flip: Row) -> str:
         picture = f'<img alt="Cell {text(PurePath(flip["path"]).name)}" src="data:image/jpeg;base64,{data}">'
     except UnreadableCellError as error:
         picture = f'<span class="gone">no picture any more: {text(error)}</span>'
-    return (
-        f"<li>{picture}<b>{text(flip['variant'])}</b>: {flip['reference']:.4f} → {flip['p_all']:.4f}<br>really "
-        f'{CLASSES[flip["label"]]}<br><span title="{text(flip["path"])}">{text(PurePath(flip["path"]).name)}</span></li>'
-    )
+    answers = f"{flip['reference']:.4f} → {flip['p_all']:.4f}"
+    name = f'<span title="{text(flip["path"])}">{text(PurePath(flip["path"]).name)}</span>'
+    return f"<li>{picture}<b>{text(flip['variant'])}</b>: {answers}<br>really {CLASSES[flip['label']]}<br>{name}</li>"
 
 
 def _subjects(section: dict[str, Any]) -> str:
@@ -184,16 +188,20 @@ def _subjects(section: dict[str, Any]) -> str:
     rows = []
     for subject in section["subjects"][:MOST_SUBJECTS]:
         share, low, high = subject["share"]
-        row: Row = {**subject, "interval": f"{share:.1%} ({low:.0%}–{high:.0%})"}
+        row: Row = {**subject, "interval": f"{share:.1%} ({low:.0%}-{high:.0%})"}
         row |= {f"right {name}": f"{count / _cells(subject):.1%}" for name, count in subject["right"].items()}
         row |= {f"flipped {name}": count for name, count in subject["flipped"].items()}
         rows.append(row)
     count = len(section["subjects"])
-    some = f"; the {MOST_SUBJECTS} with most flipped cells, the record has all" if count > MOST_SUBJECTS else ""
+    some = f"; those {MOST_SUBJECTS} with most flips, the record has all" if count > MOST_SUBJECTS else ""
     return (
-        f"<h3>By subject: {count}{some}</h3>\n<p class='soft'>Which share of a subject's cells gets the right label. The "
-        "interval (Wilson, 95 %) tells what so few cells leave open.</p>\n" + table(rows, columns)
+        f"<h3>By subject: {count}{some}</h3>\n<p class='soft'>Which share of a subject's cells gets the right label. "
+        "The interval (Wilson, 95 %) tells what so few cells leave open.</p>\n" + table(rows, columns)
     )
+
+
+def _pictures(*figures: str) -> str:
+    return f'<div class="plots">{"".join(figures)}</div>'
 
 
 def _cells(subject: Row) -> int:
@@ -223,10 +231,10 @@ def _latency(record: Record) -> str:
     }
     pictures = ""
     if any(row["status"] == OK for row in section["rows"]):
-        pictures = '<div class="plots">' + figure(
-            plots.latency_picture(record), "A single cell: share of the runs that took no longer. Dotted: p95"
+        pictures = _pictures(
+            figure(plots.latency_picture(record), "A single cell: share of the runs that took no longer. Dotted: p95"),
+            figure(plots.batch_picture(record), "Cells a second by batch size"),
         )
-        pictures += figure(plots.batch_picture(record), "Cells a second by batch size") + "</div>"
     notes = (
         "<p>Milliseconds a batch. <em>model</em>: the answer to cells that lie in memory, with the transfers to a GPU "
         "and back, waited for. <em>file to result</em>: read, decode, resize, look at, infer, write the row. The "
@@ -280,9 +288,7 @@ def _sustained(record: Record) -> str:
         "system keeps in memory. A cell's own time is its reading and its share of the batch.</p>"
     )
     shown = {key: title for key, title in columns.items() if key in told}
-    return _section(
-        "sustained", f'{note}{warning}{table(rows, shown)}<div class="plots">{picture}</div>{known}{silent}'
-    )
+    return _section("sustained", f"{note}{warning}{table(rows, shown)}{_pictures(picture)}{known}{silent}")
 
 
 def _cold_start(record: Record) -> str:
@@ -294,7 +300,10 @@ def _cold_start(record: Record) -> str:
         "peak_mb": "peak MB",
         "files": "files",
     }
-    note = "<p>A process of its own, from its start to its first row; peak resident memory while it classifies the files.</p>"
+    note = (
+        "<p>A process of its own, from its start to its first row; peak resident memory while it classifies the "
+        "files.</p>"
+    )
     return _section("cold_start", note + table(record["sections"]["cold_start"]["rows"], columns))
 
 
@@ -311,7 +320,7 @@ def _scaling(record: Record) -> str:
     section = record["sections"]["scaling"]
     picture = ""
     if any(row["status"] == OK for row in section["rows"]):
-        picture = f'<div class="plots">{figure(plots.cpu_picture(record), "Cells a second by CPUs")}</div>'
+        picture = _pictures(figure(plots.cpu_picture(record), "Cells a second by CPUs"))
     note = "<p>The process may use so many CPUs and no more; by batch size see latency.</p>"
     return _section("scaling", note + picture + table(section["rows"], columns))
 
@@ -330,16 +339,14 @@ def _peers(record: Record) -> str:
     if not any("ratio" in row for row in rows):
         return _section("peers", table(rows, columns))
     note = (
-        f"<p>The same {section['files']} files and the same network ({text(section['case'])}) in {section['rounds']} rounds, "
-        "in which all take turns. Ratio: time as a multiple of classify's in the same round, median, lowest and "
-        "highest. <em>p_all differs by</em>: largest distance from classify's answers.</p>"
+        f"<p>The same {section['files']} files and the same network ({text(section['case'])}) in {section['rounds']} "
+        "rounds, in which all take turns. Ratio: time as a multiple of classify's in the same round, median, lowest "
+        "and highest. <em>p_all differs by</em>: largest distance from classify's answers.</p>"
     )
     ran = [row for row in rows if row["status"] != SKIPPED]
     missing = [f"{row['peer']}: {row['reason']}" for row in rows if row["status"] == SKIPPED]
     absent = f"<p class='soft'>Not at hand:</p>{bullets(missing)}" if missing else ""
-    picture = (
-        f'<div class="plots">{figure(plots.peers_picture(record), "Bars: median; lines: range of the rounds")}</div>'
-    )
+    picture = _pictures(figure(plots.peers_picture(record), "Bars: median; lines: range of the rounds"))
     return _section("peers", note + table(ran, columns) + picture + absent)
 
 

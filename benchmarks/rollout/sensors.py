@@ -49,8 +49,6 @@ class ProcessSource:
 
     def __init__(self) -> None:
         self._process = psutil.Process()
-        psutil.cpu_percent()  # the first call has nothing to compare with
-        self._process.cpu_percent()
 
     def read(self) -> Reading:
         """Return percentages since the last reading, and memory now."""
@@ -265,6 +263,7 @@ class Timeline:
         self._thread.join()
 
     def _follow(self) -> None:
+        self._sensors.read()  # psutil's first percentage in a thread has nothing to compare with
         while not self._ended.wait(self._seconds):
             second = round(time.perf_counter() - self._began, 2)
             self.readings.append({"second": second, **self._sensors.read()})
