@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -18,8 +18,9 @@ import numpy as np
 
 from benchmarks.cells import bmp_cells
 from benchmarks.peak_memory import refuse_system_without_peak, run_measured
+from benchmarks.peers import openvino_run
 from benchmarks.record import Row, check_record_folder, write_record
-from benchmarks.throughput import openvino_run, ratio_columns, timed_in_turns
+from benchmarks.turns import Candidate, ratio_columns, timed_in_turns
 from export.reference import reference_file
 from runtime.backends.base import Backend
 from runtime.backends.select import open_backend
@@ -38,8 +39,6 @@ from runtime.schema import PRECISIONS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-Candidate = Callable[[], object]
 
 
 def build_parser() -> ArgumentParser:
@@ -123,12 +122,12 @@ def speed_rows(bundle: Bundle, options: argparse.Namespace) -> list[Row]:
     for variant in bundle.manifest.variants:
         candidates[f"onnxruntime {variant.precision}"] = backend_run(open_backend(bundle, "cpu", variant), cells)
     candidates["keras predict"] = keras_predict(reference_file(bundle, options.run), cells)
-    for variant in bundle.manifest.variants:
-        run = openvino_run(bundle.folder / variant.file)
-        if run is None:
-            print("OpenVINO is not installed: not measured (pip install openvino)")
-            break
-        candidates[f"openvino {variant.precision}"] = partial(run, cells)
+    if find_spec("openvino"):
+        for variant in bundle.manifest.variants:
+            run = openvino_run(bundle.path(variant))
+            candidates[f"openvino {variant.precision}"] = partial(run, cells)
+    else:
+        print("OpenVINO is not installed: not measured (pip install openvino)")
     seconds = timed_in_turns(candidates, options.rounds)
     baseline = seconds["onnxruntime fp32"]
     return [

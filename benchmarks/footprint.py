@@ -5,14 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 
 import numpy as np
 
 from benchmarks.cells import bmp_cells
-from benchmarks.peak_memory import refuse_system_without_peak, run_measured
+from benchmarks.peak_memory import last_line, refuse_system_without_peak, run_measured
 from benchmarks.record import Row, check_record_folder, write_record
 from runtime.bundle import DEFAULT_BUNDLE
 from runtime.command_line import DONE, ArgumentParser, positive_int, print_table, run_command
@@ -38,11 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
     check_record_folder(options.out)
     refuse_system_without_peak()
     with bmp_cells() as cells:
-        starts = [seconds_to_first_row(options.bundle, cells) for _ in range(options.starts)]
+        classify = command(options.bundle)
+        starts = [seconds_to_first_row(classify, cells[0]) for _ in range(options.starts)]
         start_rows: list[Row] = [
             {"starts": len(starts), "median_s": float(np.median(starts)), "slowest_s": max(starts)}
         ]
-        memory_rows = [memory_row(options.bundle, cells, count) for count in options.files]
+        memory_rows = [memory_row(classify, cells, count) for count in options.files]
     print("From the start of the process to the first row on standard output")
     print_table(start_rows)
     print("Peak resident memory while classifying")
@@ -52,29 +54,33 @@ def main(arguments: list[str] | None = None) -> int:
     return DONE
 
 
-def seconds_to_first_row(bundle: Path, cells: list[str]) -> float:
+def seconds_to_first_row(classify: list[str], cell: str) -> float:
     """Start a process that classifies one cell; return the seconds until its row is there."""
     started = time.perf_counter()
-    with subprocess.Popen([*command(bundle), cells[0]], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with (
+        TemporaryFile("w+") as said,
+        subprocess.Popen([*classify, cell], stdout=subprocess.PIPE, stderr=said) as process,
+    ):
         lines = [process.stdout.readline() for _ in range(2)] if process.stdout else []  # the header, then the row
         seconds = time.perf_counter() - started
-    if process.returncode or not all(lines):
-        raise BackendError(f"runtime.classify failed with exit code {process.returncode}; run it by hand to see why")
+        if process.wait() or not all(lines):
+            said.seek(0)
+            raise BackendError(f"runtime.classify failed with exit code {process.returncode}; {last_line(said.read())}")
     return seconds
 
 
-def memory_row(bundle: Path, cells: list[str], count: int) -> Row:
+def memory_row(classify: list[str], cells: Sequence[str], count: int) -> Row:
     """Classify `count` files in a process of its own; return its peak memory and its rate."""
     with TemporaryDirectory(dir=Path(cells[0]).parent) as folder:
         for index, cell in enumerate(islice(cycle(cells), count)):
             (Path(folder) / f"{index}.bmp").hardlink_to(cell)  # many names of a few files: no gigabytes on disk
-        done = run_measured([*command(bundle), folder, "--out", f"{folder}/results.csv"])
+        done = run_measured([*classify, folder, "--out", f"{folder}/results.csv"], quiet=True)
     return {"files": count, "peak_mb": done.peak_mb, "files_per_second": round(count / done.seconds, 1)}
 
 
-def command(bundle: Path) -> list[str]:
+def command(bundle: Path, *options: str, backend: str = "cpu") -> list[str]:
     """Return the command line that is measured, without its inputs."""
-    return [sys.executable, "-m", "runtime.classify", "--bundle", str(bundle), "--backend", "cpu"]
+    return [sys.executable, "-m", "runtime.classify", "--bundle", str(bundle), "--backend", backend, *options]
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -11,15 +12,17 @@ import numpy as np
 
 from benchmarks.cells import bmp_cells
 from benchmarks.record import Row, check_record_folder, write_record
+from benchmarks.windows import AGREEING, Timing, WindowPlan, figures, time_in_windows
+from benchmarks.wrapped import ClockedBackend
 from runtime.backends.select import BACKENDS
 from runtime.bundle import DEFAULT_BUNDLE
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.command_line import DONE, ArgumentParser, batch_size, positive_float, print_table, run_command
 from runtime.preprocessing import load_cell
+from runtime.results import ResultsWriter
 
-WARM_UP_RUNS = 5
-WARM_UP_SECONDS = 0.5
-FEWEST_RUNS = 20  # below that a 95th percentile means little
+MODEL, FILE_TO_RESULT = "model", "file to result"
+PARTS = ("preprocess_ms", "inference_ms", "postprocess_ms")
 
 
 def build_parser() -> ArgumentParser:
@@ -31,7 +34,12 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE)
     parser.add_argument("--backend", choices=BACKENDS, default="auto")
     parser.add_argument("--batch-sizes", type=batch_size, nargs="+", default=[1, 8, 32], metavar="N")
-    parser.add_argument("--seconds", type=positive_float, default=3.0, help="of timing for each row; default 3")
+    parser.add_argument(
+        "--seconds",
+        type=positive_float,
+        default=3.0,
+        help=f"of timing for each row, in {AGREEING} windows or more until they agree; default 3",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where latency.json is written")
     return parser
 
@@ -40,65 +48,70 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print the table, write the record; return the exit code."""
     options = build_parser().parse_args(arguments)
     check_record_folder(options.out)
-    description = ""
+    window = options.seconds / AGREEING
+    plan = WindowPlan(seconds=window, warm_up_seconds=min(0.5, window))
     rows: list[Row] = []
     samples: dict[str, list[float]] = {}
-    with bmp_cells() as paths:
+    settings = ClassifierOptions(bundle=options.bundle, backend=options.backend)
+    with bmp_cells() as paths, Classifier(settings) as classifier:
         for size in options.batch_sizes:
-            settings = ClassifierOptions(bundle=options.bundle, backend=options.backend, batch_size=size)
-            with Classifier(settings) as classifier:
-                description = classifier.description
-                measured = measure_batch_size(classifier, list(islice(cycle(paths), size)), options.seconds)
-            for name, milliseconds in measured:
-                rows.append(row_of(name, size, milliseconds))
-                samples[f"{name}, batch {size}"] = [round(sample, 4) for sample in milliseconds]
+            classifier.batch_size = size
+            for name in (MODEL, FILE_TO_RESULT):
+                timing = measure_batch(classifier, list(islice(cycle(paths), size)), plan, name)
+                rows.append({"measured": name, "batch": size, **figures(timing, size)})
+                samples[f"{name}, batch {size}"] = [round(sample, 4) for sample in timing.samples_ms]
+        description = classifier.description
     print(description)
     print_table(rows)
-    print("Times are milliseconds a batch, after a warm-up. file to result: read, decode, resize, infer, no overlap")
+    print("Times are milliseconds a batch, after a warm-up. file to result: read, decode, resize, infer, write the row")
     if options.out:
-        write_record(
-            options.out, "latency", options.bundle, {"model": description, "rows": rows, "samples_ms": samples}
-        )
+        content = {"model": description, "rows": rows, "samples_ms": samples}
+        write_record(options.out, "latency", options.bundle, content)
     return DONE
 
 
-def measure_batch_size(classifier: Classifier, batch: list[str], seconds: float) -> list[tuple[str, list[float]]]:
-    """Return the samples in milliseconds of the model alone and from file to result."""
+def measure_batch(classifier: Classifier, batch: Sequence[str], plan: WindowPlan, name: str) -> Timing:
+    """Time the MODEL alone, with the transfers to its device and back, or the whole way FILE_TO_RESULT."""
+    if name == FILE_TO_RESULT:
+        return time_in_windows(lambda: write_results(classifier, batch), plan)
     cells = np.stack([load_cell(path, classifier.manifest.image) for path in batch])
-    return [
-        ("model", timed(lambda: classifier.backend.infer(cells), seconds)),
-        ("file to result", timed(lambda: list(classifier.classify(batch)), seconds)),
-    ]
+    return time_in_windows(lambda: classifier.backend.infer(cells), plan)
 
 
-def timed(work: Callable[[], object], seconds: float) -> list[float]:
-    """Warm up, then repeat `work` for at least `seconds` and FEWEST_RUNS; return milliseconds for each run."""
-    warm_up_ends = time.perf_counter() + min(WARM_UP_SECONDS, seconds)
-    runs = 0
-    while runs < WARM_UP_RUNS or time.perf_counter() < warm_up_ends:
-        work()
-        runs += 1
-    samples: list[float] = []
-    ends = time.perf_counter() + seconds
-    while len(samples) < FEWEST_RUNS or time.perf_counter() < ends:
-        started = time.perf_counter()
-        work()
-        samples.append((time.perf_counter() - started) * 1e3)
-    return samples
+def write_results(classifier: Classifier, batch: Sequence[str]) -> float:
+    """Classify files and write their rows into memory; return the seconds that reading and inferring took.
+
+    Threads overlap, so that it may be more than the time that went by.
+    """
+    writer = ResultsWriter(io.StringIO(), ".csv")
+    busy = 0.0
+    for prediction in classifier.classify(batch):
+        writer.write(prediction)
+        busy += prediction.seconds
+    return busy
 
 
-def row_of(name: str, batch_size: int, milliseconds: list[float]) -> Row:
-    """Sum up samples as a row of the table."""
-    p50, p95, p99 = np.percentile(milliseconds, [50, 95, 99])
-    return {
-        "measured": name,
-        "batch": batch_size,
-        "runs": len(milliseconds),
-        "p50_ms": round(float(p50), 3),
-        "p95_ms": round(float(p95), 3),
-        "p99_ms": round(float(p99), 3),
-        "cells_per_second": round(batch_size * len(milliseconds) / sum(milliseconds) * 1e3, 1),
-    }
+def measure_parts(classifier: Classifier, path: str, runs: int) -> Row:
+    """Divide the way of a single file to its row, which nothing overlaps; medians of `runs`, in milliseconds.
+
+    preprocess: read, decode, resize, look at it. inference: with transfers. postprocess: all that is left, as handing
+    the cell from thread to thread, finding the label and writing the row.
+    """
+    clocked = ClockedBackend(classifier.backend, classifier.manifest.image)
+    classifier.backend = clocked
+    samples = []
+    try:
+        for _ in range(runs):
+            clocked.seconds.clear()
+            started = time.perf_counter()
+            busy = write_results(classifier, [path])
+            whole = time.perf_counter() - started
+            inference = sum(clocked.seconds)
+            samples.append((busy - inference, inference, whole - busy))
+    finally:
+        classifier.backend = clocked.inner
+    medians = np.median(samples, axis=0) * 1e3
+    return {name: round(float(value), 3) for name, value in zip(PARTS, medians, strict=True)}
 
 
 if __name__ == "__main__":

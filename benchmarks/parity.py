@@ -50,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     bundle = Bundle.open(options.bundle)
     keras_file = reference_file(bundle, options.run)
     with quiet_tensorflow():
-        from export.verify import chosen_cells, count_fitted, row_of, tell, verify
+        from export.gate import verdict_row
+        from export.verify import chosen_cells, count_fitted, tell, verify
 
     cells = chosen_cells(options.data, options.limit)
     verification = verify(bundle, keras_file, cells, TOLERANCES, options.data.resolve().name)
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{count_fitted(keras_file, verification.scores.cells)} of these cells are of the run's training part")
     if options.out:
         content = {
-            "rows": [row_of(verdict) for verdict in verification.verdicts],
+            "rows": [verdict_row(verdict) for verdict in verification.verdicts],
             "proofs": {verdict.precision: asdict(verdict.proof) for verdict in verification.verdicts},
             "flipped": {verdict.precision: flipped_paths(verdict, verification) for verdict in verification.verdicts},
             "metrics": {name: asdict(metrics) for name, metrics in verification.metrics.items()},

@@ -36,15 +36,27 @@ def refuse_system_without_peak() -> None:
         raise BackendError("expected a system that tells a process's peak memory (Linux, macOS), found another")
 
 
-def run_measured(command: Sequence[str]) -> Finished:
-    """Run `command` to its end, without its standard output; raise BackendError where its exit code is not 0."""
+def run_measured(command: Sequence[str], *, quiet: bool = False) -> Finished:
+    """Run `command` to its end, without its standard output; raise BackendError where its exit code is not 0.
+
+    What it says on standard error is shown, or with `quiet` held back and its last line given as the reason.
+    """
     started = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-S", "-c", LAUNCHER, *command], stdout=subprocess.PIPE, text=True, check=False
+        [sys.executable, "-S", "-c", LAUNCHER, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE if quiet else None,
+        text=True,
+        check=False,
     )
     seconds = time.perf_counter() - started
     if done.returncode:
-        raise BackendError(
-            f"{' '.join(command[1:3])} failed with exit code {done.returncode}; its message stands above"
-        )
+        reason = last_line(done.stderr) if quiet else "its message stands above"
+        raise BackendError(f"{' '.join(command[1:3])} failed with exit code {done.returncode}; {reason}")
     return Finished(seconds, round(int(done.stdout) * RSS_UNIT / 2**20, 1))
+
+
+def last_line(text: str) -> str:
+    """Return what a process said last, where its reason stands."""
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else "it said nothing"

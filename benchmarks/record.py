@@ -9,9 +9,13 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from benchmarks.environment import environment
+from runtime.errors import AllnetError
 from runtime.files import output_errors, write_text_aside
 
 Row = dict[str, Any]
+
+OK, FAILED, SKIPPED = "ok", "failed", "skipped"  # the status of a row
+LONGEST_REASON = 300  # characters; a framework's message may fill pages
 
 
 def check_record_folder(out: Path | None) -> None:
@@ -21,6 +25,19 @@ def check_record_folder(out: Path | None) -> None:
             out.mkdir(parents=True, exist_ok=True)
             with TemporaryFile(dir=out):
                 pass
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error as one line that is not too long; only those that are meant for the user go without a name."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, AllnetError):
+        text = f"{type(error).__name__}: {text}"
+    return text[:LONGEST_REASON]
+
+
+def failed(error: BaseException) -> Row:
+    """Return the columns of a row whose measurement failed."""
+    return {"status": FAILED, "reason": one_line(error)}
 
 
 def write_record(out: Path, name: str, bundle: Path | None, content: dict[str, Any]) -> None:

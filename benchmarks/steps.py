@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from benchmarks.environment import nvidia_gpus
 from benchmarks.epochs import ClockedBatches, StepClock
 from benchmarks.flops import STEP_TO_FORWARD, forward_flops, matrix_flops_per_second
-from benchmarks.record import Row
+from benchmarks.record import OK, Row, failed
 from runtime.schema import Recipe
 from train.devices import training_devices
 
 PAPER_EPOCHS, PAPER_IMAGES = 40, 6414  # of the paper's training; images in an epoch
 WARM_UP_STEPS = 3  # the first compiles
-LONGEST_REASON = 200  # characters; a framework's message may fill pages
 TERA = 1e12
-OK, FAILED = "ok", "failed"
 
 
 class HeldBatch(keras.utils.PyDataset):  # type: ignore[misc]
@@ -47,14 +44,7 @@ def has_gpu() -> bool:
 
 def device_names() -> list[str]:
     """Return what keras computes on, such as "gpu:0", then the names of the machine's NVIDIA cards."""
-    names = training_devices()
-    query = shutil.which("nvidia-smi")
-    if query is None:
-        return names
-    done = subprocess.run(
-        [query, "--query-gpu=name", "--format=csv,noheader"], stdout=subprocess.PIPE, text=True, check=False
-    )
-    return [*names, *done.stdout.splitlines()]
+    return [*training_devices(), *(gpu["name"] for gpu in nvidia_gpus())]
 
 
 def step_rows(build: Callable[[Recipe], Any], recipes: Sequence[Recipe], batch: Any, steps: int) -> list[Row]:
@@ -73,8 +63,7 @@ def step_rows(build: Callable[[Recipe], Any], recipes: Sequence[Recipe], batch: 
         try:
             row.update(_figures(build(recipe), recipe.precision, batch, steps), status=OK, reason="")
         except Exception as error:  # a framework may raise anything; what failed is recorded as failed
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            row.update(dict.fromkeys(FIGURES, ""), status=FAILED, reason=reason[:LONGEST_REASON])
+            row.update(dict.fromkeys(FIGURES, ""), **failed(error))
         rows.append(row)
     return rows
 

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.peak_memory import refuse_system_without_peak
-from benchmarks.record import Row, check_record_folder, write_record
+from benchmarks.record import FAILED, Row, check_record_folder, write_record
 from benchmarks.training_memory import memory_row
 from runtime.command_line import (
     DONE,
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.memory_cells:
         refuse_system_without_peak()
     with quiet_tensorflow():
-        from benchmarks.steps import FAILED, device_names
+        from benchmarks.steps import device_names
 
     tables: dict[str, list[Row]] = {}
     with TemporaryDirectory() as folder:
@@ -165,6 +165,15 @@ class Training:
         network = build_network(self._model, self.size, self.standardization, "none", recipe.precision)
         compile_network(network, recipe, steps=math.ceil(len(self.cells) / self._batch_size))
         return network
+
+
+def network_flops(model: str, size: int) -> int:
+    """Count the arithmetic of a network's forward pass on one cell of `size` pixels, as benchmarks.flops does."""
+    from benchmarks.flops import forward_flops
+    from train.models.network import build_network
+    from train.standardization import Standardization
+
+    return forward_flops(build_network(model, size, Standardization((0.0,) * 3, (1.0,) * 3), "none"))
 
 
 def draw(folder: Path, count: int) -> Path:

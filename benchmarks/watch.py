@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.cells import bmp_cells
 from benchmarks.record import Row, check_record_folder, write_record
-from benchmarks.throughput import ratio_columns
+from benchmarks.turns import ratio_columns
 from runtime.bundle import DEFAULT_BUNDLE
 from runtime.classifier import DEFAULT_BATCH_SIZE, Classifier, ClassifierOptions
 from runtime.command_line import DONE, ArgumentParser, batch_size, positive_int, print_table, run_command

@@ -93,6 +93,23 @@ def changes(proof: Proof) -> Figures:
     return Figures(**{name: variant[name] - keras[name] for name in keras})
 
 
+def verdict_row(verdict: Verdict) -> dict[str, str | int]:
+    """Sum up a verdict as a row of a table; changes in points of a hundred, of the AUC as they are."""
+    proof = verdict.proof
+    change = changes(proof)
+    return {
+        "variant": verdict.precision,
+        "cells": proof.cells,
+        "max_difference": f"{proof.max_difference:.1e}",
+        "mean_difference": f"{proof.mean_difference:.1e}",
+        "flipped": proof.flipped,
+        "sensitivity": f"{100 * change.sensitivity:+.2f}",
+        "specificity": f"{100 * change.specificity:+.2f}",
+        "auc": f"{change.auc:+.5f}",
+        "verdict": "passed" if proof.passed else "FAILED",
+    }
+
+
 def _wrong_for_nan(p_all: NDArray[np.float32], labels: NDArray[np.bool_]) -> NDArray[np.float32]:
     wrong: NDArray[np.float32] = np.where(labels[: len(p_all)], 0, 1).astype(np.float32)
     return np.where(np.isnan(p_all), wrong, p_all)

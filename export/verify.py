@@ -12,7 +12,7 @@ import numpy as np
 
 from export.departures import DEBUG_CELLS, departures
 from export.fewest_cells import FEWEST_TO_PROVE
-from export.gate import Verdict, changes, judge_all
+from export.gate import Verdict, judge_all, verdict_row
 from export.model_card import card_with_proofs
 from export.scoring import Scores, limited, load_cells, score_cells
 from export.to_onnx import KerasModel
@@ -121,7 +121,7 @@ def debug(bundle: Bundle, verification: Verification) -> None:
 def tell(verification: Verification) -> None:
     """Print the metrics, the verdicts, the cells whose label differs, and what could not be read."""
     print(metrics_table(verification.metrics))
-    print_table([row_of(verdict) for verdict in verification.verdicts])
+    print_table([verdict_row(verdict) for verdict in verification.verdicts])
     for verdict in verification.verdicts:
         for failure in verdict.proof.failures:
             print(f"{verdict.precision} failed: {failure}")
@@ -130,23 +130,6 @@ def tell(verification: Verification) -> None:
             print(f"{verdict.precision} gives {cell.path} of subject {cell.subject or 'unknown'} another label")
     for path, reason in verification.scores.unreadable.items():
         print(f"not readable: {path}: {reason}")
-
-
-def row_of(verdict: Verdict) -> dict[str, str | int]:
-    """Sum up a verdict as a row of a table; changes in points of a hundred, of the AUC as they are."""
-    proof = verdict.proof
-    change = changes(proof)
-    return {
-        "variant": verdict.precision,
-        "cells": proof.cells,
-        "max_difference": f"{proof.max_difference:.1e}",
-        "mean_difference": f"{proof.mean_difference:.1e}",
-        "flipped": proof.flipped,
-        "sensitivity": f"{100 * change.sensitivity:+.2f}",
-        "specificity": f"{100 * change.specificity:+.2f}",
-        "auc": f"{change.auc:+.5f}",
-        "verdict": "passed" if proof.passed else "FAILED",
-    }
 
 
 def count_fitted(keras_file: Path, cells: Sequence[Cell]) -> int:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 
 from benchmarks import decoding, footprint, latency, parity, service, throughput, training, watch
 from benchmarks.cells import bmp_cells
+from benchmarks.windows import AGREEING, WindowPlan
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED
 from runtime.errors import BackendError, BundleError, DataError, OutputError
 from tests.tiny_bundle import record_hashes
@@ -107,13 +109,7 @@ def test_latency_has_a_row_for_the_model_and_the_files_at_each_batch_size(tmp_pa
     for row in rows:
         assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
         samples = content["samples_ms"][f"{row['measured']}, batch {row['batch']}"]
-        assert len(samples) == row["runs"] >= latency.FEWEST_RUNS
-
-
-def test_the_warm_up_is_not_timed() -> None:
-    calls: list[int] = []
-    samples = latency.timed(lambda: calls.append(1), 0.001)
-    assert len(calls) >= len(samples) + latency.WARM_UP_RUNS
+        assert len(samples) == row["runs"] >= AGREEING * WindowPlan().fewest_runs
 
 
 def test_throughput_compares_all_candidates_in_the_same_rounds(
@@ -122,11 +118,13 @@ def test_throughput_compares_all_candidates_in_the_same_rounds(
     arguments = ["--bundle", str(bundle), "--keras", "--run", str(finished_run), "--cells", "11", "--batch-size", "4"]
     assert throughput.main([*arguments, "--rounds", "2", "--out", str(tmp_path)]) == DONE
     content = record(tmp_path, "throughput")
+    with_openvino = ["plain Pillow and OpenVINO, in turns"] if find_spec("openvino") else []
     assert list(content["seconds"]) == [
         "classify",
         "inference alone, cells in memory",
         "decode and resize alone, all cores",
         "plain Pillow and ONNX Runtime, in turns",
+        *with_openvino,
         "keras predict, 2 loading threads",
     ]
     assert content["rows"][0]["ratio"] == 1

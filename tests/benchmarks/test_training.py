@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from benchmarks import epochs, flops, steps, training
+from benchmarks import epochs, flops, record, steps, training
 from benchmarks.inputs import paper_batches
 from benchmarks.peak_memory import run_measured
 from benchmarks.training_memory import SIZE, memory_row, write_noise
@@ -214,7 +214,7 @@ def test_a_step_that_fails_is_a_row_that_says_why_beside_those_that_do_not() -> 
     assert (failed["precision"], failed["xla"], failed["status"]) == ("mixed_float16", True, "failed")
     assert failed["images_per_second"] == ""
     assert failed["reason"].startswith("ValueError: no such thing on this device!!!")
-    assert len(failed["reason"]) == steps.LONGEST_REASON
+    assert len(failed["reason"]) == record.LONGEST_REASON
 
 
 def test_a_failed_step_makes_the_exit_code_another_one(

@@ -1,0 +1,85 @@
+"""python -m benchmarks.compare: two records of benchmarks.rollout, and what got slower or less accurate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.record import Row
+from benchmarks.rollout.budget import judge_budget, read_budget
+from benchmarks.rollout.comparison import BETTER, GONE, WORSE, compare, other_machine
+from benchmarks.rollout.record import Record, read
+from runtime.command_line import DONE, PARTLY_DONE, REFUSED, ArgumentParser, positive_float, print_table, run_command
+
+DEFAULT_TOLERANCE = 0.10
+
+
+def build_parser() -> ArgumentParser:
+    """Describe the command line."""
+    parser = ArgumentParser(
+        prog="python -m benchmarks.compare",
+        description="Compare two records of benchmarks.rollout. A time is worse where it grew by more than the "
+        "tolerance and the ranges of its repetitions do not overlap; accuracy, where a test on the same cells says so, "
+        "or intervals lie apart, or a variant does not pass its parity any more.",
+        epilog="Exit codes: 0 nothing is worse; 1 something is, or a limit of the budget is not kept, or the records "
+        "cannot be read; 2 nothing is worse, but something was not measured any more.",
+    )
+    parser.add_argument("old", type=Path, metavar="OLD", help="record.json, or the folder that holds it")
+    parser.add_argument("new", type=Path, metavar="NEW")
+    parser.add_argument(
+        "--tolerance",
+        type=positive_float,
+        default=DEFAULT_TOLERANCE,
+        metavar="SHARE",
+        help=f"change of a time, rate or memory that counts for nothing; default {DEFAULT_TOLERANCE:g}",
+    )
+    parser.add_argument("--budget", type=Path, metavar="FILE", help="limits that the new record must keep to")
+    parser.add_argument("--all", action="store_true", help="show all rows, not only those that changed")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compare, print the tables, return the exit code."""
+    options = build_parser().parse_args(arguments)
+    budget = read_budget(options.budget) if options.budget else None
+    old, new = read(options.old), read(options.new)
+    for line in cautions(old, new):
+        print(line)
+    rows = compare(old, new, options.tolerance)
+    shown = [row for row in rows if options.all or row["verdict"] in (WORSE, BETTER, GONE)]
+    if shown:
+        print_table(shown)
+    count = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in (WORSE, BETTER, GONE)}
+    others = len(rows) - sum(count.values())
+    print(f"{count[WORSE]} worse, {count[BETTER]} better, {count[GONE]} not measured any more, {others} unchanged")
+    limits = judge_budget(budget, new) if budget else []
+    if limits:
+        print_table([{**row, "found": "not measured" if row["found"] is None else row["found"]} for row in limits])
+    return exit_code(rows, limits)
+
+
+def exit_code(rows: list[Row], limits: list[Row]) -> int:
+    """Return the code that the help promises."""
+    verdicts = {row["verdict"] for row in rows}
+    if WORSE in verdicts or not all(row["kept"] for row in limits):
+        return REFUSED
+    return PARTLY_DONE if GONE in verdicts else DONE
+
+
+def cautions(old: Record, new: Record) -> list[str]:
+    """Return what a reader of the comparison must know, a line each."""
+    lines = []
+    if differences := other_machine(old, new):
+        lines.append(f"The machines differ ({differences}): times are shown and not judged")
+    for name, record in (("old", old), ("new", new)):
+        if record["load"]["busy"]:
+            most = max(record["load"]["others"].values())
+            lines.append(f"While the {name} record was taken, other processes took up to {most:.0%} of the machine")
+    if old["options"]["quick"] != new["options"]["quick"]:
+        lines.append("One record was taken with --quick and the other was not")
+    if old["bundle"]["content_sha256"] == new["bundle"]["content_sha256"]:
+        lines.append("Both records are of the same bundle")
+    return lines
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,211 @@
+"""The ways that one would write by hand to do what classify does: the same files, the same network, other code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from export.reference import reference_file
+from runtime.backends.onnxruntime import PROVIDERS, import_onnxruntime
+from runtime.bundle import Bundle
+from runtime.classifier import Classifier
+from runtime.command_line import quiet_tensorflow
+from runtime.errors import BackendError, BundleError, DataError, UnreadableCellError
+from runtime.preprocessing import load_cell
+from runtime.results import ResultsFile
+from runtime.schema import INPUT_NAME, OUTPUT_NAME, ImageSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CLASSIFY = "classify"
+PILLOW_ONNX = "plain Pillow and ONNX Runtime, in turns"
+PILLOW_ONNX_ONE = "plain Pillow and ONNX Runtime, one by one"
+PILLOW_OPENVINO = "plain Pillow and OpenVINO, in turns"
+KERAS = "keras predict, 2 loading threads"
+GPU_PROVIDERS = {
+    "plain Pillow and ONNX Runtime CUDA, in turns": PROVIDERS["cuda"],
+    "plain Pillow and ONNX Runtime TensorRT, in turns": "TensorrtExecutionProvider",
+}
+
+Candidate = Callable[[], object]
+RunCells = Callable[[Any], Any]  # uint8 [N, height, width, 3] to p_all [N]
+
+
+@dataclass(frozen=True)
+class Errand:
+    """What all ways do: turn `paths` into probabilities with one graph of a bundle."""
+
+    bundle: Bundle
+    file: Path  # the graph
+    paths: Sequence[str]
+    batch_size: int
+    run: Path | None  # where the Keras model lies; None: where the bundle says
+
+    @property
+    def image(self) -> ImageSpec:
+        """What the graph takes."""
+        return self.bundle.manifest.image
+
+    def batches(self, size: int | None = None) -> Iterator[Sequence[str]]:
+        """Yield the paths in batches."""
+        size = size or self.batch_size
+        return (self.paths[start : start + size] for start in range(0, len(self.paths), size))
+
+
+def classify(classifier: Classifier, paths: Sequence[str], folder: Path) -> NDArray[np.float32]:
+    """Classify as runtime.classify does, into a results file in `folder`; return p_all [N], NaN for an error."""
+    answers = []
+    with ResultsFile(folder / "results.csv") as results:
+        for prediction in classifier.classify(paths):
+            results.write(prediction)
+            answers.append(np.nan if prediction.p_all is None else prediction.p_all)
+    return np.array(answers, np.float32)
+
+
+def openers(errand: Errand) -> dict[str, Callable[[], Candidate]]:
+    """Return by name what opens each peer that is installed here; a candidate returns p_all of all paths.
+
+    Keras is one where TensorFlow is installed and the run that the bundle came from is at hand.
+    """
+    peers: dict[str, Callable[[], Candidate]] = {
+        PILLOW_ONNX: lambda: by_pillow(errand, bare_session(errand.file)),
+        PILLOW_ONNX_ONE: lambda: by_pillow(errand, bare_session(errand.file), 1),
+    }
+    if find_spec("openvino"):
+        peers[PILLOW_OPENVINO] = lambda: by_pillow(errand, openvino_run(errand.file))
+    for name in missing_gpu_peers().keys() ^ GPU_PROVIDERS.keys():
+        peers[name] = partial(_by_provider, errand, GPU_PROVIDERS[name])
+    if not why_no_keras(errand):
+        peers[KERAS] = lambda: keras_predict(errand)
+    return peers
+
+
+def missing_peers(errand: Errand) -> dict[str, str]:
+    """Return the peers that are not at hand, each with the reason."""
+    missing = missing_gpu_peers()
+    if not find_spec("openvino"):
+        missing[PILLOW_OPENVINO] = "OpenVINO is not installed (pip install openvino)"
+    if reason := why_no_keras(errand):
+        missing[KERAS] = reason
+    return missing
+
+
+def missing_gpu_peers() -> dict[str, str]:
+    """Return the peers that need a GPU, where ONNX Runtime was built without their provider."""
+    held = import_onnxruntime("cpu").get_available_providers()
+    return {
+        name: f"ONNX Runtime here has no {provider}" for name, provider in GPU_PROVIDERS.items() if provider not in held
+    }
+
+
+def why_no_keras(errand: Errand) -> str:
+    """Return why the Keras model cannot be run; empty where it can."""
+    if not (find_spec("keras") and find_spec("tensorflow")):
+        return 'Keras and TensorFlow are not installed (pip install -e ".[train]")'
+    try:
+        reference_file(errand.bundle, errand.run)
+    except BundleError as error:
+        return str(error)
+    return ""
+
+
+def plain_pillow(path: str, image: ImageSpec) -> NDArray[np.uint8]:
+    """Load a square cell as one would by hand; uint8 RGB [height, width, 3]."""
+    with Image.open(path) as opened:
+        return np.asarray(opened.convert("RGB").resize((image.width, image.height), Image.Resampling.BILINEAR))
+
+
+def by_pillow(errand: Errand, run: RunCells, batch_size: int | None = None) -> Candidate:
+    """Return the loop that decodes a batch, has it inferred, and goes on to the next."""
+
+    def loop() -> Any:
+        answers = []
+        for batch in errand.batches(batch_size):
+            answers.append(run(np.stack([plain_pillow(path, errand.image) for path in batch])))
+        return np.concatenate(answers)
+
+    return loop
+
+
+def bare_session(file: Path, provider: str = PROVIDERS["cpu"]) -> RunCells:
+    """Return a function that runs a bundle's graph in a session with ONNX Runtime's own defaults."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=[provider])
+    if session.get_providers()[0] != provider:
+        raise BackendError(f"expected a session on {provider}, ONNX Runtime fell back to {session.get_providers()[0]}")
+    return lambda cells: session.run([OUTPUT_NAME], {INPUT_NAME: cells})[0]
+
+
+def resident_run(
+    file: Path, cells: NDArray[np.uint8], provider: str = PROVIDERS["cuda"], device: str = "cuda"
+) -> Candidate:
+    """Return a run of the graph on cells that lie in the device's memory, where the answers stay.
+
+    It returns when the device has done its work.
+    """
+    import onnxruntime
+
+    import_onnxruntime(device)
+    session = onnxruntime.InferenceSession(str(file), providers=[provider])
+    binding = session.io_binding()
+    binding.bind_ortvalue_input(INPUT_NAME, onnxruntime.OrtValue.ortvalue_from_numpy(cells, device, 0))
+    binding.bind_output(OUTPUT_NAME, device, 0)
+
+    def run() -> None:
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+
+    return run
+
+
+def openvino_run(file: Path) -> RunCells:
+    """Return a function that runs the same graph in OpenVINO, in float32 where the graph has float32.
+
+    Its default rounds to bfloat16 on CPUs that compute with it, which moves p_all of compact by a tenth.
+    """
+    import openvino
+
+    model: Any = openvino.Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda cells: model({INPUT_NAME: cells})[OUTPUT_NAME].copy()
+
+
+def keras_predict(errand: Errand) -> Candidate:
+    """Return keras.Model.predict over a PyDataset that loads the same files in threads."""
+    with quiet_tensorflow():
+        import keras
+
+    batches = list(errand.batches())
+
+    class Files(keras.utils.PyDataset):  # type: ignore[misc]
+        def __len__(self) -> int:
+            return len(batches)
+
+        def __getitem__(self, index: int) -> tuple[Any]:
+            return (np.stack([load_or_name(path, errand.image) for path in batches[index]]),)
+
+    model = keras.models.load_model(reference_file(errand.bundle, errand.run), compile=False)
+    return lambda: model.predict(Files(workers=2), verbose=0)[:, 0]
+
+
+def load_or_name(path: str, image: ImageSpec) -> NDArray[np.uint8]:
+    """Load a cell; raise DataError with its path where it cannot be read, since such a file times nothing."""
+    try:
+        return load_cell(path, image)
+    except UnreadableCellError as error:
+        raise DataError(f"expected images that can be read in --data, found {path}: {error}; take it out") from error
+
+
+def _by_provider(errand: Errand, provider: str) -> Candidate:
+    with suppress(BackendError):
+        import_onnxruntime("cuda")  # finds the CUDA and cuDNN libraries that pip installed
+    return by_pillow(errand, bare_session(errand.file, provider))

@@ -1,0 +1,170 @@
+"""python -m benchmarks.rollout: measures a bundle on this machine, judges it, writes a report and a record."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.record import OK, Row, check_record_folder
+from benchmarks.rollout.budget import read_budget
+from benchmarks.rollout.material import found_material
+from benchmarks.rollout.options import RolloutOptions, quick
+from benchmarks.rollout.record import NO, Record, failures_of, write
+from runtime.backends.select import BACKENDS
+from runtime.bundle import DEFAULT_BUNDLE, Bundle
+from runtime.command_line import (
+    DONE,
+    PARTLY_DONE,
+    REFUSED,
+    ArgumentParser,
+    batch_size,
+    positive_float,
+    positive_int,
+    print_table,
+    run_command,
+    tell,
+)
+from runtime.schema import PRECISIONS
+
+# Option, its name in RolloutOptions, type, unit, what it is.
+LENGTHS = (
+    ("--sustained", "sustained_minutes", positive_float, "MINUTES", "files to results for so long"),
+    ("--cells", "cells", positive_int, "N", "labelled cells for parity, spread over the data"),
+    ("--rounds", "rounds", positive_int, "N", "of the peers"),
+    ("--peer-cells", "peer_cells", positive_int, "N", "files in a round of the peers"),
+    ("--starts", "starts", positive_int, "N", "of a process for each variant"),
+)
+
+
+def build_parser() -> ArgumentParser:
+    """Describe the command line."""
+    default, short = (options(Path(), Path()) for options in (RolloutOptions, _quick_defaults))
+    parser = ArgumentParser(
+        prog="python -m benchmarks.rollout",
+        description="Measure a bundle on this machine: latency, sustained rate, cold start, memory, scaling, parity "
+        "with the Keras model, and the ways that one would write by hand. Writes report.html and record.json.",
+        epilog="Exit codes: 0 all was measured and nothing speaks against the bundle; 1 a variant fails its parity, a "
+        "limit of the budget is not kept, or nothing could be measured; 2 finished, but a measurement failed.",
+    )
+    parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE, help="default: the package's own")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="labelled cells; without them drawn cells are timed, and nothing judged",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the report and the record go")
+    parser.add_argument("--run", type=Path, metavar="RUN", help="default: where the run lay when it was exported")
+    parser.add_argument("--budget", type=Path, metavar="FILE", help="limits in TOML or JSON, such as p95_ms = 20")
+    parser.add_argument("--quick", action="store_true", help="all of it, shorter")
+    what = parser.add_argument_group("what is deployed, as for runtime.classify")
+    what.add_argument("--backend", choices=BACKENDS, default="auto")
+    what.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto")
+    what.add_argument("--batch-size", type=batch_size, default=default.batch_size, metavar="N")
+    measured = parser.add_argument_group("what is measured beside it")
+    measured.add_argument("--backends", choices=BACKENDS[1:], nargs="+", default=(), help="default: all at hand")
+    measured.add_argument("--precisions", choices=PRECISIONS, nargs="+", default=(), help="default: all of the bundle")
+    measured.add_argument(
+        "--batch-sizes",
+        type=batch_size,
+        nargs="+",
+        metavar="N",
+        help=f"default {' '.join(map(str, default.batch_sizes))}, quick {' '.join(map(str, short.batch_sizes))}",
+    )
+    lengths = parser.add_argument_group("for how long")
+    for option, name, kind, unit, said in LENGTHS:
+        own, quickly = getattr(default, name), getattr(short, name)
+        both = f"default {'all' if own is None else f'{own:g}'}, quick {quickly:g}"
+        lengths.add_argument(option, dest=name, type=kind, metavar=unit, help=f"{said}; {both}")
+    return parser
+
+
+def _quick_defaults(bundle: Path, out: Path) -> RolloutOptions:
+    return quick(RolloutOptions(bundle, out))
+
+
+def options_of(parsed: argparse.Namespace) -> RolloutOptions:
+    """Return the options, with the lengths of --quick where it was asked for and none was chosen by hand."""
+    options = RolloutOptions(
+        bundle=parsed.bundle,
+        out=parsed.out,
+        data=parsed.data,
+        run=parsed.run,
+        budget=parsed.budget,
+        backend=parsed.backend,
+        precision=parsed.precision,
+        backends=tuple(parsed.backends),
+        precisions=tuple(parsed.precisions),
+        batch_size=parsed.batch_size,
+    )
+    if parsed.quick:
+        options = quick(options)
+    names = [name for _, name, *_ in LENGTHS]
+    chosen = {name: getattr(parsed, name) for name in names if getattr(parsed, name) is not None}
+    if parsed.batch_sizes:
+        chosen["batch_sizes"] = tuple(sorted({1, *parsed.batch_sizes}))  # a single file is what a budget speaks of
+    return replace(options, **chosen)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, write report and record, print the summary; return the exit code."""
+    options = options_of(build_parser().parse_args(arguments))
+    check_record_folder(options.out)
+    budget = read_budget(options.budget) if options.budget else None
+    bundle = Bundle.open(options.bundle)
+    # Here, so that what is not installed is said before anything is measured.
+    from benchmarks.rollout.measurement import measure
+    from benchmarks.rollout.report import write_report
+
+    with found_material(options.data, bundle.manifest.image) as material:
+        record = measure(options, bundle, material, budget, tell)
+        path = write(record, options.out)
+        report = write_report(record, options.out)
+    summarize(record)
+    print(f"Report: {report}")
+    print(f"Record: {path}")
+    print(f"Next: python -m benchmarks.compare OLD {path}")
+    return exit_code(record)
+
+
+def exit_code(record: Record) -> int:
+    """Return the code that the help promises."""
+    if record["verdict"]["may_be_deployed"] == NO:
+        return REFUSED
+    return PARTLY_DONE if any(failures_of(record)) else DONE
+
+
+def summarize(record: Record) -> None:
+    """Print the most important rows."""
+    shown = {
+        "latency": ("backend", "precision", "batch", "measured", "p50_ms", "p95_ms", "cells_per_second", "agreed"),
+        "cold_start": ("backend", "precision", "median_s", "peak_mb"),
+        "sustained": ("backend", "precision", "cells_per_minute", "slowest", "fastest", "last_to_first"),
+        "parity": ("variant", "cells", "flipped", "sensitivity", "specificity", "auc", "verdict"),
+        "peers": ("peer", "cells_per_second", "ratio", "lowest", "highest", "largest_difference"),
+    }
+    for name, columns in shown.items():
+        rows = [row for row in record["sections"][name]["rows"] if row["status"] == OK]
+        if rows:
+            print_table([_columns(row, columns) for row in rows])
+            print()
+    if record["budget"]:
+        print_table(
+            [{**row, "found": "not measured" if row["found"] is None else row["found"]} for row in record["budget"]]
+        )
+    if record["load"]["busy"]:
+        most = max(record["load"]["others"].values())
+        print(f"The machine was busy: other processes took up to {most:.0%} of its CPUs")
+    verdict = record["verdict"]
+    print(f"May it be deployed: {verdict['may_be_deployed']}")
+    for reason in [*verdict["against"], *verdict["unsure"]]:
+        print(f"- {reason}")
+
+
+def _columns(row: Row, names: tuple[str, ...]) -> Row:
+    return {name: row.get(name, "") for name in names}
+
+
+if __name__ == "__main__":
+    run_command(main)

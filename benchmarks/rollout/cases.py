@@ -1,0 +1,76 @@
+"""What of a bundle is measured: variants on backends, and which of them is to be deployed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from benchmarks.rollout.options import RolloutOptions
+from runtime.backends.onnxruntime import has_provider
+from runtime.backends.select import open_model
+from runtime.backends.tensorrt import built_engines
+from runtime.bundle import Bundle
+from runtime.classifier import Classifier, ClassifierOptions
+from runtime.schema import PRECISIONS
+
+
+@dataclass(frozen=True)
+class Case:
+    """A variant on a backend."""
+
+    backend: str
+    precision: str
+
+    @property
+    def name(self) -> str:
+        """How tables call it, such as "cpu int8"."""
+        return f"{self.backend} {self.precision}"
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """What its rows begin with."""
+        return {"backend": self.backend, "precision": self.precision}
+
+
+def deployed_case(bundle: Bundle, options: RolloutOptions) -> Case:
+    """Return what runtime.classify would take with these options.
+
+    Raises BackendError or BundleError where it would refuse them.
+    """
+    backend, variant = open_model(bundle, options.backend, options.precision)
+    with backend:
+        return Case(backend.name, variant.precision)
+
+
+def cases_of(bundle: Bundle, options: RolloutOptions, deployed: Case) -> list[Case]:
+    """Return the cases to be measured, the deployed one first."""
+    held = [variant.precision for variant in bundle.manifest.variants]
+    precisions = options.precisions or sorted(held, key=PRECISIONS.index)
+    cases = [
+        Case(backend, precision)
+        for backend in options.backends or usable_backends(bundle)
+        for precision in precisions
+        if options.backends or backend != "tensorrt" or built_engines(bundle.folder, precision)
+    ]
+    return [deployed, *(case for case in cases if case != deployed)]
+
+
+def usable_backends(bundle: Bundle) -> Sequence[str]:
+    """Return the backends that this machine and this bundle seem to have; opening one may still fail."""
+    backends = [name for name in ("cuda", "cpu") if has_provider(name)]
+    return ["tensorrt"] * bool(built_engines(bundle.folder, "*")) + backends
+
+
+@contextmanager
+def opened(options: RolloutOptions, case: Case) -> Iterator[Classifier]:
+    """Yield a classifier of a case; one that failed its proof is measured too, and parity says that it failed."""
+    settings = ClassifierOptions(
+        bundle=options.bundle,
+        backend=case.backend,
+        precision=case.precision,
+        batch_size=options.batch_size,
+        unproved=True,
+    )
+    with Classifier(settings) as classifier:
+        yield classifier

@@ -1,0 +1,41 @@
+"""Start-up time and peak memory of every case, each in processes of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cells import bmp_cells
+from benchmarks.footprint import command, memory_row, seconds_to_first_row
+from benchmarks.peak_memory import refuse_system_without_peak
+from benchmarks.record import OK, Row, failed
+from benchmarks.rollout.cases import Case
+from benchmarks.rollout.options import RolloutOptions
+
+
+def cold_start(options: RolloutOptions, cases: Sequence[Case]) -> dict[str, Any]:
+    """Return a row for each case: the seconds to the first result of several starts, and the peak memory."""
+    with bmp_cells() as paths:
+        return {"rows": [case.columns | _figures(options, case, paths) for case in cases]}
+
+
+def _figures(options: RolloutOptions, case: Case, paths: Sequence[str]) -> Row:
+    settings = ("--precision", case.precision, "--batch-size", str(options.batch_size), "--unproved")
+    classify = command(options.bundle, *settings, backend=case.backend)
+    try:
+        refuse_system_without_peak()
+        starts = [round(seconds_to_first_row(classify, paths[0]), 4) for _ in range(options.starts)]
+        memory = memory_row(classify, paths, options.start_cells)
+    except Exception as error:  # what a process died of stands on standard error
+        return failed(error)
+    return {
+        "starts": len(starts),
+        "median_s": round(float(np.median(starts)), 3),
+        "slowest_s": max(starts),
+        "files": options.start_cells,
+        "peak_mb": memory["peak_mb"],
+        "status": OK,
+        "starts_s": starts,
+    }

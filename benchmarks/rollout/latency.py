@@ -1,0 +1,63 @@
+"""Milliseconds a batch of every case: in the model alone, and from files to rows; and the parts of a single file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle, islice
+from typing import Any
+
+import numpy as np
+
+from benchmarks.latency import FILE_TO_RESULT, MODEL, measure_batch, measure_parts
+from benchmarks.peers import resident_run
+from benchmarks.record import OK, Row, failed
+from benchmarks.rollout.cases import Case, opened
+from benchmarks.rollout.options import RolloutOptions
+from benchmarks.windows import Timing, WindowPlan, figures, time_in_windows
+from runtime.classifier import Classifier
+
+RESIDENT = "model without transfers"
+
+
+def latency(options: RolloutOptions, cases: Sequence[Case], paths: Sequence[str]) -> dict[str, Any]:
+    """Return the rows of all batch sizes, with the runs of each window, and the parts of a single file."""
+    rows: list[Row] = []
+    parts: list[Row] = []
+    for case in cases:
+        try:
+            with opened(options, case) as classifier:
+                for size in options.batch_sizes:
+                    classifier.batch_size = size
+                    for name in (MODEL, FILE_TO_RESULT):
+                        timing = measure_batch(classifier, list(islice(cycle(paths), size)), options.window, name)
+                        rows.append(row_of(case, size, name, timing))
+                    if case.backend == "cuda":
+                        rows.append(row_of(case, size, RESIDENT, time_resident(classifier, size, options.window)))
+                parts.append(case.columns | measure_parts(classifier, paths[0], options.part_runs) | {"status": OK})
+        except Exception as error:  # a backend may fail in the middle with anything; what was measured stays
+            rows.append(case.columns | failed(error))
+    return {"rows": rows, "parts": parts}
+
+
+def time_resident(classifier: Classifier, size: int, plan: WindowPlan) -> Timing:
+    """Time the model on cells that lie in the card's memory already."""
+    file = classifier.bundle.path(classifier.bundle.variant(classifier.precision))
+    cells = np.resize(classifier.bundle.golden().cells, (size, *classifier.bundle.golden().cells.shape[1:]))
+    return time_in_windows(resident_run(file, cells), plan)
+
+
+def row_of(case: Case, size: int, name: str, timing: Timing) -> Row:
+    """Sum up a timing, and keep its windows."""
+    return {
+        **case.columns,
+        "batch": size,
+        "measured": name,
+        **figures(timing, size),
+        "status": OK,
+        "windows_ms": _rounded(timing.windows_ms),
+        "warm_up_ms": _rounded([timing.warm_up_ms])[0],
+    }
+
+
+def _rounded(windows: Sequence[Sequence[float]]) -> list[list[float]]:
+    return [[round(sample, 4) for sample in window] for window in windows]

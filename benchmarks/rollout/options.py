@@ -1,0 +1,68 @@
+"""What a rollout measures, and for how long."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.windows import WindowPlan
+from runtime.classifier import DEFAULT_BATCH_SIZE
+
+
+@dataclass(frozen=True)
+class RolloutOptions:
+    """Options of a rollout; `backend` and `precision` name what is to be deployed, as for runtime.classify."""
+
+    bundle: Path
+    out: Path
+    data: Path | None = None
+    run: Path | None = None  # where the Keras model lies; None: where the bundle says
+    budget: Path | None = None
+    backend: str = "auto"
+    precision: str = "auto"
+    backends: tuple[str, ...] = ()  # to be measured; none: all that are at hand
+    precisions: tuple[str, ...] = ()  # to be measured; none: all that the bundle has
+    batch_size: int = DEFAULT_BATCH_SIZE  # of classify, for the sustained run, the threads and the peers
+    quick: bool = False
+    batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32)  # of the latency
+    window: WindowPlan = field(default_factory=WindowPlan)
+    sustained_minutes: float = 10.0
+    slot_seconds: float = 5.0  # of the sustained run, for each of which there is a rate
+    cells: int | None = None  # for parity; None: all
+    rounds: int = 7  # of the peers
+    peer_cells: int = 256  # files in a round
+    starts: int = 5  # of the process, for each variant
+    start_cells: int = 256  # files that it classifies for its peak memory
+    part_runs: int = 50
+    quiet_seconds: float = 2.0  # for which the machine is watched before anything is measured
+
+    def as_record(self) -> dict[str, Any]:
+        """Return every option as JSON has it."""
+        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+
+
+def quick(options: RolloutOptions) -> RolloutOptions:
+    """Return options for the same measurements, shorter; what was chosen by hand is set again by the caller."""
+    return replace(
+        options,
+        quick=True,
+        batch_sizes=(1, 8, 32),
+        window=WindowPlan(
+            seconds=0.15,
+            fewest_runs=3,
+            most_windows=5,
+            longest_seconds=2.0,
+            warm_up_seconds=0.1,
+            warm_up_runs=2,
+        ),
+        sustained_minutes=0.1,
+        slot_seconds=1.0,
+        cells=400,
+        rounds=3,
+        peer_cells=48,
+        starts=2,
+        start_cells=64,
+        part_runs=15,
+        quiet_seconds=0.5,
+    )

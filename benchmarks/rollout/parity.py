@@ -1,0 +1,191 @@
+"""Do the cases decide like the model that the bundle came from? The gate's verdicts, by case and by subject."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.record import OK, Row, failed
+from benchmarks.rollout.cases import Case
+from benchmarks.rollout.options import RolloutOptions
+from benchmarks.wrapped import GuardedBackend
+from export.gate import Verdict, judge_all, verdict_row
+from export.reference import reference_file
+from export.scoring import BATCH_SIZE, Reference, Scores, infer_in_batches, limited, score_cells
+from runtime.backends.base import Backend
+from runtime.backends.select import open_backend
+from runtime.bundle import Bundle
+from runtime.command_line import quiet_tensorflow
+from runtime.errors import BackendError, BundleError
+from runtime.groups import wilson_interval
+from train.dataset import Cell
+from train.metrics import measure
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+KERAS, FP32_GRAPH = "Keras model", "fp32 graph"
+DIGITS = 7  # of p_all in the record
+
+
+@dataclass(frozen=True)
+class FP32Graph:
+    """The fp32 graph on the CPU, where the Keras model is not at hand."""
+
+    backend: Backend
+
+    def predict(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return p_all, float32 [N]."""
+        return infer_in_batches(self.backend, cells, BATCH_SIZE)
+
+
+def parity(options: RolloutOptions, bundle: Bundle, cases: Sequence[Case], cells: Sequence[Cell]) -> dict[str, Any]:
+    """Judge every case on labelled cells; return verdicts, answers, ROC and what each subject gets.
+
+    Raises DataError unless there are cells of both classes, BundleError without a reference.
+    """
+    chosen = limited(cells, options.cells, str(options.data))
+    with ExitStack() as stack:
+        guarded, failures = _opened(bundle, cases, stack)
+        name, why, reference = stack.enter_context(reference_of(bundle, options.run))
+        scores = score_cells(chosen, bundle.manifest.image, reference, {**guarded})
+    for case_name, backend in guarded.items():
+        if backend.error is not None:
+            failures[case_name] = backend.error
+            del scores.answers[case_name]
+    verdicts = verdicts_of(bundle, scores, options.data)
+    return {
+        "reference": name,
+        "why_this_reference": why,
+        "rows": [
+            *(verdict_row(verdict) | {"status": OK} for verdict in verdicts),
+            *({"variant": case_name, **failed(error)} for case_name, error in failures.items()),
+        ],
+        "threshold": bundle.manifest.decision.threshold,
+        **judged(bundle, scores, verdicts),
+    }
+
+
+def _opened(
+    bundle: Bundle, cases: Sequence[Case], stack: ExitStack
+) -> tuple[dict[str, GuardedBackend], dict[str, Exception]]:
+    """Open every case; return the backends and the failures by name."""
+    guarded: dict[str, GuardedBackend] = {}
+    failures: dict[str, Exception] = {}
+    for case in cases:
+        try:
+            backend = open_backend(bundle, case.backend, bundle.variant(case.precision))
+        except (BackendError, BundleError) as error:
+            failures[case.name] = error
+        else:
+            guarded[case.name] = GuardedBackend(stack.enter_context(backend), bundle.manifest.image)
+    return guarded, failures
+
+
+@contextmanager
+def reference_of(bundle: Bundle, run: Path | None) -> Iterator[tuple[str, str, Reference]]:
+    """Yield what the cases are compared with, its name first and why it is that: the Keras model or the fp32 graph.
+
+    Raises BundleError where neither is at hand.
+    """
+    why = ""
+    try:
+        file = reference_file(bundle, run)
+    except BundleError as error:
+        why = str(error)
+    if not why and not (find_spec("keras") and find_spec("tensorflow")):
+        why = "Keras and TensorFlow are not installed"
+    if not why:
+        with quiet_tensorflow():
+            from export.to_onnx import KerasModel
+
+        yield KERAS, "", KerasModel(file, bundle.manifest.decision.temperature)
+        return
+    try:
+        backend = open_backend(bundle, "cpu", bundle.variant("fp32"))
+    except (BackendError, BundleError) as error:
+        raise BundleError(f"expected a reference, found neither the Keras model ({why}) nor an fp32 graph") from error
+    with backend:
+        yield FP32_GRAPH, why, FP32Graph(backend)
+
+
+def verdicts_of(bundle: Bundle, scores: Scores, data: Path | None) -> tuple[Verdict, ...]:
+    """Judge all that was scored, each by the tolerance that the bundle records for its precision."""
+    tolerances = {name: bundle.variant(name.rpartition(" ")[2]).proof.tolerance for name in scores.answers}
+    return judge_all(scores, bundle.manifest.decision.threshold, tolerances, str(data))
+
+
+def judged(bundle: Bundle, scores: Scores, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Return proofs, metrics, flips, subjects and every answer, as the record keeps them."""
+    threshold = bundle.manifest.decision.threshold
+    answers = scores.whole_answers()
+    return {
+        "passed": bool(verdicts) and all(verdict.proof.passed for verdict in verdicts),
+        "proofs": {verdict.precision: asdict(verdict.proof) for verdict in verdicts},
+        "metrics": {
+            name: asdict(measure(scores.labels, _numbers(p_all), threshold)) for name, p_all in answers.items()
+        },
+        "flipped": [flip for verdict in verdicts for flip in flips(verdict, scores)],
+        "subjects": subject_rows(scores, verdicts, threshold),
+        "unreadable": scores.unreadable,
+        "cells": [
+            {"path": str(cell.path), "sha256": cell.sha256, "subject": cell.subject, "label": cell.label}
+            for cell in scores.cells
+        ],
+        "answers": {name: [round(float(p), DIGITS) for p in _numbers(p_all)] for name, p_all in answers.items()},
+    }
+
+
+def flips(verdict: Verdict, scores: Scores) -> list[Row]:
+    """Return the cells to which a case gives another label than the reference."""
+    own = _numbers(scores.whole_answers()[verdict.precision])
+    return [
+        {
+            "variant": verdict.precision,
+            "path": str(scores.cells[index].path),
+            "subject": scores.cells[index].subject,
+            "label": scores.cells[index].label,
+            "reference": round(float(scores.reference[index]), DIGITS),
+            "p_all": round(float(own[index]), DIGITS),
+        }
+        for index in np.flatnonzero(verdict.flipped)
+    ]
+
+
+def subject_rows(scores: Scores, verdicts: Sequence[Verdict], threshold: float) -> list[Row]:
+    """Return for each subject how many of its cells the reference and each case label right, and how many flip.
+
+    The interval is Wilson's, of the reference's share; those with most flipped cells come first.
+    """
+    subjects = np.array([cell.subject or "unknown" for cell in scores.cells])
+    answers = scores.whole_answers()
+    rows = []
+    for subject in np.unique(subjects):
+        own = subjects == subject
+        right = {
+            name: int(((_numbers(p_all)[own] >= threshold) == scores.labels[own]).sum())
+            for name, p_all in answers.items()
+        }
+        share = wilson_interval(next(iter(right.values())), int(own.sum()))
+        rows.append(
+            {
+                "subject": str(subject),
+                "ALL": int(scores.labels[own].sum()),
+                "healthy": int((~scores.labels[own]).sum()),
+                "right": right,
+                "share": [round(value, 4) for value in (share.value, share.low, share.high)],
+                "flipped": {verdict.precision: int(verdict.flipped[own].sum()) for verdict in verdicts},
+            }
+        )
+    return sorted(rows, key=lambda row: (-sum(row["flipped"].values()), -row["ALL"] - row["healthy"], row["subject"]))
+
+
+def _numbers(p_all: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return p_all with the healthy side's 0 for what is no number, which JSON has not; the gate counts those apart."""
+    return np.nan_to_num(p_all, nan=0.0)

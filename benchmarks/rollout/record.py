@@ -1,0 +1,93 @@
+"""What a rollout keeps of itself, and the verdict on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import FAILED, OK, Row
+from runtime.errors import DataError
+from runtime.files import write_text_aside
+
+Record = dict[str, Any]
+SCHEMA_VERSION = 1
+MEASUREMENT = "rollout"
+NAME = "record.json"
+KEYS = ("schema_version", "measurement", "environment", "bundle", "options", "deployed", "sections", "load", "verdict")
+YES, NO, OPEN = "yes", "no", "open"
+
+
+def failures_of(record: Record) -> Iterator[tuple[str, Row]]:
+    """Yield each row that failed, with the name of its section."""
+    for name, section in record["sections"].items():
+        for row in section["rows"]:
+            if row["status"] == FAILED:
+                yield name, row
+
+
+def verdict_of(record: Record) -> Row:
+    """Say whether the bundle may be deployed, and why.
+
+    "no": a variant fails its parity, a limit of the budget is not kept, or nothing could be measured. "open": nothing
+    speaks against it, but something failed or there was nothing to judge it by.
+    """
+    against = list(_reasons_against(record))
+    unsure = list(_reasons_to_wait(record))
+    answer = NO if against else OPEN if unsure else YES
+    return {"may_be_deployed": answer, "against": against, "unsure": unsure}
+
+
+def _reasons_against(record: Record) -> Iterator[str]:
+    latency = record["sections"]["latency"]["rows"]
+    if not any(row["status"] == OK for row in latency):
+        yield "nothing could be measured"
+    for name, proof in record["sections"]["parity"].get("proofs", {}).items():
+        for failure in proof["failures"]:
+            yield f"parity of {name}: {failure}"
+    for row in record["budget"] or []:
+        if not row["kept"]:
+            found = "not measured" if row["found"] is None else f"{row['found']:g}"
+            yield f"budget: {row['limit']} is {found}, {row['sense']} {row['value']:g} is allowed"
+
+
+def _reasons_to_wait(record: Record) -> Iterator[str]:
+    for name, row in failures_of(record):
+        subject = (
+            row.get("variant")
+            or row.get("peer")
+            or " ".join(str(row[key]) for key in ("backend", "precision") if key in row)
+        )
+        yield f"{name}{f' of {subject}' if subject else ''} failed: {row['reason']}"
+    for row in record["sections"]["parity"]["rows"]:
+        if row["status"] not in (OK, FAILED):
+            yield f"parity was not judged: {row['reason']}"
+    if record["budget"] is None:
+        yield "no budget was given"
+
+
+def write(record: Record, out: Path) -> Path:
+    """Write the record; raise OutputError where it cannot be written."""
+    write_text_aside(out / NAME, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    return out / NAME
+
+
+def read(path: Path) -> Record:
+    """Read a record, or the one in a folder; raise DataError where it is not one of this version."""
+    path = path / NAME if path.is_dir() else path
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"expected a record of benchmarks.rollout at {path}, found: {error}") from error
+    if not isinstance(record, dict) or record.get("measurement") != MEASUREMENT:
+        raise DataError(f"expected a record of benchmarks.rollout at {path}, found another file")
+    if record.get("schema_version") != SCHEMA_VERSION:
+        raise DataError(
+            f"expected a record of schema version {SCHEMA_VERSION} at {path}, found {record.get('schema_version')}; "
+            "measure again with this version"
+        )
+    missing = [key for key in KEYS if key not in record]
+    if missing:
+        raise DataError(f"expected the keys {', '.join(KEYS)} in {path}, missing {', '.join(missing)}; measure again")
+    return record

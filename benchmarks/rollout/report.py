@@ -1,0 +1,399 @@
+"""The report of a rollout: one HTML file, from the record alone but for the pictures of cells."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from pathlib import Path, PurePath
+from typing import Any
+
+from benchmarks.record import OK, SKIPPED, Row
+from benchmarks.rollout import plots
+from benchmarks.rollout.budget import deployed_rows, measured_value
+from benchmarks.rollout.page import HEAD, TAIL, bullets, facts, figure, folded, number, table, text
+from benchmarks.rollout.record import Record
+from runtime.contact_sheet import thumbnail
+from runtime.errors import UnreadableCellError
+from runtime.files import write_text_aside
+from runtime.inputs import spread_over
+from runtime.schema import CLASSES
+from train.metrics import METRIC_NAMES
+
+NAME = "report.html"
+MOST_FLIPPED = 60  # cells that are shown
+MOST_SUBJECTS = 40
+INTERESTING_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp")
+ANSWERS = {
+    "yes": "May be deployed: nothing speaks against it",
+    "no": "May not be deployed",
+    "open": "Not decided",
+}
+CASE = {"backend": "backend", "precision": "precision"}
+
+
+def write_report(record: Record, out: Path) -> Path:
+    """Write the page, whole or not at all; raise OutputError where it cannot be written."""
+    parts = (_summary, _budget, _parity, _latency, _sustained, _cold_start, _scaling, _peers, _machine)
+    write_text_aside(out / NAME, HEAD + "".join(part(record) for part in parts) + TAIL)
+    return out / NAME
+
+
+def _summary(record: Record) -> str:
+    verdict, deployed = record["verdict"], record["deployed"]
+    answer = verdict["may_be_deployed"]
+    environment = record["environment"]
+    about = f"{record['bundle']['model']} {deployed['precision']} on {deployed['backend']}"
+    kind = "short measurement (--quick)" if record["options"]["quick"] else "full measurement"
+    reasons = [*verdict["against"], *verdict["unsure"]]
+    links = "".join(f'<a href="#{name}">{title}</a>' for name, title in TITLES.items())
+    return (
+        f"<header><h1>Rollout report</h1><p>{text(about)}, bundle {text(record['bundle']['folder'])} "
+        f'<span class="soft">(content {text(record["bundle"]["content_sha256"][:12])})</span><br>'
+        f"{text(environment['cpu'])}, {environment['cpus']} CPUs, {text(environment['system'])}; {kind}, "
+        f"{text(environment['time'])}</p></header>\n"
+        f'<div class="verdict {answer}"><strong>{ANSWERS[answer]}</strong>{bullets(reasons) if reasons else ""}</div>\n'
+        f"{_busy(record)}{_tiles(record)}<nav>{links}</nav>\n"
+        '<p class="soft"><strong>For research, not a diagnosis.</strong> All figures were measured on this machine in '
+        "one run; what they include stands beside them.</p>\n"
+    )
+
+
+def _busy(record: Record) -> str:
+    load = record["load"]
+    if not load["busy"]:
+        return ""
+    shares = ", ".join(f"{name.replace('_', ' ')} {share:.0%}" for name, share in load["others"].items())
+    named = ", ".join(f"{row['process']} {row['share']:.0%}" for row in load["processes_before"])
+    return (
+        f'<p class="open"><strong>The machine was busy with other work</strong>, which took of its CPUs: {text(shares)}'
+        f"{f' (before the run: {text(named)})' if named else ''}. Times are longer than on a quiet machine; ratios "
+        "within a round hold.</p>\n"
+    )
+
+
+def _tiles(record: Record) -> str:
+    shown: list[tuple[str, str, Callable[[float], str]]] = [
+        ("p50_ms", "ms, one file to its row, p50", number),
+        ("p95_ms", "ms, p95", number),
+        ("cells_per_second", "cells a second, sustained", number),
+        ("cold_start_s", "s, slowest cold start", number),
+        ("memory_mb", "MB, peak memory", number),
+        ("delta_sensitivity", "points, change of sensitivity", lambda value: f"{100 * value:.2f}"),
+        ("delta_specificity", "points, change of specificity", lambda value: f"{100 * value:.2f}"),
+        ("flipped", "of the cells get another label", lambda value: f"{value:.2%}"),
+    ]
+    tiles = ""
+    for name, title, form in shown:
+        value = measured_value(name, record)
+        tiles += f"<div><b>{number(value) if value is None else form(value)}</b><span>{title}</span></div>"
+    return f'<div class="tiles">{tiles}</div>\n'
+
+
+def _budget(record: Record) -> str:
+    if record["budget"] is None:
+        return _section("budget", "<p>No budget was given (--budget).</p>")
+    rows = [
+        {**row, "found": "not measured" if row["found"] is None else row["found"], "kept": _kept(row)}
+        for row in record["budget"]
+    ]
+    columns = {"limit": "limit", "sense": "", "value": "value", "found": "found", "kept": "verdict"}
+    return _section("budget", table(rows, columns))
+
+
+def _kept(row: Row) -> str:
+    return "kept" if row["kept"] else "NOT KEPT"
+
+
+def _parity(record: Record) -> str:
+    section = record["sections"]["parity"]
+    if "answers" not in section:
+        return _section("parity", table(section["rows"], {"variant": "variant", "verdict": "verdict"}))
+    why = section["why_this_reference"]
+    absent = (
+        '<p class="soft">The Keras model was not at hand, so what the fp32 conversion itself changed does not show '
+        f"here: {text(why)}.</p>"
+    )
+    note = (
+        f"<p>Each variant beside the {text(section['reference'])}, on {len(section['cells']):,} cells of "
+        f"{text(record['data']['source'])}, at the threshold {section['threshold']:g}. Changes are in points of a "
+        f"hundred, of the AUC as they are.</p>{absent if why else ''}\n"
+    )
+    columns = {
+        "variant": "variant",
+        "verdict": "verdict",
+        "cells": "cells",
+        "flipped": "flipped",
+        "sensitivity": "sensitivity",
+        "specificity": "specificity",
+        "auc": "AUC",
+        "max_difference": "largest difference",
+        "mean_difference": "mean difference",
+    }
+    return _section(
+        "parity",
+        note
+        + table(section["rows"], columns)
+        + "<h3>Metrics with 95 % intervals</h3>"
+        + table(_metric_rows(section), METRIC_COLUMNS)
+        + _pictures(figure(plots.roc_picture(record), "ROC before and after conversion; marks: the threshold"))
+        + _flipped(section)
+        + _subjects(section)
+        + _unreadable(section),
+    )
+
+
+METRIC_COLUMNS = {
+    "model": "model",
+    **dict(zip(METRIC_NAMES, ("accuracy", "sensitivity", "specificity", "AUC", "F1"), strict=True)),
+}
+
+
+def _metric_rows(section: dict[str, Any]) -> list[Row]:
+    rows = []
+    for place, (name, metrics) in enumerate(section["metrics"].items()):
+        row: Row = {"model": section["reference"] if place == 0 else name}
+        for metric in METRIC_NAMES:
+            interval = metrics[metric]
+            row[metric] = f"{interval['value']:.4f} ({interval['low']:.3f}-{interval['high']:.3f})"
+        rows.append(row)
+    return rows
+
+
+def _flipped(section: dict[str, Any]) -> str:
+    flips = section["flipped"]
+    if not flips:
+        return "<h3>Flipped cells</h3><p>No cell gets another label.</p>\n"
+    shown = spread_over(flips, MOST_FLIPPED)
+    some = f", {len(shown)} of them shown" if len(shown) < len(flips) else ""
+    cards = "".join(_card(flip) for flip in shown)
+    return f'<h3>Flipped cells: {len(flips):,}{some}</h3>\n<ul class="cells">{cards}</ul>\n'
+
+
+def _card(flip: Row) -> str:
+    try:
+        data = base64.b64encode(thumbnail(flip["path"])).decode()
+        picture = f'<img alt="Cell {text(PurePath(flip["path"]).name)}" src="data:image/jpeg;base64,{data}">'
+    except UnreadableCellError as error:
+        picture = f'<span class="gone">no picture any more: {text(error)}</span>'
+    answers = f"{flip['reference']:.4f} → {flip['p_all']:.4f}"
+    name = f'<span title="{text(flip["path"])}">{text(PurePath(flip["path"]).name)}</span>'
+    return f"<li>{picture}<b>{text(flip['variant'])}</b>: {answers}<br>really {CLASSES[flip['label']]}<br>{name}</li>"
+
+
+def _subjects(section: dict[str, Any]) -> str:
+    names = list(section["metrics"])
+    columns = {"subject": "subject", "ALL": "ALL", "healthy": "healthy", "interval": f"{section['reference']} right"}
+    columns |= {f"right {name}": f"{name} right" for name in names[1:]}
+    columns |= {f"flipped {name}": f"{name} flipped" for name in names[1:]}
+    rows = []
+    for subject in section["subjects"][:MOST_SUBJECTS]:
+        share, low, high = subject["share"]
+        row: Row = {**subject, "interval": f"{share:.1%} ({low:.0%}-{high:.0%})"}
+        row |= {f"right {name}": f"{count / _cells(subject):.1%}" for name, count in subject["right"].items()}
+        row |= {f"flipped {name}": count for name, count in subject["flipped"].items()}
+        rows.append(row)
+    count = len(section["subjects"])
+    some = f"; those {MOST_SUBJECTS} with most flips, the record has all" if count > MOST_SUBJECTS else ""
+    return (
+        f"<h3>By subject: {count}{some}</h3>\n<p class='soft'>Which share of a subject's cells gets the right label. "
+        "The interval (Wilson, 95 %) tells what so few cells leave open.</p>\n" + table(rows, columns)
+    )
+
+
+def _pictures(*figures: str) -> str:
+    return f'<div class="plots">{"".join(figures)}</div>'
+
+
+def _cells(subject: Row) -> int:
+    return int(subject["ALL"] + subject["healthy"])
+
+
+def _unreadable(section: dict[str, Any]) -> str:
+    if not section["unreadable"]:
+        return ""
+    lines = [f"{path}: {reason}" for path, reason in section["unreadable"].items()]
+    return folded(f"Not readable: {len(lines):,} files", bullets(lines))
+
+
+def _latency(record: Record) -> str:
+    section = record["sections"]["latency"]
+    columns = {
+        **CASE,
+        "batch": "batch",
+        "measured": "measured",
+        **{f"p{p}_ms": f"p{p} ms" for p in (50, 90, 95, 99)},
+        "max_ms": "max ms",
+        "cells_per_second": "cells/s",
+        "runs": "runs",
+        "windows": "windows",
+        "agreed": "agreed",
+        "first_ms": "first ms",
+    }
+    pictures = ""
+    if any(row["status"] == OK for row in section["rows"]):
+        pictures = _pictures(
+            figure(plots.latency_picture(record), "A single cell: share of the runs that took no longer. Dotted: p95"),
+            figure(plots.batch_picture(record), "Cells a second by batch size"),
+        )
+    notes = (
+        "<p>Milliseconds a batch. <em>model</em>: the answer to cells that lie in memory, with the transfers to a GPU "
+        "and back, waited for. <em>file to result</em>: read, decode, resize, look at, infer, write the row. The "
+        "warm-up is apart (<em>first</em>: its first run). Windows are repeated until the medians of three agree "
+        "within 10 %; <em>agreed: no</em> says that they did not.</p>"
+    )
+    parts = table(
+        section.get("parts", []),
+        {**CASE, "preprocess_ms": "preprocess ms", "inference_ms": "inference ms", "postprocess_ms": "postprocess ms"},
+    )
+    said = (
+        "<h3>A single file in its three parts</h3><p class='soft'>Medians. postprocess: handing the cell on, finding "
+    )
+    said += "the label, writing the row.</p>"
+    return _section(
+        "latency", notes + pictures + table(section["rows"], columns) + (said + parts if section.get("parts") else "")
+    )
+
+
+def _sustained(record: Record) -> str:
+    section = record["sections"]["sustained"]
+    columns = {
+        **CASE,
+        "cells": "cells",
+        "cells_per_minute": "cells/min",
+        "slowest": "slowest",
+        "fastest": "fastest",
+        "last_to_first": "last third / first",
+        "p50_ms": "cell p50 ms",
+        "p95_ms": "p95 ms",
+        "p99_ms": "p99 ms",
+        "most_memory_mb": "memory MB",
+        "most_temperature_c": "°C",
+        "most_gpu_temperature_c": "GPU °C",
+        "throttled": "throttled",
+    }
+    rows = section["rows"]
+    if not deployed_rows(record, "sustained"):
+        return _section("sustained", table(rows, columns))
+    slowed = any(row.get("slowed_down") for row in rows)
+    warning = '<p class="open">The last third was slower than the first by more than 10 %.</p>' if slowed else ""
+    told = {key for row in rows for key in row if row[key] is not None}
+    picture = figure(
+        plots.sustained_picture(record), f"Rate in slots of {section['slot_seconds']:g} s, and what the machine told"
+    )
+    known = facts(section["facts"]) if section["facts"] else ""
+    silent = "" if "most_temperature_c" in told else "<p class='soft'>This machine tells no temperature.</p>"
+    note = (
+        f"<p>{record['options']['sustained_minutes']:g} minutes of files to a results file, in batches of "
+        f"{record['options']['batch_size']}; the same {record['data']['timed_files']} files over and over, which the "
+        "system keeps in memory. A cell's own time is its reading and its share of the batch.</p>"
+    )
+    shown = {key: title for key, title in columns.items() if key in told}
+    return _section("sustained", f"{note}{warning}{table(rows, shown)}{_pictures(picture)}{known}{silent}")
+
+
+def _cold_start(record: Record) -> str:
+    columns = {
+        **CASE,
+        "starts": "starts",
+        "median_s": "median s",
+        "slowest_s": "slowest s",
+        "peak_mb": "peak MB",
+        "files": "files",
+    }
+    note = (
+        "<p>A process of its own, from its start to its first row; peak resident memory while it classifies the "
+        "files.</p>"
+    )
+    return _section("cold_start", note + table(record["sections"]["cold_start"]["rows"], columns))
+
+
+def _scaling(record: Record) -> str:
+    columns = {
+        **CASE,
+        "cpus": "CPUs",
+        "measured": "measured",
+        "cells": "cells at once",
+        "p50_ms": "p50 ms",
+        "cells_per_second": "cells/s",
+        "agreed": "agreed",
+    }
+    section = record["sections"]["scaling"]
+    picture = ""
+    if any(row["status"] == OK for row in section["rows"]):
+        picture = _pictures(figure(plots.cpu_picture(record), "Cells a second by CPUs"))
+    note = "<p>The process may use so many CPUs and no more; by batch size see latency.</p>"
+    return _section("scaling", note + picture + table(section["rows"], columns))
+
+
+def _peers(record: Record) -> str:
+    section = record["sections"]["peers"]
+    columns = {
+        "peer": "peer",
+        "cells_per_second": "cells/s",
+        "ratio": "ratio",
+        "lowest": "lowest",
+        "highest": "highest",
+        "largest_difference": "p_all differs by",
+    }
+    rows = section["rows"]
+    if not any("ratio" in row for row in rows):
+        return _section("peers", table(rows, columns))
+    note = (
+        f"<p>The same {section['files']} files and the same network ({text(section['case'])}) in {section['rounds']} "
+        "rounds, in which all take turns. Ratio: time as a multiple of classify's in the same round, median, lowest "
+        "and highest. <em>p_all differs by</em>: largest distance from classify's answers.</p>"
+    )
+    ran = [row for row in rows if row["status"] != SKIPPED]
+    missing = [f"{row['peer']}: {row['reason']}" for row in rows if row["status"] == SKIPPED]
+    absent = f"<p class='soft'>Not at hand:</p>{bullets(missing)}" if missing else ""
+    picture = _pictures(figure(plots.peers_picture(record), "Bars: median; lines: range of the rounds"))
+    return _section("peers", note + table(ran, columns) + picture + absent)
+
+
+def _machine(record: Record) -> str:
+    environment = record["environment"]
+    flags = [flag for flag in INTERESTING_FLAGS if flag in environment["cpu_flags"]]
+    gpus = "; ".join(", ".join(gpu.values()) for gpu in environment["gpus"]) or "none found"
+    told = facts(
+        {
+            "CPU": f"{environment['cpu']}, {environment['cpus']} usable, {', '.join(flags)}",
+            "GPU": gpus,
+            "Memory": f"{environment['memory_gb']} GB",
+            "System": environment["system"],
+            "Python": environment["python"],
+            "Code": f"allnet-edge {environment['code_version']}, commit {environment['code_commit'] or 'unknown'}",
+            "Libraries": ", ".join(f"{name} {version}" for name, version in environment["library_versions"].items()),
+            "Other load": ", ".join(
+                f"{name.replace('_', ' ')} {share:.0%}" for name, share in record["load"]["others"].items()
+            ),
+            "bundle.json": environment["bundle_sha256"],
+        }
+    )
+    variants = table(
+        record["bundle"]["variants"], {"precision": "variant", "mb": "MB", "proved": "proved", "sha256": "SHA-256"}
+    )
+    options = folded("All options", facts(record["options"]))
+    every_flag = folded("All CPU flags", f"<p class='soft'>{text(' '.join(environment['cpu_flags']))}</p>")
+    left_out = record["data"]["left_out"]
+    files = (
+        folded(f"Files not timed: {len(left_out)}", bullets(f"{p}: {r}" for p, r in left_out.items()))
+        if left_out
+        else ""
+    )
+    return _section("machine", told + variants + files + options + every_flag)
+
+
+TITLES = {
+    "budget": "Budget",
+    "parity": "Parity",
+    "latency": "Latency",
+    "sustained": "Sustained",
+    "cold_start": "Cold start and memory",
+    "scaling": "Scaling",
+    "peers": "Peers",
+    "machine": "Machine and record",
+}
+
+
+def _section(name: str, content: str) -> str:
+    return f'<section id="{name}"><h2>{TITLES[name]}</h2>\n{content}</section>\n'

@@ -1,0 +1,69 @@
+"""Cells a second by the number of CPUs that the process may use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import cycle, islice
+from typing import Any
+
+from benchmarks.latency import FILE_TO_RESULT, MODEL, measure_batch
+from benchmarks.record import OK, SKIPPED, Row, failed
+from benchmarks.rollout.cases import Case, opened
+from benchmarks.rollout.options import RolloutOptions
+from benchmarks.windows import AGREEING, figures
+from runtime.backends.onnxruntime import available_cpus
+
+
+def scaling(options: RolloutOptions, case: Case, paths: Sequence[str]) -> dict[str, Any]:
+    """Return a row for each number of CPUs and each way, model alone and file to result."""
+    if not hasattr(os, "sched_setaffinity"):
+        return {"rows": [case.columns | {"status": SKIPPED, "reason": "this system gives a process no chosen CPUs"}]}
+    rows: list[Row] = []
+    for cpus in cpu_counts(available_cpus()):
+        try:
+            with limited_to_cpus(cpus):
+                rows += _rows(options, case, cpus, paths)
+        except Exception as error:  # as for latency
+            rows.append({**case.columns, "cpus": cpus, **failed(error)})
+    return {"rows": rows}
+
+
+def cpu_counts(available: int) -> list[int]:
+    """Return 1, 2, 4 and so on, and all of them."""
+    powers = [2**power for power in range(available.bit_length()) if 2**power < available]
+    return [*powers, available]
+
+
+@contextmanager
+def limited_to_cpus(count: int) -> Iterator[None]:
+    """Let this thread, and those that it starts meanwhile, run on `count` of its CPUs."""
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(own)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, own)
+
+
+def _rows(options: RolloutOptions, case: Case, cpus: int, paths: Sequence[str]) -> list[Row]:
+    # A full batch for each worker, so that all of them have work.
+    sizes = {MODEL: options.batch_size, FILE_TO_RESULT: 4 * options.batch_size}
+    rows = []
+    with opened(options, case) as classifier:
+        for name, size in sizes.items():
+            timing = measure_batch(classifier, list(islice(cycle(paths), size)), options.window, name)
+            medians = [sorted(window)[len(window) // 2] for window in timing.windows_ms[-AGREEING:]]
+            rows.append(
+                {
+                    **case.columns,
+                    "cpus": cpus,
+                    "measured": name,
+                    "cells": size,
+                    **figures(timing, size),
+                    "status": OK,
+                    "windows_cells_per_second": [round(1000 * size / median, 1) for median in medians],
+                }
+            )
+    return rows

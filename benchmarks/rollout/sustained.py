@@ -1,0 +1,108 @@
+"""File to result for minutes: how many cells a minute, and whether the machine slows down when it is warm."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from benchmarks.record import Row
+from benchmarks.rollout.cases import Case, opened
+from benchmarks.rollout.options import RolloutOptions
+from benchmarks.rollout.sensors import Sensors, Timeline
+from runtime.classifier import Classifier
+from runtime.results import ResultsFile
+
+SLOW_SHARE = 0.9  # of the first third's rate, below which the last third counts as slower
+THIRDS = 3
+THROTTLE_SIGNS = ("gpu_throttled", "cpu_throttle_events")
+
+
+def sustained(options: RolloutOptions, case: Case, paths: Sequence[str], sensors: Sensors) -> dict[str, Any]:
+    """Classify the files over and over, into a results file; return the rates and what the sensors told."""
+    with opened(options, case) as classifier, TemporaryDirectory() as folder:
+        list(classifier.classify(paths[: 2 * options.batch_size]))  # warms up
+        with Timeline(sensors, options.slot_seconds) as timeline:
+            moments, milliseconds = classify_for(
+                classifier, paths, 60 * options.sustained_minutes, Path(folder) / "results.csv"
+            )
+    slots = cells_by_slot(moments, options.slot_seconds)
+    rates = [60 * cells / options.slot_seconds for cells in slots]
+    row = {**case.columns, "cells": len(moments), **summary(rates), **cell_figures(milliseconds)}
+    return {
+        "rows": [row | extremes(timeline.readings) | {"status": "ok"}],
+        "slot_seconds": options.slot_seconds,
+        "cells_per_minute": [round(rate, 1) for rate in rates],
+        "readings": timeline.readings,
+        "facts": sensors.facts(),
+        "left_out": sensors.left_out,
+    }
+
+
+def classify_for(
+    classifier: Classifier,
+    paths: Sequence[str],
+    seconds: float,
+    results: Path,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[list[float], list[float]]:
+    """Classify until the time is over; return when each row was written, and each cell's own milliseconds."""
+    began = clock()
+
+    def until_the_end() -> Iterator[str]:
+        for path in cycle(paths):
+            if clock() - began >= seconds:
+                return
+            yield path
+
+    moments, milliseconds = [], []
+    with ResultsFile(results) as file:
+        for prediction in classifier.classify(until_the_end()):
+            file.write(prediction)
+            moments.append(clock() - began)
+            milliseconds.append(1000 * prediction.seconds)
+    return moments, milliseconds
+
+
+def cells_by_slot(moments: Sequence[float], slot_seconds: float) -> list[int]:
+    """Count rows by slot of time; the last slot, which is not whole, is left out where there are others."""
+    slots = np.bincount((np.asarray(moments) / slot_seconds).astype(int))
+    whole = slots[:-1] if len(slots) > 1 else slots
+    return [int(count) for count in whole]
+
+
+def summary(rates: Sequence[float]) -> Row:
+    """Return the rate, its extremes, and how the last third of the time lies to the first."""
+    third = max(len(rates) // THIRDS, 1)
+    first, last = float(np.median(rates[:third])), float(np.median(rates[-third:]))
+    return {
+        "cells_per_minute": round(float(np.median(rates)), 1),
+        "slowest": round(min(rates), 1),
+        "fastest": round(max(rates), 1),
+        "last_to_first": round(last / first, 3) if first else 0.0,
+        "slowed_down": last < SLOW_SHARE * first,
+    }
+
+
+def cell_figures(milliseconds: Sequence[float]) -> Row:
+    """Sum up the cells' own times, reading and a share of the batch's inference."""
+    p50, p95, p99 = np.percentile(milliseconds, [50, 95, 99])
+    return {"p50_ms": round(float(p50), 3), "p95_ms": round(float(p95), 3), "p99_ms": round(float(p99), 3)}
+
+
+def extremes(readings: Sequence[Row]) -> Row:
+    """Return the largest memory and temperature, and whether the machine said that it throttled."""
+    told = {name for reading in readings for name in reading}
+    largest = {
+        f"most_{name}": max(reading[name] for reading in readings if name in reading)
+        for name in ("memory_mb", "temperature_c", "gpu_temperature_c", "gpu_memory_mb")
+        if name in told
+    }
+    signs = [name for name in THROTTLE_SIGNS if name in told]
+    throttled = any(reading.get(name) for reading in readings for name in signs)
+    return {**largest, "throttled": throttled if signs else None}

@@ -1,0 +1,211 @@
+"""That budgets are kept or not, and that a comparison knows the spread."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import compare
+from benchmarks.rollout.budget import Budget, judge_budget, read_budget
+from benchmarks.rollout.comparison import BETTER, GONE, OTHER_MACHINE, SAME, WITHIN, WORSE, Measured, cost_verdict
+from benchmarks.rollout.comparison import compare as compared
+from runtime.command_line import DONE, PARTLY_DONE, REFUSED
+from runtime.errors import DataError, UsageError
+from runtime.schema import Tolerance
+from tests.benchmarks.a_record import GOOD, LABELS, a_record
+
+needs_toml = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 reads no TOML")
+
+
+def written(folder: Path, name: str, record: dict[str, Any]) -> str:
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(record), encoding="utf-8")
+    return str(path)
+
+
+def verdicts(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
+    return {row["figure"]: row["verdict"] for row in compared(old, new, 0.1)}
+
+
+@pytest.mark.parametrize(
+    ("new", "verdict"),
+    [
+        (Measured(10.5, 10.4, 10.6), SAME),  # apart, but less than a tenth
+        (Measured(12, 10, 14), WITHIN),  # a fifth slower, but the ranges overlap
+        (Measured(12, 11.9, 12.1), WORSE),
+        (Measured(8, 7.9, 8.1), BETTER),
+    ],
+)
+def test_a_time_is_worse_only_beyond_the_tolerance_and_the_spread(new: Measured, verdict: str) -> None:
+    old = Measured(10, 9.8, 10.2)
+    assert cost_verdict(old, new, new.value / old.value - 1, 0.1) == verdict
+
+
+def test_a_rate_is_worse_where_it_falls() -> None:
+    old, new = Measured(10, 9.8, 10.2, more_is_better=True), Measured(8, 7.9, 8.1, more_is_better=True)
+    assert cost_verdict(old, new, -0.2, 0.1) == WORSE
+
+
+def test_the_same_record_has_nothing_worse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, "record", a_record())
+    assert compare.main([path, path, "--all"]) == DONE
+    said = capsys.readouterr().out
+    assert "0 worse, 0 better, 0 not measured any more" in said
+    assert "Both records are of the same bundle" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "figure"),
+    [
+        ({"windows": [[13.0], [13.1], [12.9]]}, "cpu fp32, batch 1, model: p50 ms"),
+        ({"windows": [[13.0], [13.1], [12.9]]}, "cpu fp32, batch 1, file to result: p95 ms"),
+        ({"rates": [400.0, 410.0, 405.0]}, "cpu fp32, sustained: cells a minute"),
+        ({"starts": [0.9, 1.0]}, "cpu fp32, cold start: s"),
+        ({"memory": 200.0}, "cpu fp32: peak memory MB"),
+        ({"peer": {"ratio": 1.2, "lowest": 1.1, "highest": 1.3}}, "classify, times as fast as other"),
+    ],
+)
+def test_a_regression_is_found_and_makes_the_exit_code(changes: dict[str, Any], figure: str, tmp_path: Path) -> None:
+    old, new = a_record(), a_record(**changes)
+    assert verdicts(old, new)[figure] == WORSE
+    assert verdicts(new, old)[figure] == BETTER
+    assert compare.main([written(tmp_path, "old", old), written(tmp_path, "new", new)]) == REFUSED
+    assert compare.main([written(tmp_path, "new", new), written(tmp_path, "old", old)]) == DONE
+
+
+def test_fewer_cells_decided_right_is_worse_where_it_is_no_chance() -> None:
+    missed = np.flatnonzero(LABELS)
+    few, many = GOOD.copy(), GOOD.copy()
+    few[missed[:2]], many[missed[:8]] = 0.2, 0.2
+    assert verdicts(a_record(), a_record(p_all=few))["cpu fp32: sensitivity"] == WITHIN
+    found = verdicts(a_record(), a_record(p_all=many))
+    assert (found["cpu fp32: sensitivity"], found["cpu fp32: specificity"]) == (WORSE, SAME)
+    assert verdicts(a_record(p_all=many), a_record())["cpu fp32: sensitivity"] == BETTER
+
+
+def test_accuracy_on_other_cells_is_judged_by_intervals() -> None:
+    many = GOOD.copy()
+    many[np.flatnonzero(LABELS)[:2]] = 0.2
+    new = a_record(p_all=many)
+    new["sections"]["parity"]["cells"][0]["sha256"] = "another"
+    assert verdicts(a_record(), new)["cpu fp32: sensitivity"] in (WITHIN, WORSE)
+    assert verdicts(a_record(), new)["cpu fp32: specificity"] == SAME
+
+
+def test_a_variant_that_fails_its_parity_now_is_worse_whatever_the_tests_say() -> None:
+    one = GOOD.copy()
+    one[0] = 0.4
+    new = a_record(p_all=one, tolerance=Tolerance(flipped=0.0))
+    assert verdicts(a_record(), new)["cpu fp32: parity"] == WORSE
+    assert verdicts(a_record(), new)["cpu fp32: sensitivity"] == WITHIN
+
+
+def test_times_of_another_machine_are_shown_and_not_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new = a_record(cpu="B", windows=[[99.0]] * 3)
+    assert verdicts(a_record(), new)["cpu fp32, batch 1, model: p50 ms"] == OTHER_MACHINE
+    assert compare.main([written(tmp_path, "old", a_record()), written(tmp_path, "new", new)]) == DONE
+    assert "The machines differ (CPU A and B)" in capsys.readouterr().out
+
+
+def test_what_was_not_measured_any_more_is_said(tmp_path: Path) -> None:
+    new = a_record()
+    new["sections"]["latency"]["rows"] = [{"backend": "cpu", "precision": "fp32", "status": "failed", "reason": "no"}]
+    assert verdicts(a_record(), new)["cpu fp32, batch 1, model: p50 ms"] == GONE
+    assert compare.main([written(tmp_path, "old", a_record()), written(tmp_path, "new", new)]) == PARTLY_DONE
+
+
+def test_a_busy_machine_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    compare.main([written(tmp_path, "old", a_record(busy=True)), written(tmp_path, "new", a_record())])
+    assert "While the old record was taken, other processes took up to 50% of the machine" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "expected a record of benchmarks.rollout at .*, found: "),
+        ('{"measurement": "latency"}', "found another file"),
+        ('{"measurement": "rollout", "schema_version": 99}', "expected a record of schema version 1 at .*, found 99"),
+        ('{"measurement": "rollout", "schema_version": 1}', "missing environment, bundle"),
+    ],
+)
+def test_what_is_no_record_is_refused(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text(content)
+    with pytest.raises(DataError, match=message):
+        compare.main([str(tmp_path), str(tmp_path)])
+
+
+def test_a_limit_on_a_cost_is_kept_up_to_it_and_one_on_a_rate_down_to_it() -> None:
+    record = a_record()
+    kept = {
+        row["limit"]: row["kept"]
+        for limit in (9.9, 10.0, 11.0)
+        for row in judge_budget(Budget(p50_ms=limit, cells_per_second=limit), record)
+        if row["limit"] == "cells_per_second" or limit == 9.9
+    }
+    assert kept == {"p50_ms": False, "cells_per_second": False}
+    [row] = judge_budget(Budget(cells_per_second=10.0), record)
+    assert (row["found"], row["kept"], row["sense"]) == (10.0, True, "at least")
+
+
+def test_every_limit_is_found_in_a_record() -> None:
+    flipped = GOOD.copy()
+    flipped[0] = 0.4  # one of thirty ALL cells
+    rows = judge_budget(Budget(**dict.fromkeys(Budget.__dataclass_fields__, 0.5)), a_record(p_all=flipped))
+    found = {row["limit"]: row["found"] for row in rows}
+    assert found["delta_sensitivity"] == pytest.approx(1 / 30, abs=1e-5)
+    assert found["flipped"] == pytest.approx(1 / 60, abs=1e-5)
+    assert found["slowdown"] == pytest.approx(0.05)
+    assert (found["memory_mb"], found["cold_start_s"], found["specificity"]) == (150, 0.6, 1)
+    assert None not in found.values()
+
+
+def test_what_was_not_measured_keeps_no_limit() -> None:
+    record = a_record()
+    record["sections"]["parity"] = {"rows": [{"status": "skipped", "reason": "no data"}]}
+    [row] = judge_budget(Budget(delta_sensitivity=1.0), record)
+    assert (row["found"], row["kept"]) == (None, False)
+
+
+@needs_toml
+def test_a_budget_is_read_from_toml_and_json(tmp_path: Path) -> None:
+    (tmp_path / "budget.toml").write_text("p95_ms = 20\ndelta_sensitivity = 0.005\n")
+    (tmp_path / "budget.json").write_text('{"p95_ms": 20, "delta_sensitivity": 0.005}')
+    expected = Budget(p95_ms=20, delta_sensitivity=0.005)
+    assert read_budget(tmp_path / "budget.toml") == read_budget(tmp_path / "budget.json") == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"p95": 20}', "expected the limits p50_ms, p95_ms, .*, found p95; correct it"),
+        ('{"p95_ms": "20"}', "expected p95_ms in .* to be a number of 0 or more, found '20'"),
+        ('{"p95_ms": -1}', "found -1"),
+        ('{"p95_ms": true}', "found True"),
+        ("{}", "expected at least one limit"),
+        ("[]", "a table of limits, found list"),
+        ("p95_ms", "expected a budget in TOML or JSON at"),
+    ],
+)
+def test_what_is_no_budget_is_refused(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "budget.json").write_text(content)
+    with pytest.raises(UsageError, match=message):
+        read_budget(tmp_path / "budget.json")
+
+
+def test_a_budget_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file"):
+        read_budget(tmp_path / "budget.toml")
+
+
+def test_a_budget_that_the_new_record_does_not_keep_makes_the_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, "record", a_record())
+    (tmp_path / "budget.json").write_text('{"p50_ms": 5, "memory_mb": 500}')
+    assert compare.main([path, path, "--budget", str(tmp_path / "budget.json")]) == REFUSED
+    assert "p50_ms" in capsys.readouterr().out

@@ -1,0 +1,400 @@
+"""That a rollout measures what it says, survives what fails, and that its report shows it; no test here is timed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.record import failed
+from benchmarks.rollout import __main__ as rollout
+from benchmarks.rollout import cases as cases_module
+from benchmarks.rollout import measurement, plots, sustained
+from benchmarks.rollout.busy import CpuSeconds, LoadWatch, others_share
+from benchmarks.rollout.material import found_material
+from benchmarks.rollout.options import RolloutOptions, quick
+from benchmarks.rollout.page import number, table
+from benchmarks.rollout.record import failures_of, verdict_of
+from benchmarks.rollout.report import write_report
+from benchmarks.rollout.scaling import cpu_counts
+from benchmarks.windows import WindowPlan
+from runtime.backends.onnxruntime import OnnxRuntimeBackend
+from runtime.bundle import DEFAULT_BUNDLE, Bundle
+from runtime.classifier import Classifier, ClassifierOptions
+from runtime.command_line import DONE, PARTLY_DONE, REFUSED
+from runtime.errors import BackendError, BundleError, DataError, OutputError, UsageError
+from runtime.schema import ImageSpec
+from tests.benchmarks.a_record import a_record
+from tests.tiny_bundle import onnx_answers, record_hashes, write_onnx
+
+CellFile = Callable[[str], Path]
+SHORT = [
+    *("--quick", "--batch-sizes", "1", "3", "--batch-size", "4", "--sustained", "0.01"),
+    *("--rounds", "1", "--peer-cells", "8", "--starts", "1"),
+]
+SMALL_IMAGE = ImageSpec(12, 12)
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Watch the machine for a moment only, and make slots so short that a run has some."""
+
+    def briefer(options: RolloutOptions) -> RolloutOptions:
+        window = WindowPlan(0.0, 2, 4, 1.0, 0.0, 1)
+        return replace(quick(options), window=window, quiet_seconds=0.01, slot_seconds=0.1, start_cells=4, part_runs=2)
+
+    monkeypatch.setattr(rollout, "quick", briefer)
+
+
+@pytest.fixture
+def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what starts processes of its own."""
+    monkeypatch.setattr(measurement, "cold_start", lambda *_: {"rows": []})
+
+
+def record_in(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "record.json").read_text())
+    return content
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not tell a process's peak memory")
+def test_a_short_rollout_of_the_packages_bundle_measures_everything(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "budget.json").write_text('{"memory_mb": 100000}')
+    arguments = ["--data", str(drawn), "--out", str(tmp_path / "out"), "--precisions", "fp32", "int8", *SHORT]
+    code = rollout.main([*arguments, "--budget", str(tmp_path / "budget.json")])
+    record = record_in(tmp_path / "out")
+    sections = record["sections"]
+    assert list(failures_of(record)) == []
+    # What fails on drawn cells, which the model was not made for, is parity alone.
+    passed = sections["parity"]["passed"]
+    assert code == (DONE if passed else REFUSED)
+    assert record["verdict"]["may_be_deployed"] == ("yes" if passed else "no")
+    cases = [("cpu", "fp32"), ("cpu", "int8")]
+    assert [(row["backend"], row["precision"]) for row in sections["cold_start"]["rows"]] == cases
+    assert {(row["backend"], row["precision"], row["batch"]) for row in sections["latency"]["rows"]} == {
+        (*case, size) for case in cases for size in (1, 3)
+    }
+    for row in sections["latency"]["rows"]:
+        assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p95_ms"] <= row["p99_ms"] <= row["max_ms"]
+        assert len(row["windows_ms"]) == row["windows"]
+    for part in sections["latency"]["parts"]:
+        assert min(part[name] for name in ("preprocess_ms", "inference_ms", "postprocess_ms")) > 0
+    [row] = sections["sustained"]["rows"]
+    assert row["cells"] > 0
+    assert sections["sustained"]["readings"][0]["memory_mb"] > 0
+    assert sections["parity"]["reference"] == "fp32 graph"
+    assert [row["variant"] for row in sections["parity"]["rows"]] == ["cpu fp32", "cpu int8"]
+    assert len(sections["parity"]["answers"]["cpu int8"]) == len(sections["parity"]["cells"]) == 30
+    assert sections["peers"]["rows"][0] | {"cells_per_second": 0} == {
+        "peer": "classify",
+        "cells_per_second": 0,
+        "ratio": 1.0,
+        "lowest": 1.0,
+        "highest": 1.0,
+        "largest_difference": 0.0,
+        "status": "ok",
+    }
+    for row in sections["peers"]["rows"]:
+        assert row["status"] == "skipped" or row["largest_difference"] < 1e-4, "it is the same network"
+    assert record["environment"]["cpu_flags"]
+    assert (record["schema_version"], record["options"]["batch_size"]) == (1, 4)
+    check_page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    assert "python -m benchmarks.compare OLD" in capsys.readouterr().out
+
+
+def check_page(page: str) -> None:
+    """Nothing is fetched, every id is there once, no stand-in for a color is left."""
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert "#0a0b" not in page
+    assert "#0a0c" not in page
+    assert page.count("<svg") == 6
+
+
+def test_without_data_drawn_cells_are_timed_and_nothing_is_judged(no_processes: None, tmp_path: Path) -> None:
+    assert rollout.main(["--out", str(tmp_path), "--precisions", "fp32", *SHORT]) == DONE
+    record = record_in(tmp_path)
+    [row] = record["sections"]["parity"]["rows"]
+    assert row == {"status": "skipped", "reason": "no labelled data was given (--data): latency only"}
+    assert record["verdict"]["may_be_deployed"] == "open"
+    assert "latency only" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (("a.bmp", "b.bmp"), "expected a name like UID_11_2_3_all.bmp"),
+        (("all/a.bmp", "all/b.bmp"), "expected cells of both classes in .*, found 2 ALL and 0 healthy"),
+    ],
+)
+def test_unlabelled_and_one_class_data_are_timed_and_their_parity_fails(
+    names: tuple[str, ...], reason: str, cell_file: CellFile, no_processes: None, tmp_path: Path
+) -> None:
+    for name in names:
+        cell_file(f"cells/{name}")
+    arguments = ["--data", str(tmp_path / "cells"), "--out", str(tmp_path / "out"), "--precisions", "fp32", *SHORT]
+    assert rollout.main(arguments) == PARTLY_DONE
+    record = record_in(tmp_path / "out")
+    [(section, row)] = failures_of(record)
+    assert section == "parity"
+    assert re.search(reason, row["reason"])
+    assert "\n" not in row["reason"]
+    assert record["sections"]["latency"]["rows"][0]["status"] == "ok"
+
+
+def test_a_missing_backend_is_a_row_that_failed(drawn: Path, no_processes: None, tmp_path: Path) -> None:
+    arguments = ["--data", str(drawn), "--out", str(tmp_path), "--precisions", "fp32", "--backends", "cpu", "tensorrt"]
+    assert rollout.main([*arguments, *SHORT]) == PARTLY_DONE
+    reasons = {name: row["reason"] for name, row in failures_of(record_in(tmp_path))}
+    assert reasons.keys() == {"latency", "parity"}
+    assert "expected an engine of precision fp32" in reasons["latency"]
+    assert "failed: expected an engine" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_backend_that_is_to_be_deployed_and_is_missing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="expected an engine of precision"):
+        rollout.main(["--out", str(tmp_path), "--backend", "tensorrt", *SHORT])
+
+
+def test_a_backend_that_fails_in_the_middle_costs_its_own_rows(
+    drawn: Path, no_processes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = OnnxRuntimeBackend._infer
+
+    def infer(self: OnnxRuntimeBackend, cells: Any) -> Any:
+        if len(cells) == 3 and "int8" in self.model_file:  # type: ignore[attr-defined]
+            raise BackendError("the card fell off the bus")
+        return real(self, cells)
+
+    opening = OnnxRuntimeBackend.__init__
+
+    def opened(self: OnnxRuntimeBackend, model: Path, *others: Any) -> None:
+        self.model_file = model.name  # type: ignore[attr-defined]
+        opening(self, model, *others)
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "_infer", infer)
+    monkeypatch.setattr(OnnxRuntimeBackend, "__init__", opened)
+    arguments = ["--data", str(drawn), "--out", str(tmp_path), "--precisions", "fp32", "int8"]
+    assert rollout.main([*arguments, *SHORT]) == PARTLY_DONE
+    sections = record_in(tmp_path)["sections"]
+    good = [row for row in sections["latency"]["rows"] if row["status"] == "ok"]
+    assert {(row["precision"], row["batch"]) for row in good} == {("fp32", 1), ("fp32", 3), ("int8", 1)}
+    # The batches of the gate have 8, 1 and 5 cells, so that 3 are left of 8.
+    assert [(row["variant"], row["status"]) for row in sections["parity"]["rows"]] == [
+        ("cpu fp32", "ok"),
+        ("cpu int8", "failed"),
+    ]
+
+
+def test_a_measurement_that_breaks_is_a_row_and_its_traceback_is_shown(
+    no_processes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def breaks(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(measurement, "peers", breaks)
+    assert rollout.main(["--out", str(tmp_path), "--precisions", "fp32", *SHORT]) == PARTLY_DONE
+    assert dict(failures_of(record_in(tmp_path))) == {
+        "peers": {"status": "failed", "reason": "ZeroDivisionError: a bug"}
+    }
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_variant_that_decides_otherwise_may_not_be_deployed(
+    drawn: Path, no_processes: None, tmp_path: Path, tiny_bundle: Path
+) -> None:
+    golden = Bundle.open(tiny_bundle).golden()
+    model = tiny_bundle / "model.int8.onnx"
+    write_onnx(model, "int8", seed=1)  # calls every cell ALL, which the other graphs call none
+    answers: dict[str, Any] = {**golden.p_all, "int8": onnx_answers(model, golden.cells)}
+    np.savez(tiny_bundle / "golden.npz", cells=golden.cells, **answers)
+    record_hashes(tiny_bundle)
+    out = tmp_path / "out"
+    assert rollout.main(["--bundle", str(tiny_bundle), "--data", str(drawn), "--out", str(out), *SHORT]) == REFUSED
+    record = record_in(out)
+    assert record["verdict"]["may_be_deployed"] == "no"
+    assert any(reason.startswith("parity of cpu int8: ") for reason in record["verdict"]["against"])
+    flips = record["sections"]["parity"]["flipped"]
+    by_subject = sum(row["flipped"]["cpu int8"] for row in record["sections"]["parity"]["subjects"])
+    assert by_subject == sum(flip["variant"] == "cpu int8" for flip in flips) > 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "May not be deployed" in page
+    assert "data:image/jpeg;base64," in page
+
+
+def test_the_keras_model_is_the_reference_where_it_is_at_hand(
+    bundle: Path, finished_run: Path, drawn: Path, no_processes: None, tmp_path: Path
+) -> None:
+    arguments = ["--bundle", str(bundle), "--run", str(finished_run), "--data", str(drawn), "--out", str(tmp_path)]
+    assert rollout.main([*arguments, *SHORT]) == DONE
+    sections = record_in(tmp_path)["sections"]
+    assert sections["parity"]["reference"] == "Keras model"
+    [keras] = [row for row in sections["peers"]["rows"] if row["peer"].startswith("keras")]
+    assert keras["largest_difference"] < 1e-4
+
+
+def test_a_bundle_of_another_schema_is_refused(tmp_path: Path, tiny_bundle: Path) -> None:
+    manifest = tiny_bundle / "bundle.json"
+    manifest.write_text(re.sub(r'"schema_version": \d+', '"schema_version": 99', manifest.read_text()))
+    with pytest.raises(BundleError, match=r"expected bundle.json of schema_version \d+, found 99"):
+        rollout.main(["--bundle", str(tiny_bundle), "--out", str(tmp_path / "out"), *SHORT])
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_measuring(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write"):
+        rollout.main(["--out", str(tmp_path / "file" / "out"), *SHORT])
+
+
+def test_a_budget_with_an_unknown_limit_is_refused_before_measuring(tmp_path: Path) -> None:
+    (tmp_path / "budget.json").write_text('{"speed": 1}')
+    with pytest.raises(UsageError, match="found speed"):
+        rollout.main(["--out", str(tmp_path), "--budget", str(tmp_path / "budget.json"), *SHORT])
+
+
+def test_files_that_cannot_be_read_are_left_out_and_named(cell_file: CellFile, tmp_path: Path) -> None:
+    cell_file("cells/all/a.bmp")
+    (tmp_path / "cells" / "all" / "b.bmp").write_bytes(b"BM")
+    with found_material(tmp_path / "cells", SMALL_IMAGE) as material:
+        assert [Path(path).name for path in material.paths] == ["a.bmp"]
+        assert [Path(path).name for path in material.left_out] == ["b.bmp"]
+
+
+def test_data_of_which_nothing_can_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.bmp").write_bytes(b"BM")
+    with (
+        pytest.raises(DataError, match=r"expected images that can be read in .*, found none .*a\.bmp: "),
+        found_material(tmp_path, SMALL_IMAGE),
+    ):
+        pass
+
+
+def test_the_package_measures_where_no_training_library_is_installed(tmp_path: Path) -> None:
+    blocked = ("tensorflow", "keras", "onnx", "tf2onnx", "sklearn", "openvino", "pynvml")
+    code = (
+        f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\n"
+        "import importlib.util as u\nfind = u.find_spec\n"
+        f"u.find_spec = lambda name, *rest: None if name in {blocked!r} else find(name, *rest)\n"
+        "from benchmarks.rollout.measurement import measure\nfrom benchmarks.rollout.report import write_report\n"
+        "from benchmarks.compare import main\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_full_slot_counts_and_the_last_one_does_not() -> None:
+    assert sustained.cells_by_slot([0.1, 0.9, 1.0, 3.5, 4.2], 1.0) == [2, 1, 0, 1]
+    assert sustained.cells_by_slot([0.1, 0.2], 1.0) == [2]
+
+
+@pytest.mark.parametrize(("last", "slowed"), [(95.0, False), (85.0, True)])
+def test_a_machine_that_slows_down_when_warm_is_seen(last: float, slowed: bool) -> None:
+    row = sustained.summary([100.0, 100.0, 100.0, 97.0, last, last])
+    assert row["slowed_down"] is slowed
+    assert row["last_to_first"] == last / 100
+
+
+def test_a_sustained_run_ends_when_its_time_is_over(tmp_path: Path, cell_file: CellFile) -> None:
+    cell = str(cell_file("a.bmp"))
+    ticks: Iterator[float] = iter(np.arange(0, 1000, 0.5).tolist())
+    with Classifier(ClassifierOptions(DEFAULT_BUNDLE, "cpu")) as classifier:
+        moments, milliseconds = sustained.classify_for(
+            classifier, [cell], 10.0, tmp_path / "results.csv", lambda: next(ticks)
+        )
+    assert 0 < len(moments) == len(milliseconds) <= 20
+    assert (tmp_path / "results.csv").exists()
+
+
+def test_throttling_is_known_only_where_the_machine_tells() -> None:
+    assert sustained.extremes([{"memory_mb": 5.0}, {"memory_mb": 7.0}]) == {"most_memory_mb": 7, "throttled": None}
+    assert sustained.extremes([{"gpu_throttled": 0.0}, {"gpu_throttled": 1.0}])["throttled"] is True
+    assert sustained.extremes([{"cpu_throttle_events": 0.0}])["throttled"] is False
+
+
+def test_other_work_is_what_the_machine_did_less_what_we_did() -> None:
+    before = CpuSeconds(machine=100, idle=50, own=10)
+    assert others_share(before, CpuSeconds(machine=120, idle=55, own=15)) == pytest.approx(0.5)
+    assert others_share(before, CpuSeconds(machine=120, idle=70, own=10)) == 0
+    assert others_share(before, before) == 0
+    readings = iter([before, CpuSeconds(120, 68, 11), CpuSeconds(140, 83, 11)])
+    watch = LoadWatch(lambda: next(readings))
+    watch.note("first")
+    assert not watch.is_busy
+    watch.note("second")
+    assert watch.shares == {"first": 0.05, "second": 0.25}
+    assert watch.is_busy
+
+
+def test_the_numbers_of_cpus_end_with_all_of_them() -> None:
+    assert [cpu_counts(count) for count in (1, 2, 6, 8)] == [[1], [1, 2], [1, 2, 4, 6], [1, 2, 4, 8]]
+
+
+def test_a_verdict_needs_a_budget_and_no_failure() -> None:
+    record = a_record()
+    assert verdict_of(record) == {"may_be_deployed": "yes", "against": [], "unsure": []}
+    record["budget"] = None
+    assert verdict_of(record)["may_be_deployed"] == "open"
+    record["budget"] = [{"limit": "p95_ms", "sense": "at most", "value": 5.0, "found": 10.0, "kept": False}]
+    assert verdict_of(record)["against"] == ["budget: p95_ms is 10, at most 5 is allowed"]
+    record = a_record()
+    record["sections"]["peers"]["rows"].append({"peer": "third", **failed(BackendError("no card"))})
+    assert verdict_of(record)["unsure"] == ["peers of third failed: no card"]
+    for row in record["sections"]["latency"]["rows"]:
+        row["status"] = "failed"
+        row["reason"] = "no"
+    assert verdict_of(record)["against"] == ["nothing could be measured"]
+
+
+def test_the_roc_goes_from_nothing_to_everything_and_takes_equal_scores_at_once() -> None:
+    labels = np.array([True, False, True, False])
+    false_positives, sensitivity = plots.roc(labels, np.array([0.9, 0.5, 0.5, 0.1]))
+    assert false_positives.tolist() == [0, 0, 0.5, 1]
+    assert sensitivity.tolist() == [0, 0.5, 1, 1]
+
+
+def test_a_page_shows_names_as_text_and_a_failed_row_with_its_reason() -> None:
+    rows: list[dict[str, Any]] = [
+        {"a": "<b>", "n": 1234.5, "status": "ok"},
+        {"a": "x", "status": "failed", "reason": "it <i>broke</i>"},
+    ]
+    html = table(rows, {"a": "name", "n": "ms"})
+    assert "&lt;b&gt;" in html
+    assert '<td class="number">1,234</td>' in html or '<td class="number">1,235</td>' in html
+    assert 'colspan="1">failed: it &lt;i&gt;broke&lt;/i&gt;' in html
+    assert [number(value) for value in (None, True, 12, 0.1234, 56.78)] == ["-", "yes", "12", "0.123", "56.78"]
+
+
+def test_a_page_of_failures_alone_can_be_written(tmp_path: Path, no_processes: None) -> None:
+    assert rollout.main(["--out", str(tmp_path), "--precisions", "fp32", *SHORT]) == DONE
+    record = record_in(tmp_path)
+    for section in record["sections"].values():
+        section.clear()
+        section["rows"] = [failed(BackendError("no card"))]
+    record["verdict"] = verdict_of(record)
+    page = write_report(record, tmp_path).read_text(encoding="utf-8")
+    assert page.count("failed: no card</td>") == 6
+    assert "nothing could be measured" in page
+
+
+def test_engines_are_measured_in_the_precisions_that_were_built(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tiny_bundle / "engines").mkdir()
+    (tiny_bundle / "engines" / "card-fp16.engine").write_bytes(b"")
+    monkeypatch.setattr(cases_module, "has_provider", lambda name: name == "cpu")
+    bundle = Bundle.open(tiny_bundle)
+    deployed = cases_module.Case("cpu", "fp32")
+    found = cases_module.cases_of(bundle, RolloutOptions(tiny_bundle, tiny_bundle), deployed)
+    assert [case.name for case in found] == ["cpu fp32", "tensorrt fp16", "cpu fp16", "cpu int8"]
