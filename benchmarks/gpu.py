@@ -109,7 +109,8 @@ def measured(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, l
             argparse.Namespace(**vars(options), model=model, data=None, batch_size=options.training_batch),
             folder / model,
         )
-        recipes = [replace(training.recipe, precision=precision, compiled=True) for precision in options.precisions]
+        compiled = options.device == "gpu"  # by XLA, which takes minutes for a CPU
+        recipes = [replace(training.recipe, precision=name, compiled=compiled) for name in options.precisions]
         batch = training.batches(training.recipe)[0]
         yield f"{model} training", step_rows(training.network, recipes, batch, options.steps)
 

@@ -33,7 +33,7 @@ p { max-width: 52rem; } p, li { overflow-wrap: anywhere; } .soft { color: var(--
 .verdict { border: 2px solid; border-left-width: .6rem; border-radius: .4rem; padding: .6rem 1rem; margin: 1rem 0; }
 .verdict strong { font-size: 1.25rem; } .verdict ul { margin: .4rem 0 0; padding-left: 1.2rem; color: var(--ink); }
 .yes { color: var(--yes); } .no { color: var(--no); } .open { color: var(--open); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .6rem; margin: 1rem 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.3rem, 1fr)); gap: .6rem; margin: 1rem 0; }
 .tiles div { background: var(--card); border-radius: .4rem; padding: .6rem .8rem; }
 .tiles b { display: block; font-size: 1.35rem; line-height: 1.2; } .tiles span { color: var(--soft); font-size: .8rem; }
 .wide { overflow-x: auto; margin: .6rem 0; }

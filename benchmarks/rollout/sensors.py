@@ -152,7 +152,8 @@ class TegrastatsSource:
         self._process = subprocess.Popen(
             [program, "--interval", str(TEGRASTATS_MS)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
-        threading.Thread(target=self._follow, daemon=True).start()
+        self._follower = threading.Thread(target=self._follow, daemon=True)
+        self._follower.start()
 
     def _follow(self) -> None:
         for line in self._process.stdout or ():
@@ -170,7 +171,9 @@ class TegrastatsSource:
     def close(self) -> None:
         """End the program."""
         self._process.terminate()
-        self._process.wait(timeout=10)
+        self._follower.join()
+        with self._process:  # closes its output and waits for it
+            pass
 
 
 def parse_tegrastats(line: str) -> Reading:

@@ -6,13 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
+from keras import layers
 
-from benchmarks import card, flops, gpu
+from benchmarks import card, flops, gpu, training
 from benchmarks.peers import resident_run
 from runtime.command_line import DONE, PARTLY_DONE
 from runtime.errors import BackendError
+from runtime.schema import Recipe
 from tests.tiny_bundle import onnx_answers, some_cells
 
 SMALL = [
@@ -21,10 +24,23 @@ SMALL = [
 ]
 
 
+def small_network(recipe: Recipe) -> Any:
+    """In place of compact, which takes TensorFlow half a minute to compile."""
+    cells = keras.Input((40, 40, 3), dtype="uint8")
+    x = layers.Rescaling(1 / 255, dtype="float32")(cells)
+    x = layers.Conv2D(4, 3, strides=4, dtype=recipe.precision)(x)
+    x = layers.GlobalAveragePooling2D(dtype="float32")(x)
+    network = keras.Model(cells, layers.Dense(1, activation="sigmoid", dtype="float32")(x))
+    network.compile("sgd", "binary_crossentropy", jit_compile=False)
+    return network
+
+
 @pytest.fixture(autouse=True)
-def small_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flops, "LARGEST_SIDE", 256)
     monkeypatch.setattr(card, "_rates", {})
+    monkeypatch.setattr(training.Training, "network", lambda _, recipe: small_network(recipe))
+    monkeypatch.setattr(gpu, "network_flops", lambda model, size: 1000)  # no network takes the tiny bundle's cells
 
 
 def test_every_part_is_measured_and_kept_under_the_machines_name(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -53,7 +69,7 @@ def test_every_part_is_measured_and_kept_under_the_machines_name(tiny_bundle: Pa
 
 
 def test_without_a_gpu_it_refuses_and_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match="expected a GPU for Keras on .*, found .*; install JAX or Torch"):
+    with pytest.raises(BackendError, match=r"expected a GPU for Keras on .*, found .*; install JAX or Torch"):
         gpu.main(["--out", str(tmp_path)])
 
 
@@ -72,20 +88,16 @@ def test_a_part_that_fails_is_a_row_and_the_exit_code(
 def test_a_resident_run_gives_the_graphs_own_answers(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
-    opened = []
-
-    def session(*arguments: Any, **options: Any) -> Any:
-        opened.append(real(*arguments, **options))
-        return opened[-1]
-
     real = onnxruntime.InferenceSession
-    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     cells = some_cells(3)
     bound = []
     run_with_iobinding = real.run_with_iobinding
-    monkeypatch.setattr(
-        real, "run_with_iobinding", lambda self, binding: (bound.append(binding), run_with_iobinding(self, binding))
-    )
+
+    def run(self: Any, binding: Any) -> None:
+        bound.append(binding)
+        run_with_iobinding(self, binding)
+
+    monkeypatch.setattr(real, "run_with_iobinding", run)
     resident_run(tiny_bundle / "model.fp32.onnx", cells, "CPUExecutionProvider", "cpu")()
     [answers] = bound[0].copy_outputs_to_cpu()
     np.testing.assert_allclose(answers, onnx_answers(tiny_bundle / "model.fp32.onnx", cells), atol=1e-6)
