@@ -77,6 +77,7 @@ def test_lines_of_tegrastats_are_read() -> None:
         "cpu_mhz": 1479,
     }
     assert parse_tegrastats("") == {}
+    assert parse_tegrastats("gpu@-256C cv0@-256C") == {}, "parts that are off have no temperature"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the program in its place is a shell script")
@@ -143,13 +144,17 @@ def test_an_idle_card_is_not_throttled_and_a_hot_one_is(reasons: int, throttled:
 
 
 def test_a_source_that_fails_is_left_out_and_the_others_are_read_on() -> None:
-    def lost(_: object) -> None:
+    asked: list[object] = []
+
+    def lost(card: object) -> None:
+        asked.append(card)
         raise RuntimeError("GPU is lost")
 
     with Sensors([ProcessSource(), NvmlSource(nvml(nvmlDeviceGetUtilizationRates=lost))]) as sensors:
         assert sensors.read()["memory_mb"] > 0
         assert sensors.read()["memory_mb"] > 0
     assert sensors.left_out == {"NvmlSource": "RuntimeError: GPU is lost"}
+    assert len(asked) == 1
 
 
 def test_a_timeline_has_a_reading_for_each_slot_and_ends_with_its_block() -> None:
