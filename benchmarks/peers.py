@@ -184,6 +184,8 @@ def keras_predict(errand: Errand) -> Candidate:
     with quiet_tensorflow():
         import keras
 
+        from export.to_onnx import calibrate
+
     batches = list(errand.batches())
 
     class Files(keras.utils.PyDataset):  # type: ignore[misc]
@@ -194,6 +196,7 @@ def keras_predict(errand: Errand) -> Candidate:
             return (np.stack([load_or_name(path, errand.image) for path in batches[index]]),)
 
     model = keras.models.load_model(reference_file(errand.bundle, errand.run), compile=False)
+    calibrate(model, errand.bundle.manifest.decision.temperature)
     return lambda: model.predict(Files(workers=2), verbose=0)[:, 0]
 
 

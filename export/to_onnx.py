@@ -44,17 +44,12 @@ class KerasModel:
     """A run's best.keras with its calibration: the reference that every conversion is compared with."""
 
     def __init__(self, file: Path, temperature: float) -> None:
-        """Load the file; raise RunError where it is missing, damaged or not such a model.
-
-        sigmoid(logit / temperature) is folded into the last layer, by dividing its weights, so that the graph needs
-        nothing more for it.
-        """
+        """Load the file; raise RunError where it is missing, damaged or not such a model."""
         self._file = file
         self._model = _load(file)
         _refuse_another_contract(file, self._model)
         _refuse_no_numbers(file, self._model)
-        last = self._model.get_layer(OUTPUT_NAME)
-        last.set_weights([weights / temperature for weights in last.get_weights()])
+        calibrate(self._model, temperature)
 
     def predict(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return p_all, float32 [N], for uint8 RGB cells [N, height, width, 3]; raise RunError where it overflows."""
@@ -85,6 +80,12 @@ class KerasModel:
             graph = _converted(explained, Path(folder) / "weights")
             gc.collect()  # what tf2onnx held is a ring of references
             fold_and_save(graph, Path(folder), target)
+
+
+def calibrate(model: Any, temperature: float) -> None:
+    """Fold sigmoid(logit / temperature) into the last layer, by dividing its weights: the graph needs nothing more."""
+    last = model.get_layer(OUTPUT_NAME)
+    last.set_weights([weights / temperature for weights in last.get_weights()])
 
 
 def _heat_by_gradient(explained: ExplainedNetwork, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
