@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -71,7 +72,19 @@ def test_a_short_rollout_of_the_packages_bundle_measures_everything(
     drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "budget.json").write_text('{"memory_mb": 100000}')
-    arguments = ["--data", str(drawn), "--out", str(tmp_path / "out"), "--precisions", "fp32", "int8", *SHORT]
+    bundle = shutil.copytree(DEFAULT_BUNDLE, tmp_path / "bundle")  # where its run is not at hand
+    arguments = [
+        "--bundle",
+        str(bundle),
+        "--data",
+        str(drawn),
+        "--out",
+        str(tmp_path / "out"),
+        "--precisions",
+        "fp32",
+        "int8",
+        *SHORT,
+    ]
     code = rollout.main([*arguments, "--budget", str(tmp_path / "budget.json")])
     record = record_in(tmp_path / "out")
     sections = record["sections"]

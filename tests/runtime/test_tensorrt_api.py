@@ -64,8 +64,8 @@ NOT_TENSORRT = {
     ),
     "variant",
     # texts, numbers, tables and paths
-    *("DATATYPE_SPELLINGS", "aside", "file", "found", "layer", "model", "msg", "part", "path", "reasons", "tensor"),
-    *("texts", "version", "weights"),
+    *("DATATYPE_SPELLINGS", "aside", "engine_aside", "file", "found", "layer", "model", "msg", "part", "path"),
+    *("reasons", "record_aside", "tensor", "texts", "version", "weights"),
     # the standard library's threads
     "pool",
 }
