@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +134,7 @@ def _sources(tensor: Any) -> Iterator[Any]:
 def _taps(tensor: Any) -> Iterator[Any]:
     """Yield the symbolic tensors behind `tensor` whose values are needed."""
     layer, inputs = _inputs(tensor)
-    if _is_source(tensor) or _is_rectified(layer) or isinstance(layer, layers.MaxPooling2D):
+    if _is_source(tensor) or _is_rectified(layer):
         yield tensor
     if isinstance(layer, layers.MaxPooling2D):
         yield from inputs
@@ -151,28 +152,28 @@ def _followed_back(tensor: Any, gradient: Any, known: dict[int, Any]) -> Iterato
     if _is_rectified(layer):
         gradient = gradient * ops.sign(known[id(tensor)])  # max(x, 0) lets through what is above 0
     if isinstance(layer, layers.MaxPooling2D):
-        yield _map_before_pool(layer, known[id(inputs[0])], known[id(tensor)], gradient)
+        yield _map_before_pool(layer, known[id(inputs[0])], gradient)
     elif _is_known(layer):
         for each, its_gradient in zip(inputs, BACKWARD[type(layer)](layer, gradient, inputs), strict=True):
             yield from _followed_back(each, its_gradient, known)
 
 
-def _map_before_pool(layer: Any, taken: Any, largest: Any, gradient: Any) -> Any:
+def _map_before_pool(layer: Any, taken: Any, gradient: Any) -> Any:
     """Return the map, [N, height, width], of what a max pooling takes: all of it lies where the largest values lie.
 
     Args:
         layer: The pooling.
         taken: [N, height, width, C].
-        largest: What it gives, [N, rows, columns, C].
-        gradient: Of the logit there.
+        gradient: Of the logit by what the pooling gives, [N, rows, columns, C].
     """
-    vertical = _Windows.of(layer, 0, taken.shape[1], largest.shape[1])
-    horizontal = _Windows.of(layer, 1, taken.shape[2], largest.shape[2])
+    vertical = _Windows.of(layer, 0, taken.shape[1], layer.output.shape[1])
+    horizontal = _Windows.of(layer, 1, taken.shape[2], layer.output.shape[2])
     padded = ops.pad(taken, [(0, 0), vertical.padding, horizontal.padding, (0, 0)], constant_values=LOWEST)
     offsets = list(product(range(vertical.length), range(horizontal.length)))
-    is_largest = [
-        1 - ops.sign(largest - padded[:, vertical.places(row), horizontal.places(column)]) for row, column in offsets
-    ]
+    of_windows = [padded[:, vertical.places(row), horizontal.places(column)] for row, column in offsets]
+    # Not what the pooling gave: where a precision rounds that anew, nothing would be equal to it.
+    largest = reduce(ops.maximum, of_windows)
+    is_largest = [1 - ops.sign(largest - values) for values in of_windows]
     share = largest * gradient / sum(is_largest)  # where several are equally large, they share
     maps = [ops.sum(share * each, axis=-1) for each in is_largest]
     where = [np.kron(vertical.placing(row), horizontal.placing(column)) for row, column in offsets]

@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from export.fp16 import write_fp16
 from export.heat import ExplainedNetwork, joined, spreading
 from export.heat_graph import center_heat, refuse_wrong_heat
 from export.to_onnx import KerasModel
@@ -161,6 +162,9 @@ def test_the_graph_gives_the_map_of_the_keras_model(model: str, size: int, side:
     assert expected is not None
     assert heat.shape == (3, side, side)
     np.testing.assert_allclose(heat, expected, atol=2e-3 * np.abs(expected).max())
+    write_fp16(tmp_path / "m.onnx", tmp_path / "m.fp16.onnx", {})
+    with OnnxRuntimeBackend(tmp_path / "m.fp16.onnx", ImageSpec(size, size), "cpu") as backend:
+        refuse_wrong_heat(reference, {"fp16": backend}, cells)
 
 
 def test_a_map_is_counted_from_the_mean_cells(tmp_path: Path) -> None:
