@@ -25,7 +25,7 @@ class WindowPlan:
     seconds: float = 1.0  # of a window, at least
     fewest_runs: int = 7  # in a window
     most_windows: int = 10  # after which the work counts as unsteady
-    longest_seconds: float = 60.0  # of all windows; after AGREEING of them none begins later than that
+    longest_seconds: float = 60.0  # of all windows; slow work has fewer runs in a window, at least one, to keep to it
     warm_up_seconds: float = 0.5
     warm_up_runs: int = 3
 
@@ -49,14 +49,15 @@ def time_in_windows(work: Callable[[], object], plan: WindowPlan, clock: Clock =
 
     `work` returns when its result is in the caller's memory: on a GPU, after it was waited for.
     """
-    warm_up = _window(work, plan.warm_up_seconds, plan.warm_up_runs, clock)
+    most_seconds = plan.longest_seconds / AGREEING
+    warm_up = _window(work, plan.warm_up_seconds, plan.warm_up_runs, most_seconds, clock)
     windows: list[tuple[float, ...]] = []
     began = clock()
     while not have_agreed(windows):
         is_late = len(windows) >= AGREEING and clock() - began >= plan.longest_seconds
         if is_late or len(windows) >= plan.most_windows:
             return Timing(warm_up, tuple(windows), agreed=False)
-        windows.append(_window(work, plan.seconds, plan.fewest_runs, clock))
+        windows.append(_window(work, plan.seconds, plan.fewest_runs, most_seconds, clock))
     return Timing(warm_up, tuple(windows), agreed=True)
 
 
@@ -81,10 +82,12 @@ def figures(timing: Timing, cells: int) -> Row:
     }
 
 
-def _window(work: Callable[[], object], seconds: float, fewest_runs: int, clock: Clock) -> tuple[float, ...]:
+def _window(
+    work: Callable[[], object], seconds: float, fewest_runs: int, most_seconds: float, clock: Clock
+) -> tuple[float, ...]:
     samples: list[float] = []
-    ends = clock() + seconds
-    while len(samples) < fewest_runs or clock() < ends:
+    began = clock()
+    while not samples or (clock() - began < most_seconds and (len(samples) < fewest_runs or clock() - began < seconds)):
         started = clock()
         work()
         samples.append((clock() - started) * 1e3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
@@ -20,28 +21,37 @@ from runtime.results import ResultsFile
 
 SLOW_SHARE = 0.9  # of the first third's rate, below which the last third counts as slower
 THIRDS = 3
+BATCHES_IN_A_SLOT = 4
 THROTTLE_SIGNS = ("gpu_throttled", "cpu_throttle_events")
 
 
 def sustained(options: RolloutOptions, case: Case, paths: Sequence[str], sensors: Sensors) -> dict[str, Any]:
     """Classify the files over and over, into a results file; return the rates and what the sensors told."""
     with opened(options, case) as classifier, TemporaryDirectory() as folder:
-        list(classifier.classify(paths[: 2 * options.batch_size]))  # warms up
-        with Timeline(sensors, options.slot_seconds) as timeline:
+        warm_up = paths[: 2 * options.batch_size]
+        began = time.perf_counter()
+        list(classifier.classify(warm_up))
+        slot = slot_seconds(options, (time.perf_counter() - began) / len(warm_up))
+        with Timeline(sensors, slot) as timeline:
             moments, milliseconds = classify_for(
                 classifier, paths, 60 * options.sustained_minutes, Path(folder) / "results.csv"
             )
-    slots = cells_by_slot(moments, options.slot_seconds)
-    rates = [60 * cells / options.slot_seconds for cells in slots]
+    rates = [60 * cells / slot for cells in cells_by_slot(moments, slot)]
     row = {**case.columns, "cells": len(moments), **summary(rates), **cell_figures(milliseconds)}
     return {
         "rows": [row | extremes(timeline.readings) | {"status": "ok"}],
-        "slot_seconds": options.slot_seconds,
+        "slot_seconds": slot,
         "cells_per_minute": [round(rate, 1) for rate in rates],
         "readings": timeline.readings,
         "facts": sensors.facts(),
         "left_out": sensors.left_out,
     }
+
+
+def slot_seconds(options: RolloutOptions, cell_seconds: float) -> float:
+    """Return a slot's length, in which a network so slow ends BATCHES_IN_A_SLOT: rows come a batch at a time."""
+    needed = BATCHES_IN_A_SLOT * options.batch_size * cell_seconds
+    return max(options.slot_seconds, float(math.ceil(needed)) if needed > options.slot_seconds else 0.0)
 
 
 def classify_for(

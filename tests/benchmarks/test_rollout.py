@@ -312,6 +312,12 @@ def test_a_full_slot_counts_and_the_last_one_does_not() -> None:
     assert sustained.cells_by_slot([0.1, 0.2], 1.0) == [2]
 
 
+@pytest.mark.parametrize(("cell_seconds", "slot"), [(0.001, 5), (0.2, 13)])
+def test_a_slot_is_long_enough_for_some_batches(cell_seconds: float, slot: float) -> None:
+    options = RolloutOptions(Path(), Path(), batch_size=16, slot_seconds=5)
+    assert sustained.slot_seconds(options, cell_seconds) == slot
+
+
 @pytest.mark.parametrize(("last", "slowed"), [(95.0, False), (85.0, True)])
 def test_a_machine_that_slows_down_when_warm_is_seen(last: float, slowed: bool) -> None:
     row = sustained.summary([100.0, 100.0, 100.0, 97.0, last, last])

@@ -66,6 +66,14 @@ def test_slow_work_ends_after_three_windows_once_its_time_is_over() -> None:
     assert (len(timing.windows_ms), timing.agreed) == (AGREEING, False)
 
 
+def test_slow_work_has_fewer_runs_in_a_window_and_at_least_one() -> None:
+    plan = WindowPlan(0.0, 5, 3, longest_seconds=0.75, warm_up_seconds=0.0, warm_up_runs=5)
+    timing = timing_of(then=125.0, plan=plan)
+    assert [len(window) for window in (timing.warm_up_ms, *timing.windows_ms)] == [2, 2, 2, 2]
+    timing = timing_of(then=4000.0, plan=plan)
+    assert [len(window) for window in (timing.warm_up_ms, *timing.windows_ms)] == [1, 1, 1, 1]
+
+
 def test_a_window_lasts_as_long_as_asked_for() -> None:
     plan = WindowPlan(seconds=0.125, fewest_runs=2, most_windows=3, warm_up_seconds=0.0, warm_up_runs=1)
     sixty_fourth = 1000 / 64  # which binary numbers add up without rounding
