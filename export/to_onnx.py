@@ -67,7 +67,10 @@ class KerasModel:
         None where the network has no map that is fine enough.
         """
         explained = ExplainedNetwork(self._model)
-        return _heat_by_gradient(explained, cells) if explained.side >= SMALLEST_MAP else None
+        if explained.side < SMALLEST_MAP:
+            return None
+        # One by one: to differentiate, all activations of a batch are kept, which for ALLNet are gigabytes.
+        return np.concatenate([_heat_by_gradient(explained, cell[np.newaxis]) for cell in cells])
 
     def write_onnx(self, target: Path) -> None:
         """Write the graph `cells` uint8 [N, height, width, 3] to `p_all` float32 [N], standardization inside.
