@@ -247,8 +247,8 @@ def _latency(record: Record) -> str:
     )
     said = (
         "<h3>A single file in its three parts</h3><p class='soft'>Medians. postprocess: handing the cell on, finding "
+        "the label, writing the row.</p>"
     )
-    said += "the label, writing the row.</p>"
     return _section(
         "latency", notes + pictures + table(section["rows"], columns) + (said + parts if section.get("parts") else "")
     )
