@@ -43,6 +43,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         recipe: Recipe | None = None,
         targets: NDArray[np.float32] | None = None,
         devices: int = 1,
+        process: tuple[int, int] = (0, 1),
     ) -> None:
         """Read `cells` in their order, or shuffled anew in each epoch where there is a `shuffle_seed`.
 
@@ -50,6 +51,8 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         labels. Each batch can be shared out evenly among `devices`: for that the first cells of an epoch come again at
         its end, fewer of them than there are devices. In their own order the cells come in batches of one size, filled
         up in the same way: TensorFlow builds the graph that predicts anew for another size, and warns of it.
+
+        `process` is this one's number, from 0, and how many processes share each batch: it gets its own part alone.
 
         Raises UsageError where a batch has fewer cells than there are devices.
         """
@@ -64,6 +67,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         self._labels = np.array([cell.label for cell in cells], dtype=np.float32)
         self._targets = self._labels if targets is None else targets
         self._devices = devices
+        self._process = process
         self._count = math.ceil(math.ceil(len(cells) / devices) / (batch_size // devices))
         self._shuffle_seed = shuffle_seed
         self._recipe = recipe
@@ -99,16 +103,31 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
 
     def _batch(self, index: int) -> tuple[NDArray[Any], ...]:
         chosen = np.array_split(self._order().reshape(-1, self._devices), self._count)[index].ravel()
-        cells, targets = self._pixels[self._rows[chosen]], self._targets[chosen, None]
-        weights = np.ones(len(chosen), np.float32) if self._weights is None else self._weights[chosen]
-        if self._recipe:
+        number, processes = self._process
+        own = np.array_split(np.arange(len(chosen)), processes)[number]
+        if self._recipe and self._recipe.mixup:  # with any cell of the batch, another process' too
+            batch = self._changed(index, chosen, np.arange(len(chosen)))
             rng = np.random.default_rng([self._shuffle_seed or 0, self.epoch, 1 + index])
-            if augments(self._recipe):
-                for place, cell in enumerate(cells):  # in place: fresh memory costs as much as the changes
-                    cells[place] = augmented(cell, rng, self._recipe)
-            if self._recipe.mixup:
-                cells, targets, weights = mixed(cells, targets, weights, rng, self._recipe.mixup)
+            cells, targets, weights = (part[own] for part in mixed(*batch, rng, self._recipe.mixup))
+        else:
+            cells, targets, weights = self._changed(index, chosen, own)
         return (cells, targets) if self._weights is None else (cells, targets, weights)
+
+    def _changed(
+        self, index: int, chosen: NDArray[np.intp], places: NDArray[np.intp]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
+        """Return cells, targets and weights of some places of a batch, the cells augmented as the recipe says.
+
+        Each place has random numbers of its own, so that it does not matter which process reads it.
+        """
+        rows = chosen[places]
+        cells, targets = self._pixels[self._rows[rows]], self._targets[rows, None]
+        weights = np.ones(len(rows), np.float32) if self._weights is None else self._weights[rows]
+        if self._recipe and augments(self._recipe):
+            for row, place in enumerate(places):  # in place: fresh memory costs as much as the changes
+                rng = np.random.default_rng([self._shuffle_seed or 0, self.epoch, 1 + index, 1 + int(place)])
+                cells[row] = augmented(cells[row], rng, self._recipe)
+        return cells, targets, weights
 
     def _order(self) -> NDArray[np.intp]:
         order = np.arange(len(self._rows))
