@@ -38,13 +38,10 @@ def center_heat(file: Path, cells: NDArray[np.uint8]) -> None:
         file: ONNX file of a bundle, changed in place.
         cells: uint8 RGB [N, height, width, 3], of the training part.
     """
-    model = open_for_reading(file)
-    if HEAT_NAME not in {output.name for output in model.graph.output}:
+    mean = _mean_heat(file, cells)
+    if mean is None:
         return
-    session = open_session(file)
-    mean: NDArray[np.float32] = np.mean(
-        [session.run([HEAT_NAME], {INPUT_NAME: cell[None]})[0][0] for cell in cells], axis=0, dtype=np.float32
-    )
+    model = open_for_reading(file)
     [source] = [node for node in model.graph.node if HEAT_NAME in node.output]
     source.output[0] = f"{HEAT_NAME}/whole"
     model.graph.initializer.append(onnx.numpy_helper.from_array(mean, f"{HEAT_NAME}/mean"))
@@ -53,6 +50,16 @@ def center_heat(file: Path, cells: NDArray[np.uint8]) -> None:
     )
     put_in_order(model)
     onnx.save(model, file)
+
+
+def _mean_heat(file: Path, cells: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+    """Return the mean of a graph's map over cells, float32 [rows, columns]; None where it has none."""
+    session = open_session(file)
+    if HEAT_NAME not in {output.name for output in session.get_outputs()}:
+        return None
+    maps = [session.run([HEAT_NAME], {INPUT_NAME: cell[np.newaxis]})[0][0] for cell in cells]
+    mean: NDArray[np.float32] = np.mean(maps, axis=0, dtype=np.float32)
+    return mean
 
 
 def refuse_wrong_heat(reference: Explains, variants: dict[str, Backend], cells: NDArray[np.uint8]) -> None:

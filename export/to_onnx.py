@@ -8,7 +8,7 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -50,10 +50,13 @@ class KerasModel:
         _refuse_another_contract(file, self._model)
         _refuse_no_numbers(file, self._model)
         calibrate(self._model, temperature)
+        self._explained = ExplainedNetwork(self._model)
+        signature = [tf.TensorSpec(self._model.inputs[0].shape, tf.uint8)]
+        self._answers = tf.function(self._p_all_and_heat, input_signature=signature, autograph=False)
 
     def predict(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return p_all, float32 [N], for uint8 RGB cells [N, height, width, 3]; raise RunError where it overflows."""
-        p_all: NDArray[np.float32] = self._model.predict(cells, batch_size=REFERENCE_BATCH_SIZE, verbose=0)[:, 0]
+        p_all = np.concatenate([np.asarray(self._answers(batch)[0])[:, 0] for batch in _batches(cells)])
         if not np.isfinite(p_all).all():
             raise RunError(
                 f"expected probabilities from {self._file}, found values that are no numbers: the network overflows; "
@@ -66,11 +69,23 @@ class KerasModel:
 
         None where the network has no map that is fine enough.
         """
-        explained = ExplainedNetwork(self._model)
-        if explained.side < SMALLEST_MAP:
+        if self._explained.side < SMALLEST_MAP:
             return None
-        # One by one: to differentiate, all activations of a batch are kept, which for ALLNet are gigabytes.
-        return np.concatenate([_heat_by_gradient(explained, cell[np.newaxis]) for cell in cells])
+        return np.concatenate([np.asarray(self._answers(batch)[1]) for batch in _batches(cells)])
+
+    def _p_all_and_heat(self, cells: Any) -> tuple[Any, Any]:
+        """Compute p_all, [N, 1], and the map, [N, rows, columns], or None, of uint8 cells [N, height, width, 3]."""
+        explained = self._explained
+        p_all, *taps = explained.tapped([cells], training=False)
+        if explained.side < SMALLEST_MAP:
+            return p_all, None
+        values = [taps[_position(explained.tapped.outputs[1:], source)] for source in explained.sources]
+        # As a part of the graph, which goes back no further than `values`: a tape would keep all activations before
+        # them, for ALLNet gigabytes.
+        gradients = tf.gradients(-tf.math.log(1 / p_all - 1), values)
+        return p_all, joined(
+            [tf.reduce_sum(value * gradient, axis=-1) for value, gradient in zip(values, gradients, strict=True)]
+        )
 
     def write_onnx(self, target: Path) -> None:
         """Write the graph `cells` uint8 [N, height, width, 3] to `p_all` float32 [N], standardization inside.
@@ -79,8 +94,7 @@ class KerasModel:
         Raises ConversionError where the graph is not valid or not the one promised.
         """
         with TemporaryDirectory(dir=target.parent) as folder:
-            explained = ExplainedNetwork(self._model)
-            graph = _converted(explained, Path(folder) / "weights")
+            graph = _converted(self._explained, Path(folder) / "weights")
             gc.collect()  # what tf2onnx held is a ring of references
             fold_and_save(graph, Path(folder), target)
 
@@ -91,17 +105,9 @@ def calibrate(model: Any, temperature: float) -> None:
     last.set_weights([weights / temperature for weights in last.get_weights()])
 
 
-def _heat_by_gradient(explained: ExplainedNetwork, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the map of cells, float32 [N, rows, columns], as automatic differentiation gives it."""
-    with tf.GradientTape() as tape:
-        p_all, *taps = explained.tapped([cells], training=False)
-        logit = -tf.math.log(1 / p_all - 1)
-    positions = [_position(explained.tapped.outputs[1:], source) for source in explained.sources]
-    values = [taps[position] for position in positions]
-    gradients = tape.gradient(logit, values)
-    maps = [tf.reduce_sum(value * gradient, axis=-1) for value, gradient in zip(values, gradients, strict=True)]
-    heat: NDArray[np.float32] = np.asarray(joined(maps))
-    return heat
+def _batches(cells: NDArray[np.uint8]) -> Iterator[Any]:
+    for start in range(0, len(cells), REFERENCE_BATCH_SIZE):
+        yield tf.constant(cells[start : start + REFERENCE_BATCH_SIZE])
 
 
 def _position(tensors: list[Any], wanted: Any) -> int:

@@ -147,12 +147,13 @@ def refuse_unproved(bundle: Bundle, variant: Variant) -> None:
 
 
 def self_test(bundle: Bundle, backend: Backend, precision: str) -> None:
-    """Compare what the backend says of the golden cells with what the variant said of them when it was exported.
+    """Compare what the backend says of two golden cells with what the variant said of them when it was exported.
 
     Raises BackendError where it differs.
     """
     golden = bundle.golden()
-    difference = float(np.abs(backend.infer(golden.cells) - golden.p_all[precision]).max())
+    ends = [0, -1]  # a drawn ALL cell and a healthy one: every weight takes part, and a large network starts soon
+    difference = float(np.abs(backend.infer(golden.cells[ends]) - golden.p_all[precision][ends]).max())
     if not difference <= SELF_TEST_TOLERANCES[precision]:
         raise BackendError(
             f"self-test failed: on the golden cells of {bundle.folder} p_all differs by {difference:.2g} from what "

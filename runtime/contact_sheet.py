@@ -23,6 +23,7 @@ from runtime.cell_names import printable
 from runtime.classifier import Classifier
 from runtime.errors import UnreadableCellError, UsageError
 from runtime.files import file_clock_ns, has_changed_since, output_errors, refuse_unwritable, written_aside
+from runtime.html_page import TAIL, head
 from runtime.inputs import spread_over
 from runtime.preprocessing import load_cell
 from runtime.schema import CLASSES, ImageSpec, Prediction
@@ -36,15 +37,7 @@ MOST_SHOWN = 2000  # cells; the page stays below 10 MB, which a phone opens, and
 MOST_ERRORS = 1000  # files in the list of those that could not be read
 THUMBNAIL = ImageSpec(96, 96)
 JPEG_QUALITY = 85
-HEAD = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>Contact sheet</title>
-<style>
+STYLE = """\
 :root { color-scheme: light dark; --review: #a04000; }
 @media (prefers-color-scheme: dark) { :root { --review: #ffb066; } }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem; }
@@ -62,9 +55,8 @@ a:focus-visible { outline: 3px solid; outline-offset: 2px; }
 .why { display: block; color: var(--review); }
 .errors { overflow-wrap: anywhere; }
 @media print { .cells li { break-inside: avoid; } }
-</style>
-</head>
-<body>
+"""
+INTRODUCTION = """\
 <h1>Contact sheet</h1>
 <p><strong>For research, not a diagnosis.</strong> Below each picture: p_all, the probability that the cell is leukemic
 (ALL), and the label that follows from it.</p>
@@ -162,12 +154,12 @@ class ContactSheet:
             output_errors(self.path),
             aside.open("w", encoding="utf-8") as stream,
         ):
-            stream.write(HEAD)
+            stream.write(head("Contact sheet", STYLE) + INTRODUCTION)
             stream.write(self._facts(shown))
             for label in reversed(CLASSES):
                 stream.writelines(self._section(label, [each for each in shown if each.label == label]))
             stream.writelines(self._error_section())
-            stream.write("</body>\n</html>\n")
+            stream.write(TAIL)
 
     def _facts(self, shown: Sequence[Prediction]) -> str:
         origin, now = self._origin, datetime.now().astimezone()

@@ -10,15 +10,7 @@ from typing import Any
 from benchmarks.record import FAILED, SKIPPED
 from runtime.cell_names import printable
 
-HEAD = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>Rollout report</title>
-<style>
+STYLE = """\
 :root { color-scheme: light dark; --ink: #1d2126; --soft: #5b6470; --paper: #fff; --card: #f5f6f8; --grid: #c9ced6;
   --yes: #1a7340; --no: #b3261e; --open: #9a5b00;
   --s1: #0072b2; --s2: #d55e00; --s3: #008560; --s4: #a8518a; --s5: #b07d00; --s6: #3d8fc7; --s7: #555; }
@@ -66,11 +58,7 @@ a:focus-visible, summary:focus-visible { outline: 3px solid; outline-offset: 2px
   h2, h3 { break-after: avoid; } .plots { grid-template-columns: 1fr 1fr; }
   details > :not(summary) { display: block; }
 }
-</style>
-</head>
-<body>
 """
-TAIL = "</body>\n</html>\n"
 NOTHING = "-"
 FIGURE = re.compile(r"[+-]?\d[\d.,e+-]*%?$")
 

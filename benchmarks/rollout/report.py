@@ -10,11 +10,12 @@ from typing import Any
 from benchmarks.record import OK, SKIPPED, Row
 from benchmarks.rollout import plots
 from benchmarks.rollout.budget import deployed_rows, measured_value
-from benchmarks.rollout.page import HEAD, TAIL, bullets, facts, figure, folded, number, table, text
+from benchmarks.rollout.page import STYLE, bullets, facts, figure, folded, number, table, text
 from benchmarks.rollout.record import Record
 from runtime.contact_sheet import thumbnail
 from runtime.errors import UnreadableCellError
 from runtime.files import write_text_aside
+from runtime.html_page import TAIL, head
 from runtime.inputs import spread_over
 from runtime.schema import CLASSES
 from train.metrics import METRIC_NAMES
@@ -34,7 +35,7 @@ CASE = {"backend": "backend", "precision": "precision"}
 def write_report(record: Record, out: Path) -> Path:
     """Write the page, whole or not at all; raise OutputError where it cannot be written."""
     parts = (_summary, _budget, _parity, _latency, _sustained, _cold_start, _scaling, _peers, _machine)
-    write_text_aside(out / NAME, HEAD + "".join(part(record) for part in parts) + TAIL)
+    write_text_aside(out / NAME, head("Rollout report", STYLE) + "".join(part(record) for part in parts) + TAIL)
     return out / NAME
 
 
