@@ -18,6 +18,7 @@ from runtime.errors import AllnetError, UsageError
 from runtime.schema import Recipe
 from train.augmentation import augmented, augments
 from train.prepared import PreparedImages
+from train.processes import ALONE, Process
 from train.splits import PlacedCell
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         recipe: Recipe | None = None,
         targets: NDArray[np.float32] | None = None,
         devices: int = 1,
-        process: tuple[int, int] = (0, 1),
+        process: Process = ALONE,
     ) -> None:
         """Read `cells` in their order, or shuffled anew in each epoch where there is a `shuffle_seed`.
 
@@ -52,7 +53,8 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         its end, fewer of them than there are devices. In their own order the cells come in batches of one size, filled
         up in the same way: TensorFlow builds the graph that predicts anew for another size, and warns of it.
 
-        `process` is this one's number, from 0, and how many processes share each batch: it gets its own part alone.
+        Of several processes each makes the whole batch, since its random numbers are drawn one after another, and gives
+        the share of this `process`.
 
         Raises UsageError where a batch has fewer cells than there are devices.
         """
@@ -103,31 +105,17 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
 
     def _batch(self, index: int) -> tuple[NDArray[Any], ...]:
         chosen = np.array_split(self._order().reshape(-1, self._devices), self._count)[index].ravel()
-        number, processes = self._process
-        own = np.array_split(np.arange(len(chosen)), processes)[number]
-        if self._recipe and self._recipe.mixup:  # with any cell of the batch, another process' too
-            batch = self._changed(index, chosen, np.arange(len(chosen)))
+        cells, targets = self._pixels[self._rows[chosen]], self._targets[chosen, None]
+        weights = np.ones(len(chosen), np.float32) if self._weights is None else self._weights[chosen]
+        if self._recipe:
             rng = np.random.default_rng([self._shuffle_seed or 0, self.epoch, 1 + index])
-            cells, targets, weights = (part[own] for part in mixed(*batch, rng, self._recipe.mixup))
-        else:
-            cells, targets, weights = self._changed(index, chosen, own)
-        return (cells, targets) if self._weights is None else (cells, targets, weights)
-
-    def _changed(
-        self, index: int, chosen: NDArray[np.intp], places: NDArray[np.intp]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
-        """Return cells, targets and weights of some places of a batch, the cells augmented as the recipe says.
-
-        Each place has random numbers of its own, so that it does not matter which process reads it.
-        """
-        rows = chosen[places]
-        cells, targets = self._pixels[self._rows[rows]], self._targets[rows, None]
-        weights = np.ones(len(rows), np.float32) if self._weights is None else self._weights[rows]
-        if self._recipe and augments(self._recipe):
-            for row, place in enumerate(places):  # in place: fresh memory costs as much as the changes
-                rng = np.random.default_rng([self._shuffle_seed or 0, self.epoch, 1 + index, 1 + int(place)])
-                cells[row] = augmented(cells[row], rng, self._recipe)
-        return cells, targets, weights
+            if augments(self._recipe):
+                for place, cell in enumerate(cells):  # in place: fresh memory costs as much as the changes
+                    cells[place] = augmented(cell, rng, self._recipe)
+            if self._recipe.mixup:
+                cells, targets, weights = mixed(cells, targets, weights, rng, self._recipe.mixup)
+        batch = (cells, targets) if self._weights is None else (cells, targets, weights)
+        return tuple(np.array_split(part, self._process.count)[self._process.number] for part in batch)
 
     def _order(self) -> NDArray[np.intp]:
         order = np.arange(len(self._rows))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 import math
 import platform
+import shutil
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,15 +33,15 @@ from train.callbacks import (
 )
 from train.dataset import Cell, find_cells, refuse_contradictions, refuse_one_class
 from train.decision import SMALLEST_P
-from train.devices import all_processes, alone, check_compiled, predicting_together, shared_among, training_devices
+from train.devices import check_compiled, shared_among, training_devices, unshared
 from train.evaluate import evaluate_part, predict
 from train.leaks import leak_report
 from train.logs import EpochLogs
 from train.models.network import as_used, build_network, check_size, compile_network, load_network, recipe_of
 from train.prepared import PreparedImages, prepare_images
-from train.processes import Crew
+from train.processes import Process, joined, refuse_differences
 from train.resumption import refuse_other_backend, refuse_other_options
-from train.run_folder import Epoch, RunFolder, RunFolderOfAnother, has_stopped_getting_better
+from train.run_folder import LOCK_NAME, Epoch, RunFolder, has_stopped_getting_better
 from train.splits import (
     TRAINING,
     VALIDATION,
@@ -76,7 +76,7 @@ class _Plan:
     cells: list[Cell]  # as found on the disk
     cache: Path | None
     devices: tuple[str, ...]  # that share a batch
-    crew: Crew  # the processes that have them
+    process: Process  # this one, of those that share it
 
 
 @dataclass
@@ -106,8 +106,8 @@ def fit(
     validation loss. With `resume`, a run that was cut off goes on after its last finished epoch, with the same batches
     and the same optimizer state as if it had never stopped. Without a `recipe`, the model's own is followed.
 
-    Where the environment names several processes, each calls this; the first alone writes and tells. All of them read
-    the run folder of a resumed run and the cells.
+    Where the environment names several processes (train.processes), each calls this with the same arguments and reads
+    the cells and, to resume, the run; the first alone writes to `out`, the others to folders that are then deleted.
 
     Returns how many files could not be read and were left out. Raises UsageError, DataError, RunError or OutputError
     where something does not fit.
@@ -116,35 +116,33 @@ def fit(
     check_split(options.split)
     if not resume:
         check_teacher(options)
-    with all_processes() as crew:
-        folder = RunFolder(out) if crew.is_first else RunFolderOfAnother(out)
-        if crew.is_first:
-            _check_folder(folder, resume)
-        with folder.claimed():
-            tell = tell if crew.is_first else _say_nothing
-            images, unreadable = _fit_claimed(
-                folder, options, recipe or recipe_of(options.model), resume, cache, tell, crew
-            )
-    if crew.is_first:  # it needs the others no more
-        with folder.claimed():
-            evaluate_part(folder, images, VALIDATION, tell)
-    return unreadable
+    _check_folder(RunFolder(out), resume)
+    with joined() as process, _own_folder(process, out, resume) as folder, folder.claimed():
+        return _fit_claimed(folder, process, options, recipe or recipe_of(options.model), resume, cache, tell)
 
 
-def _say_nothing(_: str) -> None:
-    """Leave it to the first process."""
+@contextmanager
+def _own_folder(process: Process, out: Path, resume: bool) -> Iterator[RunFolder]:
+    """Yield the run's folder to the first process, to each other a passing one, with what a resumed run needs."""
+    if process.number == 0:
+        yield RunFolder(out)
+        return
+    with tempfile.TemporaryDirectory() as passing:
+        if resume:
+            shutil.copytree(out, passing, ignore=shutil.ignore_patterns(".*", LOCK_NAME, "logs"), dirs_exist_ok=True)
+        yield RunFolder(Path(passing))
 
 
 def _fit_claimed(
     folder: RunFolder,
+    process: Process,
     options: FitOptions,
     recipe: Recipe,
     resume: bool,
     cache: Path | None,
     tell: Tell,
-    crew: Crew,
-) -> tuple[PreparedImages, int]:
-    devices = training_devices(crew.count)
+) -> int:
+    devices = training_devices(process)
     check_compiled(recipe, devices)
     cells = find_cells(Path(options.data))
     refuse_one_class(cells, options.data)
@@ -160,9 +158,13 @@ def _fit_claimed(
     tell(f"{_describe(placed, options)} on {' and '.join(devices)}")
     leaks = leak_report(placed, images)
     tell(str(leaks))
-    plan = _Plan(folder, options, recipe, images, placed, [*cells, *test_cells], cache, tuple(devices), crew)
-    _teach(plan, resume)
-    crew.agree(_meant(plan, resume))
+    plan = _Plan(folder, options, recipe, images, placed, [*cells, *test_cells], cache, tuple(devices), process)
+    refuse_differences(
+        process,
+        options=(options, recipe),
+        cells=[(cell.sha256, cell.label, cell.part) for cell in placed],
+        finished_epochs=folder.history(),
+    )
     with shared_among(devices):
         if resume:
             run = _resumed(plan)
@@ -170,7 +172,8 @@ def _fit_claimed(
             run = _begun(plan)
             folder.write_leaks(leaks)
         _fit_epochs(run, tell)
-    return images, sum(cell.sha256 in images.unreadable for cell in (*cells, *test_cells))
+    evaluate_part(folder, images, VALIDATION, tell)
+    return sum(cell.sha256 in images.unreadable for cell in (*cells, *test_cells))
 
 
 def name_unreadable(cells: Sequence[Cell], images: PreparedImages, tell: Tell) -> None:
@@ -208,36 +211,14 @@ def _begun(plan: _Plan) -> _Fit:
     if needs_twin(recipe):
         kept = build("none", "float32")
         kept.set_weights(network.get_weights())
+    if options.teacher and not plan.folder.teaching.exists():
+        with unshared(plan.process):
+            write_teaching(plan.folder.teaching, options, plan.cells, training, plan.cache)
     run = _with_batches(plan, network, kept)
     compile_network(network, recipe, steps=len(run.training) * options.epochs)
     plan.folder.write_cells(plan.placed)
     plan.folder.write_config(_config(plan, standardization, network))
     return run
-
-
-def _teach(plan: _Plan, resume: bool) -> None:
-    """Let the teacher say what it has to say, before a run that has no finished epoch."""
-    table, is_begun = plan.folder.teaching, resume and bool(plan.folder.history())
-    if plan.options.teacher and plan.crew.is_first and not table.exists() and not is_begun:
-        write_teaching(table, plan.options, plan.cells, cells_of_part(plan.placed, TRAINING), plan.cache)
-
-
-def _meant(plan: _Plan, resume: bool) -> dict[str, str]:
-    """Return what all processes must have in common: where they read it may differ."""
-    options = replace(
-        plan.options, data="", teacher="", weights="", split=replace(plan.options.split, source="", test_data="")
-    )
-    cells = [(cell.sha256, cell.label, cell.part) for cell in plan.placed]
-    epochs = [astuple(epoch) for epoch in plan.folder.history()] if resume else []
-    return {
-        "options": _digest([repr(options), repr(plan.recipe), runtime.__version__, _version("keras"), _version("jax")]),
-        "cells": _digest(cells),
-        "finished epochs of --out": _digest(epochs),
-    }
-
-
-def _digest(content: object) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def needs_twin(recipe: Recipe) -> bool:
@@ -270,14 +251,13 @@ def _with_batches(plan: _Plan, network: Any, kept: Any) -> _Fit:
         recipe=plan.recipe,
         targets=targets_of(plan.folder.teaching, cells, options.teacher_share) if options.teacher else None,
         devices=len(plan.devices),
-        process=(plan.crew.number, plan.crew.count),
+        process=plan.process,
     )
     validation = Batches(
         plan.images,
         cells_of_part(plan.placed, VALIDATION),
         batch_size=options.batch_size,
         devices=len(plan.devices),
-        process=(plan.crew.number, plan.crew.count),
     )
     return _Fit(plan, network, kept, training, validation, history=[])
 
@@ -287,15 +267,13 @@ def _fit_epochs(run: _Fit, tell: Tell) -> None:
     folder, recipe, epochs = run.plan.folder, run.plan.recipe, run.plan.options.epochs
     if len(run.history) < epochs:
         folder.forget_metrics()  # they are of a checkpoint that the next epochs may replace
-    logs_of_epochs = EpochLogs(folder.logs, len(run.history) + 1, tell) if run.plan.crew.is_first else None
-    with closing(logs_of_epochs) if logs_of_epochs else nullcontext() as logs:
+    with closing(EpochLogs(folder.logs, len(run.history) + 1, tell)) as logs:
         for epoch in range(len(run.history), epochs):
             if has_stopped_getting_better(run.history, recipe.early_stopping):
                 tell(f"stopped: no better epoch in the last {recipe.early_stopping}")
                 break
             _fit_epoch(run, epoch, epochs, tell)
-            if logs:
-                logs.add(run.history[-1])
+            logs.add(run.history[-1])
 
 
 def _fit_epoch(run: _Fit, epoch: int, epochs: int, tell: Tell) -> None:
@@ -303,7 +281,7 @@ def _fit_epoch(run: _Fit, epoch: int, epochs: int, tell: Tell) -> None:
     started = time.perf_counter()
     folder = run.plan.folder
     logs = _trained(run, epoch)
-    with as_used(run.kept), predicting_together(run.kept, run.plan.crew):
+    with unshared(run.plan.process), as_used(run.kept):
         val_loss, val_accuracy = loss_and_accuracy(run.validation.labels, predict(run.kept, run.validation))
         done = Epoch(
             epoch=epoch + 1,
@@ -319,9 +297,8 @@ def _fit_epoch(run: _Fit, epoch: int, epochs: int, tell: Tell) -> None:
             raise RunError(f"expected a finite validation loss, found {val_loss} in epoch {done.epoch}: {DIVERGED}")
         if all(_better(done, earlier) for earlier in run.history):
             done = replace(done, best=1)
-            with alone():
-                folder.write_network(run.kept, folder.best_model)
-    with alone():
+            folder.write_network(run.kept, folder.best_model)
+    with unshared(run.plan.process):
         folder.write_network(run.network, folder.resume_model(done.epoch))
         if run.kept is not run.network:
             folder.write_network(run.kept, folder.kept_model(done.epoch))
@@ -339,8 +316,7 @@ def _trained(run: _Fit, epoch: int) -> dict[str, float]:
     """Train on all batches of an epoch; return its loss and accuracy."""
     run.training.epoch = epoch
     seed_dropout(run.network, run.plan.options.seed, epoch)
-    disable = None if run.plan.crew.is_first else True  # None: no bar where there is no terminal
-    bar = tqdm(total=len(run.training), desc=f"epoch {epoch + 1}", unit="batch", disable=disable, leave=False)
+    bar = tqdm(total=len(run.training), desc=f"epoch {epoch + 1}", unit="batch", disable=None, leave=False)
     with bar, run.training.telling_errors():
         history = run.network.fit(
             run.training,

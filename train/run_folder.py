@@ -284,33 +284,3 @@ class RunFolder:
             raise RunError(
                 f"expected a run folder with {path.name} at {self.path}, found none that can be read; {hint}"
             ) from error
-
-
-class RunFolderOfAnother(RunFolder):
-    """The folder of a run that another process writes: what this one would write as well is left out."""
-
-    @contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Leave the claim to who writes."""
-        yield
-
-    def write_config(self, config: RunConfig) -> None:
-        """Leave it out."""
-
-    def write_leaks(self, leaks: LeakReport) -> None:
-        """Leave it out."""
-
-    def write_cells(self, placed: list[PlacedCell]) -> None:
-        """Leave it out."""
-
-    def write_history(self, epochs: list[Epoch]) -> None:
-        """Leave it out."""
-
-    def write_network(self, model: Any, path: Path) -> None:
-        """Leave it out."""
-
-    def forget_states_before(self, epoch: int) -> None:
-        """Leave it out."""
-
-    def forget_metrics(self) -> None:
-        """Leave it out."""
