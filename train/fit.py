@@ -165,6 +165,7 @@ def _fit_claimed(
         cells=[(cell.sha256, cell.label, cell.part) for cell in placed],
         finished_epochs=folder.history(),
     )
+    keras.utils.set_random_seed(options.seed)  # a loaded network too is drawn at first, in all processes the same
     with shared_among(devices):
         if resume:
             run = _resumed(plan)
@@ -199,7 +200,6 @@ def _check_folder(folder: RunFolder, resume: bool) -> None:
 
 def _begun(plan: _Plan) -> _Fit:
     options, recipe, images = plan.options, plan.recipe, plan.images
-    keras.utils.set_random_seed(options.seed)
     training = cells_of_part(plan.placed, TRAINING)
     standardization = standardization_of(images.pixels, images.rows([cell.sha256 for cell in training]))
 
