@@ -55,7 +55,8 @@ def joined() -> Iterator[Process]:
         )
     import jax
 
-    jax.config.update("jax_enable_preemption_service", False)  # it would keep SIGTERM from ending the process
+    # It would keep SIGTERM from ending the process.
+    jax.config.update("jax_enable_preemption_service", False)  # type: ignore[no-untyped-call]
     try:
         jax.distributed.initialize(
             os.environ[ADDRESS].split(",")[0],
@@ -66,7 +67,7 @@ def joined() -> Iterator[Process]:
             shutdown_timeout_seconds=HEARTBEAT_SECONDS,
         )
         yield process
-        jax.distributed.shutdown()
+        jax.distributed.shutdown()  # type: ignore[no-untyped-call]
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"expected all {process.count} processes until the end, found: {reason}; {GO_ON}") from error

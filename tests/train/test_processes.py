@@ -99,15 +99,14 @@ def test_two_processes_train_as_one_does_and_go_on_after_a_resume(processes: Pro
 
     # Sums in another order differ by float32's last bits, 1.2e-7, which plain SGD does not enlarge, as Adam does where
     # a gradient is nearly 0.
-    tolerance = {"rtol": 2e-6, "atol": 1e-7}
     expected, found = RunFolder(one), RunFolder(two)
     assert len(found.history()) == 2
     for epoch, same in zip(found.history(), expected.history(), strict=True):
-        np.testing.assert_allclose([epoch.loss, epoch.val_loss], [same.loss, same.val_loss], **tolerance)
+        np.testing.assert_allclose([epoch.loss, epoch.val_loss], [same.loss, same.val_loss], rtol=2e-6, atol=1e-7)
         assert (epoch.accuracy, epoch.val_accuracy) == (same.accuracy, same.val_accuracy)
     networks = [load_network(folder.resume_model(2), "") for folder in (found, expected)]
     for weights, same in zip(*(network.get_weights() for network in networks), strict=True):
-        np.testing.assert_allclose(weights, same, **tolerance)
+        np.testing.assert_allclose(weights, same, rtol=2e-6, atol=1e-7)
 
 
 @needs_jax
