@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -62,13 +61,13 @@ def test_current_is_the_last_previous_the_one_before_and_others_go(three: list[P
         install(bundle, to)
     assert content(to / "current") == content(three[2])
     assert content(to / "previous") == content(three[1])
-    assert sorted(os.listdir(to)) == ["current", "installed", "previous"]
+    assert sorted(path.name for path in to.iterdir()) == ["current", "installed", "previous"]
     assert [name.split("-")[0] for name in bundles(to)] == ["0002", "0003"]
 
 
 def test_roll_back_goes_back_and_forth(three: list[Path], to: Path) -> None:
     install(three[0], to)
-    with pytest.raises(OutputError, match="expected a bundle that was in use before .*, found none"):
+    with pytest.raises(OutputError, match=r"expected a bundle that was in use before .*, found none"):
         roll_back(to, print, self_test_here)
     install(three[1], to)
     for now, before in [(0, 1), (1, 0)]:
@@ -85,7 +84,7 @@ def test_only_what_the_signature_covers_is_copied(tiny_bundle: Path, to: Path, t
     install(tiny_bundle, to, InstallOptions(key.with_suffix(".pub"), engine=False))
     expected = ["MODEL_CARD.md", "bundle.json", "bundle.json.sig", "golden.npz"]
     expected += [f"model.{precision}.onnx" for precision in ("fp16", "fp32", "int8")]
-    assert sorted(os.listdir(to / "current")) == expected
+    assert sorted(path.name for path in (to / "current").iterdir()) == expected
 
 
 @pytest.mark.parametrize("file", ["bundle.json", "model.fp16.onnx", "golden.npz", "MODEL_CARD.md", "bundle.json.sig"])
@@ -189,7 +188,7 @@ def test_a_second_installation_at_once_is_refused(three: list[Path], to: Path) -
 
 def test_a_folder_that_holds_something_else_is_left_alone(three: list[Path], to: Path) -> None:
     (to / "installed" / "mine").mkdir(parents=True)
-    with pytest.raises(OutputError, match="expected a new folder, .* found mine in .*; choose another folder"):
+    with pytest.raises(OutputError, match=r"expected a new folder, .* found mine in .*; choose another folder"):
         install(three[0], to)
     assert bundles(to) == ["mine"]
 

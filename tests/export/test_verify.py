@@ -154,7 +154,10 @@ def test_a_bundle_that_decides_like_keras_passes_and_the_proof_is_written_into_i
     bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = Bundle.open(bundle).manifest
+    signature = bundle / SIGNATURE_NAME
+    signature.write_bytes(b"of the old verdict")
     assert verified(bundle) == 0
+    assert not signature.exists()
     after = Bundle.open(bundle).manifest
     for variant in after.variants:
         assert variant.proof.passed
@@ -168,7 +171,7 @@ def test_a_bundle_that_decides_like_keras_passes_and_the_proof_is_written_into_i
     said = capsys.readouterr().out
     assert said.count(" passed\n") == 3
     assert "2 of these cells are of the run's training part\n" in said
-    assert said.endswith(f"The verdict is written into {bundle}\n")
+    assert said.endswith(f"sign it again: python -m export sign\nThe verdict is written into {bundle}\n")
 
 
 @pytest.mark.parametrize(("fewest", "code"), [(3, 0), (4, 2)], ids=["just enough", "too few"])
