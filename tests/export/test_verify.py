@@ -27,7 +27,17 @@ from runtime.demo import DEMO_CELLS, demo_cells
 from runtime.errors import BundleError, DataError, OutputError, UsageError
 from runtime.files import sha256_of_file
 from runtime.preprocessing import load_cell
-from runtime.schema import CARD_NAME, GOLDEN_NAME, MANIFEST_NAME, TOLERANCES, ImageSpec, Manifest, Proof, to_json
+from runtime.schema import (
+    CARD_NAME,
+    GOLDEN_NAME,
+    MANIFEST_NAME,
+    SIGNATURE_NAME,
+    TOLERANCES,
+    ImageSpec,
+    Manifest,
+    Proof,
+    to_json,
+)
 from tests.small_network import SIZE, Change, saved, small_network
 from tests.tiny_bundle import manifest_of, onnx_answers, record_hashes, write_tiny_bundle
 from train.dataset import find_cells
