@@ -34,6 +34,7 @@ MODULE_TO_REQUIREMENT = {
         ("anyio", "fastapi", "httptools", "prometheus_client", "python_multipart", "starlette", "uvicorn"),
         '-e ".[serve]"',
     ),
+    "cryptography": '-e ".[fleet]"',
     "psutil": '-e ".[benchmarks]"',
     "jax": "jax",
     "torch": "torch",
