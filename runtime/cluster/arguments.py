@@ -19,8 +19,8 @@ def build_parser() -> ArgumentParser:
     """Describe the command line."""
     parser = ArgumentParser(
         prog="python -m runtime.classify_cluster",
-        description="Classify an archive of images of single white blood cells on a Ray cluster. The same command again "
-        "goes on where it was cut off. For research, not a diagnosis.",
+        description="Classify an archive of images of single white blood cells on a Ray cluster. The same command "
+        "again goes on where it was cut off. For research, not a diagnosis.",
         epilog="Exit codes: 0 all files read; 1 not finished; 2 finished, but some files could not be read: the same "
         "command again tries those that could not be opened.",
     )
@@ -41,7 +41,7 @@ def build_parser() -> ArgumentParser:
         "--address",
         default=LOCAL,
         metavar="WHERE",
-        help=f"{LOCAL} (default) starts Ray on this machine, {AUTO} takes the cluster that runs on it, HOST:PORT another",
+        help=f"{LOCAL} (default) starts Ray here, {AUTO} takes the cluster that runs here, HOST:PORT another",
     )
     add_classifier_arguments(parser)
     parser.add_argument(

@@ -103,8 +103,8 @@ def _refuse_silent(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
     except (OSError, OverflowError) as error:
         raise ClusterError(
-            f"expected a Ray cluster at {address}, found none that answers: {getattr(error, 'strerror', None) or error}; "
-            "check the address, and that `ray status` works there"
+            f"expected a Ray cluster at {address}, found none that answers: "
+            f"{getattr(error, 'strerror', None) or error}; check the address, and that `ray status` works there"
         ) from error
 
 

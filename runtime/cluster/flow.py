@@ -91,14 +91,15 @@ def _wave(blocks: Sequence[int], steps: Steps, pool: Pool) -> Iterator[tuple[int
     flow = flow.map_batches(steps.write, num_cpus=WRITING_CPUS, **whole)
     try:
         for outcome in flow.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            yield from _outcomes(outcome.to_pylist())
+            yield from outcomes(outcome.to_pylist())
     except ray.exceptions.RayError as error:
         raise ClusterError(
             f"the cluster was lost: {_one_line(error)}; the blocks so far are kept, the same command goes on"
         ) from error
 
 
-def _outcomes(rows: list[dict[str, Any]]) -> Iterator[tuple[int, Counts]]:
+def outcomes(rows: list[dict[str, Any]]) -> Iterator[tuple[int, Counts]]:
+    """Take what the last step gave of blocks; raise ClusterError for a failure, RuntimeError for a bug."""
     for row in rows:
         if row.get(BUG):
             raise RuntimeError(f"a step failed on a machine of the cluster:\n{row[BUG]}")

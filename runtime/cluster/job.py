@@ -72,7 +72,7 @@ def held_output(output: Path) -> Iterator[None]:
         # Where the file system keeps no locks nothing is known to be held.
         if not hold(stream) and is_held(lock):
             raise OutputError(
-                f"expected {output} for this job alone, found that another one is writing to it; wait for it, or stop it"
+                f"expected {output} for this job alone, found that another one writes to it; wait for it, or stop it"
             )
         yield
 
@@ -100,8 +100,8 @@ def refuse_other_terms(output: Path, begun: Terms, wanted: Wanted) -> None:
         asked, found = getattr(wanted, field.name), getattr(begun, field.name)
         if asked is not None and asked != found:
             raise UsageError(
-                f"expected to go on with the job in {output} as it was begun, but its {field.name.replace('_', ' ')} is "
-                f"{_text(found)}, received {_text(asked)}; give the same options as then, or another --out"
+                f"expected to go on with the job in {output} as it was begun, but its {field.name.replace('_', ' ')} "
+                f"is {_text(found)}, received {_text(asked)}; give the same options as then, or another --out"
             )
 
 

@@ -1,4 +1,4 @@
-"""The files of a job in the order they were found, on disk in blocks: the driver holds one block, whatever their number.
+"""The files of a job in the order they were found, on disk in blocks: the driver holds one at a time.
 
 Written once, so that a resumed job has the same blocks. `_listing/0000000.parquet` holds BLOCKS_IN_A_FILE blocks, each
 a row group.

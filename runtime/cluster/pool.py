@@ -52,8 +52,8 @@ def pool_of(capacity: Capacity, workers: int | None, gpus_each: float) -> Pool:
             )
     if workers and workers > most:
         raise UsageError(
-            f"expected at most {most} workers on {capacity.cpus:g} CPUs and {capacity.gpus:g} GPUs, received {workers}; "
-            "with more of them nothing would be left to read with"
+            f"expected at most {most} workers on {capacity.cpus:g} CPUs and {capacity.gpus:g} GPUs, received "
+            f"{workers}; with more of them nothing would be left to read with"
         )
     count = workers or (most if gpus_each else max(1, most // CPUS_OF_A_WORKER))
     return Pool(count, gpus_each, max(1, int(capacity.cpus) // count))

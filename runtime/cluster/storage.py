@@ -88,7 +88,7 @@ def fetched(files: Iterable[StoredFile], timeout_s: float) -> Iterator[bytes | U
         under_way: deque[tuple[StoredFile, Future[bytes]]] = deque()
         while True:
             for file in islice(remaining, AT_A_TIME - len(under_way)):
-                under_way.append((file, pool.submit(_fetch, file, timeout_s)))
+                under_way.append((file, pool.submit(_fetch, file, *_opened(file.path), timeout_s)))
             if not under_way:
                 return
             file, future = under_way.popleft()
@@ -109,13 +109,13 @@ def fetched(files: Iterable[StoredFile], timeout_s: float) -> Iterator[bytes | U
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _fetch(file: StoredFile, timeout_s: float) -> bytes:
-    """Read a file; raise UnreadableCellError where that cannot be."""
+def _fetch(file: StoredFile, store: Any, path: str, timeout_s: float) -> bytes:
+    """Read a file, which its store knows as `path`; raise UnreadableCellError where that cannot be."""
     if file.size is not None and file.size > MAX_FILE_BYTES:
         raise UnreadableCellError(f"expected at most {MAX_FILE_BYTES // 2**20} MB, found {file.size // 2**20} MB")
     for attempt in range(TRIES):
         try:
-            return _read(file.path, timeout_s)
+            return _read(store, path, timeout_s)
         except Exception as error:  # each store's library raises its own types
             if isinstance(error, FINAL) or attempt == TRIES - 1:
                 raise UnopenableCellError(_one_line(error)) from error
@@ -123,11 +123,10 @@ def _fetch(file: StoredFile, timeout_s: float) -> bytes:
     raise AssertionError("the last try returns or raises")
 
 
-def _read(url: str, timeout_s: float) -> bytes:
+def _read(store: Any, path: str, timeout_s: float) -> bytes:
     """Read a file within `timeout_s`; where its library waits for ever, the thread that called it is left behind."""
     thread = ThreadPoolExecutor(1, thread_name_prefix="fetch-one")
     try:
-        store, path = _opened(url)
         data: bytes = thread.submit(store.cat_file, path).result(timeout_s)
     except FutureTimeoutError as error:
         raise TimeoutError(f"no answer within {timeout_s:g} s") from error
@@ -137,7 +136,7 @@ def _read(url: str, timeout_s: float) -> bytes:
 
 
 def _opened(url: str) -> tuple[Any, str]:
-    """Return the store of a URL, opened once by its library, and the path in it."""
+    """Return the store of a URL and the path in it; its library opens a store once for each thread that asks."""
     from fsspec.core import url_to_fs  # loads much, which local files do without
 
     store, path = url_to_fs(url)
