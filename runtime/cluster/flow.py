@@ -43,13 +43,13 @@ def probe_model(options: ClassifierOptions, bundle: str, pool: Pool) -> Model:
     """Open the bundle where a worker will, once; raise what its opening raises."""
     import ray
 
-    @ray.remote(num_cpus=WORKER_CPUS, num_gpus=pool.gpus_each, max_retries=TRIES_OF_A_BLOCK - 1)
     def probe() -> tuple[str, str]:
         with opened_classifier(options, bundle) as classifier:
             return classifier.description, classifier.precision
 
+    remote = ray.remote(num_cpus=WORKER_CPUS, num_gpus=pool.gpus_each, max_retries=TRIES_OF_A_BLOCK - 1)(probe)
     try:
-        return Model(*ray.get(probe.remote()))
+        return Model(*ray.get(remote.remote()))
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except ray.exceptions.RayError as error:

@@ -74,9 +74,11 @@ def write_block(output: Path, block: int, table: Any) -> Counts:
     """Write the file of a block, whole or not at all; raise OutputError where it cannot be."""
     path = block_path(output, block)
     counts = counts_of(table)
-    advice = "the blocks so far are kept: the same command goes on once it can be written"
-    with written_aside(path) as aside, output_errors(path, advice):
-        pq.write_table(table.replace_schema_metadata({COUNTS: json.dumps(asdict(counts))}), aside)
+    try:
+        with written_aside(path) as aside, output_errors(path):
+            pq.write_table(table.replace_schema_metadata({COUNTS: json.dumps(asdict(counts))}), aside)
+    except OutputError as error:
+        raise OutputError(f"{error}; the blocks so far are kept: then the same command goes on") from error
     return counts
 
 

@@ -82,7 +82,7 @@ def fetched(files: Iterable[StoredFile], timeout_s: float) -> Iterator[bytes | U
     not be had: then what follows would fare no better.
     """
     remaining = iter(files)
-    lost = 0
+    lost, reason = 0, ""
     pool = ThreadPoolExecutor(AT_A_TIME, thread_name_prefix="fetch")
     try:
         under_way: deque[tuple[StoredFile, Future[bytes]]] = deque()
@@ -96,13 +96,13 @@ def fetched(files: Iterable[StoredFile], timeout_s: float) -> Iterator[bytes | U
                 data: bytes | UnreadableCellError = future.result()
                 lost = 0
             except UnreadableCellError as error:
-                data = error
+                data, reason = error, str(error)
                 is_final = isinstance(error.__cause__, FINAL) or not isinstance(error, UnopenableCellError)
                 lost = 0 if is_final else lost + 1
             if lost == LOST_IN_A_ROW:
                 raise ClusterError(
                     f"expected the store of {file.path} to answer, found {lost} files in a row that could not be read, "
-                    f"each tried {TRIES} times; the last: {data}"
+                    f"each tried {TRIES} times; the last: {reason}"
                 )
             yield data
     finally:
