@@ -134,7 +134,7 @@ def test_a_block_that_cannot_be_written_ends_the_job_with_its_reason(tmp_path: P
     prediction = Prediction("a.png", "", None, "error", "the file is empty", 0.1, AUDIT)
     rows = table_of([prediction]).append_column(BLOCK, pa.array([7]))
     outcome = WritingStage(tmp_path / "file")(rows)
-    with pytest.raises(ClusterError, match=r"cannot write .*the blocks so far are kept: the same command goes on"):
+    with pytest.raises(ClusterError, match=r"cannot write .*the blocks so far are kept: then the same command goes on"):
         [*outcomes(outcome.to_pylist())]
     [(block, counts)] = outcomes(WritingStage(tmp_path)(rows).to_pylist())
     assert (block, counts.files, counts.unopened) == (7, 1, 0)
