@@ -48,12 +48,12 @@ def stored_files(url: str, include: Sequence[str]) -> Iterator[tuple[StoredFile,
     """
     try:
         store, root = _opened(url)
-        if store.isfile(root):
+        if store.isdir(root):  # asked first: over HTTP every page is a file
+            yield from _below(store, root, include)
+        elif store.exists(root):
             yield StoredFile(url, store.size(root)), True
-            return
-        if not store.exists(root):
+        else:
             raise UsageError(f"expected an image or a folder of images at {url}, found nothing; check the address")
-        yield from _below(store, root, include)
     except UsageError:
         raise
     except Exception as error:  # each store's library raises its own types
