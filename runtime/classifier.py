@@ -36,6 +36,7 @@ class ClassifierOptions:
     threshold: float | None = None  # None: the bundle's own
     unproved: bool = False  # use a variant that failed against the Keras model
     audit: bool = False  # each prediction says which image was classified, and by what
+    threads: int | None = None  # that compute on the CPU; None: one for each CPU
 
 
 class Classifier(Closing):
@@ -55,7 +56,7 @@ class Classifier(Closing):
         self.batch_size = options.batch_size
         self.read = CellReader(self.manifest.image, self.manifest.typical, with_sha256=options.audit)
         self._audit = options.audit
-        self.backend, variant = open_model(self.bundle, options.backend, options.precision)
+        self.backend, variant = open_model(self.bundle, options.backend, options.precision, options.threads)
         self.precision = variant.precision
         try:
             if not options.unproved:

@@ -35,6 +35,7 @@ MODULE_TO_REQUIREMENT = {
         '-e ".[serve]"',
     ),
     "cryptography": '-e ".[fleet]"',
+    **dict.fromkeys(("fsspec", "pyarrow", "ray"), '-e ".[cluster]"'),
     "psutil": '-e ".[benchmarks]"',
     "jax": "jax",
     "torch": "torch",
