@@ -34,6 +34,7 @@ MODULE_TO_REQUIREMENT = {
         ("anyio", "fastapi", "httptools", "prometheus_client", "python_multipart", "starlette", "uvicorn"),
         '-e ".[serve]"',
     ),
+    "tritonclient": '-e ".[client]"',
     "cryptography": '-e ".[fleet]"',
     **dict.fromkeys(("fsspec", "pyarrow", "ray"), '-e ".[cluster]"'),
     "psutil": '-e ".[benchmarks]"',
