@@ -74,9 +74,9 @@ def build_parser() -> ArgumentParser:
         "--driver-images",
         type=positive_int,
         nargs="*",
-        default=[1000, 100_000],
+        default=[1000, 10_000],
         metavar="N",
-        help="small drawn cells, for the memory of the command's own process; default 1000 100000",
+        help="small drawn cells, for the memory of the command's own process; default 1000 10000",
     )
     parser.add_argument("--plan", type=positive_int, metavar="N", help="cells of an archive to plan for")
     parser.add_argument("--machines", type=positive_int, default=1, metavar="N", help="of the plan; default 1")
