@@ -18,6 +18,7 @@ from runtime.errors import ClusterError, UsageError
 
 LOCAL, AUTO = "local", "auto"
 ANSWER_S = 10.0  # for a cluster's port to be open
+KEPT_IDLE_MS = 600_000  # how long a process that has no task is kept
 START_S = 120.0  # for Ray to have started or joined; then it would wait for ever
 
 
@@ -59,6 +60,8 @@ def connected(address: str, cpus: int | None = None) -> Iterator[Capacity]:
     if address not in (LOCAL, AUTO):
         _refuse_silent(address)
     _silence()
+    if address == LOCAL:
+        _keep_processes()
     import ray
 
     settings = {"num_cpus": cpus or available_cpus(), "include_dashboard": False} if address == LOCAL else {}
@@ -82,6 +85,15 @@ def _silence() -> None:
     """Set what Ray reads while it is imported: no reports to its makers, no log lines among ours."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+
+def _keep_processes() -> None:
+    """Let a cluster that is started here keep the processes of tasks between two blocks.
+
+    On a small machine Ray would end one after a second without work and start another for the next block, which costs
+    about as much of a CPU as scoring some hundred cells.
+    """
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(KEPT_IDLE_MS))
 
 
 def _silence_data() -> None:
