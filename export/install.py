@@ -7,11 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.engine import EngineOptions, build_engine, choose_variant
+from export.engine import EngineOptions, build_engine, choose_variant, refuse_no_tensorrt
 from export.installed import CURRENT, InstallFolder, held_install_folder, is_of_content
 from export.self_test import self_test_apart
-from runtime.backends.cuda_runtime import open_cuda
-from runtime.backends.tensorrt import import_tensorrt, numbers, this_machine
+from runtime.backends.tensorrt import numbers
 from runtime.bundle import Bundle
 from runtime.classifier import refuse_unproved
 from runtime.errors import AllnetError, BackendError, BundleError, OutputError
@@ -116,7 +115,7 @@ def _planned_run(bundle: Bundle, options: InstallOptions, tell: Callable[[str], 
     """Decide whether an engine is built; raise BackendError where one is asked for and cannot be."""
     if options.engine is not False:
         try:
-            this_machine(import_tensorrt(), open_cuda())
+            refuse_no_tensorrt()
         except BackendError as error:
             if options.engine:
                 raise
