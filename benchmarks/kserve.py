@@ -34,7 +34,7 @@ from runtime.inputs import find_inputs, spread_over
 from runtime.preprocessing import load_cell
 from runtime.schema import ImageSpec
 from runtime.served_model import ServedModel
-from runtime.token_file import TOKEN_VARIABLE, find_token
+from runtime.token_file import add_token_argument, find_token
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,9 +72,7 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument("--batch-size", type=batch_size, default=1, metavar="N", help="cells a request; default 1")
     parser.add_argument("--seconds", type=positive_float, default=10.0, metavar="S", help="for each; default 10")
-    parser.add_argument(
-        "--token-file", type=Path, metavar="FILE", help=f"holds the token that the server asks for; or {TOKEN_VARIABLE}"
-    )
+    add_token_argument(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="where kserve.json is written")
     return parser
 

@@ -68,7 +68,7 @@ def run_alone_measured(command: Sequence[str]) -> Finished:
     with TemporaryFile("w+") as said:
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said) as process:
             while process.poll() is None:
-                peak = max(peak, _own_peak(process.pid))
+                peak = max(peak, status_bytes(process.pid, "VmHWM") or 0)
                 time.sleep(POLL_S)
         seconds = time.perf_counter() - started
         if process.returncode:
@@ -81,13 +81,16 @@ def run_alone_measured(command: Sequence[str]) -> Finished:
     return Finished(seconds, round(peak / 2**20, 1))
 
 
-def _own_peak(process: int) -> int:
-    """Return the peak of a process so far, bytes; 0 where nothing is told, as of one that has just ended."""
+def status_bytes(process: int, name: str) -> int | None:
+    """Return an amount of memory that Linux tells of a process, such as "VmHWM", its peak, or "VmRSS".
+
+    None where nothing is told, as of a process that has just ended.
+    """
     try:
         lines = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
 
 
 def last_line(text: str) -> str:

@@ -20,7 +20,7 @@ from runtime.inputs import find_inputs
 from runtime.preprocessing import load_cell
 from runtime.results import P_ALL_DIGITS
 from runtime.schema import ImageSpec
-from runtime.token_file import TOKEN_VARIABLE, find_token
+from runtime.token_file import add_token_argument, find_token
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,9 +46,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--model", required=True, metavar="NAME", help="network and precision, such as compact_fp32")
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="default: standard output")
     parser.add_argument("--batch-size", type=batch_size, default=DEFAULT_BATCH_SIZE, metavar="N", help="in a request")
-    parser.add_argument(
-        "--token-file", type=Path, metavar="FILE", help=f"holds the token that the server asks for; or {TOKEN_VARIABLE}"
-    )
+    add_token_argument(parser)
     return parser
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 
 from runtime.errors import UsageError
 
 TOKEN_VARIABLE = "ALLNET_TOKEN"  # noqa: S105  the variable's name
+
+
+def add_token_argument(parser: argparse.ArgumentParser) -> None:
+    """Let a client's command line name the file that holds its token."""
+    parser.add_argument(
+        "--token-file", type=Path, metavar="FILE", help=f"holds the token that the server asks for; or {TOKEN_VARIABLE}"
+    )
 
 
 def find_token(file: Path | None) -> str:
