@@ -25,6 +25,7 @@ import numpy as np
 
 from benchmarks.cells import bmp_cells
 from benchmarks.http_load import Exchange, exchange, multipart_request
+from benchmarks.peak_memory import status_bytes
 from benchmarks.record import Row, check_record_folder, write_record
 from runtime.bundle import DEFAULT_BUNDLE
 from runtime.classifier import DEFAULT_BATCH_SIZE, Classifier, ClassifierOptions
@@ -43,7 +44,6 @@ from runtime.inputs import find_inputs, spread_over
 from runtime.results import ResultsFile
 
 SAME_P_ALL = 2e-5  # how far p_all may lie from classify's: other cells are in the batch
-KIB = 1024
 OK = 200
 
 
@@ -64,12 +64,8 @@ class Service:
 
     def memory_mb(self) -> float | None:
         """Return the resident memory, 2^20 bytes; None where the system does not tell it."""
-        try:
-            lines = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii").splitlines()
-        except OSError:
-            return None
-        [kilobytes] = [line.split()[1] for line in lines if line.startswith("VmRSS:")]
-        return round(int(kilobytes) / KIB, 1)
+        found = status_bytes(self._process.pid, "VmRSS")
+        return None if found is None else round(found / 2**20, 1)
 
     def cpu_seconds(self) -> float:
         """Return the processors' time that it took; nan where the system does not tell it."""

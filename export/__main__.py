@@ -1,4 +1,4 @@
-"""python -m export: onnx, verify, engine, triton."""
+"""python -m export: onnx, verify, engine, triton, sign, install."""
 
 from __future__ import annotations
 
@@ -40,11 +40,13 @@ TOLERANCE_LIMITS = tuple(field.name for field in fields(Tolerance))
 def build_parser() -> ArgumentParser:
     """Describe the command line."""
     parser = ArgumentParser(prog="python -m export", description="Turn a run into a bundle that the runtime reads.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{onnx,verify,engine,triton}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{onnx,verify,engine,triton,sign,install}")
     _add_onnx(commands)
     _add_verify(commands)
     _add_engine(commands)
     _add_triton(commands)
+    _add_sign(commands)
+    _add_install(commands)
     return parser
 
 
@@ -167,6 +169,40 @@ def _add_engine(commands: Any) -> None:
     engine.set_defaults(run_it=_build_engine)
 
 
+def _add_sign(commands: Any) -> None:
+    sign = commands.add_parser("sign", help="sign a bundle with an Ed25519 key, for devices that install it")
+    sign.add_argument("bundle", type=Path, metavar="BUNDLE", help="the signature is put into it")
+    sign.add_argument(
+        "--key",
+        type=Path,
+        required=True,
+        metavar="private.pem",
+        help="as `openssl genpkey -algorithm ed25519 -out private.pem` makes it",
+    )
+    sign.set_defaults(run_it=_sign)
+
+
+def _add_install(commands: Any) -> None:
+    install = commands.add_parser("install", help="put a bundle into use on the device that will run it")
+    install.add_argument("bundle", type=Path, nargs="?", metavar="BUNDLE", help="with its signature")
+    install.add_argument(
+        "--to", type=Path, required=True, metavar="DIR", help="DIR/current is the bundle in use, DIR/previous the last"
+    )
+    source = install.add_mutually_exclusive_group(required=True)
+    source.add_argument("--public-key", type=Path, metavar="public.pem", help="of who signs the bundles")
+    source.add_argument("--unsigned", action="store_true", help="check no signature")
+    source.add_argument("--roll-back", action="store_true", help="put DIR/previous into use again; without BUNDLE")
+    install.add_argument(
+        "--engine",
+        action=argparse.BooleanOptionalAction,
+        help="build a TensorRT engine; default: where TensorRT and a GPU are",
+    )
+    install.add_argument(
+        "--precision", choices=PRECISIONS, help="of the engine, or of the self-test without one; default: fp16 or best"
+    )
+    install.set_defaults(run_it=_install)
+
+
 def tolerance(text: str) -> tuple[str, str, float]:
     """Parse PRECISION:LIMIT=VALUE."""
     precision, _, rest = text.partition(":")
@@ -267,7 +303,9 @@ def _verify(options: argparse.Namespace) -> int:
     if options.out:
         write_answers(options.out, verification.scores)
     if verification.is_proof:
-        write_verdicts(bundle, verification.verdicts)
+        had_signature = write_verdicts(bundle, verification.verdicts)
+        if had_signature:
+            print("Its signature, which no longer fits, is removed; sign it again: python -m export sign")
         print(f"The verdict is written into {options.bundle}")
     else:
         print(f"The verdict is not written: fewer than {FEWEST_TO_PROVE} cells of a class are too few for a proof")
@@ -301,6 +339,30 @@ def _build_engine(options: argparse.Namespace) -> int:
     )
     print(f"{path} written in {time.perf_counter() - started:.0f} s")
     print(f"Next: python -m runtime.classify FOLDER --bundle {options.bundle} --backend tensorrt")
+    return DONE
+
+
+def _sign(options: argparse.Namespace) -> int:
+    from export.signature import sign_bundle
+
+    print(f"{sign_bundle(options.bundle, options.key)} written")
+    print(f"Next, on the device: python -m export install {options.bundle} --to DIR --public-key public.pem")
+    return DONE
+
+
+def _install(options: argparse.Namespace) -> int:
+    from export.install import InstallOptions, install_bundle, roll_back
+
+    if options.roll_back:
+        if options.bundle or options.precision or options.engine is not None:
+            raise UsageError("expected --to alone with --roll-back, received more; leave the rest out")
+        roll_back(options.to)
+    elif options.bundle is None:
+        raise UsageError("expected a BUNDLE to install, received none; name its folder")
+    else:
+        key = None if options.unsigned else options.public_key
+        install_bundle(options.bundle, options.to, InstallOptions(key, options.engine, options.precision))
+    print(f"Next: python -m runtime.classify FOLDER --bundle {options.to / 'current'}")
     return DONE
 
 

@@ -40,6 +40,7 @@ from runtime.schema import (
     GOLDEN_NAME,
     MANIFEST_NAME,
     SCHEMA_VERSION,
+    SIGNATURE_NAME,
     TOLERANCES,
     ImageSpec,
     Manifest,
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ENGINE_FILES = tuple(f"{ENGINES_FOLDER}/*{suffix}" for suffix in (".engine", ".json", ".timing"))
-BUNDLE_FILES = ("model.*.onnx", GOLDEN_NAME, CARD_NAME, *ENGINE_FILES)
+BUNDLE_FILES = ("model.*.onnx", GOLDEN_NAME, CARD_NAME, SIGNATURE_NAME, *ENGINE_FILES)
 TYPICAL_CELLS = 512  # of the training part tell how a cell looks
 CALIBRATION_CELLS = 128  # of them are looked at to convert
 MEAN_CELLS = 32  # of them give the mean map

@@ -91,6 +91,11 @@ def build_engine(folder: Path, options: EngineOptions, tell: Callable[[str], Non
     return path
 
 
+def refuse_no_tensorrt() -> None:
+    """Raise BackendError where TensorRT or a GPU is missing: no engine can be built here."""
+    this_machine(import_tensorrt(), open_cuda())
+
+
 def choose_variant(bundle: Bundle, precision: str | None) -> Variant:
     """Return the variant of that precision, fp16 where none is named; raise BundleError where the bundle has none."""
     try:

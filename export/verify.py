@@ -20,7 +20,7 @@ from runtime.backends.select import open_backend
 from runtime.bundle import Bundle
 from runtime.command_line import print_table
 from runtime.files import output_errors, sha256_of_file, write_csv_aside, written_aside
-from runtime.schema import CARD_NAME, MANIFEST_NAME, Metrics, Tolerance, to_json
+from runtime.schema import CARD_NAME, MANIFEST_NAME, SIGNATURE_NAME, Metrics, Tolerance, to_json
 from train.dataset import Cell, find_cells
 from train.metrics import measure, metrics_table
 from train.splits import TRAINING, cells_of_part, read_cells
@@ -84,8 +84,11 @@ def verify(
     return Verification(scores, judge_all(scores, threshold, tolerances, data), threshold)
 
 
-def write_verdicts(bundle: Bundle, verdicts: Sequence[Verdict]) -> None:
-    """Put the proofs into the bundle's manifest and card; the runtime obeys them from then on."""
+def write_verdicts(bundle: Bundle, verdicts: Sequence[Verdict]) -> bool:
+    """Put the proofs into the bundle's manifest and card; the runtime obeys them from then on.
+
+    A signature, which no longer fits, is removed; returns whether there was one.
+    """
     proofs = {verdict.precision: verdict.proof for verdict in verdicts}
     variants = tuple(replace(variant, proof=proofs[variant.precision]) for variant in bundle.manifest.variants)
     manifest = replace(bundle.manifest, variants=variants)
@@ -95,6 +98,10 @@ def write_verdicts(bundle: Bundle, verdicts: Sequence[Verdict]) -> None:
     with written_aside(path) as card, written_aside(bundle.folder / MANIFEST_NAME) as written, output_errors(path):
         card.write_text(text, encoding="utf-8")
         written.write_text(to_json(replace(manifest, card_sha256=sha256_of_file(card))), encoding="utf-8")
+        signature = bundle.folder / SIGNATURE_NAME
+        was_signed = signature.exists()
+        signature.unlink(missing_ok=True)
+    return was_signed
 
 
 def write_answers(out: Path, scores: Scores) -> None:

@@ -31,10 +31,11 @@ class Golden:
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: its folder and its manifest."""
+    """An opened bundle: its folder, its manifest and its card."""
 
     folder: Path
     manifest: Manifest
+    card: bytes  # Markdown, kept: its file may go while a service runs
 
     @cached_property  # each row of an audit bears it
     def content_sha256(self) -> str:
@@ -45,8 +46,12 @@ class Bundle:
     def open(cls, folder: Path) -> Bundle:
         """Read a bundle's manifest and check the hash of every file that it names.
 
+        A link is followed once, here: all files are then of one bundle, wherever an installation lets the link lead.
+
         Raises BundleError where there is none, where it is not of this schema, and where a file is missing or changed.
         """
+        if folder.is_symlink():
+            folder = folder.resolve()
         path = folder / MANIFEST_NAME
         try:
             text = path.read_text(encoding="utf-8")
@@ -60,7 +65,7 @@ class Bundle:
             _check(folder, variant.file, variant.sha256)
         _check(folder, GOLDEN_NAME, manifest.golden_sha256)
         _check(folder, CARD_NAME, manifest.card_sha256)
-        return cls(folder, manifest)
+        return cls(folder, manifest, (folder / CARD_NAME).read_bytes())
 
     def variant(self, precision: str) -> Variant:
         """Return the variant of that precision; raise BundleError where the bundle has none."""

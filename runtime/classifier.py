@@ -14,7 +14,7 @@ import runtime
 from runtime.backends.base import Backend
 from runtime.backends.onnxruntime import available_cpus
 from runtime.backends.select import open_model
-from runtime.bundle import DEFAULT_BUNDLE, Bundle
+from runtime.bundle import DEFAULT_BUNDLE, Bundle, Golden
 from runtime.closing import Closing
 from runtime.demo import demo_cells
 from runtime.errors import BackendError, BundleError
@@ -36,6 +36,7 @@ class ClassifierOptions:
     threshold: float | None = None  # None: the bundle's own
     unproved: bool = False  # use a variant that failed against the Keras model
     audit: bool = False  # each prediction says which image was classified, and by what
+    threads: int | None = None  # that compute on the CPU; None: one for each CPU
 
 
 class Classifier(Closing):
@@ -55,11 +56,12 @@ class Classifier(Closing):
         self.batch_size = options.batch_size
         self.read = CellReader(self.manifest.image, self.manifest.typical, with_sha256=options.audit)
         self._audit = options.audit
-        self.backend, variant = open_model(self.bundle, options.backend, options.precision)
+        self.backend, variant = open_model(self.bundle, options.backend, options.precision, options.threads)
         self.precision = variant.precision
         try:
             if not options.unproved:
                 refuse_unproved(self.bundle, variant)
+            self._golden = self.bundle.golden()  # kept: an installation may remove the folder while a service runs
             self.prove()
         except BaseException:
             self.backend.close()
@@ -89,7 +91,7 @@ class Classifier(Closing):
 
     def prove(self) -> None:
         """Raise BackendError where the model does not answer the golden cells as it did when it was exported."""
-        self_test(self.bundle, self.backend, self.precision)
+        self_test(self.bundle, self._golden, self.backend, self.precision)
 
     def warm_up(self) -> None:
         """Classify drawn cells, one alone and a batch, so that the first real cell finds everything loaded."""
@@ -146,12 +148,11 @@ def refuse_unproved(bundle: Bundle, variant: Variant) -> None:
         )
 
 
-def self_test(bundle: Bundle, backend: Backend, precision: str) -> None:
+def self_test(bundle: Bundle, golden: Golden, backend: Backend, precision: str) -> None:
     """Compare what the backend says of two golden cells with what the variant said of them when it was exported.
 
     Raises BackendError where it differs.
     """
-    golden = bundle.golden()
     ends = [0, -1]  # a drawn ALL cell and a healthy one: every weight takes part, and a large network starts soon
     difference = float(np.abs(backend.infer(golden.cells[ends]) - golden.p_all[precision][ends]).max())
     if not difference <= SELF_TEST_TOLERANCES[precision]:

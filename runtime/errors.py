@@ -8,6 +8,8 @@ AllnetError
 ├── BackendError        the inference asked for is not available on this machine
 │   └── NotFiniteError  a model gave values that are no probabilities
 ├── ConversionError     a converted model does not decide like the one it came from
+├── ClusterError        a cluster or an object store does not do its part
+├── ServerError         a server does not answer, or not as was agreed
 ├── OutputError         a result cannot be written
 └── UnreadableCellError one image cannot be used; costs its own row, never the run
     └── UnopenableCellError its file could not be read just now, whatever it holds
@@ -47,6 +49,14 @@ class NotFiniteError(BackendError):
 
 class ConversionError(AllnetError):
     """A converted model does not decide like the model it came from."""
+
+
+class ClusterError(AllnetError):
+    """A cluster or an object store cannot be reached, or lost work for good."""
+
+
+class ServerError(AllnetError):
+    """A server cannot be reached, refuses, or answers with something else."""
 
 
 class OutputError(AllnetError):

@@ -229,6 +229,15 @@ def current_umask() -> int:
     return umask
 
 
+def flush_folder(path: Path) -> None:
+    """Ask the operating system to put the folder's list of names onto the disk; not on Windows."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 def flush_to_disk(path: Path) -> None:
     """Ask the operating system to put the file's content onto the disk."""
     with path.open("rb+") as stream:

@@ -25,6 +25,7 @@ STANDARD_INPUT = "-"
 SEPARATOR = "[/\\\\]" if os.sep == "\\" else "/"  # of a pattern, as a regular expression
 
 Item = TypeVar("Item")
+Found = tuple[str, bool]  # a file, and whether it is wanted
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,11 @@ def find_inputs(names: Sequence[str], listed: Sequence[str] = (), include: Seque
     """
     paths: list[str] = []
     left_out = 0
-    named = (_files_of_name(name, include) for name in names)
-    for found in chain(named, (_files_of(name, include) for name in listed)):
-        wanted = [path for path, is_wanted in found.items() if is_wanted]
-        paths.extend(wanted)
-        left_out += len(found) - len(wanted)
+    for path, wanted in each_file(names, listed, include):
+        if wanted:
+            paths.append(path)
+        else:
+            left_out += 1
     if not paths:
         raise UsageError(
             f"expected images in {', '.join((*names, *listed[:3])) or 'the list'}, found none"
@@ -59,6 +60,14 @@ def find_inputs(names: Sequence[str], listed: Sequence[str] = (), include: Seque
             + "; name a folder that holds image files"
         )
     return Inputs(tuple(paths), left_out)
+
+
+def each_file(names: Sequence[str], listed: Sequence[str] = (), include: Sequence[str] = ()) -> Iterator[Found]:
+    """Yield what `find_inputs` lists, and what it leaves out, one folder at a time; raise UsageError as it does."""
+    for name in names:
+        yield from _files_of_name(name, include)
+    for name in listed:
+        yield from _files_of(name, include)
 
 
 def read_list(file: str) -> list[str]:
@@ -85,8 +94,8 @@ def _list_content(file: str) -> bytes:
         raise UsageError(f"expected a list of paths that can be read at {file}, found: {reason}") from error
 
 
-def _files_of_name(name: str, include: Sequence[str]) -> dict[str, bool]:
-    """Return the files of a name that exists, or of what it stands for as a pattern, and whether each is wanted."""
+def _files_of_name(name: str, include: Sequence[str]) -> Iterable[Found]:
+    """Find the files of a name that exists, or of what it stands for as a pattern."""
     if os.path.lexists(name):
         return _files_of(name, include)
     matches = _matches(name) if glob.has_magic(name) else set()
@@ -100,18 +109,16 @@ def _folders_last(name: str) -> tuple[bool, str]:
     return os.path.isdir(name), name  # noqa: PTH112
 
 
-def _each_once(founds: Iterable[dict[str, bool]]) -> dict[str, bool]:
+def _each_once(founds: Iterable[Iterable[Found]]) -> Iterator[Found]:
     """Join findings: a pattern may match a folder, what it holds, and links to it."""
-    joined: dict[str, bool] = {}
     real_folder = cache(os.path.realpath)
     seen: set[tuple[str, str]] = set()
-    for path, is_wanted in chain.from_iterable(found.items() for found in founds):
+    for path, wanted in chain.from_iterable(founds):
         parent, name = os.path.split(path)
         place = (real_folder(parent), name)
         if place not in seen:
             seen.add(place)
-            joined[path] = is_wanted
-    return joined
+            yield path, wanted
 
 
 def _matches(pattern: str) -> set[str]:
@@ -135,14 +142,15 @@ def _matches(pattern: str) -> set[str]:
     }
 
 
-def _files_of(name: str, include: Sequence[str]) -> dict[str, bool]:
-    """Return a file, or the files of a folder, and whether each is wanted; a file that is named always is."""
+def _files_of(name: str, include: Sequence[str]) -> Iterable[Found]:
+    """Find a file, or the files of a folder; a file that is named is wanted in any case."""
     if not os.path.isdir(name):  # noqa: PTH112  strings: a million Path objects cost a gigabyte
-        return {name: True}
-    return {path: _is_wanted(path, name, include) for path in files_below(name)}
+        return [(name, True)]
+    return ((path, is_wanted(path, name, include)) for path in _each_below(name))
 
 
-def _is_wanted(path: str, folder: str, include: Sequence[str]) -> bool:
+def is_wanted(path: str, folder: str, include: Sequence[str]) -> bool:
+    """Say whether a file of a named folder is neither hidden nor a companion, and of one of the names, if any."""
     name = os.path.basename(path)  # noqa: PTH119
     return not is_companion(path[len(folder) :]) and (
         not include or any(fnmatch.fnmatch(name, pattern) for pattern in include)
@@ -164,7 +172,11 @@ def files_below(folder: str) -> list[str]:
 
     Raises UsageError where a folder cannot be read.
     """
-    return [os.path.join(parent, file) for parent, files in walk_folder(folder) for file in sorted(files)]  # noqa: PTH118
+    return [*_each_below(folder)]
+
+
+def _each_below(folder: str) -> Iterator[str]:
+    return (os.path.join(parent, file) for parent, files in walk_folder(folder) for file in sorted(files))  # noqa: PTH118
 
 
 def walk_folder(folder: str) -> Iterator[tuple[str, list[str]]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from runtime.classifier_arguments import add_classifier_arguments, classifier_options
 from runtime.command_line import DONE, ArgumentParser, positive_int, run_command, tell
 from runtime.errors import UsageError
+from runtime.token_file import TOKEN_VARIABLE, find_token
 
 if TYPE_CHECKING:
     from runtime.service.access import Access
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 LARGEST_PORT = 65535
-TOKEN_VARIABLE = "ALLNET_TOKEN"  # noqa: S105  the variable's name
 BACKLOG = 512  # connections that the system holds until they are looked at
 
 
@@ -71,7 +71,7 @@ def access_of(options: argparse.Namespace) -> Access:
     """Return who may ask; raise UsageError where an address that others reach has no token."""
     from runtime.service.access import LEAST_TOKEN, LOOPBACK_NAMES, Access
 
-    token = token_of(options)
+    token = find_token(options.token_file)
     is_local = options.host in LOOPBACK_NAMES
     if not is_local and not token:
         raise UsageError(
@@ -86,20 +86,6 @@ def access_of(options: argparse.Namespace) -> Access:
     allowed = frozenset(name.lower() for name in options.allow_host)
     # With a token, a page that reaches the service under a name of its own has none to show.
     return Access(token, LOOPBACK_NAMES if is_local else allowed, allowed)
-
-
-def token_of(options: argparse.Namespace) -> str:
-    """Return the token that clients must bring, empty for none; raise UsageError where its file cannot be read."""
-    if not options.token_file:
-        return os.environ.get(TOKEN_VARIABLE, "")
-    try:
-        token: str = options.token_file.read_text(encoding="utf-8").strip()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"expected a token in the file {options.token_file}, found: {reason}") from error
-    if not token:
-        raise UsageError(f"expected a token in the file {options.token_file}, found nothing; write one into it")
-    return token
 
 
 def limits_of(options: argparse.Namespace) -> Limits:

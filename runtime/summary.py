@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from runtime.schema import CLASSES, Prediction
@@ -25,6 +26,15 @@ class Summary:
         else:
             self.counts[prediction.label] += 1
             self.review += prediction.status == "review"
+
+    def add_counts(self, labels: Mapping[str, int], review: int) -> None:
+        """Count many rows: how often each label stands in them, "" for an error, and how many are for review."""
+        for label, count in labels.items():
+            if label:
+                self.counts[label] += count
+            else:
+                self.errors += count
+        self.review += review
 
     @property
     def rows(self) -> int:

@@ -39,8 +39,8 @@ def shared_among(devices: Sequence[str]) -> Iterator[None]:
     """Let the networks that are built and fitted inside work on all `devices` at once, each on its share of a batch.
 
     Each device holds the weights, and the gradients are summed: tf.distribute.MirroredStrategy on TensorFlow,
-    keras.distribution.DataParallel on JAX. Batch norms take their statistics over the whole batch on JAX, over their
-    own device's share on TensorFlow. One device changes nothing.
+    keras.distribution.DataParallel on JAX. Batch norms see their own device's share on TensorFlow, the whole batch on
+    JAX. One device changes nothing.
     """
     if len(devices) < 2:
         yield

@@ -45,7 +45,8 @@ def build_parser() -> ArgumentParser:
         description="Measure a bundle on this machine: latency, sustained rate, cold start, memory, scaling, parity "
         "with the Keras model, and the ways that one would write by hand. Writes report.html and record.json.",
         epilog="Exit codes: 0 all was measured and nothing speaks against the bundle; 1 a variant fails its parity, a "
-        "limit of the budget is not kept, or nothing could be measured; 2 finished, but a measurement failed.",
+        "limit of the budget is not kept, or nothing could be measured; 2 finished, but a measurement failed, or "
+        "Ctrl-C ended the measuring.",
     )
     parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE, help="default: the package's own")
     parser.add_argument(

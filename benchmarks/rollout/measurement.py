@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import environment
-from benchmarks.record import SKIPPED, failed
+from benchmarks.record import FAILED, SKIPPED, failed
 from benchmarks.rollout.budget import Budget, judge_budget
 from benchmarks.rollout.busy import LoadWatch, busiest_processes
 from benchmarks.rollout.cases import Case, cases_of, deployed_case
@@ -34,7 +34,7 @@ Section = dict[str, Any]
 def measure(
     options: RolloutOptions, bundle: Bundle, material: Material, budget: Budget | None, tell: Callable[[str], None]
 ) -> Record:
-    """Return the record of a rollout.
+    """Return the record of a rollout; after Ctrl-C it says of what was not measured that it failed.
 
     Raises BackendError or BundleError where what is to be deployed cannot be opened.
     """
@@ -44,10 +44,7 @@ def measure(
     processes = busiest_processes(options.quiet_seconds)
     watch.note(BEFORE)
     with Sensors() as sensors:
-        sections = {
-            name: _taken(name, work, watch, tell)
-            for name, work in _works(options, bundle, material, deployed, cases, sensors).items()
-        }
+        sections = _sections(_works(options, bundle, material, deployed, cases, sensors), watch, tell)
     record: Record = {
         "schema_version": SCHEMA_VERSION,
         "measurement": MEASUREMENT,
@@ -82,6 +79,20 @@ def _works(
         "parity": lambda: _parity(options, bundle, cases, material),
         "peers": lambda: peers(options, deployed, paths),
     }
+
+
+def _sections(
+    works: dict[str, Callable[[], Section]], watch: LoadWatch, tell: Callable[[str], None]
+) -> dict[str, Section]:
+    """Measure one part after the other; Ctrl-C ends that, and what was measured is kept."""
+    sections: dict[str, Section] = {}
+    try:
+        for name, work in works.items():
+            sections[name] = _taken(name, work, watch, tell)
+    except KeyboardInterrupt:
+        tell("interrupted: what was measured so far is kept")
+    left = {name: {"rows": [{"status": FAILED, "reason": "interrupted"}]} for name in works if name not in sections}
+    return sections | left
 
 
 def _taken(name: str, work: Callable[[], Section], watch: LoadWatch, tell: Callable[[str], None]) -> Section:

@@ -43,8 +43,8 @@ INSTALL_HINTS = {
 class OnnxRuntimeBackend(Backend):
     """An ONNX file in an ONNX Runtime session whose provider is the one asked for, never another."""
 
-    def __init__(self, model: Path, image: ImageSpec, name: str) -> None:
-        """Load `model` for the backend `name`, "cpu" or "cuda".
+    def __init__(self, model: Path, image: ImageSpec, name: str, threads: int | None = None) -> None:
+        """Load `model` for the backend `name`, "cpu" or "cuda", with so many threads on the CPU; None: one for each.
 
         Raises BackendError where ONNX Runtime or the provider is missing, where the session does not really run on
         the provider, or where the graph does not have the bundle's input and output.
@@ -53,7 +53,7 @@ class OnnxRuntimeBackend(Backend):
         super().__init__(image, runs_at_a_time=2 if is_small else 1)
         library = import_onnxruntime(name)
         self.name = name
-        self._session = _open_session(library, model, name, may_spin=not is_small)
+        self._session = _open_session(library, model, name, threads or available_cpus(), may_spin=not is_small)
         self.gives_heat = self._check_contract(model)
         self.description = f"ONNX Runtime {library.__version__} {PROVIDERS[name]}"
         self._bound = self._bind() if name == "cuda" else None
@@ -149,10 +149,10 @@ def _import_library(name: str) -> Any:
     return onnxruntime
 
 
-def _open_session(library: Any, model: Path, name: str, *, may_spin: bool) -> Any:
+def _open_session(library: Any, model: Path, name: str, threads: int, *, may_spin: bool) -> Any:
     provider = PROVIDERS[name]
     options = library.SessionOptions()
-    options.intra_op_num_threads = available_cpus()
+    options.intra_op_num_threads = threads
     # Threads that spin between two layers begin the next one sooner, and take from those that decode images.
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(may_spin)))
     options.log_severity_level = 3  # errors alone: what it warns of is checked here

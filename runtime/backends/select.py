@@ -15,8 +15,8 @@ BACKENDS = ("auto", "tensorrt", "cuda", "cpu")
 PREFERENCES = {"tensorrt": ("fp16", "int8", "fp32"), "cuda": ("fp16", "fp32", "int8"), "cpu": ("fp32", "fp16", "int8")}
 
 
-def open_model(bundle: Bundle, backend: str, precision: str) -> tuple[Backend, Variant]:
-    """Load the variant of that precision for that backend; return both.
+def open_model(bundle: Bundle, backend: str, precision: str, threads: int | None = None) -> tuple[Backend, Variant]:
+    """Load the variant of that precision for that backend, with so many threads on the CPU; return both.
 
     A backend "auto" is the first that really runs here: TensorRT where the bundle has an engine for this GPU, CUDA, the
     CPU; its description says why one before it was not taken. A precision "auto" is the one that is best for the
@@ -26,17 +26,17 @@ def open_model(bundle: Bundle, backend: str, precision: str) -> tuple[Backend, V
     """
     if backend != "auto":
         variant = best_variant(bundle, backend, precision)
-        return open_backend(bundle, backend, variant), variant
+        return open_backend(bundle, backend, variant, threads), variant
     why_not = ""
     for name in _worth_a_try(bundle, precision):
         variant = best_variant(bundle, name, precision)
         try:
-            return open_backend(bundle, name, variant), variant
+            return open_backend(bundle, name, variant, threads), variant
         except BackendError as error:
             why_not += f" (not on {name}: {error})"
     variant = best_variant(bundle, "cpu", precision)
     try:
-        opened = open_backend(bundle, "cpu", variant)
+        opened = open_backend(bundle, "cpu", variant, threads)
     except BackendError as error:
         raise BackendError(f"{error}{why_not}") from error
     opened.description += why_not
@@ -54,12 +54,15 @@ def best_variant(bundle: Bundle, backend: str, precision: str) -> Variant:
     return proved[0]
 
 
-def open_backend(bundle: Bundle, backend: str, variant: Variant) -> Backend:
-    """Load a variant of `bundle` for the backend of that name; raise BackendError where it is not available here."""
+def open_backend(bundle: Bundle, backend: str, variant: Variant, threads: int | None = None) -> Backend:
+    """Load a variant of `bundle` for the backend of that name, with so many threads on the CPU; None: one for each.
+
+    Raises BackendError where the backend is not available here.
+    """
     image = bundle.manifest.image
     if backend == "tensorrt":
         return TensorRTBackend(find_engine(bundle.folder, variant.precision, variant.sha256), image, variant.sha256)
-    return OnnxRuntimeBackend(bundle.path(variant), image, backend)
+    return OnnxRuntimeBackend(bundle.path(variant), image, backend, threads)
 
 
 def _worth_a_try(bundle: Bundle, precision: str) -> list[str]:

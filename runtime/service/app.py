@@ -20,7 +20,6 @@ import runtime
 from runtime.classifier import Classifier
 from runtime.pipeline import NO_NUMBER, Cell, Scored
 from runtime.results import row_of
-from runtime.schema import CARD_NAME
 from runtime.service import openapi, watch_routes
 from runtime.service.about import about
 from runtime.service.access import Access
@@ -130,8 +129,7 @@ async def about_service(request: Request) -> Response:
 @routes.get("/model-card", responses=openapi.text_answers("text/markdown", "the model's card"), response_class=Response)
 async def model_card(request: Request) -> Response:
     """Return the card of the model, in Markdown."""
-    card = desk_of(request).classifier.bundle.folder / CARD_NAME
-    return Response(await anyio.Path(card).read_bytes(), media_type="text/markdown; charset=utf-8")
+    return Response(desk_of(request).classifier.bundle.card, media_type="text/markdown; charset=utf-8")
 
 
 @routes.get("/", include_in_schema=False)

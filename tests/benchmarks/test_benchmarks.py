@@ -15,7 +15,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from benchmarks import decoding, footprint, latency, parity, service, throughput, training, watch
+from benchmarks import cluster, decoding, footprint, latency, parity, service, throughput, training, watch
 from benchmarks.cells import bmp_cells
 from benchmarks.windows import AGREEING, WindowPlan
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED
@@ -217,7 +217,7 @@ def test_the_files_of_a_measurement_are_bmp_of_the_releases_size() -> None:
         assert {Path(path).stat().st_size for path in paths} == {450 * 450 * 3 + 450 * 2 + 54}
 
 
-@pytest.mark.parametrize("module", [decoding, latency, throughput, footprint, training, parity, watch])
+@pytest.mark.parametrize("module", [cluster, decoding, latency, throughput, footprint, training, parity, watch])
 def test_a_place_for_the_record_that_cannot_be_written_is_refused_before_measuring(
     module: Any, bundle: Path, drawn: Path, tmp_path: Path
 ) -> None:

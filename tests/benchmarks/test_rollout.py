@@ -225,6 +225,23 @@ def test_a_measurement_that_breaks_is_a_row_and_its_traceback_is_shown(
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_ctrl_c_keeps_what_was_measured(
+    drawn: Path, no_processes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measurement, "scaling", interrupted)
+    code = rollout.main(["--data", str(drawn), "--out", str(tmp_path), *SHORT])
+    record = record_in(tmp_path)
+    assert code == PARTLY_DONE
+    assert record["verdict"]["may_be_deployed"] == "open"
+    assert all(row["status"] == "ok" for row in record["sections"]["latency"]["rows"])
+    lost = ["scaling", "sustained", "parity", "peers"]
+    assert [(name, row["reason"]) for name, row in failures_of(record)] == [(name, "interrupted") for name in lost]
+    assert "interrupted" in (tmp_path / "report.html").read_text()
+
+
 def test_a_variant_that_decides_otherwise_may_not_be_deployed(
     drawn: Path, no_processes: None, tmp_path: Path, tiny_bundle: Path
 ) -> None:

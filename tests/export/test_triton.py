@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from export.__main__ import main
 from export.engine import EngineOptions, build_engine
 from export.triton import write_repository
 from runtime.backends.tensorrt import read_record, record_path
-from runtime.bundle import Bundle
+from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.errors import BackendError, BundleError, OutputError
 from runtime.files import sha256_of_file
 from runtime.schema import MANIFEST_NAME, to_json
@@ -210,3 +211,50 @@ def test_a_repository_inside_the_bundle_is_refused(tiny_bundle: Path, inside: st
     with pytest.raises(OutputError, match=r"expected a place outside the bundle .*; name a folder beside it"):
         write_repository(tiny_bundle, tiny_bundle / inside)
     assert files_of(tiny_bundle) == before
+
+
+def parsed(config: Path) -> Any:
+    """Read a configuration by Triton's published schema; an unknown field is an error."""
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    return text_format.Parse(config.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+
+
+def check_config(config: Any, name: str, size: int, max_batch: int) -> None:
+    """A configuration says what the bundle says."""
+    assert (config.name, config.max_batch_size) == (name, max_batch)
+    [cells], [p_all] = config.input, config.output
+    uint8, fp32 = (
+        config.DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_name[f"TYPE_{kind}"].number
+        for kind in ("UINT8", "FP32")
+    )
+    assert (cells.name, cells.data_type, list(cells.dims)) == ("cells", uint8, [size, size, 3])
+    assert (p_all.name, p_all.data_type, list(p_all.dims)) == ("p_all", fp32, [1])
+    assert p_all.HasField("reshape")
+    assert list(p_all.reshape.shape) == []
+    assert config.dynamic_batching.max_queue_delay_microseconds == 2000
+    [warmup] = config.model_warmup
+    given = warmup.inputs["cells"]
+    assert (warmup.batch_size, given.data_type, list(given.dims)) == (max_batch, uint8, [size, size, 3])
+    assert given.zero_data
+
+
+def test_the_configurations_follow_the_published_schema(engine: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    for name in write_repository(tiny_bundle, tmp_path / "tiny"):
+        config = parsed(tmp_path / "tiny" / name / "config.pbtxt")
+        is_engine = name == f"compact_{engine.stem}"
+        check_config(config, name, 12, 16 if is_engine else 32)
+        assert (config.backend, config.platform) == (("", "tensorrt_plan") if is_engine else ("onnxruntime", ""))
+    for name in write_repository(DEFAULT_BUNDLE, tmp_path / "default"):
+        check_config(parsed(tmp_path / "default" / name / "config.pbtxt"), name, 128, 32)
+
+
+def test_a_field_that_the_schema_does_not_know_fails(tiny_bundle: Path, tmp_path: Path) -> None:
+    from google.protobuf.text_format import ParseError
+
+    write_repository(tiny_bundle, tmp_path / "repository")
+    config = tmp_path / "repository" / "compact_fp32" / "config.pbtxt"
+    config.write_text(config.read_text(encoding="utf-8").replace("max_batch_size", "max_batchsize"), encoding="utf-8")
+    with pytest.raises(ParseError, match="max_batchsize"):
+        parsed(config)

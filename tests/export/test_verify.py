@@ -27,7 +27,17 @@ from runtime.demo import DEMO_CELLS, demo_cells
 from runtime.errors import BundleError, DataError, OutputError, UsageError
 from runtime.files import sha256_of_file
 from runtime.preprocessing import load_cell
-from runtime.schema import CARD_NAME, GOLDEN_NAME, MANIFEST_NAME, TOLERANCES, ImageSpec, Manifest, Proof, to_json
+from runtime.schema import (
+    CARD_NAME,
+    GOLDEN_NAME,
+    MANIFEST_NAME,
+    SIGNATURE_NAME,
+    TOLERANCES,
+    ImageSpec,
+    Manifest,
+    Proof,
+    to_json,
+)
 from tests.small_network import SIZE, Change, saved, small_network
 from tests.tiny_bundle import manifest_of, onnx_answers, record_hashes, write_tiny_bundle
 from train.dataset import find_cells
@@ -154,7 +164,10 @@ def test_a_bundle_that_decides_like_keras_passes_and_the_proof_is_written_into_i
     bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = Bundle.open(bundle).manifest
+    signature = bundle / SIGNATURE_NAME
+    signature.write_bytes(b"of the old verdict")
     assert verified(bundle) == 0
+    assert not signature.exists()
     after = Bundle.open(bundle).manifest
     for variant in after.variants:
         assert variant.proof.passed
@@ -168,7 +181,7 @@ def test_a_bundle_that_decides_like_keras_passes_and_the_proof_is_written_into_i
     said = capsys.readouterr().out
     assert said.count(" passed\n") == 3
     assert "2 of these cells are of the run's training part\n" in said
-    assert said.endswith(f"The verdict is written into {bundle}\n")
+    assert said.endswith(f"sign it again: python -m export sign\nThe verdict is written into {bundle}\n")
 
 
 @pytest.mark.parametrize(("fewest", "code"), [(3, 0), (4, 2)], ids=["just enough", "too few"])

@@ -284,7 +284,11 @@ for name in ("tensorflow", "keras", "onnx", "tf2onnx", "sklearn", "scipy"):
     sys.modules[name] = None
 import importlib, pkgutil, runtime
 for module in pkgutil.walk_packages(runtime.__path__, "runtime."):
-    importlib.import_module(module.name)
+    try:
+        importlib.import_module(module.name)
+    except ModuleNotFoundError as error:
+        if error.name.split(".")[0] not in ("fsspec", "pyarrow", "ray", "tritonclient"):  # of extras that may be absent
+            raise
 from runtime.classify import MOST_PRINTED, main, report_groups
 sys.exit(main(["--demo"]))
 """

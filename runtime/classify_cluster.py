@@ -1,0 +1,38 @@
+"""python -m runtime.classify_cluster: an archive in, a folder of Parquet files out, on a Ray cluster."""
+
+from __future__ import annotations
+
+if __name__ == "__main__":
+    from runtime.command_line import end_at_once_on_ctrl_c
+
+    end_at_once_on_ctrl_c()
+
+from runtime.cluster.archive import Archive
+from runtime.cluster.arguments import build_parser, check_places
+from runtime.cluster.job import held_output
+from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, run_command, tell
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Classify what the command line names; return the exit code."""
+    options = build_parser().parse_args(arguments)
+    check_places(options)
+    with held_output(options.out):
+        archive = Archive(options, tell)
+        try:
+            terms = archive.classify()
+        except KeyboardInterrupt:
+            tell(f"interrupted: {archive.summary}, kept in {options.out}: the same command goes on")
+            return INTERRUPTED
+    tell(str(archive.summary))
+    if terms.left_out:
+        filtered = ", or not of the names in --include" if terms.include else ""
+        tell(f"{terms.left_out} files of the folders were left out: hidden, beside images (such as .csv){filtered}")
+    if archive.unopened:
+        tell(f"{archive.unopened} files could not be opened; the same command tries them again")
+    tell(f"Results: {options.out}, {terms.blocks} Parquet files")
+    return PARTLY_DONE if archive.summary.errors else DONE
+
+
+if __name__ == "__main__":
+    run_command(main)

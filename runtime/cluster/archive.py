@@ -1,0 +1,173 @@
+"""One job from beginning to end: its terms, its listing, its blocks."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from array import array
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from runtime.bundle import Bundle
+from runtime.classifier import ClassifierOptions
+from runtime.classifier_arguments import classifier_options
+from runtime.cluster.arguments import DEFAULT_BLOCK_SIZE
+from runtime.cluster.connection import connected, only_own_lines
+from runtime.cluster.flow import LARGEST_BLOCK_BYTES, Steps, finished_blocks, probe_model
+from runtime.cluster.job import (
+    LISTING,
+    Terms,
+    Wanted,
+    clear_abandoned,
+    done_blocks,
+    read_terms,
+    refuse_other_terms,
+    write_terms,
+)
+from runtime.cluster.listing import write_listing
+from runtime.cluster.pool import Pool, pool_of
+from runtime.cluster.result_block import Counts
+from runtime.cluster.stages import ReadingStage, WritingStage
+from runtime.cluster.storage import is_url
+from runtime.errors import ClusterError, UsageError
+from runtime.schema import ImageSpec
+from runtime.summary import Summary
+
+MOST_NAMED = 5  # blocks in an error
+
+
+class Archive:
+    """A job in an output folder that this process holds."""
+
+    def __init__(self, options: argparse.Namespace, tell: Callable[[str], None]) -> None:
+        """Take what the command line says; raise UsageError where the job in the folder was begun otherwise."""
+        self.summary = Summary()
+        self.output: Path = options.out.resolve()
+        self._options = options
+        self._tell = tell
+        self._bundle = Bundle.open(options.bundle)
+        self._wanted = self._wanted_terms()
+        self._begun = read_terms(self.output)
+        if self._begun:
+            refuse_other_terms(self.output, self._begun, self._wanted)
+        self._unopened = 0
+
+    def classify(self) -> Terms:
+        """Classify what is left; return the terms. Raises ClusterError where blocks are missing at the end."""
+        clear_abandoned(self.output)
+        left = self._left(self._begun) if self._begun else None
+        if self._begun and not left:
+            self._tell("all is classified already")
+            return self._begun
+        with only_own_lines(), connected(self._options.address) as capacity:
+            pool = pool_of(capacity, self._options.workers, self._options.gpus)
+            asked = self._asked(pool)
+            model = probe_model(asked, self._bundle.content_sha256, pool)
+            self._tell(
+                f"{model.description}, {pool.workers} workers on {capacity.cpus:g} CPUs and {capacity.gpus:g} GPUs; "
+                f"ALL from p_all {self._wanted.threshold:g} on. For research, not a diagnosis."
+            )
+            terms = self._begun or self._begin(model.precision)
+            left = array("q", range(terms.blocks)) if left is None else left
+            self._classify_blocks(terms, left, replace(asked, precision=terms.precision), pool)
+        return terms
+
+    @property
+    def unopened(self) -> int:
+        """How many files could not be opened, which the same command tries again."""
+        return self._unopened
+
+    def _wanted_terms(self) -> Wanted:
+        options, manifest = self._options, self._bundle.manifest
+        size = options.block_size or DEFAULT_BLOCK_SIZE
+        if (most := most_cells(manifest.image)) < size:
+            raise UsageError(f"expected a --block-size of at most {most} for this bundle, received {size}")
+        names = (name if is_url(name) else os.path.abspath(name) for name in options.inputs)  # noqa: PTH100  patterns
+        return Wanted(
+            inputs=tuple(names),
+            include=tuple(options.include),
+            block_size=options.block_size,
+            bundle=self._bundle.content_sha256,
+            precision=None if options.precision == "auto" else options.precision,
+            threshold=manifest.decision.threshold if options.threshold is None else options.threshold,
+        )
+
+    def _asked(self, pool: Pool) -> ClassifierOptions:
+        """Return what the workers open: the precision that the job was begun with, if it was."""
+        asked = classifier_options(self._options, audit=True)
+        precision = self._begun.precision if self._begun else asked.precision
+        return replace(asked, bundle=asked.bundle.resolve(), precision=precision, threads=pool.threads_each)
+
+    def _begin(self, precision: str) -> Terms:
+        wanted = self._wanted
+        block_size = wanted.block_size or DEFAULT_BLOCK_SIZE
+        listed = write_listing(self.output / LISTING, wanted.inputs, wanted.include, block_size)
+        terms = Terms(
+            inputs=wanted.inputs,
+            include=wanted.include,
+            block_size=block_size,
+            files=listed.files,
+            left_out=listed.left_out,
+            bundle=wanted.bundle,
+            model=self._bundle.served_name(precision),
+            precision=precision,
+            threshold=wanted.threshold,
+        )
+        write_terms(self.output, terms)
+        return terms
+
+    def _left(self, terms: Terms) -> array[int]:
+        """Return the blocks that have no file, or one with files that could not be opened; count the others."""
+        left, following = array("q"), 0
+        for block, counts in done_blocks(self.output, terms.blocks):
+            left.extend(range(following, block))
+            following = block + 1
+            if counts.unopened:
+                left.append(block)
+            else:
+                self._add(counts)
+        left.extend(range(following, terms.blocks))
+        self.summary.resumed = self.summary.rows
+        self._tell(f"{self.summary.rows} rows of {terms.files} are kept from before")
+        return left
+
+    def _classify_blocks(self, terms: Terms, left: array[int], options: ClassifierOptions, pool: Pool) -> None:
+        manifest = self._bundle.manifest
+        steps = Steps(
+            ReadingStage(self.output / LISTING, manifest.image, manifest.typical, self._options.timeout),
+            options,
+            terms.bundle,
+            WritingStage(self.output),
+        )
+        missing = set_of(left)
+        with tqdm(total=terms.files, initial=self.summary.rows, unit="cell", disable=None, leave=False) as progress:
+            for block, counts in finished_blocks(left, steps, pool):
+                missing[block] = 0
+                self._add(counts)
+                progress.update(counts.files)
+        if lost := [block for block in left if missing[block]]:
+            named = ", ".join(map(str, lost[:MOST_NAMED])) + (", …" if len(lost) > MOST_NAMED else "")
+            raise ClusterError(
+                f"expected all {terms.blocks} blocks, but of {len(lost)} the worker was lost on each try (blocks "
+                f"{named}); all others are kept, the same command tries these again"
+            )
+
+    def _add(self, counts: Counts) -> None:
+        self.summary.add_counts(counts.labels, counts.review)
+        self._unopened += counts.unopened
+
+
+def most_cells(image: ImageSpec) -> int:
+    """Return how many cells a block may have."""
+    return LARGEST_BLOCK_BYTES // (image.height * image.width * 3)
+
+
+def set_of(blocks: array[int]) -> bytearray:
+    """Return a byte for each number up to the largest block, 1 for those that are given: a set of a byte each."""
+    members = bytearray(max(blocks, default=-1) + 1)
+    for block in blocks:
+        members[block] = 1
+    return members

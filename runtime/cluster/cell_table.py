@@ -1,0 +1,94 @@
+"""What goes from step to step: Arrow tables that hold one whole block each."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from runtime.errors import AllnetError
+from runtime.reading import Reading
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FAILURE = "failure"  # the column of a table that stands for a block which failed, with the error's line
+BUG = "bug"  # the column with the traceback of what is no error on purpose
+BLOCK = "block"
+
+Stage = Callable[[Any], Any]  # a table to a table
+
+
+@dataclass(frozen=True)
+class ReadCell:
+    """A file that was read."""
+
+    path: str
+    reading: Reading
+    seconds: float  # that reading took
+
+
+def table_of_cells(block: int, cells: Sequence[ReadCell], cell_bytes: int) -> Any:
+    """Pack the cells of a block; their pixels, uint8, lie one after the other, zeros where a file was not readable."""
+    pixels = np.zeros((len(cells), cell_bytes), np.uint8)
+    for row, cell in zip(pixels, cells, strict=True):
+        if cell.reading.pixels is not None:
+            row[:] = cell.reading.pixels.reshape(-1)
+    return pa.table(
+        {
+            BLOCK: pa.array([block] * len(cells), pa.int64()),
+            "path": pa.array([os.fsencode(cell.path) for cell in cells], pa.binary()),
+            "is_read": pa.array([cell.reading.pixels is not None for cell in cells], pa.bool_()),
+            "reason": pa.array([cell.reading.reason for cell in cells], pa.string()),
+            "concern": pa.array([cell.reading.concern for cell in cells], pa.string()),
+            "sha256": pa.array([cell.reading.sha256 for cell in cells], pa.string()),
+            "seconds": pa.array([cell.seconds for cell in cells], pa.float64()),
+            "pixels": pa.FixedSizeBinaryArray.from_buffers(
+                pa.binary(cell_bytes), len(cells), [None, pa.py_buffer(pixels)]
+            ),
+        }
+    )
+
+
+def cells_of_table(table: Any, shape: tuple[int, int, int]) -> list[ReadCell]:
+    """Unpack the cells of a block; `shape` is that of a cell's pixels, which stay where they are."""
+    pixels = _pixels(table, shape)
+    columns = [table[name].to_pylist() for name in ("path", "is_read", "reason", "concern", "sha256", "seconds")]
+    return [
+        ReadCell(os.fsdecode(path), Reading(pixels[row] if is_read else None, reason, concern, sha256), seconds)
+        for row, (path, is_read, reason, concern, sha256, seconds) in enumerate(zip(*columns, strict=True))
+    ]
+
+
+def _pixels(table: Any, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    column = table["pixels"].combine_chunks()
+    array = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+    size = int(np.prod(shape))
+    _, data = array.buffers()
+    return np.frombuffer(data, np.uint8, len(array) * size, array.offset * size).reshape(-1, *shape)
+
+
+def block_of(table: Any) -> int:
+    """Return the number of a table's block."""
+    return int(table[BLOCK][0].as_py())
+
+
+def passing_failures(stage: Stage) -> Stage:
+    """Let a step hand failures on to the driver, its own too: Ray would wrap them, log them and try them again."""
+
+    def run(table: Any) -> Any:
+        if {FAILURE, BUG} & set(table.column_names):
+            return table
+        try:
+            return stage(table)
+        except AllnetError as error:
+            return pa.table({FAILURE: [str(error)]})
+        except Exception:
+            return pa.table({BUG: [traceback.format_exc()]})
+
+    return run

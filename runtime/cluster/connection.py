@@ -1,0 +1,141 @@
+"""Starts Ray on this machine, or reaches a cluster that runs, in bounded time and without Ray's own chatter."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runtime.backends.onnxruntime import available_cpus
+from runtime.cluster.pool import Capacity
+from runtime.command_line import REFUSED, STANDARD_ERROR, tell
+from runtime.errors import ClusterError, UsageError
+
+LOCAL, AUTO = "local", "auto"
+ANSWER_S = 10.0  # for a cluster's port to be open
+KEPT_IDLE_MS = 600_000  # how long a process that has no task is kept
+START_S = 120.0  # for Ray to have started or joined; then it would wait for ever
+
+
+@contextmanager
+def only_own_lines() -> Iterator[None]:
+    """Show on standard error what Python writes there alone: Ray's C++ writes there too, and obeys no setting."""
+    sys.stderr.flush()
+    try:
+        is_usual = sys.stderr.fileno() == STANDARD_ERROR
+    except (OSError, ValueError):
+        is_usual = False
+    if not is_usual:  # someone else takes what is written
+        yield
+        return
+    usual, own = sys.stderr, os.dup(STANDARD_ERROR)
+    with Path(os.devnull).open("wb") as nothing:
+        os.dup2(nothing.fileno(), STANDARD_ERROR)
+    sys.stderr = os.fdopen(own, "w", buffering=1, encoding=usual.encoding, errors="backslashreplace", closefd=False)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(own, STANDARD_ERROR)
+        sys.stderr = usual
+        os.close(own)
+
+
+@contextmanager
+def connected(address: str, cpus: int | None = None) -> Iterator[Capacity]:
+    """Yield what the cluster has, and leave it at the end; one that was started here ends with it.
+
+    Args:
+        address: "local" starts Ray on this machine, "auto" finds the cluster that this machine belongs to, HOST:PORT
+            names one.
+        cpus: Of the cluster that is started; None: those that this process may use.
+
+    Raises ClusterError where the cluster does not answer.
+    """
+    if address not in (LOCAL, AUTO):
+        _refuse_silent(address)
+    _silence()
+    if address == LOCAL:
+        _keep_processes()
+    import ray
+
+    settings = {"num_cpus": cpus or available_cpus(), "include_dashboard": False} if address == LOCAL else {}
+    try:
+        with _given_up_after(START_S, address):
+            ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **settings)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise ClusterError(
+            f"expected a Ray cluster at {address}, found: {_first_line(error)}; start one with `ray start --head`, or "
+            "take --address local"
+        ) from error
+    try:
+        _silence_data()
+        found = ray.cluster_resources()
+        yield Capacity(found.get("CPU", 0.0), found.get("GPU", 0.0))
+    finally:
+        ray.shutdown()
+
+
+def _silence() -> None:
+    """Set what Ray reads while it is imported: no reports to its makers, no log lines among ours."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+
+def _keep_processes() -> None:
+    """Let a cluster that is started here keep the processes of tasks between two blocks.
+
+    On a small machine Ray would end one after a second without work and start another for the next block, which costs
+    about as much of a CPU as scoring some hundred cells.
+    """
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(KEPT_IDLE_MS))
+
+
+def _silence_data() -> None:
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _refuse_silent(address: str) -> None:
+    """Raise ClusterError where nothing listens at HOST:PORT; Ray would ask again and again."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise UsageError(f"expected --address auto, local or HOST:PORT, received {address!r}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(
+            f"expected a Ray cluster at {address}, found none that answers: "
+            f"{getattr(error, 'strerror', None) or error}; check the address, and that `ray status` works there"
+        ) from error
+
+
+@contextmanager
+def _given_up_after(seconds: float, address: str) -> Iterator[None]:
+    """End the process where what follows takes longer: it waits inside Ray, which no exception reaches."""
+
+    def give_up() -> None:
+        tell(f"error: expected a Ray cluster at {address}, found none that answers within {seconds:g} s")
+        os._exit(REFUSED)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

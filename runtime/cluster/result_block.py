@@ -1,0 +1,93 @@
+"""The Parquet file of a block: a row for each of its files, and in its metadata what was counted."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from runtime.errors import OutputError, UnopenableCellError
+from runtime.files import output_errors, written_aside
+from runtime.results import row_of
+from runtime.schema import Prediction
+
+COUNTS = b"allnet"  # the key in the file's metadata
+# The columns of `runtime.classify --audit`. A name that holds bytes which are no text has them as \xNN.
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("path", "label")),
+        ("p_all", pa.float64()),
+        *((name, pa.string()) for name in ("status", "reason")),
+        ("seconds", pa.float64()),
+        *((name, pa.string()) for name in ("sha256", "time")),
+        ("threshold", pa.float64()),
+        *((name, pa.string()) for name in ("bundle", "precision", "backend", "version")),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a block holds."""
+
+    labels: dict[str, int]  # files by label, those with an error under ""
+    review: int
+    unopened: int  # errors of files that could not be opened: the same command tries them again
+
+    @property
+    def files(self) -> int:
+        """How many rows there are."""
+        return sum(self.labels.values())
+
+
+def counts_of(table: Any) -> Counts:
+    """Count the rows of a block."""
+    labels, states, reasons = (table[name].to_pylist() for name in ("label", "status", "reason"))
+    unopened = sum(
+        status == "error" and reason.startswith(UnopenableCellError.BEGINNING)
+        for status, reason in zip(states, reasons, strict=True)
+    )
+    return Counts(dict(Counter(labels)), states.count("review"), unopened)
+
+
+def block_path(output: Path, block: int) -> Path:
+    """Return where the file of a block stands."""
+    return output / f"block-{block:07}.parquet"
+
+
+def table_of(predictions: Sequence[Prediction]) -> Any:
+    """Return the rows of a block."""
+    rows = [row_of(each) for each in predictions]
+    for row in rows:
+        row["path"] = os.fsencode(row["path"]).decode(errors="backslashreplace")
+    return pa.Table.from_pylist(rows, SCHEMA)
+
+
+def write_block(output: Path, block: int, table: Any) -> Counts:
+    """Write the file of a block, whole or not at all; raise OutputError where it cannot be."""
+    path = block_path(output, block)
+    counts = counts_of(table)
+    try:
+        with written_aside(path) as aside, output_errors(path):
+            pq.write_table(table.replace_schema_metadata({COUNTS: json.dumps(asdict(counts))}), aside)
+    except OutputError as error:
+        raise OutputError(f"{error}; the blocks so far are kept: then the same command goes on") from error
+    return counts
+
+
+def read_counts(path: Path) -> Counts:
+    """Return what the file of a block holds; raise OutputError where it is none."""
+    try:
+        return Counts(**json.loads(pq.read_metadata(path).metadata[COUNTS]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(
+            f"expected a block of this job at {path}, found something else: {' '.join(str(error).split())}; delete the "
+            "file, then the same command makes it again"
+        ) from error

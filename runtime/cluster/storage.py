@@ -1,0 +1,147 @@
+"""Files in object stores, by their URLs: found by the rules of `runtime.inputs`, fetched with bounded patience.
+
+Everything that fsspec knows is taken (s3://, gs://, abfs://, https://, …); a store's credentials come from where its
+library looks for them, never from the command line.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from runtime.errors import ClusterError, UnopenableCellError, UnreadableCellError, UsageError
+from runtime.inputs import is_wanted
+from runtime.preprocessing import MAX_FILE_BYTES
+
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+TRIES = 3
+PAUSE_S = 1.0  # before the second try; twice as long before the third
+AT_A_TIME = 8  # files that one task fetches
+LOST_IN_A_ROW = 8  # files, after which it is the store that does not answer, not a file
+FINAL = (FileNotFoundError, PermissionError, IsADirectoryError)  # another try would say the same
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file as the listing has it."""
+
+    path: str  # a URL, or the path of a local file
+    size: int | None  # bytes, where the listing told it
+
+
+def is_url(name: str) -> bool:
+    """Say whether a name is a URL."""
+    return bool(URL.match(name))
+
+
+def stored_files(url: str, include: Sequence[str]) -> Iterator[tuple[StoredFile, bool]]:
+    """Yield the file at a URL, or those below it, sorted folder by folder, and whether each is wanted.
+
+    Raises UsageError where there is nothing, and where the store cannot be read.
+    """
+    try:
+        store, root = _opened(url)
+        if store.isdir(root):  # asked first: over HTTP every page is a file
+            yield from _below(store, root, include)
+        elif store.exists(root):
+            yield StoredFile(url, store.size(root)), True
+        else:
+            raise UsageError(f"expected an image or a folder of images at {url}, found nothing; check the address")
+    except UsageError:
+        raise
+    except Exception as error:  # each store's library raises its own types
+        raise UsageError(f"expected a store that can be read at {url}, found: {_one_line(error)}") from error
+
+
+def _below(store: Any, root: str, include: Sequence[str]) -> Iterator[tuple[StoredFile, bool]]:
+    seen: set[str] = set()
+    for folder, folders, files in store.walk(root, detail=True, on_error="raise"):
+        if folder in seen:  # a page that links back to where we were
+            folders.clear()
+            continue
+        seen.add(folder)
+        for name in sorted(folders):  # the walk follows their order
+            folders[name] = folders.pop(name)
+        for name in sorted(files):
+            path = store.unstrip_protocol(files[name]["name"])
+            wanted = is_wanted(path, store.unstrip_protocol(root), include)
+            yield StoredFile(path, files[name].get("size")), wanted
+
+
+def fetched(files: Iterable[StoredFile], timeout_s: float) -> Iterator[bytes | UnreadableCellError]:
+    """Yield the bytes of each file in order, or why there are none, fetching AT_A_TIME at once.
+
+    A file is tried TRIES times, each at most `timeout_s`. Raises ClusterError where LOST_IN_A_ROW files in a row could
+    not be had: then what follows would fare no better.
+    """
+    remaining = iter(files)
+    lost, reason = 0, ""
+    pool = ThreadPoolExecutor(AT_A_TIME, thread_name_prefix="fetch")
+    try:
+        under_way: deque[tuple[StoredFile, Future[bytes]]] = deque()
+        while True:
+            for file in islice(remaining, AT_A_TIME - len(under_way)):
+                under_way.append((file, pool.submit(_fetch, file, *_opened(file.path), timeout_s)))
+            if not under_way:
+                return
+            file, future = under_way.popleft()
+            try:
+                data: bytes | UnreadableCellError = future.result()
+                lost = 0
+            except UnreadableCellError as error:
+                data, reason = error, str(error)
+                is_final = isinstance(error.__cause__, FINAL) or not isinstance(error, UnopenableCellError)
+                lost = 0 if is_final else lost + 1
+            if lost == LOST_IN_A_ROW:
+                raise ClusterError(
+                    f"expected the store of {file.path} to answer, found {lost} files in a row that could not be read, "
+                    f"each tried {TRIES} times; the last: {reason}"
+                )
+            yield data
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _fetch(file: StoredFile, store: Any, path: str, timeout_s: float) -> bytes:
+    """Read a file, which its store knows as `path`; raise UnreadableCellError where that cannot be."""
+    if file.size is not None and file.size > MAX_FILE_BYTES:
+        raise UnreadableCellError(f"expected at most {MAX_FILE_BYTES // 2**20} MB, found {file.size // 2**20} MB")
+    for attempt in range(TRIES):
+        try:
+            return _read(store, path, timeout_s)
+        except Exception as error:  # each store's library raises its own types
+            if isinstance(error, FINAL) or attempt == TRIES - 1:
+                raise UnopenableCellError(_one_line(error)) from error
+        time.sleep(PAUSE_S * 2**attempt)
+    raise AssertionError("the last try returns or raises")
+
+
+def _read(store: Any, path: str, timeout_s: float) -> bytes:
+    """Read a file within `timeout_s`; where its library waits for ever, the thread that called it is left behind."""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="fetch-one")
+    try:
+        data: bytes = thread.submit(store.cat_file, path).result(timeout_s)
+    except FutureTimeoutError as error:
+        raise TimeoutError(f"no answer within {timeout_s:g} s") from error
+    finally:
+        thread.shutdown(wait=False, cancel_futures=True)
+    return data
+
+
+def _opened(url: str) -> tuple[Any, str]:
+    """Return the store of a URL and the path in it; its library opens a store once for each thread that asks."""
+    from fsspec.core import url_to_fs  # loads much, which local files do without
+
+    store, path = url_to_fs(url)
+    return store, path
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

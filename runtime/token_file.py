@@ -1,0 +1,35 @@
+"""The token that clients bring to a service, from a file or from the environment, never from a command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from runtime.errors import UsageError
+
+TOKEN_VARIABLE = "ALLNET_TOKEN"  # noqa: S105  the variable's name
+
+
+def add_token_argument(parser: argparse.ArgumentParser) -> None:
+    """Let a client's command line name the file that holds its token."""
+    parser.add_argument(
+        "--token-file", type=Path, metavar="FILE", help=f"holds the token that the server asks for; or {TOKEN_VARIABLE}"
+    )
+
+
+def find_token(file: Path | None) -> str:
+    """Return the token in a file, or without a file that of the environment, empty for none.
+
+    Raises UsageError where the file cannot be read or holds nothing.
+    """
+    if not file:
+        return os.environ.get(TOKEN_VARIABLE, "")
+    try:
+        token = file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"expected a token in the file {file}, found: {reason}") from error
+    if not token:
+        raise UsageError(f"expected a token in the file {file}, found nothing; write one into it")
+    return token

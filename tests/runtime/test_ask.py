@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tritonclient.http", reason="pip install -e '.[client]'")
+pytest.importorskip("fastapi", reason="the service needs it: pip install -e '.[serve]'")
+
+from runtime.ask import main
+from runtime.command_line import DONE, PARTLY_DONE
+from runtime.errors import ServerError, UsageError
+from runtime.served_model import ServedModel
+from runtime.service.access import Access
+from tests.runtime.service_help import Running, noise_cell, noise_pixels, p_all_of
+from tests.tiny_bundle import write_tiny_bundle
+
+MODEL = "compact_fp32"
+TOKEN = "a-token-of-the-lab"  # noqa: S105
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_bundle(tmp_path_factory.mktemp("ask") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def running(bundle: Path) -> Iterator[Running]:
+    with Running(bundle) as service:
+        yield service
+
+
+def rows_of(table: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+
+
+def test_the_answers_are_those_of_classify_and_a_bad_file_is_a_row(
+    running: Running, bundle: Path, tmp_path: Path
+) -> None:
+    expected = p_all_of(bundle, {f"{seed}.png": noise_cell(seed) for seed in range(5)}, tmp_path / "cells")
+    (tmp_path / "cells" / "2b.png").write_bytes(b"no image")
+    out = tmp_path / "asked.csv"
+    code = main([running.url, str(tmp_path / "cells"), "--model", MODEL, "--out", str(out), "--batch-size", "2"])
+    rows = rows_of(out)
+    assert code == PARTLY_DONE
+    assert [Path(row["path"]).name for row in rows] == ["0.png", "1.png", "2.png", "2b.png", "3.png", "4.png"]
+    bad = rows.pop(3)
+    assert (bad["p_all"], bad["reason"][:12]) == ("", "not an image")
+    for row in rows:
+        assert float(row["p_all"]) == pytest.approx(expected[Path(row["path"]).name], abs=2e-6)
+    assert len({row["p_all"] for row in rows}) == len(rows), "otherwise the order is not proved"
+
+
+def test_a_batch_without_a_readable_file_asks_for_nothing(
+    running: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.png").touch()
+    assert main([running.url, str(tmp_path), "--model", MODEL]) == PARTLY_DONE
+    assert "empty.png,,the file is empty" in capsys.readouterr().out
+
+
+def test_a_name_of_no_model_and_a_server_that_is_not_there_are_said(running: Running, tmp_path: Path) -> None:
+    with pytest.raises(ServerError, match=r"expected an answer of other at .*, found: expected the model compact_fp32"):
+        ServedModel(running.url, "other")
+    with pytest.raises(ServerError, match=r"expected a server at http://127\.0\.0\.1:9, found none that answers"):
+        ServedModel("http://127.0.0.1:9", MODEL)
+    with pytest.raises(UsageError, match=r"expected the server's address, such as http://.*, received 127\.0\.0\.1:9"):
+        ServedModel("127.0.0.1:9", MODEL)
+    with pytest.raises(UsageError, match=r"expected an output name ending in \.csv"):
+        main([running.url, str(tmp_path), "--model", MODEL, "--out", "model.onnx"])
+
+
+def test_the_token_is_brought(bundle: Path, tmp_path: Path) -> None:
+    file = tmp_path / "token.txt"
+    file.write_text(f"{TOKEN}\n")
+    (tmp_path / "cell.png").write_bytes(noise_cell(1))
+    command = [str(tmp_path / "cell.png"), "--model", MODEL, "--out", str(tmp_path / "asked.csv")]
+    with Running(bundle, access=Access(TOKEN)) as service:
+        assert main([service.url, *command, "--token-file", str(file)]) == DONE
+        with pytest.raises(ServerError, match="Bearer TOKEN"):
+            main([service.url, *command])
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (None, "nothing"),
+        (np.zeros(3, np.float32), r"values of the shape \[3\]"),
+        (np.full(2, np.nan, np.float32), r"values of the shape \[2\]"),
+    ],
+)
+def test_an_answer_that_is_no_probability_of_each_cell_is_refused(
+    running: Running, monkeypatch: pytest.MonkeyPatch, answer: np.ndarray | None, found: str
+) -> None:
+    cells = np.stack([noise_pixels(seed) for seed in range(2)])
+    monkeypatch.setattr("tritonclient.http.InferResult.as_numpy", lambda *_: answer)
+    with (
+        ServedModel(running.url, MODEL) as model,
+        pytest.raises(ServerError, match=f"a probability for each of 2 cells .*found {found}"),
+    ):
+        model.infer(cells)
+
+
+def test_one_number_for_each_cell_may_be_a_dimension_as_triton_has_it(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = np.stack([noise_pixels(seed) for seed in range(2)])
+    monkeypatch.setattr("tritonclient.http.InferResult.as_numpy", lambda *_: np.array([[0.25], [0.75]], np.float32))
+    with ServedModel(running.url, MODEL) as model:
+        assert model.infer(cells).tolist() == [0.25, 0.75]

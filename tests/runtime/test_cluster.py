@@ -1,0 +1,212 @@
+"""Archives on Ray Data: what needs Ray starts it as the command does, a cluster of two CPUs each time."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray", reason="Ray is not installed (the extra `cluster`)")
+pytest.importorskip("pyarrow", reason="Arrow is not installed (the extra `cluster`)")
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from runtime.classify import main as classify
+from runtime.classify_cluster import main as classify_cluster
+from runtime.cluster import storage
+from runtime.cluster.cell_table import BLOCK
+from runtime.cluster.flow import outcomes
+from runtime.cluster.job import done_blocks, held_output
+from runtime.cluster.listing import read_block, write_listing
+from runtime.cluster.pool import READING_CPUS, WORKER_CPUS, Capacity, pool_of
+from runtime.cluster.result_block import table_of
+from runtime.cluster.stages import WritingStage
+from runtime.cluster.storage import StoredFile, fetched, stored_files
+from runtime.demo import demo_cells
+from runtime.errors import ClusterError, OutputError, UnreadableCellError, UsageError
+from runtime.schema import Prediction
+from tests.runtime.audits import AUDIT
+from tests.tiny_bundle import write_tiny_bundle
+
+SAME = ("path", "label", "status", "reason", "sha256", "threshold", "bundle", "precision", "backend", "version")
+NAMES = 60
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """Sixty names of drawn cells, and what is no cell."""
+    folder = tmp_path / "archive"
+    (folder / "inner").mkdir(parents=True)
+    cells = demo_cells()
+    for number in range(NAMES):
+        (folder / "inner" / f"{number:02}.png").hardlink_to(cells[number % len(cells)])
+    (folder / "bad.bmp").write_bytes(b"no image")
+    (folder / "notes.csv").write_text("left out", encoding="utf-8")
+    (folder / ".hidden.png").write_bytes(b"left out")
+    return folder
+
+
+def command(archive: Path, out: Path, bundle: Path, *more: str) -> list[str]:
+    return [str(archive), "--out", str(out), "--bundle", str(bundle), "--block-size", "4", *more]
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    return [row for path in sorted(out.glob("block-*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 4, 64])
+def test_a_machine_of_any_size_keeps_room_to_read_beside_all_workers(cpus: int) -> None:
+    for workers in (None, *range(1, cpus + 1)):
+        pool = pool_of(Capacity(cpus, 0), workers, 0.0)
+        assert pool.workers * WORKER_CPUS + READING_CPUS <= cpus
+        assert pool.workers * pool.threads_each <= cpus
+
+
+def test_more_workers_than_would_leave_room_to_read_are_refused() -> None:
+    with pytest.raises(UsageError, match="expected at most 2 workers on 2 CPUs and 0 GPUs, received 3"):
+        pool_of(Capacity(2, 0), 3, 0.0)
+    with pytest.raises(UsageError, match=r"expected a cluster with 0\.5 GPUs for each worker, found 0 in all"):
+        pool_of(Capacity(8, 0), None, 0.5)
+    assert pool_of(Capacity(8, 2), None, 0.3).workers == 6  # three on each GPU
+
+
+def test_rows_are_those_of_classify_and_the_same_command_does_nothing_twice(
+    archive: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, table = tmp_path / "out", tmp_path / "table.csv"
+    assert classify_cluster(command(archive, out, tiny_bundle, "--workers", "2")) == 2
+    assert "61 files in" in capsys.readouterr().err
+    assert classify([str(archive), "--audit", "--bundle", str(tiny_bundle), "--out", str(table)]) == 2
+    rows = rows_of(out)
+    with table.open(encoding="utf-8", newline="") as stream:
+        expected = [*csv.DictReader(stream)]
+    assert [[str(row[name]) for name in SAME] for row in rows] == [[row[name] for name in SAME] for row in expected]
+    assert ["" if row["p_all"] is None else f"{row['p_all']:.6f}" for row in rows] == [row["p_all"] for row in expected]
+
+    blocks = sorted(out.glob("block-*.parquet"))
+    blocks[3].unlink()
+    kept = [path.stat().st_mtime_ns for path in blocks if path.exists()]
+    assert classify_cluster(command(archive, out, tiny_bundle)) == 2
+    assert [row["path"] for row in rows_of(out)] == [row["path"] for row in rows]
+    assert [path.stat().st_mtime_ns for path in blocks if path != blocks[3]] == kept
+    capsys.readouterr()
+    assert classify_cluster(command(archive, out, tiny_bundle)) == 2
+    assert "all is classified already" in capsys.readouterr().err
+
+    other = write_tiny_bundle(tmp_path / "other", seed=1)
+    with pytest.raises(UsageError, match="as it was begun, but its bundle is"):
+        classify_cluster(command(archive, out, other))
+    with pytest.raises(UsageError, match=r"but its threshold is 0\.5, received 0\.9"):
+        classify_cluster(command(archive, out, tiny_bundle, "--threshold", "0.9"))
+
+
+def test_a_driver_that_is_killed_loses_and_repeats_nothing(archive: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = command(archive, out, tiny_bundle)
+    driver = subprocess.Popen([sys.executable, "-m", "runtime.classify_cluster", *arguments], stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 60
+    while not list(out.glob("block-*.parquet")) and driver.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+    with pytest.raises(OutputError, match="found that another one writes to it"), held_output(out):
+        pass
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    (out / ".block-0000001-left.parquet").write_bytes(b"cut off")
+    assert classify_cluster(arguments) == 2
+    paths = [row["path"] for row in rows_of(out)]
+    assert len(paths) == len(set(paths)) == NAMES + 1
+    assert not list(out.glob(".block*"))
+
+
+def test_a_block_that_cannot_be_written_ends_the_job_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    prediction = Prediction("a.png", "", None, "error", "the file is empty", 0.1, AUDIT)
+    rows = table_of([prediction]).append_column(BLOCK, pa.array([7]))
+    outcome = WritingStage(tmp_path / "file")(rows)
+    with pytest.raises(ClusterError, match=r"cannot write .*the blocks so far are kept: then the same command goes on"):
+        [*outcomes(outcome.to_pylist())]
+    [(block, counts)] = outcomes(WritingStage(tmp_path)(rows).to_pylist())
+    assert (block, counts.files, counts.unopened) == (7, 1, 0)
+    assert [path.name for path in tmp_path.glob("block*")] == ["block-0000007.parquet"]
+
+
+def test_a_block_that_is_damaged_is_named(tmp_path: Path) -> None:
+    (tmp_path / "block-0000000.parquet").write_bytes(b"damaged")
+    with pytest.raises(OutputError, match=r"expected a block of this job at .*delete the file"):
+        [*done_blocks(tmp_path, 1)]
+
+
+def test_a_cluster_that_does_not_answer_is_one_line(archive: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(ClusterError, match="found none that answers: Connection refused"):
+        classify_cluster(command(archive, tmp_path / "out", tiny_bundle, "--address", f"127.0.0.1:{port}"))
+
+
+@pytest.fixture
+def store() -> Iterator[Any]:
+    """An object store in memory."""
+    memory = fsspec.filesystem("memory")
+    memory.pipe({f"/cells/{name}": b"data" for name in ("b/2.bmp", "b/.x.bmp", "a/1.bmp", "notes.csv", "c.odd")})
+    yield memory
+    memory.rm("/cells", recursive=True)
+
+
+def test_a_store_is_listed_by_the_rules_of_folders(store: Any) -> None:
+    found = [*stored_files("memory://cells", ())]
+    assert [file.path for file, wanted in found if wanted] == [
+        "memory:///cells/c.odd",
+        "memory:///cells/a/1.bmp",
+        "memory:///cells/b/2.bmp",
+    ]
+    assert len(found) == 5
+    with pytest.raises(UsageError, match="at memory://none, found nothing"):
+        [*stored_files("memory://none", ())]
+
+
+def test_a_file_that_is_gone_is_a_row_and_a_store_that_is_gone_an_error(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "PAUSE_S", 0.0)
+    files = [StoredFile(f"memory:///cells/{name}", 4) for name in ("a/1.bmp", "gone.bmp", "b/2.bmp")]
+    first, gone, last = fetched(files, 10.0)
+    assert first == last == b"data"
+    assert isinstance(gone, UnreadableCellError)
+    assert str(gone).startswith("cannot be opened")
+
+    asked = []
+
+    def hang(path: str) -> bytes:
+        asked.append(path)
+        time.sleep(0.2)
+        return b"too late"
+
+    monkeypatch.setattr(store, "cat_file", hang)
+    with pytest.raises(ClusterError, match="found 8 files in a row that could not be read, each tried 3 times"):
+        [*fetched([files[0]] * 20, 0.01)]
+    assert len(asked) < 20 * storage.TRIES
+
+
+def test_a_listing_keeps_order_and_names_that_are_no_text(tmp_path: Path) -> None:
+    cells = tmp_path / "cells"
+    cells.mkdir()
+    names = [*(f"{number:04}.png" for number in range(600)), os.fsdecode(b"\xff.png")]
+    for name in names:
+        (cells / name).touch()
+    listed = write_listing(tmp_path / "listing", [str(cells)], (), 2)
+    assert listed.files == len(names)
+    assert len(list((tmp_path / "listing").iterdir())) == 2
+    found = [file.path for block in range(301) for file in read_block(tmp_path / "listing", block)]
+    assert found == [str(cells / name) for name in names]
