@@ -117,7 +117,7 @@ def fit(
     if not resume:
         check_teacher(options)
     _check_folder(RunFolder(out), resume)
-    with joined() as process, _own_folder(process, out, resume) as folder, folder.claimed():
+    with joined(tell) as process, _own_folder(process, out, resume) as folder, folder.claimed():
         return _fit_claimed(folder, process, options, recipe or recipe_of(options.model), resume, cache, tell)
 
 

@@ -1,15 +1,15 @@
 """The processes, on one host or several, that train one network together on JAX.
 
 Each is started with the same command and with the variables that Keras names for it; JAX finds the others and watches
-over them. A process that is killed ends the others within HEARTBEAT_SECONDS or so, mostly by JAX itself: with a trace
-of its C++ code, not with one line.
+over them. Where one does not come, or is killed, JAX ends the others after JOIN_SECONDS or HEARTBEAT_SECONDS: mostly by
+itself, with a trace of its C++ code, so what they waited for is told before.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ ALONE = Process(0, 1)
 
 
 @contextmanager
-def joined() -> Iterator[Process]:
+def joined(tell: Callable[[str], None]) -> Iterator[Process]:
     """Yield this process when those that the environment names are all there; before anything is computed.
 
     Raises UsageError where the environment is contradictory or the framework is not JAX, RunError where others do not
@@ -55,11 +55,13 @@ def joined() -> Iterator[Process]:
         )
     import jax
 
+    address = os.environ[ADDRESS].split(",")[0]
+    tell(f"process {process.number} of {process.count} joins the others at {address} within {JOIN_SECONDS} s")
     # It would keep SIGTERM from ending the process.
     jax.config.update("jax_enable_preemption_service", False)  # type: ignore[no-untyped-call]
     try:
         jax.distributed.initialize(
-            os.environ[ADDRESS].split(",")[0],
+            address,
             process.count,
             process.number,
             initialization_timeout=JOIN_SECONDS,
