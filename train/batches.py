@@ -18,6 +18,7 @@ from runtime.errors import AllnetError, UsageError
 from runtime.schema import Recipe
 from train.augmentation import augmented, augments
 from train.prepared import PreparedImages
+from train.processes import ALONE, Process
 from train.splits import PlacedCell
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         recipe: Recipe | None = None,
         targets: NDArray[np.float32] | None = None,
         devices: int = 1,
+        process: Process = ALONE,
     ) -> None:
         """Read `cells` in their order, or shuffled anew in each epoch where there is a `shuffle_seed`.
 
@@ -50,6 +52,9 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         labels. Each batch can be shared out evenly among `devices`: for that the first cells of an epoch come again at
         its end, fewer of them than there are devices. In their own order the cells come in batches of one size, filled
         up in the same way: TensorFlow builds the graph that predicts anew for another size, and warns of it.
+
+        Of several processes each makes the whole batch, since its random numbers are drawn one after another, and gives
+        the share of this `process`.
 
         Raises UsageError where a batch has fewer cells than there are devices.
         """
@@ -64,6 +69,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         self._labels = np.array([cell.label for cell in cells], dtype=np.float32)
         self._targets = self._labels if targets is None else targets
         self._devices = devices
+        self._process = process
         self._count = math.ceil(math.ceil(len(cells) / devices) / (batch_size // devices))
         self._shuffle_seed = shuffle_seed
         self._recipe = recipe
@@ -108,7 +114,8 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
                     cells[place] = augmented(cell, rng, self._recipe)
             if self._recipe.mixup:
                 cells, targets, weights = mixed(cells, targets, weights, rng, self._recipe.mixup)
-        return (cells, targets) if self._weights is None else (cells, targets, weights)
+        batch = (cells, targets) if self._weights is None else (cells, targets, weights)
+        return tuple(np.array_split(part, self._process.count)[self._process.number] for part in batch)
 
     def _order(self) -> NDArray[np.intp]:
         order = np.arange(len(self._rows))

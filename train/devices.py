@@ -1,4 +1,4 @@
-"""Trains on all GPUs of the machine by the framework's own strategy: the only file of train that names a framework."""
+"""Trains on all GPUs by the framework's own strategy: beside processes.py the only file of train that names one."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ import keras
 
 from runtime.errors import UsageError
 from runtime.schema import Recipe
+from train.processes import ALONE, Process
 
 
-def training_devices() -> list[str]:
+def training_devices(process: Process = ALONE) -> list[str]:
     """Return the names of the devices that train, such as "gpu:0": all GPUs, or the CPU where there is none.
 
+    Where several processes train together they are those of all.
     On Torch it is one alone: its strategy needs a process for each GPU, which Keras does not start.
     """
     if keras.backend.backend() == "torch":
         return [str(keras.ops.zeros(()).device)]
     devices: list[str] = keras.distribution.list_devices()
     gpus = [name for name in devices if not name.startswith("cpu")]
-    return gpus or devices[:1]
+    return gpus or (devices if process.count > 1 else devices[:1])
 
 
 def check_compiled(recipe: Recipe, devices: Sequence[str]) -> None:
@@ -49,8 +51,27 @@ def shared_among(devices: Sequence[str]) -> Iterator[None]:
             yield
     else:
         before = keras.distribution.distribution()
-        keras.distribution.set_distribution(keras.distribution.DataParallel(devices=list(devices)))
+        # Without auto_shard_dataset: what a process reads is its own share already.
+        shared = keras.distribution.DataParallel(devices=list(devices), auto_shard_dataset=False)
+        keras.distribution.set_distribution(shared)
         try:
             yield
         finally:
             keras.distribution.set_distribution(before)
+
+
+@contextmanager
+def unshared(process: Process) -> Iterator[None]:
+    """Let each of several processes compute by itself inside what all of them compute, with the weights they share.
+
+    Keras cannot gather what several processes predict, and what it saves it would share out anew.
+    """
+    if process.count == 1:
+        yield
+        return
+    before = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(before)

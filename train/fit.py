@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import platform
+import shutil
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,14 +33,15 @@ from train.callbacks import (
 )
 from train.dataset import Cell, find_cells, refuse_contradictions, refuse_one_class
 from train.decision import SMALLEST_P
-from train.devices import check_compiled, shared_among, training_devices
+from train.devices import check_compiled, shared_among, training_devices, unshared
 from train.evaluate import evaluate_part, predict
 from train.leaks import leak_report
 from train.logs import EpochLogs
 from train.models.network import as_used, build_network, check_size, compile_network, load_network, recipe_of
 from train.prepared import PreparedImages, prepare_images
+from train.processes import Process, joined, refuse_differences
 from train.resumption import refuse_other_backend, refuse_other_options
-from train.run_folder import Epoch, RunFolder, has_stopped_getting_better
+from train.run_folder import LOCK_NAME, Epoch, RunFolder, has_stopped_getting_better
 from train.splits import (
     TRAINING,
     VALIDATION,
@@ -73,6 +76,7 @@ class _Plan:
     cells: list[Cell]  # as found on the disk
     cache: Path | None
     devices: tuple[str, ...]  # that share a batch
+    process: Process  # this one, of those that share it
 
 
 @dataclass
@@ -102,23 +106,43 @@ def fit(
     validation loss. With `resume`, a run that was cut off goes on after its last finished epoch, with the same batches
     and the same optimizer state as if it had never stopped. Without a `recipe`, the model's own is followed.
 
+    Where the environment names several processes (train.processes), each calls this with the same arguments and reads
+    the cells and, to resume, the run; the first alone writes to `out`, the others to folders that are then deleted.
+
     Returns how many files could not be read and were left out. Raises UsageError, DataError, RunError or OutputError
     where something does not fit.
     """
-    folder = RunFolder(out)
     check_size(options.model, options.image_size)
     check_split(options.split)
     if not resume:
         check_teacher(options)
-    _check_folder(folder, resume)
-    with folder.claimed():
-        return _fit_claimed(folder, options, recipe or recipe_of(options.model), resume, cache, tell)
+    _check_folder(RunFolder(out), resume)
+    with joined(tell) as process, _own_folder(process, out, resume) as folder, folder.claimed():
+        return _fit_claimed(folder, process, options, recipe or recipe_of(options.model), resume, cache, tell)
+
+
+@contextmanager
+def _own_folder(process: Process, out: Path, resume: bool) -> Iterator[RunFolder]:
+    """Yield the run's folder to the first process, to each other a passing one, with what a resumed run needs."""
+    if process.number == 0:
+        yield RunFolder(out)
+        return
+    with tempfile.TemporaryDirectory() as passing:
+        if resume:
+            shutil.copytree(out, passing, ignore=shutil.ignore_patterns(".*", LOCK_NAME, "logs"), dirs_exist_ok=True)
+        yield RunFolder(Path(passing))
 
 
 def _fit_claimed(
-    folder: RunFolder, options: FitOptions, recipe: Recipe, resume: bool, cache: Path | None, tell: Tell
+    folder: RunFolder,
+    process: Process,
+    options: FitOptions,
+    recipe: Recipe,
+    resume: bool,
+    cache: Path | None,
+    tell: Tell,
 ) -> int:
-    devices = training_devices()
+    devices = training_devices(process)
     check_compiled(recipe, devices)
     cells = find_cells(Path(options.data))
     refuse_one_class(cells, options.data)
@@ -134,7 +158,14 @@ def _fit_claimed(
     tell(f"{_describe(placed, options)} on {' and '.join(devices)}")
     leaks = leak_report(placed, images)
     tell(str(leaks))
-    plan = _Plan(folder, options, recipe, images, placed, [*cells, *test_cells], cache, tuple(devices))
+    plan = _Plan(folder, options, recipe, images, placed, [*cells, *test_cells], cache, tuple(devices), process)
+    refuse_differences(
+        process,
+        options=(options, recipe),
+        cells=[(cell.sha256, cell.label, cell.part) for cell in placed],
+        finished_epochs=folder.history(),
+    )
+    keras.utils.set_random_seed(options.seed)  # a loaded network too is drawn at first, in all processes the same
     with shared_among(devices):
         if resume:
             run = _resumed(plan)
@@ -169,7 +200,6 @@ def _check_folder(folder: RunFolder, resume: bool) -> None:
 
 def _begun(plan: _Plan) -> _Fit:
     options, recipe, images = plan.options, plan.recipe, plan.images
-    keras.utils.set_random_seed(options.seed)
     training = cells_of_part(plan.placed, TRAINING)
     standardization = standardization_of(images.pixels, images.rows([cell.sha256 for cell in training]))
 
@@ -182,7 +212,8 @@ def _begun(plan: _Plan) -> _Fit:
         kept = build("none", "float32")
         kept.set_weights(network.get_weights())
     if options.teacher and not plan.folder.teaching.exists():
-        write_teaching(plan.folder.teaching, options, plan.cells, training, plan.cache)
+        with unshared(plan.process):
+            write_teaching(plan.folder.teaching, options, plan.cells, training, plan.cache)
     run = _with_batches(plan, network, kept)
     compile_network(network, recipe, steps=len(run.training) * options.epochs)
     plan.folder.write_cells(plan.placed)
@@ -220,6 +251,7 @@ def _with_batches(plan: _Plan, network: Any, kept: Any) -> _Fit:
         recipe=plan.recipe,
         targets=targets_of(plan.folder.teaching, cells, options.teacher_share) if options.teacher else None,
         devices=len(plan.devices),
+        process=plan.process,
     )
     validation = Batches(
         plan.images,
@@ -249,7 +281,7 @@ def _fit_epoch(run: _Fit, epoch: int, epochs: int, tell: Tell) -> None:
     started = time.perf_counter()
     folder = run.plan.folder
     logs = _trained(run, epoch)
-    with as_used(run.kept):
+    with unshared(run.plan.process), as_used(run.kept):
         val_loss, val_accuracy = loss_and_accuracy(run.validation.labels, predict(run.kept, run.validation))
         done = Epoch(
             epoch=epoch + 1,
@@ -266,9 +298,10 @@ def _fit_epoch(run: _Fit, epoch: int, epochs: int, tell: Tell) -> None:
         if all(_better(done, earlier) for earlier in run.history):
             done = replace(done, best=1)
             folder.write_network(run.kept, folder.best_model)
-    folder.write_network(run.network, folder.resume_model(done.epoch))
-    if run.kept is not run.network:
-        folder.write_network(run.kept, folder.kept_model(done.epoch))
+    with unshared(run.plan.process):
+        folder.write_network(run.network, folder.resume_model(done.epoch))
+        if run.kept is not run.network:
+            folder.write_network(run.kept, folder.kept_model(done.epoch))
     run.history.append(done)
     folder.write_history(run.history)
     folder.forget_states_before(done.epoch)

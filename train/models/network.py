@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from runtime.errors import RunError, UsageError
@@ -128,9 +129,12 @@ def load_network(file: Path, hint: str, *, to_train_in: str = "") -> Any:
         # and leaves a state that does not fit unread with no more than a warning.
         with warnings.catch_warnings(), _computing_in(to_train_in or "float32"):
             warnings.filterwarnings("error", "Skipping variable loading")
-            return keras.models.load_model(file, compile=bool(to_train_in))
+            network = keras.models.load_model(file, compile=bool(to_train_in))
     except (OSError, ValueError, KeyError, UserWarning, zipfile.BadZipFile) as error:
         raise RunError(f"expected a saved network at {file}, found: {' '.join(str(error).split())}; {hint}") from error
+    if to_train_in:
+        _build_measures(network)
+    return network
 
 
 def compile_network(network: Any, recipe: Recipe, steps: int) -> None:
@@ -150,6 +154,19 @@ def compile_network(network: Any, recipe: Recipe, steps: int) -> None:
     # JAX has no other way than XLA to run a step at a tolerable speed.
     is_compiled = recipe.compiled or keras.backend.backend() == "jax"
     network.compile(optimizer, "binary_crossentropy", metrics=[accuracy], jit_compile=is_compiled)
+    _build_measures(network)
+
+
+def _build_measures(network: Any) -> None:
+    """Let the loss and the metrics of a compiled network know the form of a batch before it is fitted.
+
+    On JAX and Torch, Keras else looks at a batch for it, and deals those that its threads have read meanwhile before
+    the first one: in the first epoch some cells come twice and others never (seen with Keras 3.15).
+    """
+    one = np.ones((1, 1), np.float32)
+    network.compute_loss(None, one, one, one[0])
+    network.compute_metrics(None, one, one, one[0])
+    network.reset_metrics()
 
 
 @keras.saving.register_keras_serializable("allnet_edge")  # type: ignore[untyped-decorator]  # keras has no types
