@@ -44,7 +44,7 @@ replicas = lambda network: len(network.weights[0].value.values)
     "jax": "replicas = lambda network: len(network.weights[0].value.sharding.device_set)\n",
 }
 TAKE_ALL_AND_COUNT = """
-train.fit.training_devices = keras.distribution.list_devices
+train.fit.training_devices = lambda process: keras.distribution.list_devices()
 real = train.fit._fit_epochs
 
 def counted(run, tell):
