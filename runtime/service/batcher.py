@@ -73,7 +73,8 @@ class Batcher(Closing):
     def submit(self, cells: Sequence[Cell]) -> Future[list[Scored]]:
         """Take the cells of a request; the future holds what came of them, in order, or a RequestError.
 
-        To cancel it drops the cells that still wait. Raises BusyError where too many cells wait already.
+        To cancel it drops the cells that still wait. Raises BusyError where too many cells wait already or the batcher is
+        closed, RequestError where the model cannot be trusted any more.
         """
         job = _Job(cells)
         with self._changed:
@@ -119,15 +120,16 @@ class Batcher(Closing):
 
     def _take(self) -> list[tuple[_Job, int, Cell]]:
         """Wait for cells and take this thread's share of them; nothing: it is closed and nothing waits."""
+        batch: list[tuple[_Job, int, Cell]] = []
         with self._changed:
-            while not self._jobs and not self._is_closed:
-                self._changed.wait()
-            share = -(-self.waiting // len(self._threads))
-            batch: list[tuple[_Job, int, Cell]] = []
-            while self._jobs and len(batch) < min(share, self._batch_size):
-                self._take_one(batch)
-        if batch:
-            self._observe(len(batch))
+            while not batch:  # all that waited may have been cancelled
+                self._changed.wait_for(lambda: self._jobs or self._is_closed)
+                if not self._jobs:
+                    return []
+                share = -(-self.waiting // len(self._threads))
+                while self._jobs and len(batch) < min(share, self._batch_size):
+                    self._take_one(batch)
+        self._observe(len(batch))
         return batch
 
     def _take_one(self, batch: list[tuple[_Job, int, Cell]]) -> None:

@@ -16,6 +16,7 @@ from runtime.pipeline import Cell, Scored
 from runtime.reading import Reading
 from runtime.service.batcher import Batcher
 from runtime.service.problems import BusyError, RequestError
+from tests.runtime.service_help import wait_until
 
 PATIENCE_S = 30.0
 Score = Callable[[Sequence[Cell]], list[Scored]]
@@ -138,6 +139,18 @@ def test_a_request_that_was_given_up_is_not_scored() -> None:
         assert names_of(last) == ["last"]
         assert queue.waiting == 0
     assert gate.batches == [["first"], ["last"]]
+
+
+def test_when_all_that_waits_is_given_up_the_next_request_is_scored() -> None:
+    gate = Gate()
+    with batcher(gate.score) as queue:
+        queue.submit(cells("first"))
+        assert gate.begun.wait(PATIENCE_S)
+        assert queue.submit(cells("x", "y")).cancel()
+        gate.may_go.set()
+        wait_until(lambda: queue.waiting == 0)
+        assert names_of(queue.submit(cells("after"))) == ["after"]
+    assert gate.batches == [["first"], ["after"]]
 
 
 def test_a_batch_that_fails_costs_its_requests_alone() -> None:
