@@ -73,7 +73,7 @@ class Batcher(Closing):
     def submit(self, cells: Sequence[Cell]) -> Future[list[Scored]]:
         """Take the cells of a request; the future holds what came of them, in order, or a RequestError.
 
-        To cancel it drops the cells that still wait. Raises BusyError where too many cells wait already or the batcher is
+        To cancel it drops the cells that still wait. Raises BusyError where too many cells wait already or this is
         closed, RequestError where the model cannot be trusted any more.
         """
         job = _Job(cells)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from runtime.backends.onnxruntime import available_cpus
 from runtime.classifier import Classifier, ClassifierOptions
@@ -12,11 +13,19 @@ from runtime.pipeline import Cell, Scored
 from runtime.service.batcher import Batcher
 from runtime.service.limits import Limits
 from runtime.service.metrics import Metrics
-from runtime.service.problems import BusyError, RequestError
+from runtime.service.problems import BusyError
 from runtime.service.watch_feed import WatchFeed
 
 LOADING = "the model is being loaded and tested"
 STOPPING = "the service is stopping"
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What answers."""
+
+    classifier: Classifier
+    batcher: Batcher
 
 
 class Desk(Closing):
@@ -28,8 +37,7 @@ class Desk(Closing):
         self.metrics = Metrics()
         self.is_stopping = False
         self.bytes_held = 0  # of all requests that are being read or answered
-        self._classifier: Classifier | None = None
-        self._batcher: Batcher | None = None
+        self._model: _Model | None = None
 
     def open(self, options: ClassifierOptions) -> None:
         """Load the model, prove it and warm it up; raise AllnetError where it cannot be used."""
@@ -43,7 +51,7 @@ class Desk(Closing):
 
     def use(self, classifier: Classifier) -> None:
         """Answer with this classifier, and own it."""
-        self._batcher = Batcher(
+        batcher = Batcher(
             classifier.scorer().score,
             batch_size=classifier.batch_size,
             workers=available_cpus(),
@@ -51,42 +59,41 @@ class Desk(Closing):
             prove=classifier.prove,
             observe=self.metrics.observe_batch,
         )
-        self.metrics.describe(classifier, lambda: self._batcher.waiting if self._batcher else 0)
-        self._classifier = classifier
+        self.metrics.describe(classifier, lambda: batcher.waiting)
+        self._model = _Model(classifier, batcher)
 
     @property
     def classifier(self) -> Classifier:
         """The classifier; raises BusyError while there is none."""
-        if self._classifier is None:
-            raise BusyError(f"expected a service that is ready, found that {LOADING}; try again later")
-        return self._classifier
+        return self._opened().classifier
 
     def check_ready(self) -> None:
         """Raise RequestError where no cell can be taken, with the reason."""
         if self.is_stopping:
             raise BusyError(f"expected a service that takes requests, found that {STOPPING}; try again later")
-        self.classifier  # noqa: B018  raises while there is none
-        self.check_alive()
+        self._opened().batcher.check_fault()
 
     def check_alive(self) -> None:
         """Raise RequestError where only a new start of the service can help."""
-        if self._batcher:
-            self._batcher.check_fault()
+        if self._model:
+            self._model.batcher.check_fault()
 
     async def score(self, cells: Sequence[Cell]) -> list[Scored]:
         """Score the cells of a request; raise RequestError where that cannot be done now."""
         self.check_ready()
-        if self._batcher is None:  # never: check_ready has found the classifier that it belongs to
-            raise RequestError(503, LOADING)
-        return await asyncio.wrap_future(self._batcher.submit(cells))
+        return await asyncio.wrap_future(self._opened().batcher.submit(cells))
 
     def close(self) -> None:
         """Answer what was taken, then free the model."""
         self.is_stopping = True
-        if self._batcher:
-            self._batcher.close()
-        if self._classifier:
-            self._classifier.close()
+        if self._model:
+            self._model.batcher.close()
+            self._model.classifier.close()
+
+    def _opened(self) -> _Model:
+        if self._model is None:
+            raise BusyError(f"expected a service that is ready, found that {LOADING}; try again later")
+        return self._model
 
 
 class Hold:

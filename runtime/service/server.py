@@ -41,7 +41,7 @@ class Server(uvicorn.Server):
         )
         self._desk = desk
         self._options = options
-        self._failure: BaseException | None = None
+        self._failure: Exception | None = None
 
     def run_until_stopped(self, listener: socket.socket, ready: Callable[[], None]) -> None:
         """Answer on a listening socket, and call `ready` when cells are taken; raise what loading the model raises."""
@@ -66,7 +66,7 @@ class Server(uvicorn.Server):
     async def _load(self) -> None:
         try:
             await asyncio.to_thread(self._desk.open, self._options)
-        except BaseException as error:
+        except Exception as error:
             self._failure = error
             self.should_exit = True
         else:

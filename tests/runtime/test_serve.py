@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,10 +24,14 @@ pytest.importorskip("fastapi", reason="the service needs it: pip install -e '.[s
 
 import httpx
 
+from runtime.classifier import ClassifierOptions
 from runtime.command_line import DONE, REFUSED
 from runtime.errors import BundleError, UsageError
 from runtime.serve import build_parser, listening, main
+from runtime.service.access import Access
+from runtime.service.desk import Desk
 from runtime.service.limits import Limits
+from runtime.service.server import Server
 from tests.runtime.service_help import (
     PATIENCE_S,
     Running,
@@ -311,6 +316,23 @@ def test_it_stops_when_it_is_told_to_and_answers_what_it_took(bundle: Path, numb
         assert service.end() == (DONE, "stopped: all that was taken is answered\n")
         with pytest.raises(httpx.ConnectError):
             httpx.get(service.url)
+
+
+def test_it_stops_in_good_order_while_the_model_is_loaded() -> None:
+    is_loading, may_go = threading.Event(), threading.Event()
+
+    class SlowDesk(Desk):
+        def open(self, options: ClassifierOptions) -> None:
+            is_loading.set()
+            assert may_go.wait(PATIENCE_S)
+
+    server = Server(SlowDesk(), Access(), ClassifierOptions())
+    with ThreadPoolExecutor() as threads, listening("127.0.0.1", 0) as listener:
+        served = threads.submit(server.run_until_stopped, listener, lambda: None)
+        assert is_loading.wait(PATIENCE_S)
+        server.stop()
+        threading.Timer(0.5, may_go.set).start()  # when the server has ended, and waits for its threads
+        assert served.exception(PATIENCE_S) is None
 
 
 def test_an_address_that_is_taken_or_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
