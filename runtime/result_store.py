@@ -250,5 +250,7 @@ _CREATE = f"CREATE TABLE IF NOT EXISTS results ({_COLUMN_TEXT}, UNIQUE ({', '.jo
 _TELLS_OF_CONTENT = f"reason NOT LIKE '{UnopenableCellError.BEGINNING}%'"
 _SELECT = f"SELECT 1 FROM results WHERE file = CAST(? AS TEXT) AND size = ? AND mtime_ns = ? AND {_TELLS_OF_CONTENT}"  # noqa: S608
 _PARAMETERS = ", ".join("CAST(? AS TEXT)" if kind is str else "?" for kind in NAME_TO_TYPE.values())
-# A commit that failed may have reached the disk all the same: its rows are the same when they are written again.
-_INSERT = f"INSERT OR REPLACE INTO results VALUES ({_PARAMETERS})"  # noqa: S608
+# A commit that failed may have reached the disk all the same: its rows are the same when they are written again. A row
+# in the place of another, of a file that could not be opened, gets the highest number: readers take it for new.
+_NEXT_ROW = "(SELECT coalesce(max(rowid), 0) + 1 FROM results)"
+_INSERT = f"INSERT OR REPLACE INTO results (rowid, {', '.join(NAME_TO_TYPE)}) VALUES ({_NEXT_ROW}, {_PARAMETERS})"  # noqa: S608

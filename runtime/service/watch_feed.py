@@ -115,15 +115,28 @@ class _Tally:
         labels = {label: self.labels[label] for label in reversed(CLASSES)}
         return {**labels, **{status: self.statuses[status] for status in ("review", "error")}}
 
+    @property
+    def rows(self) -> int:
+        return self.statuses.total()
+
     def up_to(self, connection: sqlite3.Connection, database: str, last: int) -> _Tally:
-        """Return the counts up to the row `last`."""
-        start = self if self.database == database and self.last <= last else _Tally()
-        labels, statuses = Counter(start.labels), Counter(start.statuses)
-        rows = connection.execute(
+        """Return the counts of all rows, of which `last` is the newest."""
+        is_same = self.database == database
+        if is_same and self.last == last:
+            return self
+        found = (self if is_same and self.last < last else _Tally()).with_newer(connection, database, last)
+        [rows] = connection.execute("SELECT count(*) FROM results").fetchone()
+        # A file that could not be opened, and then could, has a new row in the place of its old one.
+        return found if found.rows == rows else _Tally().with_newer(connection, database, last)
+
+    def with_newer(self, connection: sqlite3.Connection, database: str, last: int) -> _Tally:
+        """Return these counts and those of the rows from this tally's last one to `last`."""
+        labels, statuses = Counter(self.labels), Counter(self.statuses)
+        newer = connection.execute(
             "SELECT label, status, count(*) FROM results WHERE rowid > ? AND rowid <= ? GROUP BY label, status",
-            (start.last, last),
+            (self.last, last),
         )
-        for label, status, count in rows:
+        for label, status, count in newer:
             labels[label] += count
             statuses[status] += count
         return _Tally(database, last, labels, statuses)

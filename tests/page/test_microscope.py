@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.page.served import Served
-from tests.page.visitor import Browser, Visitor, expect
+from tests.page.visitor import Browser, Route, Visitor, expect
 from tests.runtime.watched import Watched
 
 
@@ -53,6 +53,21 @@ def test_the_newest_two_dozen_are_kept(microscope: Visitor, watched: Watched) ->
     cards = microscope.see("#watch-cells > li")
     expect(cards).to_have_count(24)
     expect(cards.first).to_contain_text("59.bmp")
+
+
+def test_a_tab_that_is_looked_at_while_it_asks_shows_each_row_once(visitor: Visitor, watched: Watched) -> None:
+    watched.add("a.bmp", "b.bmp")
+    held: list[Route] = []
+    visitor.page.route("**/watch/rows*", lambda question: held.append(question))
+    visitor.is_ready().see("#microscope-tab").click()
+    visitor.page.wait_for_timeout(200)
+    visitor.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    visitor.page.wait_for_timeout(200)
+    for question in held:
+        question.continue_()
+    visitor.page.unroute("**/watch/rows*")
+    expect(visitor.see("#watch-state")).to_have_text("Following live, the newest first.")
+    expect(visitor.see("#watch-cells > li")).to_have_count(2)
 
 
 def test_tabs_are_changed_by_arrow_keys(visitor: Visitor) -> None:

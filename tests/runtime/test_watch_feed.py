@@ -68,6 +68,20 @@ def test_all_rows_are_counted_however_few_are_asked_for(watched: Watched, feed: 
     assert feed.news(0, 1).counts == {"ALL": 2, "healthy": 1, "review": 1, "error": 1}
 
 
+@pytest.mark.parametrize("opened_at_last", ["first.bmp", "newest.bmp"])
+def test_a_file_that_is_opened_at_last_is_news_and_counts_once(
+    watched: Watched, feed: WatchFeed, opened_at_last: str
+) -> None:
+    for name in ("first.bmp", "b.bmp", "newest.bmp"):
+        watched.add(name, p_all=None if name == opened_at_last else 0.9)
+    before = feed.news(0, 10)
+    assert before.counts == {"ALL": 2, "healthy": 0, "review": 0, "error": 1}
+    watched.add(opened_at_last)
+    after = feed.news(before.last, 10)
+    assert names(after.results) == [opened_at_last]
+    assert after.counts == {"ALL": 3, "healthy": 0, "review": 0, "error": 0}
+
+
 def test_a_database_that_is_replaced_is_counted_anew_and_has_another_name(watched: Watched, feed: WatchFeed) -> None:
     watched.add("a.bmp", "b.bmp")
     first = feed.news(0, 10)

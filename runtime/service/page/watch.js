@@ -19,6 +19,7 @@ export class Microscope {
   /** @type {number|undefined} */
   #timer;
   #isOpen = false;
+  #isAsking = false;
   /** @type {Map<Element, string>} */
   #urls = new Map();
 
@@ -46,10 +47,14 @@ export class Microscope {
   }
 
   async #poll() {
+    if (this.#isAsking) return; // two answers to one question would show its rows twice; the first polls again
+    this.#isAsking = true;
     try {
       this.#take(await this.service.watchRows(this.#last, CELLS_SHOWN));
     } catch (error) {
       this.#tell(`Not heard from: ${/** @type {Error} */ (error).message}`, true);
+    } finally {
+      this.#isAsking = false;
     }
     this.#pollSoon(POLL_MS);
   }
