@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +41,8 @@ class ClassifierOptions:
 class Classifier(Closing):
     """Classifies image files with one bundle; a context manager.
 
-    Opening it verifies the bundle's hashes, loads the model and compares its answers on the golden cells with those
-    of the Keras model, so that a damaged file or a faulty driver is found before the first cell.
+    Opening it verifies the bundle's hashes, loads the model and compares its answers on two golden cells with those
+    that it gave when it was exported, so that a damaged file or a faulty driver is found before the first cell.
     """
 
     def __init__(self, options: ClassifierOptions | None = None) -> None:
@@ -94,11 +93,11 @@ class Classifier(Closing):
         self_test(self.bundle, self._golden, self.backend, self.precision)
 
     def warm_up(self) -> None:
-        """Classify drawn cells, one alone and a batch, so that the first real cell finds everything loaded."""
-        cells = [str(path) for path in demo_cells()]
-        for count in (1, self.batch_size):
-            for _ in self.classify(islice(cycle(cells), count)):
-                pass
+        """Classify drawn cells and infer the largest batch, so that the first real cells find everything loaded."""
+        for _ in self.classify(map(str, demo_cells())):
+            pass
+        # Not by `classify`, which begins with small batches.
+        self.backend.infer(np.resize(self._golden.cells, (self.batch_size, *self._golden.cells.shape[1:])))
 
     def close(self) -> None:
         """Free the model."""

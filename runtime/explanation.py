@@ -43,6 +43,8 @@ def explain(backend: Backend, cell: NDArray[np.uint8], batch_size: int) -> Expla
         backend: The model.
         cell: uint8 RGB [height, width, 3], of the backend's size.
         batch_size: Most cells per inference.
+
+    Raises what `Backend.infer` raises.
     """
     if backend.gives_heat:
         p_all, heat = backend.infer_with_heat(cell[np.newaxis])

@@ -253,7 +253,7 @@ class TypicalCells:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """What a threshold does on the cells that the bundle was proved on; fractions 0..1."""
+    """What a threshold does on the cells that the bundle was proved on when it was exported; fractions 0..1."""
 
     threshold: float
     sensitivity: float

@@ -35,6 +35,9 @@ class Backend(Closing):
         """Return p_all, float32 [N], for uint8 RGB cells [N, height, width, 3].
 
         The caller owns both arrays: the input may be reused at once, the output is a fresh one.
+
+        Raises BackendError for cells of another dtype or shape, or none, and where the library fails; NotFiniteError
+        for answers that are no numbers.
         """
         self._check_cells(cells)
         with self._let_through:
@@ -45,7 +48,7 @@ class Backend(Closing):
     def infer_with_heat(self, cells: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return p_all, and the map behind each answer, float32 [N, rows, columns]: above 0 speaks for ALL.
 
-        Only where `gives_heat`.
+        Only where `gives_heat`. Raises what `infer` raises.
         """
         self._check_cells(cells)
         with self._let_through:

@@ -21,7 +21,8 @@ CENTRAL_ENTRY = b"PK\x01\x02"
 # An LZMA member names the memory that unpacking it takes, up to 4 GB.
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 IS_ENCRYPTED = 0x1
-MACOS_FOLDER = "__MACOSX"  # what macOS adds to its archives
+MACOS_FOLDER = "__MACOSX"  # what macOS adds to its archives, with a file for each image
+ENTRIES_FOR_AN_IMAGE = 4  # at most, in the mean over an archive: the image, what macOS adds, folders
 
 
 def is_archive(data: bytes) -> bool:
@@ -34,25 +35,25 @@ def cells_of_archive(name: str, data: bytes, read: CellReader, limits: Limits, m
 
     Hidden files and those that lie beside images are left out, as in a folder.
 
-    Raises RequestError where it cannot be read, or holds more than `most` files.
+    Raises RequestError where it cannot be read, or holds more than `most` images.
     """
+    too_many = RequestError(
+        413, f"expected at most {most} more images in {name[:100]!r}, found more; send fewer at a time"
+    )
     # Opening it makes an object of each entry, and a file of 60 MB can hold a million.
-    if data.count(CENTRAL_ENTRY) > most:
-        raise RequestError(
-            413, f"expected at most {most} more files in {name[:100]!r}, found more; send fewer at a time"
-        )
+    if data.count(CENTRAL_ENTRY) > ENTRIES_FOR_AN_IMAGE * most:
+        raise too_many
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
     except Exception as error:  # zipfile raises half a dozen types on damaged archives
         raise RequestError(
             400, f"expected a zip archive that can be read at {name[:100]!r}, found: {one_line(error)}"
         ) from error
+    images = [info for info in archive.infolist() if not (info.is_dir() or is_left_out(info.filename))]
+    if len(images) > most:
+        raise too_many
     members = _Members(archive, read, limits)
-    return [
-        Cell(f"{name}/{info.filename}", partial(members.read_cell, info))
-        for info in archive.infolist()
-        if not (info.is_dir() or is_left_out(info.filename))
-    ]
+    return [Cell(f"{name}/{info.filename}", partial(members.read_cell, info)) for info in images]
 
 
 def is_left_out(member: str) -> bool:

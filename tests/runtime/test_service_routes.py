@@ -223,11 +223,21 @@ def test_an_archive_of_too_many_members_is_refused_before_it_is_opened(
     def opened(*_: object) -> None:
         raise AssertionError
 
-    archive = zipped({f"{number}.png": b"" for number in range(12)})
+    archive = zipped({f"{number}.png": b"" for number in range(41)})
     with client_on(bundle, Limits(request_files=10)) as client:
         monkeypatch.setattr(zipfile, "ZipFile", opened)
         answer = client.post("/classify", files=form([("z.zip", archive)]))
-    assert "at most 10 more files" in detail(answer, 413)
+    assert "at most 10 more images" in detail(answer, 413)
+
+
+def test_images_of_an_archive_are_counted_without_what_lies_beside_them(bundle: Path) -> None:
+    def archive(count: int) -> bytes:
+        names = [f"{number}.png" for number in range(count)]
+        return zipped({f"{folder}{name}": noise_cell(1) for name in names for folder in ("", "__MACOSX/._")})
+
+    with client_on(bundle, Limits(request_files=10)) as client:
+        assert len(rows(client, [("z.zip", archive(10))])) == 10
+        assert "at most 10 more images" in detail(client.post("/classify", files=form([("z.zip", archive(11))])), 413)
 
 
 # Limits
@@ -239,8 +249,8 @@ def test_too_many_files_are_refused(bundle: Path) -> None:
         assert len(rows(client, files[:3])) == 3
         assert "at most 3 files" in detail(client.post("/classify", files=form(files)), 413)
         archive = ("z.zip", zipped(dict(files[:2])))
-        assert "files" in detail(client.post("/classify", files=form([archive, archive])), 413)
-        assert "files" in detail(client.post("/classify", files=form([archive, *files[:2]])), 413)
+        assert "at most 1 more images" in detail(client.post("/classify", files=form([archive, archive])), 413)
+        assert "expected at most" in detail(client.post("/classify", files=form([archive, *files[:2]])), 413)
 
 
 def test_a_large_file_is_refused_while_it_comes_and_an_archive_may_be_larger(bundle: Path) -> None:
