@@ -13,7 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from export.onnx_session import folded_by_onnxruntime
-from runtime.errors import ConversionError
+from runtime.errors import ConversionError, one_line
 from runtime.schema import HEAT_NAME, OUTPUT_NAME
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def check(file: Path) -> None:
     try:
         onnx.checker.check_model(file, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ConversionError(f"{file.name} is no valid ONNX graph: {' '.join(str(error).split())}") from error
+        raise ConversionError(f"{file.name} is no valid ONNX graph: {one_line(error)}") from error
 
 
 def put_in_order(model: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import onnxruntime
 
-from runtime.errors import ConversionError, OutputError
+from runtime.errors import ConversionError, OutputError, one_line
 
 NOT_WRITTEN = "Protobuf serialization failed"  # all that ONNX Runtime says of a full disk
 
@@ -48,4 +48,4 @@ def open_session(model: Path | bytes, options: Any = None) -> Any:
             model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # ONNX Runtime raises its own types, without a common base class
-        raise ConversionError(f"ONNX Runtime cannot load the graph: {' '.join(str(error).split())}") from error
+        raise ConversionError(f"ONNX Runtime cannot load the graph: {one_line(error)}") from error

@@ -74,3 +74,8 @@ class UnopenableCellError(UnreadableCellError):
 
     def __init__(self, reason: object) -> None:
         super().__init__(f"{self.BEGINNING}: {reason}")
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error says as one line; its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

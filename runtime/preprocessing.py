@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from runtime.bmp import read_plain_bmp, size_contradiction
-from runtime.errors import UnopenableCellError, UnreadableCellError
+from runtime.errors import UnopenableCellError, UnreadableCellError, one_line
 from runtime.jpeg import scan_damage
 from runtime.resizing import Picture, resize_to_spec
 from runtime.schema import ImageSpec
@@ -96,12 +96,12 @@ def _decode_by_pillow(data: bytes) -> Image.Image:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableCellError(
-            f"expected one cell of at most {MAX_SIDE}x{MAX_SIDE} pixels: {_one_line(error)}"
+            f"expected one cell of at most {MAX_SIDE}x{MAX_SIDE} pixels: {one_line(error)}"
         ) from error
     except UnidentifiedImageError as error:
         raise UnreadableCellError(f"not an image that can be read (expected {', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow raises a dozen types on damaged files, from SyntaxError to struct.error
-        raise UnreadableCellError(f"damaged image: {_one_line(error)}") from error
+        raise UnreadableCellError(f"damaged image: {one_line(error)}") from error
 
 
 def _refuse_damaged(data: bytes, image: Image.Image) -> None:
@@ -153,7 +153,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         black = Image.new("RGBA", with_alpha.size, (0, 0, 0, 255))
         return Image.alpha_composite(black, with_alpha).convert("RGB")
     return image.convert("RGB")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

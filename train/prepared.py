@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from runtime.errors import DataError, UnopenableCellError, UnreadableCellError, UsageError
+from runtime.errors import DataError, UnopenableCellError, UnreadableCellError, UsageError, one_line
 from runtime.files import output_errors, write_text_aside, written_aside
 from runtime.preprocessing import load_cell
 from runtime.schema import ImageSpec
@@ -47,7 +47,7 @@ class PixelFile:
             return np.array(np.load(self._path, mmap_mode="r")[rows])
         except (OSError, ValueError) as error:
             raise DataError(
-                f"expected the prepared images at {self._path}, found: {' '.join(str(error).split())}; "
+                f"expected the prepared images at {self._path}, found: {one_line(error)}; "
                 "run again, with --resume where an epoch was finished"
             ) from error
 

@@ -13,7 +13,7 @@ import numpy as np
 from runtime.backends.base import Backend
 from runtime.backends.cuda_runtime import open_cuda
 from runtime.backends.onnxruntime_cuda import BoundSession
-from runtime.errors import BackendError
+from runtime.errors import BackendError, one_line
 from runtime.schema import HEAT_NAME, INPUT_NAME, OUTPUT_NAME, ImageSpec
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class OnnxRuntimeBackend(Backend):
             raise
         except Exception as error:  # ONNX Runtime raises its own types, without a common base class
             raise BackendError(
-                f"{self.description} failed on a batch of {len(cells)} cells: {' '.join(str(error).split())}; "
+                f"{self.description} failed on a batch of {len(cells)} cells: {one_line(error)}; "
                 "try a smaller --batch-size"
             ) from error
 
@@ -164,7 +164,7 @@ def _open_session(library: Any, model: Path, name: str, threads: int, *, may_spi
             disabled_optimizers=DISABLED_OPTIMIZERS,
         )
     except Exception as error:  # ONNX Runtime raises its own types, without a common base class
-        raise BackendError(f"ONNX Runtime cannot load {model}: {' '.join(str(error).split())}") from error
+        raise BackendError(f"ONNX Runtime cannot load {model}: {one_line(error)}") from error
     if session.get_providers()[0] != provider:
         raise BackendError(
             f"expected a session on {provider}, ONNX Runtime fell back to {session.get_providers()[0]}; "

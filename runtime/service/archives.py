@@ -7,7 +7,7 @@ import threading
 import zipfile
 from functools import partial
 
-from runtime.errors import UnreadableCellError
+from runtime.errors import UnreadableCellError, one_line
 from runtime.inputs import is_companion
 from runtime.pipeline import Cell
 from runtime.reading import CellReader, Reading
@@ -118,8 +118,3 @@ class _Members:
             raise UnreadableCellError(
                 f"the archive unpacks to more than {self._limits.unpacked_bytes} bytes; send it in parts"
             )
-
-
-def one_line(error: Exception) -> str:
-    """Return what an error says, in one line."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from runtime.closing import Closing
-from runtime.errors import AllnetError
+from runtime.errors import AllnetError, one_line
 from runtime.pipeline import Cell, Scored
 from runtime.service.problems import BusyError, RequestError
 
@@ -161,7 +161,7 @@ class Batcher(Closing):
         self._find_fault()
         if not isinstance(error, AllnetError):
             traceback.print_exception(error, file=sys.stderr)
-        refusal = RequestError(503, f"the model could not score the cells: {' '.join(str(error).split())}")
+        refusal = RequestError(503, f"the model could not score the cells: {one_line(error)}")
         with self._changed:
             jobs = {id(job): job for job, _, _ in batch if not job.has_failed}.values()
             for job in jobs:
@@ -177,7 +177,7 @@ class Batcher(Closing):
         try:
             self._prove()
         except Exception as error:  # a model that cannot even be asked is at fault, too
-            self.fault = " ".join(str(error).split()) or type(error).__name__
+            self.fault = one_line(error)
 
     def _remember(self, seconds: float) -> None:
         before = self.seconds_per_cell or seconds

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from runtime.errors import one_line
 from runtime.pipeline import Cell
 from runtime.reading import Reading
 from runtime.schema import INPUT_NAME, OUTPUT_NAME, ImageSpec
@@ -95,7 +96,7 @@ def _json_object(text: bytes) -> dict[str, Any]:
     try:
         raw = json.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: text that is no JSON, or no UTF-8
-        raise RequestError(400, f"expected a JSON object, found: {' '.join(str(error).split())[:200]}") from error
+        raise RequestError(400, f"expected a JSON object, found: {one_line(error)[:200]}") from error
     if not isinstance(raw, dict):
         raise _refusal("a JSON object", raw)
     return raw

@@ -11,6 +11,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
+from runtime.errors import one_line
 from runtime.reading import CellReader, Reading
 from runtime.service.archives import SIGNATURE_BYTES, is_archive
 from runtime.service.bodies import take_body
@@ -176,6 +177,4 @@ class malformed:  # noqa: N801  reads as a sentence where it is used
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if isinstance(error, FormParserError):
-            raise RequestError(
-                400, f"expected {FORM} as its standard says, found: {' '.join(str(error).split())}"
-            ) from error
+            raise RequestError(400, f"expected {FORM} as its standard says, found: {one_line(error)}") from error
