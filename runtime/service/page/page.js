@@ -80,11 +80,17 @@ class Page {
     onClick('go-on', () => this.queue.goOn());
     onClick('clear', () => this.#clear());
     onClick('download', () => this.#download());
+    onClick('print', () => this.#print());
     onClick('view-cells', () => this.#view(false));
     onClick('view-subjects', () => this.#view(true));
     onClick('sort-direction', () => this.#sortBy(this.#order.key));
     byId('sort-key').addEventListener('change', () => this.#sortBy(byId('sort-key').value, false));
     for (const id of ['filter-text', 'filter-label', 'filter-status']) byId(id).addEventListener('input', this.drawNow);
+    document.addEventListener('keydown', (event) => {
+      if (!isPrintKey(event)) return;
+      event.preventDefault();
+      this.#print();
+    });
   }
 
   #listenToFiles() {
@@ -218,6 +224,13 @@ class Page {
     setText(byId('progress-text'), text);
   }
 
+  async #print() {
+    setText(byId('print'), 'Loading pictures …');
+    await this.table.prepareForPaper();
+    setText(byId('print'), 'Print');
+    window.print();
+  }
+
   #download() {
     const { all, threshold } = this.rows;
     const name = `allnet-threshold-${shownThreshold(threshold)}`;
@@ -232,6 +245,11 @@ class Page {
  */
 function onClick(id, act) {
   byId(id).addEventListener('click', act);
+}
+
+/** @param {KeyboardEvent} event */
+function isPrintKey({ ctrlKey, metaKey, shiftKey, altKey, key }) {
+  return (ctrlKey || metaKey) && !shiftKey && !altKey && key.toLowerCase() === 'p';
 }
 
 /** @param {any} about */
