@@ -40,6 +40,7 @@ class Page {
     showOrigin(about);
     this.#build(about);
     this.#listen();
+    byId('images').hidden = false; // its buttons would have done nothing before
     if (about.watch) this.#offerMicroscope();
     await offerCamera((found) => this.#add(found));
   }
@@ -52,7 +53,7 @@ class Page {
       } catch (error) {
         const refusal = /** @type {Refusal} */ (error);
         setText(byId('origin'), `${refusal.message}`);
-        if (!RETRY_STATUSES.includes(refusal.status)) return null;
+        if (!RETRY_STATUSES.includes(refusal.status)) return offerToAskAgain();
         await new Promise((resolve) => { setTimeout(resolve, 1000 * refusal.retryAfter_s); });
       }
     }
@@ -250,6 +251,14 @@ function onClick(id, act) {
 /** @param {KeyboardEvent} event */
 function isPrintKey({ ctrlKey, metaKey, shiftKey, altKey, key }) {
   return (ctrlKey || metaKey) && !shiftKey && !altKey && key.toLowerCase() === 'p';
+}
+
+/** Say how to go on where the service refuses to say what answers. */
+function offerToAskAgain() {
+  byId('origin').classList.add('away');
+  byId('ask-again').hidden = false;
+  onClick('ask-again', () => location.reload());
+  return null;
 }
 
 /** @param {any} about */
