@@ -167,7 +167,7 @@ def test_paper_gets_all_rows_that_pass_the_filter_and_waits_for_their_pictures(
     page, rows = visitor.page, visitor.see("#cells tbody tr")
     names = ["other.png", *(f"cell {number}.png" for number in range(MORE_THAN_A_PAGE))]
     visitor.add([made_file(name, images[0].read_bytes()) for name in names])
-    visitor.waits_for(len(names))
+    expect(visitor.see("#pager")).to_be_visible()
     visitor.see("#filter-text").fill("cell")
     visitor.see("[data-page=next]").click()
     expect(rows).to_have_count(4)
