@@ -90,7 +90,10 @@ def sustained_picture(record: Record) -> str:
         stacked = figure.subplots(len(panels), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights})
         for axes, (title, curves) in zip(stacked[:, 0], panels, strict=True):
             for number, (name, seconds, values) in enumerate(curves):
-                axes.plot(seconds, values, label=name, **_look(number))
+                alone = {"marker": MARKERS[number]} if len(values) == 1 else {}  # a line of one point is not seen
+                axes.plot(seconds, values, label=name, **alone, **_look(number))
+                axes.update_datalim([(seconds[0], 0)])  # the margin above is a share of the whole height
+            axes.margins(y=0.1)
             axes.set_ylabel(title)
             axes.set_ylim(bottom=0)
             axes.yaxis.set_major_locator(MaxNLocator(4))

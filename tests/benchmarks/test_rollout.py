@@ -400,6 +400,17 @@ def test_the_roc_goes_from_nothing_to_everything_and_takes_equal_scores_at_once(
     assert sensitivity.tolist() == [0, 0.5, 1, 1]
 
 
+def test_a_sustained_run_of_one_slot_is_seen_as_marks_in_the_pages_colors() -> None:
+    def marks(slots: int) -> list[str]:
+        readings = [{"second": 10.0 * slot, "memory_mb": 151.0} for slot in range(slots)]
+        section = {"slot_seconds": 10.0, "cells_per_minute": [612.0] * slots, "readings": readings}
+        svg = plots.sustained_picture({"sections": {"sustained": section}})
+        return re.findall(r'clip-path[^>]*>\s*<use [^>]*style="(fill: [^;"]*)', svg)
+
+    assert marks(1) == ["fill: var(--s1)"] * 2
+    assert marks(2) == []
+
+
 def test_a_page_shows_names_as_text_and_a_failed_row_with_its_reason() -> None:
     rows: list[dict[str, Any]] = [
         {"a": "<b>", "n": 1234.5, "status": "ok"},

@@ -6,17 +6,15 @@ from pathlib import Path
 import pytest
 
 from tests.page.served import Served
-from tests.page.visitor import DESKTOP, PHONE, Browser, Visitor, about_with, expect
+from tests.page.visitor import DESKTOP, PHONE, Browser, Visitor, about_with, expect, made_file
 from tests.runtime.watched import Watched
 
 MOST_STEPS = 40  # of the tabulator
-
-
-def violations(visitor: Visitor) -> str:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="the rules of axe come with dev")
-    results = axe.Axe().run(visitor.page, options={"resultTypes": ["violations"]})
-    report: str = results.generate_report()
-    return report if results.violations_count else ""
+WIDER_PHONE = (390, 844)
+IS_COVERED = """(one) => {
+  const { x, y, height } = one.getBoundingClientRect();
+  return !one.contains(document.elementFromPoint(x + 5, y + height / 2));
+}"""
 
 
 def open_cell(visitor: Visitor) -> None:
@@ -74,16 +72,39 @@ def test_no_rule_of_accessibility_is_broken_and_nothing_scrolls_sideways(
         heat = {"p_all": 0.9, "rows": 1, "columns": 1, "heat": [[1.0]], "method": "class activation"}
         visitor.page.route("**/explain", lambda route: route.fulfill(json=heat))
         visitor.is_ready()
-        assert not violations(visitor), "empty"
+        assert not visitor.violations(), "empty"
         visitor.add([*images, cells / "broken.bmp"])
         visitor.waits_for(len(images) + 1)
-        assert not violations(visitor), "with results"
+        assert not visitor.violations(), "with results"
         assert not visitor.scrolls_sideways()
         for state in STATES:
             state(visitor)
-            assert not violations(visitor), state.__name__
+            assert not visitor.violations(), state.__name__
             assert not visitor.scrolls_sideways(), state.__name__
             close(visitor)
+
+
+def test_with_forced_colors_one_sees_what_is_pressed_and_how_long_a_bar_is(
+    visitor: Visitor, images: list[Path]
+) -> None:
+    visitor.page.emulate_media(forced_colors="active")
+    visitor.add(images[:1])
+    visitor.waits_for(1)
+    background = "(one, part) => getComputedStyle(one, part).backgroundColor"
+    pressed, other = (visitor.see(f"#view-{name}").evaluate(background) for name in ("cells", "subjects"))
+    assert pressed != other
+    bar = visitor.see("#cells .bar")
+    assert bar.evaluate(background) != bar.evaluate(background, "::before")
+
+
+def test_controls_do_not_overlap_on_a_phone(browser: Browser, service: Served, images: list[Path]) -> None:
+    with Visitor(browser, service.url, WIDER_PHONE) as visitor:
+        visitor.add(images[:1])
+        visitor.waits_for(1)
+        key, direction = (visitor.see(f"#sort-{name}").bounding_box() for name in ("key", "direction"))
+        assert key
+        assert direction
+        assert key["x"] + key["width"] <= direction["x"] or key["y"] + key["height"] <= direction["y"]
 
 
 def focused(visitor: Visitor) -> str:
@@ -153,3 +174,14 @@ def test_the_notice_stands_where_answers_are_read(visitor: Visitor, images: list
     visitor.page.emulate_media(media="print")
     expect(visitor.see("#answers .notice")).to_be_visible()
     expect(visitor.see("#drop")).to_be_hidden()
+
+
+def test_the_headings_never_cover_the_row_that_has_the_focus(visitor: Visitor, images: list[Path]) -> None:
+    visitor.add([made_file(f"{number}.png", images[0].read_bytes()) for number in range(30)])
+    visitor.waits_for(30)
+    rows = visitor.see("#cells tbody .open")
+    rows.last.focus()
+    for place in reversed(range(29)):
+        visitor.page.keyboard.press("ArrowUp")
+        expect(rows.nth(place)).to_be_focused()
+        assert not rows.nth(place).evaluate(IS_COVERED), place

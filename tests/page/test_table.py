@@ -6,9 +6,15 @@ from pathlib import Path
 import pytest
 
 from tests.page.served import Served
-from tests.page.visitor import Browser, Visitor, about_with, expect
+from tests.page.visitor import Browser, Visitor, about_with, expect, made_file
 
 CURVE = [{"threshold": step / 20, "sensitivity": 1 - step / 20, "specificity": step / 40 + 0.5} for step in range(21)]
+MORE_THAN_A_PAGE = 104
+COUNT_ON_PAPER = """() => {
+  const count = (what) => document.querySelectorAll(`#cells tbody ${what}`).length;
+  window.addEventListener('beforeprint', () => { window.rowsOnPaper = count('tr'); });
+  window.print = () => { window.picturesOnPaper = count('img'); };
+}"""
 
 
 @pytest.fixture
@@ -153,3 +159,22 @@ def test_the_models_card_is_shown_as_text(visitor: Visitor) -> None:
 def test_which_model_answers_is_said(visitor: Visitor) -> None:
     expect(visitor.is_ready().see("#origin")).to_contain_text("compact fp32 on ONNX Runtime")
     expect(visitor.see("#origin")).to_contain_text("bundle ")
+
+
+def test_paper_gets_all_rows_that_pass_the_filter_and_waits_for_their_pictures(
+    visitor: Visitor, images: list[Path]
+) -> None:
+    page, rows = visitor.page, visitor.see("#cells tbody tr")
+    names = ["other.png", *(f"cell {number}.png" for number in range(MORE_THAN_A_PAGE))]
+    visitor.add([made_file(name, images[0].read_bytes()) for name in names])
+    expect(visitor.see("#pager")).to_be_visible()
+    visitor.see("#filter-text").fill("cell")
+    visitor.see("[data-page=next]").click()
+    expect(rows).to_have_count(4)
+    page.evaluate(COUNT_ON_PAPER)
+    page.pdf()
+    assert page.evaluate("window.rowsOnPaper") == MORE_THAN_A_PAGE
+    expect(rows).to_have_count(4)
+    page.keyboard.press("Control+p")
+    page.wait_for_function("() => window.picturesOnPaper")
+    assert page.evaluate("window.picturesOnPaper") == MORE_THAN_A_PAGE

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.page.served import Served, served
-from tests.page.visitor import Browser, Visitor, expect
+from tests.page.visitor import DESKTOP, PHONE, Browser, Visitor, expect
 
 TOKEN = "a-token-for-the-tests"  # noqa: S105  of no other service
 
@@ -37,8 +37,32 @@ def test_the_token_is_asked_for_and_kept_until_the_tab_is_closed(
         ]
 
 
-def test_without_a_token_the_page_says_what_is_missing(browser: Browser, guarded: Served) -> None:
+def test_without_a_token_the_page_says_what_is_missing_and_asks_again(browser: Browser, guarded: Served) -> None:
     with Visitor(browser, guarded.url) as visitor:
         expect(visitor.see("#token")).to_be_focused()
         visitor.page.keyboard.press("Escape")
         expect(visitor.see("#origin")).to_contain_text("expected the header Authorization: Bearer TOKEN")
+        expect(visitor.see("#choose-files")).to_be_hidden()
+        visitor.see("#ask-again").click()
+        visitor.see("#token").fill(TOKEN)
+        visitor.page.keyboard.press("Enter")
+        expect(visitor.is_ready().see("#choose-files")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("size", "dark"), [(DESKTOP, False), (DESKTOP, True), (PHONE, False)], ids=["desktop", "dark", "phone"]
+)
+def test_no_rule_of_accessibility_is_broken_while_the_token_is_asked_for(
+    browser: Browser, guarded: Served, size: tuple[int, int], dark: bool
+) -> None:
+    with Visitor(browser, guarded.url, size, dark=dark) as visitor:
+        expect(visitor.see("#token")).to_be_focused()
+        assert not visitor.violations()
+        visitor.see("#token").fill("another-token-that-is-wrong")
+        visitor.page.keyboard.press("Enter")
+        expect(visitor.see("#token-note")).to_contain_text("another token")
+        assert not visitor.violations(), "refused"
+        assert not visitor.scrolls_sideways()
+        visitor.page.keyboard.press("Escape")
+        expect(visitor.see("#origin")).to_contain_text("expected the header")
+        assert not visitor.violations(), "put away"

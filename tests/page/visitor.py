@@ -132,6 +132,13 @@ class Visitor:
             f"async (given) => {{ const module = await import('/static/{module}'); return {expression}; }}", argument
         )
 
+    def violations(self) -> str:
+        """Return what axe says against the page as it stands, empty for nothing."""
+        axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="the rules of axe come with dev")
+        results = axe.Axe().run(self.page, options={"resultTypes": ["violations"]})
+        report: str = results.generate_report()
+        return report if results.violations_count else ""
+
     def scrolls_sideways(self) -> bool:
         return bool(self.page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"))
 

@@ -40,6 +40,7 @@ class Page {
     showOrigin(about);
     this.#build(about);
     this.#listen();
+    byId('images').hidden = false; // its buttons would have done nothing before
     if (about.watch) this.#offerMicroscope();
     await offerCamera((found) => this.#add(found));
   }
@@ -52,7 +53,7 @@ class Page {
       } catch (error) {
         const refusal = /** @type {Refusal} */ (error);
         setText(byId('origin'), `${refusal.message}`);
-        if (!RETRY_STATUSES.includes(refusal.status)) return null;
+        if (!RETRY_STATUSES.includes(refusal.status)) return offerToAskAgain();
         await new Promise((resolve) => { setTimeout(resolve, 1000 * refusal.retryAfter_s); });
       }
     }
@@ -80,11 +81,17 @@ class Page {
     onClick('go-on', () => this.queue.goOn());
     onClick('clear', () => this.#clear());
     onClick('download', () => this.#download());
+    onClick('print', () => this.#print());
     onClick('view-cells', () => this.#view(false));
     onClick('view-subjects', () => this.#view(true));
     onClick('sort-direction', () => this.#sortBy(this.#order.key));
     byId('sort-key').addEventListener('change', () => this.#sortBy(byId('sort-key').value, false));
     for (const id of ['filter-text', 'filter-label', 'filter-status']) byId(id).addEventListener('input', this.drawNow);
+    document.addEventListener('keydown', (event) => {
+      if (!isPrintKey(event)) return;
+      event.preventDefault();
+      this.#print();
+    });
   }
 
   #listenToFiles() {
@@ -218,6 +225,13 @@ class Page {
     setText(byId('progress-text'), text);
   }
 
+  async #print() {
+    setText(byId('print'), 'Loading pictures …');
+    await this.table.prepareForPaper();
+    setText(byId('print'), 'Print');
+    window.print();
+  }
+
   #download() {
     const { all, threshold } = this.rows;
     const name = `allnet-threshold-${shownThreshold(threshold)}`;
@@ -232,6 +246,19 @@ class Page {
  */
 function onClick(id, act) {
   byId(id).addEventListener('click', act);
+}
+
+/** @param {KeyboardEvent} event */
+function isPrintKey({ ctrlKey, metaKey, shiftKey, altKey, key }) {
+  return (ctrlKey || metaKey) && !shiftKey && !altKey && key.toLowerCase() === 'p';
+}
+
+/** Say how to go on where the service refuses to say what answers. */
+function offerToAskAgain() {
+  byId('origin').classList.add('away');
+  byId('ask-again').hidden = false;
+  onClick('ask-again', () => location.reload());
+  return null;
 }
 
 /** @param {any} about */

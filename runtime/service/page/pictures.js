@@ -3,9 +3,10 @@
 import { element } from './dom.js';
 
 const AHEAD = '300px';
+const MOST_AT_ONCE = 2000; // a gigabyte of BMP files
 
 export class Pictures {
-  /** @type {Map<Element, {file: Blob, url: string}>} */
+  /** @type {Map<Element, {file: Blob, url: string, loaded: Promise<void>|null}>} */
   #pictures = new Map();
   #observer = new IntersectionObserver((entries) => {
     for (const { isIntersecting, target } of entries) {
@@ -22,7 +23,7 @@ export class Pictures {
   thumbnail(file, name) {
     const place = element('span', { className: 'thumbnail' }, placeholder(name));
     if (file) {
-      this.#pictures.set(place, { file, url: '' });
+      this.#pictures.set(place, { file, url: '', loaded: null });
       this.#observer.observe(place);
     }
     return place;
@@ -39,20 +40,39 @@ export class Pictures {
     this.#pictures.delete(place);
   }
 
-  /** Load all that have a place, such as before printing. */
-  loadAll() {
-    for (const place of this.#pictures.keys()) this.#load(place);
+  /** Load what has a place, as much as a browser holds, and wait until each stands there or cannot be shown. */
+  async loadAll() {
+    const places = [...this.#pictures.keys()].slice(0, MOST_AT_ONCE);
+    await Promise.all(places.map((place) => this.#load(place)));
   }
 
   /** @param {Element} place */
   #load(place) {
     this.#observer.unobserve(place);
     const picture = this.#pictures.get(place);
-    if (!picture || picture.url) return;
-    picture.url = URL.createObjectURL(picture.file);
-    const image = element('img', { alt: '', decoding: 'async', src: picture.url });
-    image.addEventListener('load', () => place.replaceChildren(image));
+    if (!picture) return null;
+    picture.url ||= URL.createObjectURL(picture.file);
+    picture.loaded ??= loaded(place, picture.url);
+    return picture.loaded;
   }
+}
+
+/**
+ * Put a picture into its place, and return when it is there or cannot be shown.
+ * @param {Element} place
+ * @param {string} url
+ * @returns {Promise<void>}
+ */
+function loaded(place, url) {
+  const image = element('img', { alt: '', decoding: 'async' });
+  return new Promise((resolve) => {
+    image.addEventListener('error', () => resolve());
+    image.addEventListener('load', () => {
+      place.replaceChildren(image);
+      resolve();
+    });
+    image.src = url;
+  });
 }
 
 /**

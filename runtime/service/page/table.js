@@ -22,6 +22,7 @@ export class CellTable {
   #rows = [];
   #page = 0;
   #threshold = 0;
+  #isPrinted = false;
 
   /**
    * @param {(row: Row) => void} onOpen
@@ -33,7 +34,8 @@ export class CellTable {
     this.#body.addEventListener('click', (/** @type {MouseEvent} */ event) => this.#openAt(event.target));
     this.#body.addEventListener('keydown', (/** @type {KeyboardEvent} */ event) => this.#moveFocus(event));
     this.#pager.addEventListener('click', (/** @type {MouseEvent} */ event) => this.#turnPage(event.target));
-    window.addEventListener('beforeprint', () => this.#pictures.loadAll());
+    window.addEventListener('beforeprint', () => this.#forPaper(true));
+    window.addEventListener('afterprint', () => this.#forPaper(false));
   }
 
   /**
@@ -61,6 +63,19 @@ export class CellTable {
     this.#views.get(row.id)?.button.focus();
   }
 
+  /** Get all rows and their pictures ready to be printed; the browser itself would not wait for pictures. */
+  async prepareForPaper() {
+    if (this.#body.offsetParent === null) return; // something else is shown
+    this.#forPaper(true);
+    await this.#pictures.loadAll();
+  }
+
+  /** @param {boolean} isPrinted paper has all rows, whichever page of them the window shows */
+  #forPaper(isPrinted) {
+    this.#isPrinted = isPrinted;
+    this.#draw();
+  }
+
   get #lastPage() {
     return Math.max(Math.ceil(this.#rows.length / ROWS_A_PAGE) - 1, 0);
   }
@@ -68,7 +83,7 @@ export class CellTable {
   #draw() {
     this.#page = Math.min(this.#page, this.#lastPage);
     const start = this.#page * ROWS_A_PAGE;
-    const shown = this.#rows.slice(start, start + ROWS_A_PAGE);
+    const shown = this.#isPrinted ? this.#rows : this.#rows.slice(start, start + ROWS_A_PAGE);
     this.#drop(new Set(shown.map(({ id }) => id)));
     const focused = /** @type {HTMLElement|null} */ (document.activeElement);
     shown.forEach((row, place) => this.#drawRow(row, place));
