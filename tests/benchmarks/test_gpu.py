@@ -68,6 +68,20 @@ def test_every_part_is_measured_and_kept_under_the_machines_name(tiny_bundle: Pa
     assert rows["int8"]["share_of_matrix"] == ""
 
 
+def test_no_tensor_is_copied_to_the_host_twice_and_nothing_else_is_copied_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    to_tensor, to_numpy = keras.ops.convert_to_tensor, keras.ops.convert_to_numpy
+    there: list[Any] = []
+    back: list[Any] = []
+    monkeypatch.setattr(keras.ops, "convert_to_tensor", lambda array: there.append(array) or to_tensor(array))
+    monkeypatch.setattr(keras.ops, "convert_to_numpy", lambda tensor: back.append(tensor) or to_numpy(tensor))
+    card.limit_rows(2**20)
+    whole = [tensor for tensor in back if tensor.shape == (2**18,)]
+    assert len({id(tensor) for tensor in whole}) == len(whole) == 1 + card.REPEATS
+    assert len({id(array) for array in there if array.shape == (2**18,)}) == 1
+
+
 def test_without_a_gpu_it_refuses_and_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"expected a GPU for Keras on .*, found .*; install JAX or Torch"):
         gpu.main(["--out", str(tmp_path)])
