@@ -113,7 +113,7 @@ def deployed_rows(record: Record, section: str) -> list[Row]:
 def single_file_row(record: Record) -> Row | None:
     """Return the latency of a single file, from file to result."""
     rows = (row for row in deployed_rows(record, "latency") if row["measured"] == FILE_TO_RESULT)
-    return next((row for row in rows if row["batch"] == 1), None)
+    return next((row for row in rows if row["cells"] == 1), None)
 
 
 def proof_of(record: Record) -> Row | None:

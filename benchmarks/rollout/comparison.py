@@ -86,10 +86,10 @@ def text_of(measured: Measured) -> str:
 def costs(record: Record) -> Iterator[tuple[str, Measured]]:
     """Yield every figure of time, rate and memory by its name."""
     for row in measured_rows(record, "latency"):
-        where = f"{row['backend']} {row['precision']}, batch {row['batch']}, {row['measured']}"
+        where = f"{row['backend']} {row['precision']}, {row['cells']} at once, {row['measured']}"
         windows = row["windows_ms"][-AGREEING:]
         yield f"{where}: p50 ms", over([float(np.median(window)) for window in windows])
-        if row["batch"] == 1 and row["measured"] == FILE_TO_RESULT:
+        if row["cells"] == 1 and row["measured"] == FILE_TO_RESULT:
             yield f"{where}: p95 ms", over([float(np.percentile(window, 95)) for window in windows])
     for row in measured_rows(record, "scaling"):
         name = f"{row['backend']} {row['precision']}, {row['cpus']} CPUs, {row['measured']}: cells a second"

@@ -100,7 +100,7 @@ def test_latency_has_a_row_for_the_model_and_the_files_at_each_batch_size(tmp_pa
     content = record(tmp_path, "latency")
     assert content["model"].startswith("compact fp32 on ONNX Runtime")
     rows = content["rows"]
-    assert [(row["measured"], row["batch"]) for row in rows] == [
+    assert [(row["measured"], row["cells"]) for row in rows] == [
         ("model", 1),
         ("file to result", 1),
         ("model", 3),
@@ -108,7 +108,7 @@ def test_latency_has_a_row_for_the_model_and_the_files_at_each_batch_size(tmp_pa
     ]
     for row in rows:
         assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
-        samples = content["samples_ms"][f"{row['measured']}, batch {row['batch']}"]
+        samples = content["samples_ms"][f"{row['measured']}, {row['cells']} at once"]
         assert len(samples) == row["runs"] >= AGREEING * WindowPlan().fewest_runs
 
 
