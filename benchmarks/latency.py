@@ -70,8 +70,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(description)
     print_table(rows)
     print(
-        "Times are milliseconds for cells that come at once, after a warm-up. model: one batch of them. file to result: "
-        f"read, decode, resize, infer, write the row; in batches of {settings.batch_size} at most, the first ones small"
+        "Times are milliseconds for cells that come at once, after a warm-up. model: one batch. file to result: read, "
+        f"decode, resize, infer, write the row, in batches of {settings.batch_size} at most, the first ones small"
     )
     if options.out:
         content = {"model": description, "rows": rows, "samples_ms": samples}

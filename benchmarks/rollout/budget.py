@@ -13,6 +13,11 @@ from benchmarks.latency import FILE_TO_RESULT
 from benchmarks.record import OK, Row
 from runtime.errors import UsageError
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 Record = dict[str, Any]
 AT_MOST, AT_LEAST = "at most", "at least"
 
@@ -66,10 +71,6 @@ def _parsed(path: Path) -> Any:
     text = path.read_text(encoding="utf-8")
     if path.suffix.lower() == ".json":
         return json.loads(text)
-    if sys.version_info < (3, 11):
-        raise ValueError("Python 3.10 reads no TOML; write the budget as JSON")
-    import tomllib
-
     return tomllib.loads(text)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.latency import FILE_TO_RESULT
+from benchmarks.peers import CLASSIFY
 from benchmarks.record import OK, Row
 from benchmarks.rollout.record import Record
 from benchmarks.windows import AGREEING
@@ -105,7 +106,7 @@ def costs(record: Record) -> Iterator[tuple[str, Measured]]:
         yield f"{row['backend']} {row['precision']}, cold start: s", over(row["starts_s"])
         yield f"{row['backend']} {row['precision']}: peak memory MB", over([row["peak_mb"]])
     for row in measured_rows(record, "peers"):
-        if row.get("ratio", 1) != 1:
+        if row["peer"] != CLASSIFY and "ratio" in row:
             name = f"classify, times as fast as {row['peer']}"
             yield name, Measured(row["ratio"], row["lowest"], row["highest"], more_is_better=True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ from runtime.command_line import DONE, PARTLY_DONE, REFUSED
 from runtime.errors import DataError, UsageError
 from runtime.schema import Tolerance
 from tests.benchmarks.a_record import GOOD, LABELS, a_record
-
-needs_toml = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 reads no TOML")
 
 
 def written(folder: Path, name: str, record: dict[str, Any]) -> str:
@@ -112,6 +109,13 @@ def test_times_of_another_machine_are_shown_and_not_judged(tmp_path: Path, capsy
     assert "The machines differ (CPU A and B)" in capsys.readouterr().out
 
 
+def test_a_peer_that_takes_as_long_as_classify_was_measured() -> None:
+    alike = a_record(peer={"ratio": 1.0, "lowest": 0.9, "highest": 1.1})
+    assert verdicts(a_record(), alike)["classify, times as fast as other"] == WORSE
+    assert verdicts(alike, alike)["classify, times as fast as other"] == SAME
+    assert "classify, times as fast as classify" not in verdicts(alike, alike)
+
+
 def test_what_was_not_measured_any_more_is_said(tmp_path: Path) -> None:
     new = a_record()
     new["sections"]["latency"]["rows"] = [{"backend": "cpu", "precision": "fp32", "status": "failed", "reason": "no"}]
@@ -171,7 +175,6 @@ def test_what_was_not_measured_keeps_no_limit() -> None:
     assert (row["found"], row["kept"]) == (None, False)
 
 
-@needs_toml
 def test_a_budget_is_read_from_toml_and_json(tmp_path: Path) -> None:
     (tmp_path / "budget.toml").write_text("p95_ms = 20\ndelta_sensitivity = 0.005\n")
     (tmp_path / "budget.json").write_text('{"p95_ms": 20, "delta_sensitivity": 0.005}')
