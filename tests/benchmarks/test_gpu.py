@@ -71,11 +71,18 @@ def test_every_part_is_measured_and_kept_under_the_machines_name(tiny_bundle: Pa
 def test_no_tensor_is_copied_to_the_host_twice_and_nothing_else_is_copied_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    to_tensor, to_numpy = keras.ops.convert_to_tensor, keras.ops.convert_to_numpy
     there: list[Any] = []
     back: list[Any] = []
-    monkeypatch.setattr(keras.ops, "convert_to_tensor", lambda array: there.append(array) or to_tensor(array))
-    monkeypatch.setattr(keras.ops, "convert_to_numpy", lambda tensor: back.append(tensor) or to_numpy(tensor))
+
+    def noted(seen: list[Any], convert: Any) -> Any:
+        def converted(value: Any) -> Any:
+            seen.append(value)
+            return convert(value)
+
+        return converted
+
+    monkeypatch.setattr(keras.ops, "convert_to_tensor", noted(there, keras.ops.convert_to_tensor))
+    monkeypatch.setattr(keras.ops, "convert_to_numpy", noted(back, keras.ops.convert_to_numpy))
     card.limit_rows(2**20)
     whole = [tensor for tensor in back if tensor.shape == (2**18,)]
     assert len({id(tensor) for tensor in whole}) == len(whole) == 1 + card.REPEATS
