@@ -50,7 +50,6 @@ def build_parser() -> ArgumentParser:
         description="Matrix products and copies of a card; training and inference beside them; the parity of fp16.",
         epilog="Exit codes: 0 all was measured; 1 nothing was; 2 finished, but something failed.",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="benchmarks/records keeps it")
     parser.add_argument("--device", choices=tuple(PROVIDER_OF), default="gpu", help="cpu: to try the script itself")
     parser.add_argument("--models", choices=MODELS, nargs="+", default=["allnet", "compact"])
     parser.add_argument("--image-size", type=positive_int, metavar="PX", help="default: each model's own")
@@ -61,6 +60,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--cells", type=positive_int, default=128, metavar="N", help="drawn cells; default 128")
     parser.add_argument("--copied-mb", type=positive_int, default=256, metavar="MB")
     parser.add_argument("--bundles", type=Path, nargs="*", default=[DEFAULT_BUNDLE], metavar="BUNDLE")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where gpu-<card>.json is written")
     return parser
 
 
@@ -85,7 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
             print_tables(rows)
             tables[name] = rows
     content = {"devices": device_names(), "keras": f"{keras.__version__} on {keras.backend.backend()}", **tables}
-    write_record(options.out, f"gpu-{machine_name(options.device)}", None, content)
+    if options.out:
+        write_record(options.out, f"gpu-{machine_name(options.device)}", None, content)
     return PARTLY_DONE if any(row["status"] == FAILED for rows in tables.values() for row in rows) else DONE
 
 

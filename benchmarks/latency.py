@@ -1,4 +1,4 @@
-"""python -m benchmarks.latency: how long one batch takes, in the model alone and from file to result."""
+"""python -m benchmarks.latency: how long cells that come at once take, in the model alone and from file to result."""
 
 from __future__ import annotations
 
@@ -29,11 +29,18 @@ def build_parser() -> ArgumentParser:
     """Describe the command line."""
     parser = ArgumentParser(
         prog="python -m benchmarks.latency",
-        description="Time one batch at a time: the model alone, and from BMP files to results.",
+        description="Time cells that come at once: a batch in the model alone, and BMP files to results.",
     )
     parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE)
     parser.add_argument("--backend", choices=BACKENDS, default="auto")
-    parser.add_argument("--batch-sizes", type=batch_size, nargs="+", default=[1, 8, 32], metavar="N")
+    parser.add_argument(
+        "--batch-sizes",
+        type=batch_size,
+        nargs="+",
+        default=[1, 8, 32],
+        metavar="N",
+        help="of the model; from file to result, so many files come at once; default 1 8 32",
+    )
     parser.add_argument(
         "--seconds",
         type=positive_float,
@@ -55,37 +62,42 @@ def main(arguments: list[str] | None = None) -> int:
     settings = ClassifierOptions(bundle=options.bundle, backend=options.backend)
     with bmp_cells() as paths, Classifier(settings) as classifier:
         for size in options.batch_sizes:
-            classifier.batch_size = size
             for name in (MODEL, FILE_TO_RESULT):
-                timing = measure_batch(classifier, list(islice(cycle(paths), size)), plan, name)
-                rows.append({"measured": name, "batch": size, **figures(timing, size)})
-                samples[f"{name}, batch {size}"] = [round(sample, 4) for sample in timing.samples_ms]
+                timing = measure_at_once(classifier, list(islice(cycle(paths), size)), plan, name)
+                rows.append({"measured": name, "cells": size, **figures(timing, size)})
+                samples[f"{name}, {size} at once"] = [round(sample, 4) for sample in timing.samples_ms]
         description = classifier.description
     print(description)
     print_table(rows)
-    print("Times are milliseconds a batch, after a warm-up. file to result: read, decode, resize, infer, write the row")
+    print(
+        "Times are milliseconds for cells that come at once, after a warm-up. model: one batch. file to result: read, "
+        f"decode, resize, infer, write the row, in batches of {settings.batch_size} at most, the first ones small"
+    )
     if options.out:
         content = {"model": description, "rows": rows, "samples_ms": samples}
         write_record(options.out, "latency", options.bundle, content)
     return DONE
 
 
-def measure_batch(classifier: Classifier, batch: Sequence[str], plan: WindowPlan, name: str) -> Timing:
-    """Time the MODEL alone, with the transfers to its device and back, or the whole way FILE_TO_RESULT."""
+def measure_at_once(classifier: Classifier, paths: Sequence[str], plan: WindowPlan, name: str) -> Timing:
+    """Time the MODEL alone on one batch, with the transfers to its device and back, or the whole way FILE_TO_RESULT.
+
+    That way classify makes batches of its own: the first ones are small, none is larger than the classifier's.
+    """
     if name == FILE_TO_RESULT:
-        return time_in_windows(lambda: write_results(classifier, batch), plan)
-    cells = np.stack([load_cell(path, classifier.manifest.image) for path in batch])
+        return time_in_windows(lambda: write_results(classifier, paths), plan)
+    cells = np.stack([load_cell(path, classifier.manifest.image) for path in paths])
     return time_in_windows(lambda: classifier.backend.infer(cells), plan)
 
 
-def write_results(classifier: Classifier, batch: Sequence[str]) -> float:
+def write_results(classifier: Classifier, paths: Sequence[str]) -> float:
     """Classify files and write their rows into memory; return the seconds that reading and inferring took.
 
     Threads overlap, so that it may be more than the time that went by.
     """
     writer = ResultsWriter(io.StringIO(), ".csv")
     busy = 0.0
-    for prediction in classifier.classify(batch):
+    for prediction in classifier.classify(paths):
         writer.write(prediction)
         busy += prediction.seconds
     return busy
@@ -94,8 +106,8 @@ def write_results(classifier: Classifier, batch: Sequence[str]) -> float:
 def measure_parts(classifier: Classifier, path: str, runs: int) -> Row:
     """Divide the way of a single file to its row, which nothing overlaps; medians of `runs`, in milliseconds.
 
-    preprocess: read, decode, resize, look at it. inference: with transfers. postprocess: all that is left, as handing
-    the cell from thread to thread, finding the label and writing the row.
+    preprocess: read, decode, resize, look at it. inference: with transfers. postprocess: all that is left, as finding
+    the label, writing the row, and the threads that classify starts and ends.
     """
     clocked = ClockedBackend(classifier.backend, classifier.manifest.image)
     classifier.backend = clocked

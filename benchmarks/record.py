@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -41,7 +42,15 @@ def failed(error: BaseException) -> Row:
 
 
 def write_record(out: Path, name: str, bundle: Path | None, content: dict[str, Any]) -> None:
-    """Write out/<name>.json: what was measured, and on what."""
+    """Write out/<name>.json: what was measured, and on what; a number that is not finite is null."""
     record = {"measurement": name, "environment": asdict(environment(bundle)), **content}
-    write_text_aside(out / f"{name}.json", json.dumps(record, indent=2) + "\n")
+    write_text_aside(out / f"{name}.json", json.dumps(_finite(record), indent=2, allow_nan=False) + "\n")
     print(f"Record: {out / name}.json")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -71,7 +71,8 @@ def build_parser() -> ArgumentParser:
         type=batch_size,
         nargs="+",
         metavar="N",
-        help=f"default {' '.join(map(str, default.batch_sizes))}, quick {' '.join(map(str, short.batch_sizes))}",
+        help="of the model; from file to result, so many files come at once; "
+        f"default {' '.join(map(str, default.batch_sizes))}, quick {' '.join(map(str, short.batch_sizes))}",
     )
     lengths = parser.add_argument_group("for how long")
     for option, name, kind, unit, said in LENGTHS:
@@ -139,7 +140,7 @@ def exit_code(record: Record) -> int:
 def summarize(record: Record) -> None:
     """Print the most important rows."""
     shown = {
-        "latency": ("backend", "precision", "batch", "measured", "p50_ms", "p95_ms", "cells_per_second", "agreed"),
+        "latency": ("backend", "precision", "cells", "measured", "p50_ms", "p95_ms", "cells_per_second", "agreed"),
         "cold_start": ("backend", "precision", "median_s", "peak_mb"),
         "sustained": ("backend", "precision", "cells_per_minute", "slowest", "fastest", "last_to_first"),
         "parity": ("variant", "cells", "flipped", "sensitivity", "specificity", "auc", "verdict"),

@@ -13,6 +13,11 @@ from benchmarks.latency import FILE_TO_RESULT
 from benchmarks.record import OK, Row
 from runtime.errors import UsageError
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 Record = dict[str, Any]
 AT_MOST, AT_LEAST = "at most", "at least"
 
@@ -66,10 +71,6 @@ def _parsed(path: Path) -> Any:
     text = path.read_text(encoding="utf-8")
     if path.suffix.lower() == ".json":
         return json.loads(text)
-    if sys.version_info < (3, 11):
-        raise ValueError("Python 3.10 reads no TOML; write the budget as JSON")
-    import tomllib
-
     return tomllib.loads(text)
 
 
@@ -113,7 +114,7 @@ def deployed_rows(record: Record, section: str) -> list[Row]:
 def single_file_row(record: Record) -> Row | None:
     """Return the latency of a single file, from file to result."""
     rows = (row for row in deployed_rows(record, "latency") if row["measured"] == FILE_TO_RESULT)
-    return next((row for row in rows if row["batch"] == 1), None)
+    return next((row for row in rows if row["cells"] == 1), None)
 
 
 def proof_of(record: Record) -> Row | None:

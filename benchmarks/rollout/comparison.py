@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.latency import FILE_TO_RESULT
+from benchmarks.peers import CLASSIFY
 from benchmarks.record import OK, Row
 from benchmarks.rollout.record import Record
 from benchmarks.windows import AGREEING
@@ -86,10 +87,10 @@ def text_of(measured: Measured) -> str:
 def costs(record: Record) -> Iterator[tuple[str, Measured]]:
     """Yield every figure of time, rate and memory by its name."""
     for row in measured_rows(record, "latency"):
-        where = f"{row['backend']} {row['precision']}, batch {row['batch']}, {row['measured']}"
+        where = f"{row['backend']} {row['precision']}, {row['cells']} at once, {row['measured']}"
         windows = row["windows_ms"][-AGREEING:]
         yield f"{where}: p50 ms", over([float(np.median(window)) for window in windows])
-        if row["batch"] == 1 and row["measured"] == FILE_TO_RESULT:
+        if row["cells"] == 1 and row["measured"] == FILE_TO_RESULT:
             yield f"{where}: p95 ms", over([float(np.percentile(window, 95)) for window in windows])
     for row in measured_rows(record, "scaling"):
         name = f"{row['backend']} {row['precision']}, {row['cpus']} CPUs, {row['measured']}: cells a second"
@@ -105,7 +106,7 @@ def costs(record: Record) -> Iterator[tuple[str, Measured]]:
         yield f"{row['backend']} {row['precision']}, cold start: s", over(row["starts_s"])
         yield f"{row['backend']} {row['precision']}: peak memory MB", over([row["peak_mb"]])
     for row in measured_rows(record, "peers"):
-        if row.get("ratio", 1) != 1:
+        if row["peer"] != CLASSIFY and "ratio" in row:
             name = f"classify, times as fast as {row['peer']}"
             yield name, Measured(row["ratio"], row["lowest"], row["highest"], more_is_better=True)
 

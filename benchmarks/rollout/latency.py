@@ -1,4 +1,4 @@
-"""Milliseconds a batch of every case: in the model alone, and from files to rows; and the parts of a single file."""
+"""How long cells that come at once take in every case, in the model and from files to rows; a single file's parts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.latency import FILE_TO_RESULT, MODEL, measure_batch, measure_parts
+from benchmarks.latency import FILE_TO_RESULT, MODEL, measure_at_once, measure_parts
 from benchmarks.peers import resident_run
 from benchmarks.record import OK, Row, failed
 from benchmarks.rollout.cases import Case, opened
@@ -20,16 +20,15 @@ RESIDENT = "model without transfers"
 
 
 def latency(options: RolloutOptions, cases: Sequence[Case], paths: Sequence[str]) -> dict[str, Any]:
-    """Return the rows of all batch sizes, with the runs of each window, and the parts of a single file."""
+    """Return the rows of all numbers of cells, with the runs of each window, and the parts of a single file."""
     rows: list[Row] = []
     parts: list[Row] = []
     for case in cases:
         try:
             with opened(options, case) as classifier:
                 for size in options.batch_sizes:
-                    classifier.batch_size = size
                     for name in (MODEL, FILE_TO_RESULT):
-                        timing = measure_batch(classifier, list(islice(cycle(paths), size)), options.window, name)
+                        timing = measure_at_once(classifier, list(islice(cycle(paths), size)), options.window, name)
                         rows.append(row_of(case, size, name, timing))
                     if case.backend == "cuda":
                         rows.append(row_of(case, size, RESIDENT, time_resident(classifier, size, options.window)))
@@ -50,7 +49,7 @@ def row_of(case: Case, size: int, name: str, timing: Timing) -> Row:
     """Sum up a timing, and keep its windows."""
     return {
         **case.columns,
-        "batch": size,
+        "cells": size,
         "measured": name,
         **figures(timing, size),
         "status": OK,

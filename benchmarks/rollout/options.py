@@ -23,9 +23,9 @@ class RolloutOptions:
     precision: str = "auto"
     backends: tuple[str, ...] = ()  # to be measured; none: all that are at hand
     precisions: tuple[str, ...] = ()  # to be measured; none: all that the bundle has
-    batch_size: int = DEFAULT_BATCH_SIZE  # of classify, for the sustained run, the threads and the peers
+    batch_size: int = DEFAULT_BATCH_SIZE  # of classify
     quick: bool = False
-    batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32)  # of the latency
+    batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32)  # of the model, and how many files come at once
     window: WindowPlan = field(default_factory=WindowPlan)
     sustained_minutes: float = 10.0
     slot_seconds: float = 5.0  # of the sustained run, for each of which there is a rate

@@ -50,7 +50,7 @@ Draw = Callable[[Any], None]
 
 def latency_picture(record: Record) -> str:
     """Draw which share of the runs on a single file took no longer than so many milliseconds."""
-    rows = _rows(record, "latency", batch=1)
+    rows = _rows(record, "latency", cells=1)
 
     def draw(figure: Any) -> None:
         panels = figure.subplots(1, 2, sharey=True)
@@ -70,9 +70,9 @@ def latency_picture(record: Record) -> str:
     return _svg("latency", draw, 3.0)
 
 
-def batch_picture(record: Record) -> str:
-    """Draw cells a second by batch size."""
-    return _svg("batch", lambda figure: _rates(figure, _rows(record, "latency"), "batch", "cells in a batch"), 3.0)
+def at_once_picture(record: Record) -> str:
+    """Draw cells a second by how many come at once."""
+    return _svg("at-once", lambda figure: _rates(figure, _rows(record, "latency"), "cells", "cells at once"), 3.0)
 
 
 def cpu_picture(record: Record) -> str:
@@ -153,7 +153,14 @@ def roc_picture(record: Record) -> str:
 
 
 def roc(labels: Any, p_all: Any) -> tuple[Any, Any]:
-    """Return 1 - specificity and sensitivity, from the strictest threshold to the loosest, one step for each score."""
+    """Return 1 - specificity and sensitivity, from the strictest threshold to the loosest, one step for each score.
+
+    Args:
+        labels: bool [N], True for ALL; both classes.
+        p_all: float [N], probability of ALL.
+
+    Both that are returned are float [1 + number of different scores], rising from 0 to 1.
+    """
     order = np.argsort(-p_all, kind="stable")
     hits = np.cumsum(labels[order])
     ends = np.append(np.flatnonzero(np.diff(p_all[order])), len(order) - 1)  # equal scores are one step

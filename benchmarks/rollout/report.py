@@ -220,7 +220,7 @@ def _latency(record: Record) -> str:
     section = record["sections"]["latency"]
     columns = {
         **CASE,
-        "batch": "batch",
+        "cells": "cells at once",
         "measured": "measured",
         **{f"p{p}_ms": f"p{p} ms" for p in (50, 90, 95, 99)},
         "max_ms": "max ms",
@@ -234,21 +234,24 @@ def _latency(record: Record) -> str:
     if any(row["status"] == OK for row in section["rows"]):
         pictures = _pictures(
             figure(plots.latency_picture(record), "A single cell: share of the runs that took no longer. Dotted: p95"),
-            figure(plots.batch_picture(record), "Cells a second by batch size"),
+            figure(plots.at_once_picture(record), "Cells a second by how many come at once"),
         )
     notes = (
-        "<p>Milliseconds a batch. <em>model</em>: the answer to cells that lie in memory, with the transfers to a GPU "
-        "and back, waited for. <em>file to result</em>: read, decode, resize, look at, infer, write the row. The "
-        "warm-up is apart (<em>first</em>: its first run). Windows are repeated until the medians of three agree "
-        "within 10 %; <em>agreed: no</em> says that they did not.</p>"
+        "<p>Milliseconds for cells that come at once. <em>model</em>: one batch of cells that lie in memory, with the "
+        "transfers to a GPU and back, waited for. <em>file to result</em>: so many files given to classify, which "
+        "reads, decodes, resizes, looks at, infers and writes the row, in batches of "
+        f"{record['options']['batch_size']} at most, the first ones small. The warm-up is apart (<em>first</em>: its "
+        "first run). Windows are repeated until the medians of three agree within 10 %; <em>agreed: no</em> says that "
+        "they did not.</p>"
     )
     parts = table(
         section.get("parts", []),
         {**CASE, "preprocess_ms": "preprocess ms", "inference_ms": "inference ms", "postprocess_ms": "postprocess ms"},
     )
     said = (
-        "<h3>A single file in its three parts</h3><p class='soft'>Medians. postprocess: handing the cell on, finding "
-        "the label, writing the row.</p>"
+        "<h3>A single file in its three parts</h3><p class='soft'>Medians. preprocess: read, decode, resize, look at. "
+        "postprocess: all that is left, as finding the label, writing the row, and the threads that classify starts "
+        "and ends.</p>"
     )
     return _section(
         "latency", notes + pictures + table(section["rows"], columns) + (said + parts if section.get("parts") else "")
@@ -322,7 +325,7 @@ def _scaling(record: Record) -> str:
     picture = ""
     if any(row["status"] == OK for row in section["rows"]):
         picture = _pictures(figure(plots.cpu_picture(record), "Cells a second by CPUs"))
-    note = "<p>The process may use so many CPUs and no more; by batch size see latency.</p>"
+    note = "<p>The process may use so many CPUs and no more; by cells at once see latency.</p>"
     return _section("scaling", note + picture + table(section["rows"], columns))
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from itertools import cycle, islice
 from typing import Any
 
-from benchmarks.latency import FILE_TO_RESULT, MODEL, measure_batch
+from benchmarks.latency import FILE_TO_RESULT, MODEL, measure_at_once
 from benchmarks.record import OK, SKIPPED, Row, failed
 from benchmarks.rollout.cases import Case, opened
 from benchmarks.rollout.options import RolloutOptions
@@ -48,12 +48,12 @@ def limited_to_cpus(count: int) -> Iterator[None]:
 
 
 def _rows(options: RolloutOptions, case: Case, cpus: int, paths: Sequence[str]) -> list[Row]:
-    # A full batch for each worker, so that all of them have work.
-    sizes = {MODEL: options.batch_size, FILE_TO_RESULT: 4 * options.batch_size}
+    # Each CPU has a worker. The first batches are small, so that full ones for all of them take some more files.
+    sizes = {MODEL: options.batch_size, FILE_TO_RESULT: 4 * options.batch_size * cpus}
     rows = []
     with opened(options, case) as classifier:
         for name, size in sizes.items():
-            timing = measure_batch(classifier, list(islice(cycle(paths), size)), options.window, name)
+            timing = measure_at_once(classifier, list(islice(cycle(paths), size)), options.window, name)
             medians = [sorted(window)[len(window) // 2] for window in timing.windows_ms[-AGREEING:]]
             rows.append(
                 {

@@ -69,7 +69,7 @@ def a_record(**changes: Any) -> dict[str, Any]:
 def latency_row(windows: list[list[float]], name: str) -> dict[str, Any]:
     samples = np.concatenate(windows)
     p50, p95, p99 = (float(value) for value in np.percentile(samples, [50, 95, 99]))
-    row = {**CASE, "batch": 1, "measured": name, "windows_ms": windows, "status": "ok"}
+    row = {**CASE, "cells": 1, "measured": name, "windows_ms": windows, "status": "ok"}
     return row | {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99}
 
 

@@ -17,6 +17,8 @@ from PIL import Image
 
 from benchmarks import cluster, decoding, footprint, latency, parity, service, throughput, training, watch
 from benchmarks.cells import bmp_cells
+from benchmarks.http_load import Exchange
+from benchmarks.record import write_record
 from benchmarks.windows import AGREEING, WindowPlan
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED
 from runtime.errors import BackendError, BundleError, DataError, OutputError
@@ -100,7 +102,7 @@ def test_latency_has_a_row_for_the_model_and_the_files_at_each_batch_size(tmp_pa
     content = record(tmp_path, "latency")
     assert content["model"].startswith("compact fp32 on ONNX Runtime")
     rows = content["rows"]
-    assert [(row["measured"], row["batch"]) for row in rows] == [
+    assert [(row["measured"], row["cells"]) for row in rows] == [
         ("model", 1),
         ("file to result", 1),
         ("model", 3),
@@ -108,7 +110,7 @@ def test_latency_has_a_row_for_the_model_and_the_files_at_each_batch_size(tmp_pa
     ]
     for row in rows:
         assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
-        samples = content["samples_ms"][f"{row['measured']}, batch {row['batch']}"]
+        samples = content["samples_ms"][f"{row['measured']}, {row['cells']} at once"]
         assert len(samples) == row["runs"] >= AGREEING * WindowPlan().fewest_runs
 
 
@@ -192,6 +194,23 @@ def test_the_service_is_measured_beside_classify_and_its_answers_are_checked(
     assert "not a diagnosis" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("answered", "classified", "is_right"),
+    [
+        (0.5, 0.5 + service.SAME_P_ALL / 2, True),
+        (0.5, 0.5 + service.SAME_P_ALL * 2, False),
+        (None, None, True),
+        (None, 0.5, False),
+        (0.5, None, False),
+    ],
+)
+def test_an_answer_is_right_where_classify_says_the_same(
+    answered: float | None, classified: float | None, is_right: bool
+) -> None:
+    body = json.dumps({"results": [{"path": "a.bmp", "p_all": answered}]}).encode()
+    assert service.is_right(Exchange(0, 0.1, service.OK, body), [("a.bmp", classified)]) is is_right
+
+
 def test_the_service_measurement_says_why_it_does_not_start(tmp_path: Path) -> None:
     options = service.build_parser().parse_args(["--bundle", str(tmp_path)])
     with pytest.raises(BackendError, match=r"runtime\.serve did not start: error: expected a bundle"):
@@ -215,6 +234,13 @@ def test_footprint_starts_real_processes(tmp_path: Path) -> None:
 def test_the_files_of_a_measurement_are_bmp_of_the_releases_size() -> None:
     with bmp_cells() as paths:
         assert {Path(path).stat().st_size for path in paths} == {450 * 450 * 3 + 450 * 2 + 54}
+
+
+def test_a_record_is_json_whatever_was_not_measured(tmp_path: Path) -> None:
+    rows = [{"p50_ms": float("nan"), "p99_ms": np.float64("inf"), "answers": 0, "ms": (1.5, float("nan"))}]
+    write_record(tmp_path, "load", None, {"rows": rows})
+    content = json.loads((tmp_path / "load.json").read_text(), parse_constant=pytest.fail)
+    assert content["rows"] == [{"p50_ms": None, "p99_ms": None, "answers": 0, "ms": [1.5, None]}]
 
 
 @pytest.mark.parametrize("module", [cluster, decoding, latency, throughput, footprint, training, parity, watch])

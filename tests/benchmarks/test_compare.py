@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ from runtime.command_line import DONE, PARTLY_DONE, REFUSED
 from runtime.errors import DataError, UsageError
 from runtime.schema import Tolerance
 from tests.benchmarks.a_record import GOOD, LABELS, a_record
-
-needs_toml = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 reads no TOML")
 
 
 def written(folder: Path, name: str, record: dict[str, Any]) -> str:
@@ -62,8 +59,8 @@ def test_the_same_record_has_nothing_worse(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("changes", "figure"),
     [
-        ({"windows": [[13.0], [13.1], [12.9]]}, "cpu fp32, batch 1, model: p50 ms"),
-        ({"windows": [[13.0], [13.1], [12.9]]}, "cpu fp32, batch 1, file to result: p95 ms"),
+        ({"windows": [[13.0], [13.1], [12.9]]}, "cpu fp32, 1 at once, model: p50 ms"),
+        ({"windows": [[13.0], [13.1], [12.9]]}, "cpu fp32, 1 at once, file to result: p95 ms"),
         ({"rates": [400.0, 410.0, 405.0]}, "cpu fp32, sustained: cells a minute"),
         ({"starts": [0.9, 1.0]}, "cpu fp32, cold start: s"),
         ({"memory": 200.0}, "cpu fp32: peak memory MB"),
@@ -107,15 +104,22 @@ def test_a_variant_that_fails_its_parity_now_is_worse_whatever_the_tests_say() -
 
 def test_times_of_another_machine_are_shown_and_not_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     new = a_record(cpu="B", windows=[[99.0]] * 3)
-    assert verdicts(a_record(), new)["cpu fp32, batch 1, model: p50 ms"] == OTHER_MACHINE
+    assert verdicts(a_record(), new)["cpu fp32, 1 at once, model: p50 ms"] == OTHER_MACHINE
     assert compare.main([written(tmp_path, "old", a_record()), written(tmp_path, "new", new)]) == DONE
     assert "The machines differ (CPU A and B)" in capsys.readouterr().out
+
+
+def test_a_peer_that_takes_as_long_as_classify_was_measured() -> None:
+    alike = a_record(peer={"ratio": 1.0, "lowest": 0.9, "highest": 1.1})
+    assert verdicts(a_record(), alike)["classify, times as fast as other"] == WORSE
+    assert verdicts(alike, alike)["classify, times as fast as other"] == SAME
+    assert "classify, times as fast as classify" not in verdicts(alike, alike)
 
 
 def test_what_was_not_measured_any_more_is_said(tmp_path: Path) -> None:
     new = a_record()
     new["sections"]["latency"]["rows"] = [{"backend": "cpu", "precision": "fp32", "status": "failed", "reason": "no"}]
-    assert verdicts(a_record(), new)["cpu fp32, batch 1, model: p50 ms"] == GONE
+    assert verdicts(a_record(), new)["cpu fp32, 1 at once, model: p50 ms"] == GONE
     assert compare.main([written(tmp_path, "old", a_record()), written(tmp_path, "new", new)]) == PARTLY_DONE
 
 
@@ -129,8 +133,8 @@ def test_a_busy_machine_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
     [
         ("{", "expected a record of benchmarks.rollout at .*, found: "),
         ('{"measurement": "latency"}', "found another file"),
-        ('{"measurement": "rollout", "schema_version": 99}', "expected a record of schema version 1 at .*, found 99"),
-        ('{"measurement": "rollout", "schema_version": 1}', "missing environment, bundle"),
+        ('{"measurement": "rollout", "schema_version": 99}', "expected a record of schema version 2 at .*, found 99"),
+        ('{"measurement": "rollout", "schema_version": 2}', "missing environment, bundle"),
     ],
 )
 def test_what_is_no_record_is_refused(content: str, message: str, tmp_path: Path) -> None:
@@ -171,7 +175,6 @@ def test_what_was_not_measured_keeps_no_limit() -> None:
     assert (row["found"], row["kept"]) == (None, False)
 
 
-@needs_toml
 def test_a_budget_is_read_from_toml_and_json(tmp_path: Path) -> None:
     (tmp_path / "budget.toml").write_text("p95_ms = 20\ndelta_sensitivity = 0.005\n")
     (tmp_path / "budget.json").write_text('{"p95_ms": 20, "delta_sensitivity": 0.005}')

@@ -68,20 +68,40 @@ def test_every_part_is_measured_and_kept_under_the_machines_name(tiny_bundle: Pa
     assert rows["int8"]["share_of_matrix"] == ""
 
 
-def test_without_a_gpu_it_refuses_and_says_what_to_do(tmp_path: Path) -> None:
+def test_no_tensor_is_copied_to_the_host_twice_and_nothing_else_is_copied_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there: list[Any] = []
+    back: list[Any] = []
+
+    def noted(seen: list[Any], convert: Any) -> Any:
+        def converted(value: Any) -> Any:
+            seen.append(value)
+            return convert(value)
+
+        return converted
+
+    monkeypatch.setattr(keras.ops, "convert_to_tensor", noted(there, keras.ops.convert_to_tensor))
+    monkeypatch.setattr(keras.ops, "convert_to_numpy", noted(back, keras.ops.convert_to_numpy))
+    card.limit_rows(2**20)
+    whole = [tensor for tensor in back if tensor.shape == (2**18,)]
+    assert len({id(tensor) for tensor in whole}) == len(whole) == 1 + card.REPEATS
+    assert len({id(array) for array in there if array.shape == (2**18,)}) == 1
+
+
+def test_without_a_gpu_it_refuses_and_says_what_to_do() -> None:
     with pytest.raises(BackendError, match=r"expected a GPU for Keras on .*, found .*; install JAX or Torch"):
-        gpu.main(["--out", str(tmp_path)])
+        gpu.main([])
 
 
 def test_a_part_that_fails_is_a_row_and_the_exit_code(
-    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: Any) -> None:
         raise MemoryError("the card is full")
 
     monkeypatch.setattr(card, "_inference", full)
-    command = [*SMALL, "--precisions", "float32", "--bundles", str(tiny_bundle), "--out", str(tmp_path / "out")]
-    assert gpu.main(command) == PARTLY_DONE
+    assert gpu.main([*SMALL, "--precisions", "float32", "--bundles", str(tiny_bundle)]) == PARTLY_DONE
     assert "MemoryError: the card is full" in capsys.readouterr().out
 
 

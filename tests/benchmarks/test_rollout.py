@@ -19,7 +19,7 @@ import pytest
 from benchmarks.record import failed
 from benchmarks.rollout import __main__ as rollout
 from benchmarks.rollout import cases as cases_module
-from benchmarks.rollout import measurement, plots, sustained
+from benchmarks.rollout import latency, measurement, plots, sustained
 from benchmarks.rollout.busy import CpuSeconds, LoadWatch, others_share
 from benchmarks.rollout.material import found_material
 from benchmarks.rollout.options import RolloutOptions, quick
@@ -95,7 +95,7 @@ def test_a_short_rollout_of_the_packages_bundle_measures_everything(
     assert record["verdict"]["may_be_deployed"] == ("yes" if passed else "no")
     cases = [("cpu", "fp32"), ("cpu", "int8")]
     assert [(row["backend"], row["precision"]) for row in sections["cold_start"]["rows"]] == cases
-    assert {(row["backend"], row["precision"], row["batch"]) for row in sections["latency"]["rows"]} == {
+    assert {(row["backend"], row["precision"], row["cells"]) for row in sections["latency"]["rows"]} == {
         (*case, size) for case in cases for size in (1, 3)
     }
     for row in sections["latency"]["rows"]:
@@ -121,7 +121,7 @@ def test_a_short_rollout_of_the_packages_bundle_measures_everything(
     for row in sections["peers"]["rows"]:
         assert row["status"] == "skipped" or row["largest_difference"] < 1e-4, "it is the same network"
     assert record["environment"]["cpu_flags"]
-    assert (record["schema_version"], record["options"]["batch_size"]) == (1, 4)
+    assert (record["schema_version"], record["options"]["batch_size"]) == (2, 4)
     check_page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
     assert "python -m benchmarks.compare OLD" in capsys.readouterr().out
 
@@ -203,7 +203,7 @@ def test_a_backend_that_fails_in_the_middle_costs_its_own_rows(
     assert rollout.main([*arguments, *SHORT]) == PARTLY_DONE
     sections = record_in(tmp_path)["sections"]
     good = [row for row in sections["latency"]["rows"] if row["status"] == "ok"]
-    assert {(row["precision"], row["batch"]) for row in good} == {("fp32", 1), ("fp32", 3), ("int8", 1)}
+    assert {(row["precision"], row["cells"]) for row in good} == {("fp32", 1), ("fp32", 3), ("int8", 1)}
     # The batches of the gate have 8, 1 and 5 cells, so that 3 are left of 8.
     assert [(row["variant"], row["status"]) for row in sections["parity"]["rows"]] == [
         ("cpu fp32", "ok"),
@@ -327,6 +327,24 @@ def test_the_package_measures_where_no_training_library_is_installed(tmp_path: P
 def test_a_full_slot_counts_and_the_last_one_does_not() -> None:
     assert sustained.cells_by_slot([0.1, 0.9, 1.0, 3.5, 4.2], 1.0) == [2, 1, 0, 1]
     assert sustained.cells_by_slot([0.1, 0.2], 1.0) == [2]
+
+
+def test_files_that_come_at_once_are_timed_in_the_batches_of_classify(
+    cell_file: CellFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    infer = OnnxRuntimeBackend._infer
+
+    def noted(self: OnnxRuntimeBackend, cells: Any) -> Any:
+        sizes.append(len(cells))
+        return infer(self, cells)
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "_infer", noted)
+    options = RolloutOptions(DEFAULT_BUNDLE, Path(), batch_size=4, batch_sizes=(20,), part_runs=1)
+    options = replace(options, window=WindowPlan(0.0, 1, 3, 0.0, 0.0, 1))
+    section = latency.latency(options, [cases_module.Case("cpu", "fp32")], [str(cell_file("a.bmp"))])
+    assert [(row["measured"], row["cells"]) for row in section["rows"]] == [("model", 20), ("file to result", 20)]
+    assert set(sizes) == {20, 4, 2, 1}
 
 
 @pytest.mark.parametrize(("cell_seconds", "slot"), [(0.001, 5), (0.2, 13)])
