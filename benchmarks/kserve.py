@@ -5,6 +5,11 @@ Before the load each batch is asked for alone; under load every answer must be t
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from runtime.command_line import import_quietly
+
+    import_quietly()
+
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence

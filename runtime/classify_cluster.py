@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from runtime.command_line import end_at_once_on_ctrl_c
+    from runtime.command_line import import_quietly
 
-    end_at_once_on_ctrl_c()
+    import_quietly()
 
 from runtime.cluster.archive import Archive
 from runtime.cluster.arguments import build_parser, check_places

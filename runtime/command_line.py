@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from types import TracebackType
 from typing import Any, NoReturn, TextIO
 
 from runtime.errors import AllnetError
@@ -74,8 +75,9 @@ def quiet_tensorflow() -> Iterator[None]:
             os.close(own)
 
 
-def end_at_once_on_ctrl_c() -> None:
-    """Let Ctrl-C end the process without a traceback until `run_command`; to be called before slow imports."""
+def import_quietly() -> None:
+    """Let Ctrl-C and a missing library end the process in one line, until `run_command`; called before imports."""
+    sys.excepthook = _tell_import_error
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as in a background job
         signal.signal(signal.SIGINT, _end_at_once)
 
@@ -145,6 +147,14 @@ def _is_full(stream: TextIO | None) -> bool:
 def _forget_output() -> None:
     """Drop what standard output still holds: otherwise Python complains of it again while it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _tell_import_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    message = _explained(error) if isinstance(error, ModuleNotFoundError) else None
+    if message is None:
+        sys.__excepthook__(kind, error, trace)
+    else:
+        print(f"error: {message}", file=sys.stderr)
 
 
 def _end_at_once(*_: object) -> NoReturn:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from runtime.command_line import import_quietly
+
+    import_quietly()
+
 import argparse
 import os
 import socket
