@@ -236,6 +236,7 @@ def _resumed(plan: _Plan) -> _Fit:
         return _begun(plan)
     network = load_network(folder.resume_model(len(history)), "fit again", to_train_in=plan.recipe.precision)
     kept = load_network(folder.kept_model(len(history)), "fit again") if needs_twin(plan.recipe) else network
+    folder.forget_states_before(len(history))
     folder.write_config(replace(config, options=plan.options))
     return replace(_with_batches(plan, network, kept), history=history)
 

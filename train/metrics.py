@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.stats import rankdata
 
 from runtime.errors import DataError
+from runtime.groups import wilson_interval
 from runtime.schema import CLASSES, Interval, Metrics
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ METRIC_NAMES = ("accuracy", "sensitivity", "specificity", "auc", "f1")
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 BOOTSTRAP_SEED = 0
+WILSON = "Wilson's interval of what is 0 or 1"
 
 
 def measure(
@@ -27,6 +30,9 @@ def measure(
     groups: Sequence[str] | None = None,
 ) -> Metrics:
     """Compute the five metrics of scored cells, with percentile-bootstrap intervals.
+
+    What is 0 or 1 is so in every resample too, which says nothing of how sure it is: its interval is Wilson's, of as
+    many images, or groups, as it is a share of.
 
     Args:
         labels: bool [N], True for ALL, the positive class.
@@ -40,10 +46,16 @@ def measure(
     if not labels.any() or labels.all():
         raise DataError(f"expected cells of both classes, found {int(labels.sum())} ALL of {len(labels)} cells")
     values = five_metrics(labels, p_all, threshold)
-    resamples, method = _resamples(labels, groups)
-    samples = [five_metrics(labels[drawn], p_all[drawn], threshold) for drawn in resamples]
+    drawing = _drawing(labels, groups)
+    samples = [five_metrics(labels[drawn], p_all[drawn], threshold) for drawn in drawing.resamples]
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(np.stack(samples), [tail, 1 - tail], axis=0)
+    method = drawing.method
+    for index, count in enumerate(_counts(drawing.healthy, drawing.leukemic)):
+        if values[index] in (0, 1):
+            wilson = wilson_interval(int(values[index]) * count, count, CONFIDENCE)
+            low[index], high[index] = wilson.low, wilson.high
+            method = f"{drawing.method}; {WILSON}"
     intervals = {
         name: Interval(round(float(values[i]), 6), round(float(low[i]), 6), round(float(high[i]), 6))
         for i, name in enumerate(METRIC_NAMES)
@@ -111,17 +123,39 @@ def _auc(labels: NDArray[np.bool_], p_all: NDArray[np.floating]) -> float:
     return float(wins / (positives * (len(labels) - positives)))
 
 
-def _resamples(labels: NDArray[np.bool_], groups: Sequence[str] | None) -> tuple[Iterator[NDArray[np.intp]], str]:
-    """Return the rows of RESAMPLES resamples, and in words what was drawn."""
+@dataclass(frozen=True)
+class _Drawing:
+    """What is drawn for the bootstrap: images, or groups of subjects."""
+
+    resamples: Iterator[NDArray[np.intp]]  # the rows of RESAMPLES resamples
+    healthy: int  # of them
+    leukemic: int
+    method: str  # in words
+
+
+def _drawing(labels: NDArray[np.bool_], groups: Sequence[str] | None) -> _Drawing:
     size = f"{RESAMPLES} resamples, {CONFIDENCE:.0%}"
+    of_images = _Drawing(
+        _of_images(labels), int((~labels).sum()), int(labels.sum()), f"bootstrap over images, {size}"
+    )
     if groups is None:
-        return _of_images(labels), f"bootstrap over images, {size}"
+        return of_images
     rows_of_class = [_rows_of_groups(np.asarray(groups), labels == is_all) for is_all in (False, True)]
     healthy, leukemic = (len(rows) for rows in rows_of_class)
     if min(healthy, leukemic) < 2:
         few = f"only {healthy} healthy and {leukemic} ALL subjects: how much subjects differ is not in them"
-        return _of_images(labels), f"bootstrap over images, {size}; {few}"
-    return _of_groups(rows_of_class), f"bootstrap over {healthy} healthy and {leukemic} ALL subjects, {size}"
+        return replace(of_images, method=f"{of_images.method}; {few}")
+    method = f"bootstrap over {healthy} healthy and {leukemic} ALL subjects, {size}"
+    return _Drawing(_of_groups(rows_of_class), healthy, leukemic, method)
+
+
+def _counts(healthy: int, leukemic: int) -> tuple[int, ...]:
+    """Return of how many images or groups each of METRIC_NAMES is a share.
+
+    The AUC is no share of either class; it is known no better than the smaller class lets it be. F1 at 0 or 1 turns on
+    the cells that are ALL.
+    """
+    return (healthy + leukemic, leukemic, healthy, min(healthy, leukemic), leukemic)
 
 
 def _of_images(labels: NDArray[np.bool_]) -> Iterator[NDArray[np.intp]]:
