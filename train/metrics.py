@@ -20,7 +20,6 @@ METRIC_NAMES = ("accuracy", "sensitivity", "specificity", "auc", "f1")
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 BOOTSTRAP_SEED = 0
-WILSON = "Wilson's interval of what is 0 or 1"
 
 
 def measure(
@@ -48,21 +47,13 @@ def measure(
     values = five_metrics(labels, p_all, threshold)
     drawing = _drawing(labels, groups)
     samples = [five_metrics(labels[drawn], p_all[drawn], threshold) for drawn in drawing.resamples]
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.stack(samples), [tail, 1 - tail], axis=0)
-    method = drawing.method
-    for index, count in enumerate(_counts(drawing.healthy, drawing.leukemic)):
-        if values[index] in (0, 1):
-            wilson = wilson_interval(int(values[index]) * count, count, CONFIDENCE)
-            low[index], high[index] = wilson.low, wilson.high
-            method = f"{drawing.method}; {WILSON}"
-    intervals = {
-        name: Interval(round(float(values[i]), 6), round(float(low[i]), 6), round(float(high[i]), 6))
-        for i, name in enumerate(METRIC_NAMES)
-    }
+    counts = _counts(drawing.healthy, drawing.leukemic)
+    intervals = dict(zip(METRIC_NAMES, map(_interval, values, np.transpose(samples), counts), strict=True))
     called = p_all >= threshold
     constant = CLASSES[int(called[0])] if called.all() or not called.any() else None
-    return Metrics(cells=len(labels), threshold=threshold, **intervals, interval_method=method, constant=constant)
+    return Metrics(
+        cells=len(labels), threshold=threshold, **intervals, interval_method=drawing.method, constant=constant
+    )
 
 
 SCALES, DIGITS = (100, 100, 100, 1, 1), (2, 2, 2, 4, 4)  # the paper gives three of the five in percent
@@ -123,6 +114,16 @@ def _auc(labels: NDArray[np.bool_], p_all: NDArray[np.floating]) -> float:
     return float(wins / (positives * (len(labels) - positives)))
 
 
+def _interval(value: float, samples: NDArray[np.float64], count: int) -> Interval:
+    """Return a metric with the percentiles of its resamples, with Wilson's limits of `count` where it is 0 or 1."""
+    if value in (0, 1):
+        wilson = wilson_interval(int(value) * count, count, CONFIDENCE)
+        low, high = wilson.low, wilson.high
+    else:
+        low, high = np.quantile(samples, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(round(float(value), 6), round(float(low), 6), round(float(high), 6))
+
+
 @dataclass(frozen=True)
 class _Drawing:
     """What is drawn for the bootstrap: images, or groups of subjects."""
@@ -134,10 +135,8 @@ class _Drawing:
 
 
 def _drawing(labels: NDArray[np.bool_], groups: Sequence[str] | None) -> _Drawing:
-    size = f"{RESAMPLES} resamples, {CONFIDENCE:.0%}"
-    of_images = _Drawing(
-        _of_images(labels), int((~labels).sum()), int(labels.sum()), f"bootstrap over images, {size}"
-    )
+    size = f"{RESAMPLES} resamples, {CONFIDENCE:.0%}, Wilson's where a metric is 0 or 1"
+    of_images = _Drawing(_of_images(labels), int((~labels).sum()), int(labels.sum()), f"bootstrap over images, {size}")
     if groups is None:
         return of_images
     rows_of_class = [_rows_of_groups(np.asarray(groups), labels == is_all) for is_all in (False, True)]

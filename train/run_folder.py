@@ -193,7 +193,7 @@ class RunFolder:
             model.save(aside)
 
     def forget_states_before(self, epoch: int) -> None:
-        """Delete the states that are not needed to go on after `epoch`; a process that was killed may have left some."""
+        """Delete all states that are not needed to go on after `epoch`; killed processes may have left some."""
         for earlier in range(epoch):
             for path in (self.resume_model(earlier), self.kept_model(earlier)):
                 path.unlink(missing_ok=True)

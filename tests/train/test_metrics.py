@@ -84,7 +84,7 @@ def test_ten_of_ten_leave_room_for_what_so_few_do_not_show() -> None:
         assert (interval.value, interval.high) == (1, 1)
         assert interval.low == pytest.approx(low, abs=1e-6)
     assert perfect.auc.low == perfect.specificity.low
-    assert "Wilson's interval of what is 0 or 1" in perfect.interval_method
+    assert "Wilson's where a metric is 0 or 1" in perfect.interval_method
     reversed_ = measure(labels, 1 - p_all, 0.5).specificity
     assert (reversed_.value, reversed_.low) == (0, 0)
     assert reversed_.high == pytest.approx(1 - 0.722467, abs=1e-6)
