@@ -11,9 +11,10 @@ from pathlib import Path
 
 from benchmarks.record import Row
 from benchmarks.rollout.budget import judge_budget, read_budget
-from benchmarks.rollout.comparison import BETTER, GONE, WORSE, compare, other_machine
+from benchmarks.rollout.comparison import BETTER, GONE, WORSE, compare, other_machine, sha256s
 from benchmarks.rollout.record import Record, read
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED, ArgumentParser, positive_float, print_table, run_command
+from train.comparison import CELLS_AS_INDEPENDENT
 
 DEFAULT_TOLERANCE = 0.10
 
@@ -83,6 +84,9 @@ def cautions(old: Record, new: Record) -> list[str]:
         lines.append("One record was taken with --quick and the other was not")
     if old["bundle"]["content_sha256"] == new["bundle"]["content_sha256"]:
         lines.append("Both records are of the same bundle")
+    old_cells, new_cells = (sha256s(record["sections"]["parity"]) for record in (old, new))
+    if old_cells and old_cells == new_cells:
+        lines.append(f"Accuracy is tested on the same cells: {CELLS_AS_INDEPENDENT}")
     return lines
 
 

@@ -20,7 +20,6 @@ from runtime.command_line import (
     quiet_tensorflow,
     run_command,
 )
-from runtime.schema import TOLERANCES
 
 if TYPE_CHECKING:
     from export.gate import Verdict
@@ -50,11 +49,12 @@ def main(arguments: list[str] | None = None) -> int:
     bundle = Bundle.open(options.bundle)
     keras_file = reference_file(bundle, options.run)
     with quiet_tensorflow():
-        from export.gate import verdict_row
-        from export.verify import chosen_cells, count_fitted, tell, verify
+        from export.gate import recorded_tolerances, verdict_row
+        from export.seen import count_fitted
+        from export.verify import chosen_cells, tell, verify
 
     cells = chosen_cells(options.data, options.limit)
-    verification = verify(bundle, keras_file, cells, TOLERANCES, options.data.resolve().name)
+    verification = verify(bundle, keras_file, cells, recorded_tolerances(bundle), options.data.resolve().name)
     tell(verification)
     print(f"{count_fitted(keras_file, verification.scores.cells)} of these cells are of the run's training part")
     if options.out:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def _add_onnx(commands: Any) -> None:
     onnx.add_argument(
         "--debug-precision", action="store_true", help="name the layers where a variant that fails departs"
     )
-    _add_tolerance(onnx)
+    _add_tolerance(onnx, "the bundle records them")
     onnx.add_argument(
         "--data-source",
         default="not stated",
@@ -83,14 +83,14 @@ def _add_onnx(commands: Any) -> None:
     onnx.set_defaults(run_it=_write_onnx)
 
 
-def _add_tolerance(parser: Any) -> None:
+def _add_tolerance(parser: Any, note: str) -> None:
     parser.add_argument(
         "--tolerance",
         type=tolerance,
         action="append",
         default=[],
         metavar="PRECISION:LIMIT=VALUE",
-        help=f"such as int8:sensitivity=0.01, more than once; limits: {', '.join(TOLERANCE_LIMITS)}",
+        help=f"such as int8:sensitivity=0.01, more than once; limits: {', '.join(TOLERANCE_LIMITS)}; {note}",
     )
 
 
@@ -115,7 +115,7 @@ def _add_verify(commands: Any) -> None:
     verify.add_argument(
         "--debug-precision", action="store_true", help="name the layers where a variant that fails departs"
     )
-    _add_tolerance(verify)
+    _add_tolerance(verify, "the others stay as the bundle records them")
     verify.set_defaults(run_it=_verify)
 
 
@@ -229,8 +229,9 @@ def main(arguments: list[str] | None = None) -> int:
     return code
 
 
-def _tolerances(options: argparse.Namespace) -> dict[str, Tolerance]:
-    changed = dict(TOLERANCES)
+def _tolerances(options: argparse.Namespace, usual: Mapping[str, Tolerance]) -> dict[str, Tolerance]:
+    """Return the usual tolerances by precision, with the limits that the command line changes."""
+    changed = dict(usual)
     for precision, limit, value in options.tolerance:
         changed[precision] = replace(changed[precision], **{limit: value})
     return changed
@@ -261,6 +262,7 @@ def _write_onnx(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     with quiet_tensorflow():
         from export.bundle_writer import ExportOptions, write_bundle
+        from export.seen import unseen_groups
         from export.verify import Verification, tell
 
     written = write_bundle(
@@ -271,12 +273,13 @@ def _write_onnx(options: argparse.Namespace) -> int:
             data=options.data,
             calibration_data=options.calibration_data or options.data,
             gate_cells=options.cells,
-            tolerances=_tolerances(options),
+            tolerances=_tolerances(options, TOLERANCES),
             debug=options.debug_precision,
             source=options.data_source,
         ),
     )
-    tell(Verification(written.scores, written.verdicts, run.decision.threshold))
+    groups = unseen_groups(run.keras_file, written.scores.cells)
+    tell(Verification(written.scores, written.verdicts, run.decision.threshold, groups))
     for variant in written.manifest.variants:
         if variant.kept_in_fp32:
             print(f"{variant.precision} keeps in float32: {', '.join(variant.kept_in_fp32)}")
@@ -291,11 +294,14 @@ def _verify(options: argparse.Namespace) -> int:
     bundle = Bundle.open(options.bundle)
     _refuse_ignored(options, tuple(variant.precision for variant in bundle.manifest.variants))
     with quiet_tensorflow():
+        from export.gate import recorded_tolerances
         from export.reference import reference_file
-        from export.verify import chosen_cells, count_fitted, debug, tell, verify, write_answers, write_verdicts
+        from export.seen import count_fitted
+        from export.verify import chosen_cells, debug, tell, verify, write_answers, write_verdicts
     keras_file = reference_file(bundle, options.run)
     cells = chosen_cells(options.data, options.cells)
-    verification = verify(bundle, keras_file, cells, _tolerances(options), options.data.resolve().name)
+    tolerances = _tolerances(options, recorded_tolerances(bundle))
+    verification = verify(bundle, keras_file, cells, tolerances, options.data.resolve().name)
     tell(verification)
     print(f"{count_fitted(keras_file, verification.scores.cells)} of these cells are of the run's training part")
     if options.debug_precision:

@@ -39,6 +39,7 @@ from runtime.schema import (
     ENGINES_FOLDER,
     GOLDEN_NAME,
     MANIFEST_NAME,
+    NEW_CARD_NAME,
     SCHEMA_VERSION,
     SIGNATURE_NAME,
     TOLERANCES,
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ENGINE_FILES = tuple(f"{ENGINES_FOLDER}/*{suffix}" for suffix in (".engine", ".json", ".timing"))
-BUNDLE_FILES = ("model.*.onnx", GOLDEN_NAME, CARD_NAME, SIGNATURE_NAME, *ENGINE_FILES)
+BUNDLE_FILES = ("model.*.onnx", GOLDEN_NAME, CARD_NAME, NEW_CARD_NAME, SIGNATURE_NAME, *ENGINE_FILES)
 TYPICAL_CELLS = 512  # of the training part tell how a cell looks
 CALIBRATION_CELLS = 128  # of them are looked at to convert
 MEAN_CELLS = 32  # of them give the mean map
@@ -112,19 +113,8 @@ def write_bundle(run: FinishedRun, out: Path, options: ExportOptions) -> Written
     examples = training_cells(run, options.calibration_data, TYPICAL_CELLS)
     reference = KerasModel(run.keras_file, run.decision.temperature)
     with folder_written_aside(out, MANIFEST_NAME, BUNDLE_FILES) as folder, output_errors(out):
-        fp32 = folder / _file_name("fp32")
-        reference.write_onnx(fp32)
-        center_heat(fp32, load_cells(spread_over(examples, MEAN_CELLS), image))
-        converted = _convert(fp32, image, spread_over(examples, CALIBRATION_CELLS), options.precisions)
-        with _opened(converted, image) as backends:
-            golden = np.stack([load_cell(path, image) for path in demo_cells()])
-            _write_golden(folder / GOLDEN_NAME, golden, reference, backends)
-            scores = score_cells(cells, image, reference, backends)
-            verdicts = judge_all(scores, run.decision.threshold, options.tolerances, PART_OF_RUN)
-            for each, verdict in zip(converted, verdicts, strict=True):
-                if not verdict.proof.passed:
-                    raise _refusal(verdict, _where(folder, each, image, scores.cells, debug=options.debug))
-            refuse_wrong_heat(reference, backends, load_cells(spread_over(scores.cells, HEAT_CELLS), image))
+        converted = _convert(reference, folder, image, examples, options.precisions)
+        scores, verdicts = _prove(converted, reference, cells, run.decision.threshold, image, options)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             classes=CLASSES,
@@ -137,16 +127,20 @@ def write_bundle(run: FinishedRun, out: Path, options: ExportOptions) -> Written
             training=_training(run, out),
             variants=tuple(_variant(each, verdict) for each, verdict in zip(converted, verdicts, strict=True)),
         )
-        (folder / CARD_NAME).write_text(model_card(manifest, options.source), encoding="utf-8")
-        manifest = replace(manifest, card_sha256=sha256_of_file(folder / CARD_NAME))
-        (folder / MANIFEST_NAME).write_text(to_json(manifest), encoding="utf-8")
+        manifest = _written(manifest, folder, options.source)
         for variant in manifest.variants:
             Classifier(ClassifierOptions(bundle=folder, backend="cpu", precision=variant.precision)).close()
     return WrittenBundle(manifest, scores, verdicts)
 
 
-def _convert(fp32: Path, image: ImageSpec, examples: Sequence[Cell], precisions: Sequence[str]) -> list[_Converted]:
-    """Write a file for each precision beside the fp32 graph, which comes first in what is returned."""
+def _convert(
+    reference: KerasModel, folder: Path, image: ImageSpec, typical: Sequence[Cell], precisions: Sequence[str]
+) -> list[_Converted]:
+    """Write a graph for each precision; fp32, from which the others are made, comes first in what is returned."""
+    fp32 = folder / _file_name("fp32")
+    reference.write_onnx(fp32)
+    center_heat(fp32, load_cells(spread_over(typical, MEAN_CELLS), image))
+    examples = spread_over(typical, CALIBRATION_CELLS)
     converted = [_Converted("fp32", fp32)]
     if set(precisions) - {"fp32"}:
         pixels = load_cells(examples, image)
@@ -161,6 +155,36 @@ def _convert(fp32: Path, image: ImageSpec, examples: Sequence[Cell], precisions:
     for each in converted:
         refuse_unsupported(each.file)
     return converted
+
+
+def _prove(
+    converted: Sequence[_Converted],
+    reference: KerasModel,
+    cells: Sequence[Cell],
+    threshold: float,
+    image: ImageSpec,
+    options: ExportOptions,
+) -> tuple[Scores, tuple[Verdict, ...]]:
+    """Write the golden cells, and judge each variant on the labelled ones; raise ConversionError where one fails."""
+    folder = converted[0].file.parent
+    with _opened(converted, image) as backends:
+        golden = np.stack([load_cell(path, image) for path in demo_cells()])
+        _write_golden(folder / GOLDEN_NAME, golden, reference, backends)
+        scores = score_cells(cells, image, reference, backends)
+        verdicts = judge_all(scores, threshold, options.tolerances, PART_OF_RUN)
+        for each, verdict in zip(converted, verdicts, strict=True):
+            if not verdict.proof.passed:
+                raise _refusal(verdict, _where(folder, each, image, scores.cells, debug=options.debug))
+        refuse_wrong_heat(reference, backends, load_cells(spread_over(scores.cells, HEAT_CELLS), image))
+    return scores, verdicts
+
+
+def _written(manifest: Manifest, folder: Path, source: str) -> Manifest:
+    """Write the card and the manifest, which holds the card's hash; return it."""
+    (folder / CARD_NAME).write_text(model_card(manifest, source), encoding="utf-8")
+    manifest = replace(manifest, card_sha256=sha256_of_file(folder / CARD_NAME))
+    (folder / MANIFEST_NAME).write_text(to_json(manifest), encoding="utf-8")
+    return manifest
 
 
 def _file_name(precision: str) -> str:

@@ -136,7 +136,10 @@ def _record(
 
 
 def _write(path: Path, plan: bytes, record: EngineRecord, known: TimingCache) -> None:
-    """Put the engine, its record and what was learnt into place; each is on the disk before the first takes its own."""
+    """Put the engine, its record and what was learnt into place, one after the other, when all three are written.
+
+    What is cut off between the engine and its record leaves an engine that the runtime refuses: it is built again.
+    """
     record_file = record_path(path)
     with known.written_last(), written_aside(record_file) as record_aside, written_aside(path) as engine_aside:
         with output_errors(path):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from export.scoring import Scores
+from runtime.bundle import Bundle
 from runtime.schema import Figures, Proof, Tolerance
 from train.metrics import five_metrics
 
@@ -85,6 +86,11 @@ def judge_all(scores: Scores, threshold: float, tolerances: dict[str, Tolerance]
         )
         for precision, answers in scores.answers.items()
     )
+
+
+def recorded_tolerances(bundle: Bundle) -> dict[str, Tolerance]:
+    """Return by precision the limits that a bundle's variants were judged by when their proofs were written."""
+    return {variant.precision: variant.proof.tolerance for variant in bundle.manifest.variants}
 
 
 def changes(proof: Proof) -> Figures:

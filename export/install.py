@@ -153,7 +153,8 @@ def _copy(source: _Source, folder: Path) -> None:
     (folder / MANIFEST_NAME).write_bytes(source.manifest)
     if source.signature is not None:
         (folder / SIGNATURE_NAME).write_bytes(source.signature)
-    for name in (*(variant.file for variant in source.bundle.manifest.variants), GOLDEN_NAME, CARD_NAME):
+    (folder / CARD_NAME).write_bytes(source.bundle.card)
+    for name in (*(variant.file for variant in source.bundle.manifest.variants), GOLDEN_NAME):
         shutil.copyfile(source.bundle.folder / name, folder / name)
 
 

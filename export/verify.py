@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -15,15 +16,23 @@ from export.fewest_cells import FEWEST_TO_PROVE
 from export.gate import Verdict, judge_all, verdict_row
 from export.model_card import card_with_proofs
 from export.scoring import Scores, limited, load_cells, score_cells
+from export.seen import unseen_groups
 from export.to_onnx import KerasModel
 from runtime.backends.select import open_backend
 from runtime.bundle import Bundle
 from runtime.command_line import print_table
-from runtime.files import output_errors, sha256_of_file, write_csv_aside, written_aside
-from runtime.schema import CARD_NAME, MANIFEST_NAME, SIGNATURE_NAME, Metrics, Tolerance, to_json
+from runtime.files import flush_folder, output_errors, write_csv_aside, written_aside
+from runtime.schema import (
+    CARD_NAME,
+    MANIFEST_NAME,
+    NEW_CARD_NAME,
+    SIGNATURE_NAME,
+    Metrics,
+    Tolerance,
+    to_json,
+)
 from train.dataset import Cell, find_cells
 from train.metrics import measure, metrics_table
-from train.splits import TRAINING, cells_of_part, read_cells
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,7 @@ class Verification:
     scores: Scores
     verdicts: tuple[Verdict, ...]
     threshold: float
+    groups: Sequence[str] | None  # of each cell's subject, where the run was fitted on none of them
 
     @property
     def passed(self) -> bool:
@@ -49,7 +59,7 @@ class Verification:
     def metrics(self) -> dict[str, Metrics]:
         """The five metrics, with intervals, of the Keras model and of each variant."""
         return {
-            name: measure(self.scores.labels, p_all, self.threshold)
+            name: measure(self.scores.labels, p_all, self.threshold, self.groups)
             for name, p_all in self.scores.whole_answers().items()
         }
 
@@ -71,7 +81,8 @@ def verify(
         tolerances: By precision.
         data: Where the cells came from, for the record.
 
-    Raises BundleError where a file of the bundle was changed, DataError where no cell can be read.
+    Raises BundleError where a file of the bundle was changed, DataError where no cell can be read, RunError where
+    the run's cells are not at hand.
     """
     threshold = bundle.manifest.decision.threshold
     reference = KerasModel(keras_file, bundle.manifest.decision.temperature)
@@ -81,26 +92,33 @@ def verify(
             for variant in bundle.manifest.variants
         }
         scores = score_cells(cells, bundle.manifest.image, reference, variants)
-    return Verification(scores, judge_all(scores, threshold, tolerances, data), threshold)
+    verdicts = judge_all(scores, threshold, tolerances, data)
+    return Verification(scores, verdicts, threshold, unseen_groups(keras_file, scores.cells))
 
 
 def write_verdicts(bundle: Bundle, verdicts: Sequence[Verdict]) -> bool:
     """Put the proofs into the bundle's manifest and card; the runtime obeys them from then on.
 
-    A signature, which no longer fits, is removed; returns whether there was one.
+    The card that fits the manifest is there at any moment, so the bundle opens wherever this is cut off: the new one
+    stands under a name of its own until the manifest that holds its hash is in place. A signature, which no longer
+    fits, is removed; returns whether there was one.
     """
     proofs = {verdict.precision: verdict.proof for verdict in verdicts}
     variants = tuple(replace(variant, proof=proofs[variant.precision]) for variant in bundle.manifest.variants)
     manifest = replace(bundle.manifest, variants=variants)
-    path = bundle.folder / CARD_NAME
-    text = card_with_proofs(path.read_text(encoding="utf-8"), manifest)
-    # Both are on the disk before the first takes its place: a full disk leaves the old ones, which fit each other.
-    with written_aside(path) as card, written_aside(bundle.folder / MANIFEST_NAME) as written, output_errors(path):
-        card.write_text(text, encoding="utf-8")
-        written.write_text(to_json(replace(manifest, card_sha256=sha256_of_file(card))), encoding="utf-8")
-        signature = bundle.folder / SIGNATURE_NAME
-        was_signed = signature.exists()
-        signature.unlink(missing_ok=True)
+    card = card_with_proofs(bundle.card.decode("utf-8"), manifest).encode("utf-8")
+    manifest = replace(manifest, card_sha256=hashlib.sha256(card).hexdigest())
+    new_card, signature = bundle.folder / NEW_CARD_NAME, bundle.folder / SIGNATURE_NAME
+    was_signed = signature.exists()
+    with output_errors(bundle.folder):
+        with written_aside(bundle.folder / MANIFEST_NAME) as written:
+            written.write_text(to_json(manifest), encoding="utf-8")
+            with written_aside(new_card) as written_card:
+                written_card.write_bytes(card)
+            signature.unlink(missing_ok=True)
+            flush_folder(bundle.folder)
+        flush_folder(bundle.folder)
+        new_card.replace(bundle.folder / CARD_NAME)
     return was_signed
 
 
@@ -126,8 +144,9 @@ def debug(bundle: Bundle, verification: Verification) -> None:
 
 
 def tell(verification: Verification) -> None:
-    """Print the metrics, the verdicts, the cells whose label differs, and what could not be read."""
+    """Print the metrics with their intervals, the verdicts, the cells whose label differs, what could not be read."""
     print(metrics_table(verification.metrics))
+    print(f"Intervals: {next(iter(verification.metrics.values())).interval_method}")
     print_table([verdict_row(verdict) for verdict in verification.verdicts])
     for verdict in verification.verdicts:
         for failure in verdict.proof.failures:
@@ -137,9 +156,3 @@ def tell(verification: Verification) -> None:
             print(f"{verdict.precision} gives {cell.path} of subject {cell.subject or 'unknown'} another label")
     for path, reason in verification.scores.unreadable.items():
         print(f"not readable: {path}: {reason}")
-
-
-def count_fitted(keras_file: Path, cells: Sequence[Cell]) -> int:
-    """Return how many of the cells the run was fitted on: on those the metrics flatter the model."""
-    fitted = {cell.sha256 for cell in cells_of_part(read_cells(keras_file.parent / "cells.csv"), TRAINING)}
-    return sum(cell.sha256 in fitted for cell in cells)

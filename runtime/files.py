@@ -230,7 +230,9 @@ def current_umask() -> int:
 
 
 def flush_folder(path: Path) -> None:
-    """Ask the operating system to put the folder's list of names onto the disk; not on Windows."""
+    """Ask the operating system to put the folder's list of names onto the disk; Windows knows no such thing."""
+    if os.name == "nt":
+        return
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -20,6 +20,7 @@ CLASSES = ("healthy", "ALL")  # index = label: 0 is healthy, 1 is ALL, the posit
 MANIFEST_NAME = "bundle.json"
 GOLDEN_NAME = "golden.npz"
 CARD_NAME = "MODEL_CARD.md"
+NEW_CARD_NAME = "MODEL_CARD.new.md"  # the card of a manifest that is replaced, until it takes the old one's place
 SIGNATURE_NAME = "bundle.json.sig"  # of the manifest's bytes, where the bundle is signed
 SEAL = "content_sha256"  # the key of bundle.json under which the hash of all else in it stands
 ENGINES_FOLDER = "engines"  # inside a bundle; its files are made on the device and stand in no manifest

@@ -14,6 +14,7 @@ from runtime.schema import (
     CARD_NAME,
     GOLDEN_NAME,
     MANIFEST_NAME,
+    TOLERANCES,
     ImageSpec,
     Manifest,
     Range,
@@ -105,7 +106,9 @@ def move_golden_answers(bundle: Path, precision: str, distance: float) -> None:
 
 
 def _variant(file: Path, like: Variant) -> Variant:
-    return replace(like, precision=file.name.split(".")[1], file=file.name, sha256=sha256_of_file(file))
+    precision = file.name.split(".")[1]
+    proof = replace(like.proof, tolerance=TOLERANCES[precision])
+    return replace(like, precision=precision, file=file.name, sha256=sha256_of_file(file), proof=proof)
 
 
 def write_onnx(path: Path, precision: str, seed: int = 0, *, extra: str = "") -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from runtime.errors import UsageError
 from runtime.files import folder_written_aside, output_errors
-from train.comparison import delong, mcnemar
+from train.comparison import CELLS_AS_INDEPENDENT, delong, mcnemar
 from train.finished import FinishedRun, PartScores, read_run
 from train.metrics import METRIC_NAMES, constant_note, metrics_table
 from train.pictures import (
@@ -75,7 +75,7 @@ def pair_line(first: tuple[str, PartScores], second: tuple[str, PartScores]) -> 
     return (
         f"{pair}: AUC differs by {areas.difference:+.4f} (DeLong p = {areas.p_value:.2g}); "
         f"{decisions.only_first} cells only the first decides right, {decisions.only_second} only the second "
-        f"(McNemar p = {decisions.p_value:.2g})"
+        f"(McNemar p = {decisions.p_value:.2g}); {CELLS_AS_INDEPENDENT}"
     )
 
 

@@ -1,4 +1,8 @@
-"""Tests between two runs on the same cells; numpy and scipy, no keras."""
+"""Tests between two runs on the same cells; numpy and scipy, no keras.
+
+Both tests take the cells for independent, which those of one subject are not: of few subjects the p-values are too
+small.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,10 @@ from scipy.stats import binomtest, norm, rankdata
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+CELLS_AS_INDEPENDENT = (
+    "the tests take cells for independent, which those of one subject are not, so of few subjects p is too small"
+)
 
 
 @dataclass(frozen=True)
@@ -45,8 +53,7 @@ def delong(labels: NDArray[np.bool_], first: NDArray[np.floating], second: NDArr
     """Compare the areas under the ROC curves of two runs, p_all float [N] each.
 
     The variance is that of the structural components (equations 5 and 6 of the paper), which are computed from
-    mid-ranks (Sun and Xu 2014). The cells count as independent, which those of one subject are not: the p-value of
-    runs on few subjects is too small.
+    mid-ranks (Sun and Xu 2014). The p-value is that of the normal distribution, which many cells come near.
     """
     positive_first, negative_first = _components(labels, first)
     positive_second, negative_second = _components(labels, second)

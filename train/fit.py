@@ -65,18 +65,26 @@ say = partial(print, flush=True)  # a log file shows an epoch when it ends
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What a run is to do, and on which cells."""
+class _Task:
+    """What a run is to do."""
 
     folder: RunFolder
+    process: Process  # this one, of those that share a batch
     options: FitOptions
     recipe: Recipe
+    resume: bool
+    cache: Path | None
+    tell: Tell
+
+
+@dataclass(frozen=True)
+class _Plan(_Task):
+    """A task with its cells, each in its part."""
+
+    devices: tuple[str, ...]  # that share a batch
+    cells: list[Cell]  # as found on the disk
     images: PreparedImages
     placed: list[PlacedCell]
-    cells: list[Cell]  # as found on the disk
-    cache: Path | None
-    devices: tuple[str, ...]  # that share a batch
-    process: Process  # this one, of those that share it
 
 
 @dataclass
@@ -118,7 +126,7 @@ def fit(
         check_teacher(options)
     _check_folder(RunFolder(out), resume)
     with joined(tell) as process, _own_folder(process, out, resume) as folder, folder.claimed():
-        return _fit_claimed(folder, process, options, recipe or recipe_of(options.model), resume, cache, tell)
+        return _fit_claimed(_Task(folder, process, options, recipe or recipe_of(options.model), resume, cache, tell))
 
 
 @contextmanager
@@ -133,48 +141,49 @@ def _own_folder(process: Process, out: Path, resume: bool) -> Iterator[RunFolder
         yield RunFolder(Path(passing))
 
 
-def _fit_claimed(
-    folder: RunFolder,
-    process: Process,
-    options: FitOptions,
-    recipe: Recipe,
-    resume: bool,
-    cache: Path | None,
-    tell: Tell,
-) -> int:
-    devices = training_devices(process)
-    check_compiled(recipe, devices)
-    cells = find_cells(Path(options.data))
-    refuse_one_class(cells, options.data)
-    test_cells = find_cells(Path(options.split.test_data)) if options.split.test_data else []
-    images = prepare_images([*cells, *test_cells], options.image_size, cache)
-    refuse_contradictions([*cells, *test_cells], images.unreadable)
-    name_unreadable([*cells, *test_cells], images, tell)
-    if resume:
-        placed = folder.cells()
-    else:
-        placed = split_cells(cells, test_cells, images.unreadable, options.split, options.seed)
-        refuse_too_few(placed, options.batch_size)
-    tell(f"{_describe(placed, options)} on {' and '.join(devices)}")
-    leaks = leak_report(placed, images)
+def _fit_claimed(task: _Task) -> int:
+    """Fit in a folder that no other process uses; return how many files could not be read."""
+    plan = _planned(task)
+    options, tell = plan.options, plan.tell
+    tell(f"{_describe(plan.placed, options)} on {' and '.join(plan.devices)}")
+    leaks = leak_report(plan.placed, plan.images)
     tell(str(leaks))
-    plan = _Plan(folder, options, recipe, images, placed, [*cells, *test_cells], cache, tuple(devices), process)
     refuse_differences(
-        process,
-        options=(options, recipe),
-        cells=[(cell.sha256, cell.label, cell.part) for cell in placed],
-        finished_epochs=folder.history(),
+        plan.process,
+        options=(options, plan.recipe),
+        cells=[(cell.sha256, cell.label, cell.part) for cell in plan.placed],
+        finished_epochs=plan.folder.history(),
     )
     keras.utils.set_random_seed(options.seed)  # a loaded network too is drawn at first, in all processes the same
-    with shared_among(devices):
-        if resume:
+    with shared_among(plan.devices):
+        if plan.resume:
             run = _resumed(plan)
         else:
             run = _begun(plan)
-            folder.write_leaks(leaks)
-        _fit_epochs(run, tell)
-    evaluate_part(folder, images, VALIDATION, tell)
-    return sum(cell.sha256 in images.unreadable for cell in (*cells, *test_cells))
+            plan.folder.write_leaks(leaks)
+        _fit_epochs(run)
+    evaluate_part(plan.folder, plan.images, VALIDATION, tell)
+    return sum(cell.sha256 in plan.images.unreadable for cell in plan.cells)
+
+
+def _planned(task: _Task) -> _Plan:
+    """Find and prepare the cells, and put each into its part, or where it was when the run was begun."""
+    options = task.options
+    devices = training_devices(task.process)
+    check_compiled(task.recipe, devices)
+    cells = find_cells(Path(options.data))
+    refuse_one_class(cells, options.data)
+    test_cells = find_cells(Path(options.split.test_data)) if options.split.test_data else []
+    found = [*cells, *test_cells]
+    images = prepare_images(found, options.image_size, task.cache)
+    refuse_contradictions(found, images.unreadable)
+    name_unreadable(found, images, task.tell)
+    if task.resume:
+        placed = task.folder.cells()
+    else:
+        placed = split_cells(cells, test_cells, images.unreadable, options.split, options.seed)
+        refuse_too_few(placed, options.batch_size)
+    return _Plan(**vars(task), devices=tuple(devices), cells=found, images=images, placed=placed)
 
 
 def name_unreadable(cells: Sequence[Cell], images: PreparedImages, tell: Tell) -> None:
@@ -236,6 +245,7 @@ def _resumed(plan: _Plan) -> _Fit:
         return _begun(plan)
     network = load_network(folder.resume_model(len(history)), "fit again", to_train_in=plan.recipe.precision)
     kept = load_network(folder.kept_model(len(history)), "fit again") if needs_twin(plan.recipe) else network
+    folder.forget_states_before(len(history))
     folder.write_config(replace(config, options=plan.options))
     return replace(_with_batches(plan, network, kept), history=history)
 
@@ -262,9 +272,9 @@ def _with_batches(plan: _Plan, network: Any, kept: Any) -> _Fit:
     return _Fit(plan, network, kept, training, validation, history=[])
 
 
-def _fit_epochs(run: _Fit, tell: Tell) -> None:
+def _fit_epochs(run: _Fit) -> None:
     """Train for the epochs that are still to come."""
-    folder, recipe, epochs = run.plan.folder, run.plan.recipe, run.plan.options.epochs
+    folder, recipe, epochs, tell = run.plan.folder, run.plan.recipe, run.plan.options.epochs, run.plan.tell
     if len(run.history) < epochs:
         folder.forget_metrics()  # they are of a checkpoint that the next epochs may replace
     with closing(EpochLogs(folder.logs, len(run.history) + 1, tell)) as logs:
@@ -272,11 +282,11 @@ def _fit_epochs(run: _Fit, tell: Tell) -> None:
             if has_stopped_getting_better(run.history, recipe.early_stopping):
                 tell(f"stopped: no better epoch in the last {recipe.early_stopping}")
                 break
-            _fit_epoch(run, epoch, epochs, tell)
+            _fit_epoch(run, epoch, epochs)
             logs.add(run.history[-1])
 
 
-def _fit_epoch(run: _Fit, epoch: int, epochs: int, tell: Tell) -> None:
+def _fit_epoch(run: _Fit, epoch: int, epochs: int) -> None:
     """Train for one epoch, keep what is best, then record the epoch as finished."""
     started = time.perf_counter()
     folder = run.plan.folder
@@ -305,7 +315,7 @@ def _fit_epoch(run: _Fit, epoch: int, epochs: int, tell: Tell) -> None:
     run.history.append(done)
     folder.write_history(run.history)
     folder.forget_states_before(done.epoch)
-    tell(
+    run.plan.tell(
         f"epoch {done.epoch}/{epochs}  loss {done.loss:.4f}  accuracy {done.accuracy:.4f}  "
         f"val_loss {done.val_loss:.4f}  val_accuracy {done.val_accuracy:.4f}  {done.seconds:.0f} s"
         + ("  best so far" if done.best else "")

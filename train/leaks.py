@@ -99,7 +99,7 @@ def perceptual_hashes(images: PreparedImages, hashes: Sequence[str]) -> NDArray[
 
 
 def near_pairs(bits: NDArray[np.float32]) -> Iterable[tuple[int, int, int]]:
-    """Yield (first, second, distance) of rows that differ in at most NEAR_BITS places."""
+    """Yield (first, second, distance) of rows that differ in at most NEAR_BITS places; bits are 0 and 1, [N, bits]."""
     ones = bits.sum(axis=1)
     for start in range(0, len(bits), BLOCK):
         block = bits[start : start + BLOCK]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.stats import rankdata
 
 from runtime.errors import DataError
+from runtime.groups import wilson_interval
 from runtime.schema import CLASSES, Interval, Metrics
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ def measure(
 ) -> Metrics:
     """Compute the five metrics of scored cells, with percentile-bootstrap intervals.
 
+    What is 0 or 1 is so in every resample too, which says nothing of how sure it is: its interval is Wilson's, of as
+    many images, or groups, as it is a share of.
+
     Args:
         labels: bool [N], True for ALL, the positive class.
         p_all: float [N], probability of ALL.
@@ -40,17 +45,15 @@ def measure(
     if not labels.any() or labels.all():
         raise DataError(f"expected cells of both classes, found {int(labels.sum())} ALL of {len(labels)} cells")
     values = five_metrics(labels, p_all, threshold)
-    resamples, method = _resamples(labels, groups)
-    samples = [five_metrics(labels[drawn], p_all[drawn], threshold) for drawn in resamples]
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.stack(samples), [tail, 1 - tail], axis=0)
-    intervals = {
-        name: Interval(round(float(values[i]), 6), round(float(low[i]), 6), round(float(high[i]), 6))
-        for i, name in enumerate(METRIC_NAMES)
-    }
+    drawing = _drawing(labels, groups)
+    samples = [five_metrics(labels[drawn], p_all[drawn], threshold) for drawn in drawing.resamples]
+    counts = _counts(drawing.healthy, drawing.leukemic)
+    intervals = dict(zip(METRIC_NAMES, map(_interval, values, np.transpose(samples), counts), strict=True))
     called = p_all >= threshold
     constant = CLASSES[int(called[0])] if called.all() or not called.any() else None
-    return Metrics(cells=len(labels), threshold=threshold, **intervals, interval_method=method, constant=constant)
+    return Metrics(
+        cells=len(labels), threshold=threshold, **intervals, interval_method=drawing.method, constant=constant
+    )
 
 
 SCALES, DIGITS = (100, 100, 100, 1, 1), (2, 2, 2, 4, 4)  # the paper gives three of the five in percent
@@ -111,17 +114,47 @@ def _auc(labels: NDArray[np.bool_], p_all: NDArray[np.floating]) -> float:
     return float(wins / (positives * (len(labels) - positives)))
 
 
-def _resamples(labels: NDArray[np.bool_], groups: Sequence[str] | None) -> tuple[Iterator[NDArray[np.intp]], str]:
-    """Return the rows of RESAMPLES resamples, and in words what was drawn."""
-    size = f"{RESAMPLES} resamples, {CONFIDENCE:.0%}"
+def _interval(value: float, samples: NDArray[np.float64], count: int) -> Interval:
+    """Return a metric with the percentiles of its resamples, with Wilson's limits of `count` where it is 0 or 1."""
+    if value in (0, 1):
+        wilson = wilson_interval(int(value) * count, count, CONFIDENCE)
+        low, high = wilson.low, wilson.high
+    else:
+        low, high = np.quantile(samples, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(round(float(value), 6), round(float(low), 6), round(float(high), 6))
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """What is drawn for the bootstrap: images, or groups of subjects."""
+
+    resamples: Iterator[NDArray[np.intp]]  # the rows of RESAMPLES resamples
+    healthy: int  # of them
+    leukemic: int
+    method: str  # in words
+
+
+def _drawing(labels: NDArray[np.bool_], groups: Sequence[str] | None) -> _Drawing:
+    size = f"{RESAMPLES} resamples, {CONFIDENCE:.0%}, Wilson's where a metric is 0 or 1"
+    of_images = _Drawing(_of_images(labels), int((~labels).sum()), int(labels.sum()), f"bootstrap over images, {size}")
     if groups is None:
-        return _of_images(labels), f"bootstrap over images, {size}"
+        return of_images
     rows_of_class = [_rows_of_groups(np.asarray(groups), labels == is_all) for is_all in (False, True)]
     healthy, leukemic = (len(rows) for rows in rows_of_class)
     if min(healthy, leukemic) < 2:
         few = f"only {healthy} healthy and {leukemic} ALL subjects: how much subjects differ is not in them"
-        return _of_images(labels), f"bootstrap over images, {size}; {few}"
-    return _of_groups(rows_of_class), f"bootstrap over {healthy} healthy and {leukemic} ALL subjects, {size}"
+        return replace(of_images, method=f"{of_images.method}; {few}")
+    method = f"bootstrap over {healthy} healthy and {leukemic} ALL subjects, {size}"
+    return _Drawing(_of_groups(rows_of_class), healthy, leukemic, method)
+
+
+def _counts(healthy: int, leukemic: int) -> tuple[int, ...]:
+    """Return of how many images or groups each of METRIC_NAMES is a share.
+
+    The AUC is no share of either class; it is known no better than the smaller class lets it be. F1 at 0 or 1 turns on
+    the cells that are ALL.
+    """
+    return (healthy + leukemic, leukemic, healthy, min(healthy, leukemic), leukemic)
 
 
 def _of_images(labels: NDArray[np.bool_]) -> Iterator[NDArray[np.intp]]:

@@ -193,9 +193,10 @@ class RunFolder:
             model.save(aside)
 
     def forget_states_before(self, epoch: int) -> None:
-        """Delete the states that are no longer needed to go on after `epoch`."""
-        for path in (self.resume_model(epoch - 1), self.kept_model(epoch - 1)):
-            path.unlink(missing_ok=True)
+        """Delete all states that are not needed to go on after `epoch`; killed processes may have left some."""
+        for earlier in range(epoch):
+            for path in (self.resume_model(earlier), self.kept_model(earlier)):
+                path.unlink(missing_ok=True)
 
     def write_scores(self, part: str, cells: Sequence[PlacedCell], p_all: NDArray[np.floating]) -> None:
         """Write scores-<part>.csv: the network's own p_all, before calibration, of each cell of a part."""

@@ -34,8 +34,8 @@ def compare(old: Record, new: Record, tolerance: float) -> list[Row]:
     """Return a row for each figure of the old record, and its verdict.
 
     A cost is WORSE where it grew by more than `tolerance` (a share) and the ranges of both records do not overlap.
-    Accuracy is WORSE where an exact test says so: McNemar's and DeLong's on the same cells, else intervals apart; and
-    where a variant passed its parity and does not any more.
+    Accuracy is WORSE where a test says so, McNemar's or DeLong's on the same cells, which take cells for independent,
+    else where intervals lie apart; and where a variant passed its parity and does not any more.
     """
     is_other = bool(other_machine(old, new))
     after = dict(costs(new))

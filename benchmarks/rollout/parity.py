@@ -15,14 +15,15 @@ from benchmarks.record import OK, Row, failed
 from benchmarks.rollout.cases import Case
 from benchmarks.rollout.options import RolloutOptions
 from benchmarks.wrapped import GuardedBackend
-from export.gate import Verdict, judge_all, verdict_row
+from export.gate import Verdict, judge_all, recorded_tolerances, verdict_row
 from export.reference import reference_file
 from export.scoring import BATCH_SIZE, Reference, Scores, infer_in_batches, limited, score_cells
+from export.seen import unseen_groups
 from runtime.backends.base import Backend
 from runtime.backends.select import open_backend
 from runtime.bundle import Bundle
 from runtime.command_line import quiet_tensorflow
-from runtime.errors import BackendError, BundleError
+from runtime.errors import BackendError, BundleError, RunError
 from runtime.groups import wilson_interval
 from train.dataset import Cell
 from train.metrics import measure
@@ -68,7 +69,7 @@ def parity(options: RolloutOptions, bundle: Bundle, cases: Sequence[Case], cells
             *({"variant": case_name, **failed(error)} for case_name, error in failures.items()),
         ],
         "threshold": bundle.manifest.decision.threshold,
-        **judged(bundle, scores, verdicts),
+        **judged(bundle, scores, verdicts, unseen(bundle, options.run, scores.cells)),
     }
 
 
@@ -117,19 +118,31 @@ def reference_of(bundle: Bundle, run: Path | None) -> Iterator[tuple[str, str, R
 
 def verdicts_of(bundle: Bundle, scores: Scores, data: Path | None) -> tuple[Verdict, ...]:
     """Judge all that was scored, each by the tolerance that the bundle records for its precision."""
-    tolerances = {name: bundle.variant(name.rpartition(" ")[2]).proof.tolerance for name in scores.answers}
+    recorded = recorded_tolerances(bundle)
+    tolerances = {name: recorded[name.rpartition(" ")[2]] for name in scores.answers}
     return judge_all(scores, bundle.manifest.decision.threshold, tolerances, str(data))
 
 
-def judged(bundle: Bundle, scores: Scores, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Return proofs, metrics, flips, subjects and every answer, as the record keeps them."""
+def unseen(bundle: Bundle, run: Path | None, cells: Sequence[Cell]) -> list[str] | None:
+    """Return the group of each cell's subject, as `unseen_groups` does; None where the run is not at hand to tell."""
+    try:
+        return unseen_groups(reference_file(bundle, run), cells)
+    except (BundleError, RunError):
+        return None
+
+
+def judged(bundle: Bundle, scores: Scores, verdicts: Sequence[Verdict], groups: Sequence[str] | None) -> dict[str, Any]:
+    """Return proofs, metrics, flips, subjects and every answer, as the record keeps them.
+
+    `groups` are those of the cells' subjects where the model was fitted on none of them: intervals are then over them.
+    """
     threshold = bundle.manifest.decision.threshold
     answers = scores.whole_answers()
     return {
         "passed": bool(verdicts) and all(verdict.proof.passed for verdict in verdicts),
         "proofs": {verdict.precision: asdict(verdict.proof) for verdict in verdicts},
         "metrics": {
-            name: asdict(measure(scores.labels, _numbers(p_all), threshold)) for name, p_all in answers.items()
+            name: asdict(measure(scores.labels, _numbers(p_all), threshold, groups)) for name, p_all in answers.items()
         },
         "flipped": [flip for verdict in verdicts for flip in flips(verdict, scores)],
         "subjects": subject_rows(scores, verdicts, threshold),

@@ -136,6 +136,7 @@ def _parity(record: Record) -> str:
         + table(section["rows"], columns)
         + "<h3>Metrics with 95 % intervals</h3>"
         + table(_metric_rows(section), METRIC_COLUMNS)
+        + f"<p class='soft'>Intervals: {text(next(iter(section['metrics'].values()))['interval_method'])}.</p>"
         + _pictures(figure(plots.roc_picture(record), "ROC before and after conversion; marks: the threshold"))
         + _flipped(section)
         + _subjects(section)

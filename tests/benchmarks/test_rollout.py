@@ -271,6 +271,7 @@ def test_the_keras_model_is_the_reference_where_it_is_at_hand(
     assert rollout.main([*arguments, *SHORT]) == DONE
     sections = record_in(tmp_path)["sections"]
     assert sections["parity"]["reference"] == "Keras model"
+    assert "Intervals: bootstrap over images, " in (tmp_path / "report.html").read_text(encoding="utf-8")
     [keras] = [row for row in sections["peers"]["rows"] if row["peer"].startswith("keras")]
     assert keras["largest_difference"] < 1e-4
 

@@ -353,6 +353,30 @@ def test_a_changed_tolerance_is_obeyed_and_recorded(failing: Path) -> None:
     assert proof_of(failing, "fp32").tolerance == TOLERANCES["fp32"]
 
 
+def test_recorded_tolerances_hold_until_others_are_named(failing: Path) -> None:
+    limits = ("auc", "sensitivity", "specificity")
+    recorded = replace(TOLERANCES["int8"], auc=1.0, sensitivity=1.0, specificity=1.0)
+    assert verified(failing, *(word for limit in limits for word in ("--tolerance", f"int8:{limit}=1"))) == 0
+    assert verified(failing) == 0
+    assert proof_of(failing, "int8").tolerance == recorded
+    assert verified(failing, "--tolerance", "int8:flipped=0") == 1
+    assert proof_of(failing, "int8").tolerance == replace(recorded, flipped=0.0)
+
+
+@pytest.mark.parametrize(
+    ("subject", "method"),
+    [("99", "bootstrap over 3 healthy and 3 ALL subjects"), ("1", "bootstrap over images"), ("", "over images")],
+    ids=["unseen", "seen", "unknown"],
+)
+def test_intervals_are_over_subjects_where_the_run_was_fitted_on_none_of_them(
+    bundle: Path, subject: str, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_cells(bundle.parent / "run" / "cells.csv", [PlacedCell("", 1, subject, subject, "training", "another file")])
+    assert verified(bundle) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Intervals: ")]
+    assert method in line
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -472,6 +496,34 @@ def test_what_was_tampered_with_is_refused_in_one_line_and_nothing_is_written(
 def test_the_run_may_lie_elsewhere(bundle: Path) -> None:
     (bundle.parent / "run").rename(bundle.parent / "moved")
     assert verified(bundle, "--run", str(bundle.parent / "moved")) == 0
+
+
+def test_a_power_cut_at_any_moment_leaves_a_bundle_that_opens_with_the_old_or_the_new_verdict(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuts: list[Path] = []
+    real = Path.replace
+
+    def replaced(path: Path, target: Path) -> Path:
+        moved = real(path, target)
+        cuts.append(Path(shutil.copytree(bundle, tmp_path / f"cut{len(cuts)}")))
+        return moved
+
+    before = Bundle.open(bundle)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replaced)
+        assert verified(bundle) == 0
+    after = Bundle.open(bundle)
+    opened = [Bundle.open(cut) for cut in cuts]
+    assert [(cut.manifest, cut.card) for cut in opened] == [
+        (before.manifest, before.card),
+        (after.manifest, after.card),
+        (after.manifest, after.card),
+    ]
+    whole = {path.name for path in bundle.iterdir()}
+    for cut in cuts[:2]:
+        assert verified(cut) == 0
+        assert {path.name for path in cut.iterdir() if not path.name.startswith(".")} == whole
 
 
 def test_a_full_disk_leaves_the_old_verdict(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,4 +174,5 @@ def test_what_keeps_a_batch_from_being_read_is_told_instead_of_what_becomes_of_i
 
 def test_mixed_targets_lie_between_the_labels(images: PreparedImages, cells: list[PlacedCell]) -> None:
     targets = Batches(images, cells, batch_size=32, shuffle_seed=0, recipe=MIXUP)[0][1]
+    assert ((targets >= 0) & (targets <= 1)).all()
     assert ((targets > 0) & (targets < 1)).any()

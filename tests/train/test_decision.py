@@ -67,12 +67,23 @@ def test_an_aimed_sensitivity_is_reached_with_the_best_specificity(scored: Score
 
 
 @pytest.mark.parametrize("value", [0.8, 0.95])
-def test_an_aimed_specificity_is_reached(scored: Scored, value: float) -> None:
+def test_an_aimed_specificity_is_reached_with_the_best_sensitivity(scored: Scored, value: float) -> None:
     labels, p_all = scored
     decision = decide(labels, p_all, f"specificity={value}")
-    called = calibrated(p_all, decision.temperature) >= decision.threshold
+    p = calibrated(p_all, decision.temperature)
+    called = p >= decision.threshold
     assert (~called)[~labels].mean() >= value
-    assert (~called)[~labels].mean() - value < 0.01
+    with_one_leukemic_cell_more = p >= p[labels & ~called].max()
+    assert (~with_one_leukemic_cell_more)[~labels].mean() < value
+
+
+def test_a_specificity_that_whole_cells_just_reach_is_not_missed_by_rounding() -> None:
+    labels = np.arange(200) >= 100
+    p_all = np.concatenate([np.linspace(0.1, 0.4, 93), np.linspace(0.7, 0.8, 7), np.linspace(0.5, 0.9, 100)])
+    decision = decide(labels, p_all, "specificity=0.93")  # 1 - 7 / 100 is less than that
+    called = calibrated(p_all, decision.temperature) >= decision.threshold
+    assert (~called)[~labels].mean() == 0.93
+    assert sensitivity(labels, called) == 1
 
 
 def test_youden_is_the_largest_sum_of_both(scored: Scored) -> None:

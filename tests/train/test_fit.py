@@ -530,8 +530,11 @@ def test_a_disk_that_fills_before_the_run_is_begun_leaves_nothing(
 
 def test_what_a_killed_process_left_of_a_network_is_cleared_away(options: FitOptions, copy: Path, cache: Path) -> None:
     (copy / ".resume-3-abcdefgh.keras").write_bytes(b"half a network")
+    for name in ("resume-1.keras", "kept-1.keras"):
+        (copy / name).write_bytes(b"a state that a later one replaced")
     fit(options, copy, resume=True, cache=cache, tell=quiet)
     assert not list(copy.glob(".*"))
+    assert {path.name for path in copy.glob("*-*.keras")} == {"resume-3.keras"}
 
 
 def test_a_disk_that_fills_while_a_network_is_saved_is_named_though_the_logs_fail_too(

@@ -74,6 +74,29 @@ def test_a_few_cells_are_enough() -> None:
     assert (metrics.accuracy.value, metrics.constant) == (1, None)
 
 
+def test_ten_of_ten_leave_room_for_what_so_few_do_not_show() -> None:
+    labels = np.arange(210) >= 10
+    p_all = np.where(labels, 0.9, 0.1)
+    perfect = measure(labels, p_all, 0.5)
+    # Wilson (1927) of 10, 200 and 210 out of as many: 1 / (1 + 1.96^2 / n).
+    for metric, low in (("specificity", 0.722467), ("sensitivity", 0.981155), ("accuracy", 0.982036)):
+        interval = getattr(perfect, metric)
+        assert (interval.value, interval.high) == (1, 1)
+        assert interval.low == pytest.approx(low, abs=1e-6)
+    assert perfect.auc.low == perfect.specificity.low
+    assert "Wilson's where a metric is 0 or 1" in perfect.interval_method
+    reversed_ = measure(labels, 1 - p_all, 0.5).specificity
+    assert (reversed_.value, reversed_.low) == (0, 0)
+    assert reversed_.high == pytest.approx(1 - 0.722467, abs=1e-6)
+
+
+def test_subjects_who_are_all_told_right_count_once_each() -> None:
+    labels = np.arange(200) >= 100
+    groups = [f"{'H' if row < 100 else ''}{row // 20}" for row in range(200)]  # five subjects of each class
+    metrics = measure(labels, np.where(labels, 0.9, 0.1), 0.5, groups)
+    assert metrics.specificity.low == pytest.approx(1 / (1 + 1.959964**2 / 5), abs=1e-6)
+
+
 def clustered(seed: int, subjects: int = 20, cells: int = 60) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Cells of subjects who differ among each other far more than the cells of one subject do."""
     rng = np.random.default_rng(seed)
