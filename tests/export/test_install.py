@@ -214,11 +214,40 @@ def test_a_full_disk_and_a_file_in_the_folders_place_change_nothing(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("export.install.shutil.copyfile", full)
+    monkeypatch.setattr("export.install.copy_bundle_file", full)
     with pytest.raises(OutputError, match=r"cannot write .*device: No space left on device; choose a place"):
         install(three[1], to)
     assert content(to / "current") == content(three[0])
     assert len(bundles(to)) == 1
+
+
+@pytest.mark.parametrize(("put_in_its_place", "reason"), [(None, "No such file"), ("/proc/self/mem", "Input/output")])
+def test_a_source_that_can_no_longer_be_read_is_named(
+    three: list[Path], to: Path, put_in_its_place: str | None, reason: str
+) -> None:
+    if put_in_its_place and not Path(put_in_its_place).exists():
+        pytest.skip("only Linux has a file that cannot be read by anyone")
+    file = three[1] / "model.fp16.onnx"
+
+    def fail_between_check_and_copy(_: str) -> None:
+        file.unlink(missing_ok=True)
+        if put_in_its_place:
+            file.symlink_to(put_in_its_place)
+
+    install(three[0], to)
+    with pytest.raises(BundleError, match=rf"cannot read {file}: {reason}.*; check the disk .* or get the bundle again"):
+        install_bundle(three[1], to, UNSIGNED, fail_between_check_and_copy, self_test_here)
+    assert content(to / "current") == content(three[0])
+    assert len(bundles(to)) == 1
+
+
+def test_a_source_that_changes_while_it_is_copied_is_named(three: list[Path], to: Path) -> None:
+    def change(_: str) -> None:
+        (three[0] / "model.fp16.onnx").write_bytes(b"another")
+
+    with pytest.raises(BundleError, match=rf"expected {three[0]} to stay as it is while it is copied"):
+        install_bundle(three[0], to, UNSIGNED, change, self_test_here)
+    assert bundles(to) == []
 
 
 def test_a_downgrade_is_said(three: list[Path], to: Path) -> None:
