@@ -29,6 +29,7 @@ from runtime.backends.tensorrt_slot import checked
 from runtime.bundle import Bundle
 from runtime.errors import BundleError, ConversionError, UsageError
 from runtime.files import output_errors, written_aside
+from runtime.held import held_folder
 from runtime.schema import INPUT_NAME, OUTPUT_NAME, EngineRecord, ImageSpec, Variant, to_json
 
 DEFAULT_BATCH = (1, 8, 32)
@@ -138,11 +139,27 @@ def _record(
 def _write(path: Path, plan: bytes, record: EngineRecord, known: TimingCache) -> None:
     """Put the engine, its record and what was learnt into place; each is on the disk before the first takes its own."""
     record_file = record_path(path)
-    with known.written_last(), written_aside(record_file) as record_aside, written_aside(path) as engine_aside:
+    with (
+        _engines_alone(path.parent),
+        known.written_last(),
+        written_aside(record_file) as record_aside,
+        written_aside(path) as engine_aside,
+    ):
         with output_errors(path):
             engine_aside.write_bytes(plan)
         with output_errors(record_file):
             record_aside.write_text(to_json(record), encoding="utf-8")
+
+
+@contextmanager
+def _engines_alone(folder: Path) -> Iterator[None]:
+    """Make the folder of engines and keep other builds from writing to it; remove what killed ones left half-written."""
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with held_folder(folder, wait=True) as is_held:
+        for aside in folder.glob(".*-????????.*") if is_held else ():
+            aside.unlink(missing_ok=True)
+        yield
 
 
 @dataclass
