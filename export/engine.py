@@ -153,7 +153,7 @@ def _write(path: Path, plan: bytes, record: EngineRecord, known: TimingCache) ->
 
 @contextmanager
 def _engines_alone(folder: Path) -> Iterator[None]:
-    """Make the folder of engines and keep other builds from writing to it; remove what killed ones left half-written."""
+    """Make the folder of engines, keep other builds out of it, and remove what killed ones left half-written."""
     with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with held_folder(folder, wait=True) as is_held:

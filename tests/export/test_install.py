@@ -199,7 +199,9 @@ def test_a_source_that_can_no_longer_be_read_is_named(
             file.symlink_to(put_in_its_place)
 
     install(three[0], to)
-    with pytest.raises(BundleError, match=rf"cannot read {file}: {reason}.*; check the disk .* or get the bundle again"):
+    with pytest.raises(
+        BundleError, match=rf"cannot read {file}: {reason}.*; check the disk .* or get the bundle again"
+    ):
         install_bundle(three[1], to, UNSIGNED, fail_between_check_and_copy, self_test_here)
     assert content(to / "current") == content(three[0])
     assert len(bundles(to)) == 1
