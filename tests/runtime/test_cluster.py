@@ -11,12 +11,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytest.importorskip("ray", reason="Ray is not installed (the extra `cluster`)")
+if find_spec("ray") is None:  # not imported: the command sets first what Ray reads then
+    pytest.skip("Ray is not installed (the extra `cluster`)", allow_module_level=True)
 pytest.importorskip("pyarrow", reason="Arrow is not installed (the extra `cluster`)")
 
 import fsspec
