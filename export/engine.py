@@ -29,6 +29,7 @@ from runtime.backends.tensorrt_slot import checked
 from runtime.bundle import Bundle
 from runtime.errors import BundleError, ConversionError, UsageError
 from runtime.files import output_errors, written_aside
+from runtime.held import held_folder
 from runtime.schema import INPUT_NAME, OUTPUT_NAME, EngineRecord, ImageSpec, Variant, to_json
 
 DEFAULT_BATCH = (1, 8, 32)
@@ -141,11 +142,27 @@ def _write(path: Path, plan: bytes, record: EngineRecord, known: TimingCache) ->
     What is cut off between the engine and its record leaves an engine that the runtime refuses: it is built again.
     """
     record_file = record_path(path)
-    with known.written_last(), written_aside(record_file) as record_aside, written_aside(path) as engine_aside:
+    with (
+        _engines_alone(path.parent),
+        known.written_last(),
+        written_aside(record_file) as record_aside,
+        written_aside(path) as engine_aside,
+    ):
         with output_errors(path):
             engine_aside.write_bytes(plan)
         with output_errors(record_file):
             record_aside.write_text(to_json(record), encoding="utf-8")
+
+
+@contextmanager
+def _engines_alone(folder: Path) -> Iterator[None]:
+    """Make the folder of engines, keep other builds out of it, and remove what killed ones left half-written."""
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with held_folder(folder, wait=True) as is_held:
+        for aside in folder.glob(".*-????????.*") if is_held else ():
+            aside.unlink(missing_ok=True)
+        yield
 
 
 @dataclass

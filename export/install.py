@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from export.bundle_file import copy_bundle_file, read_bundle_file
 from export.engine import EngineOptions, build_engine, choose_variant, refuse_no_tensorrt
 from export.installed import CURRENT, InstallFolder, held_install_folder, is_of_content
 from export.self_test import self_test_apart
@@ -73,9 +73,10 @@ def install_bundle(
             return
         tell(_comparison(folder.current, checked.bundle))
         place = folder.new_place(checked.bundle.content_sha256)
-        with folder_written_aside(place, MANIFEST_NAME, ()) as aside, output_errors(to):
-            _copy(checked, aside)
-            Bundle.open(aside)
+        with folder_written_aside(place, MANIFEST_NAME, ()) as aside:
+            with output_errors(to):
+                _copy(checked, aside)
+            _check_copy(checked, aside)
             if run.has_engine:
                 build_engine(aside, EngineOptions(run.precision), tell)
             self_test(aside, run.backend, run.precision)
@@ -88,7 +89,9 @@ def roll_back(to: Path, tell: Callable[[str], None] = print, self_test: SelfTest
 
     Raises OutputError where there is none, BackendError where it fails its self-test; then nothing changes.
     """
-    if not (to / CURRENT).is_symlink():
+    with output_errors(to):
+        has_bundle = (to / CURRENT).is_symlink()
+    if not has_bundle:
         raise OutputError(f"expected a folder with an installed bundle at {to}, found none; check the path")
     with held_install_folder(to) as folder:
         previous = folder.previous
@@ -104,7 +107,7 @@ def _checked(source: Path, public_key: Path | None) -> _Source:
     """Check the signature, where one is asked for, before anything else of the bundle is read; then every hash."""
     if public_key is None:
         bundle = Bundle.open(source)
-        return _Source(bundle, (bundle.folder / MANIFEST_NAME).read_bytes(), None)
+        return _Source(bundle, read_bundle_file(bundle.folder / MANIFEST_NAME), None)
     from export.signature import signed_manifest
 
     manifest, signature = signed_manifest(source, public_key)
@@ -155,7 +158,16 @@ def _copy(source: _Source, folder: Path) -> None:
         (folder / SIGNATURE_NAME).write_bytes(source.signature)
     (folder / CARD_NAME).write_bytes(source.bundle.card)
     for name in (*(variant.file for variant in source.bundle.manifest.variants), GOLDEN_NAME):
-        shutil.copyfile(source.bundle.folder / name, folder / name)
+        copy_bundle_file(source.bundle.folder / name, folder / name)
+
+
+def _check_copy(source: _Source, folder: Path) -> None:
+    try:
+        Bundle.open(folder)
+    except BundleError as error:
+        raise BundleError(
+            f"expected {source.bundle.folder} to stay as it is while it is copied, found its copy to differ ({error})"
+        ) from error
 
 
 def _flush_folders(bundle: Path) -> None:

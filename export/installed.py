@@ -59,7 +59,8 @@ class InstallFolder:
         What was in use becomes `previous`, unless it is the same bundle, installed anew. Others are removed.
         """
         old = self.current
-        flush_folder(bundle.parent)
+        with output_errors(bundle.parent):
+            flush_folder(bundle.parent)
         if old and not is_of_content(old, bundle.name.split("-")[1]):
             self._link(PENDING, old)
         try:

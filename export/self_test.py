@@ -29,6 +29,11 @@ def self_test_apart(bundle: Path, backend: str, precision: str) -> str:
             f"expected the self-test of {bundle} to end within {LONGEST_SECONDS} s, found it running; "
             "look whether the GPU or the CPUs are busy"
         ) from error
+    except OSError as error:
+        raise BackendError(
+            f"expected to start a process that tests {bundle}, found: {error.strerror or error}; free memory, then try "
+            "again"
+        ) from error
     if done.returncode == DONE:
         return done.stdout.strip()
     said = (done.stderr.strip() or f"its process ended with code {done.returncode}").splitlines()[-1]

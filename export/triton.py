@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from export.bundle_file import copy_bundle_file
 from runtime.backends.tensorrt import built_engines, read_record
 from runtime.bundle import Bundle
 from runtime.errors import BundleError, OutputError
@@ -108,7 +108,7 @@ def _models_of(bundle: Bundle, variant: Variant) -> Iterator[_Model]:
 def _write_model(repository: Path, model: _Model, image: ImageSpec) -> None:
     version = repository / model.name / "1"
     version.mkdir(parents=True)
-    shutil.copyfile(model.source, version / model.file)
+    copy_bundle_file(model.source, version / model.file)
     config = CONFIG.format(
         name=model.name,
         platform=model.platform,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -59,8 +61,8 @@ class Bundle:
 
         Raises BundleError where there is none, where it is not of this schema, and where a file is missing or changed.
         """
-        if folder.is_symlink():
-            folder = folder.resolve()
+        with reading_errors(folder):
+            folder = folder.resolve() if folder.is_symlink() else folder
         path = folder / MANIFEST_NAME
         try:
             text = path.read_text(encoding="utf-8")
@@ -119,20 +121,35 @@ class Bundle:
 def _card(folder: Path, sha256: str) -> bytes:
     """Return the card of that hash; where a new verdict was cut off before its card took the old one's place, that."""
     new = folder / NEW_CARD_NAME
-    name = NEW_CARD_NAME if new.is_file() and sha256_of_file(new) == sha256 else CARD_NAME
+    with reading_errors(new):
+        name = NEW_CARD_NAME if new.is_file() and sha256_of_file(new) == sha256 else CARD_NAME
     _check(folder, name, sha256)
-    return (folder / name).read_bytes()
+    return _read(folder / name)
+
+
+def _read(path: Path) -> bytes:
+    with reading_errors(path):
+        return path.read_bytes()
+
+
+@contextmanager
+def reading_errors(path: Path) -> Iterator[None]:
+    """Turn an operating-system error while `path` is being read into a BundleError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(
+            f"cannot read {path}: {error.strerror or error}; check the disk it lies on, or get the bundle again"
+        ) from error
 
 
 def _check(folder: Path, name: str, sha256: str) -> None:
     """Raise BundleError unless the folder holds a file of that name and hash."""
     path = folder / name
-    if Path(name).name != name or not path.is_file():
-        raise BundleError(f"expected the file {name} in the bundle {folder}, found none; export it again")
-    try:
+    with reading_errors(path):
+        if Path(name).name != name or not path.is_file():
+            raise BundleError(f"expected the file {name} in the bundle {folder}, found none; export it again")
         found = sha256_of_file(path)
-    except OSError as error:
-        raise BundleError(f"expected {path} to be readable, found: {error.strerror}") from error
     if found != sha256:
         raise BundleError(
             f"expected {path} to have the SHA-256 {sha256[:12]}…, found {found[:12]}…: the file was changed "

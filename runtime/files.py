@@ -16,16 +16,22 @@ from typing import TextIO
 from runtime.errors import OutputError
 from runtime.held import held_folder
 
-HASH_BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 20
 
 
 def sha256_of_file(path: Path) -> str:
     """Return the SHA-256 of a file's content as 64 hexadecimal digits."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(HASH_BLOCK_BYTES):
-            digest.update(block)
+    for block in blocks_of_file(path):
+        digest.update(block)
     return digest.hexdigest()
+
+
+def blocks_of_file(path: Path) -> Iterator[bytes]:
+    """Yield a file's content, BLOCK_BYTES at a time."""
+    with path.open("rb") as stream:
+        while block := stream.read(BLOCK_BYTES):
+            yield block
 
 
 @contextmanager

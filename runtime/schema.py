@@ -6,6 +6,7 @@ A manifest is read strictly: a missing key, an unknown key or a value of another
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -441,10 +442,15 @@ def _read(kind: Any, raw: object, where: str) -> Any:
     return raw
 
 
+@functools.cache  # Python compiles each hint anew, which takes most of the time that opening a manifest takes
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
 def _read_dataclass(kind: Any, raw: object, where: str) -> Any:
     if not isinstance(raw, dict):
         raise _MismatchError(f"expected an object at {where}, found {raw!r}")
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     missing, unknown = sorted(hints.keys() - raw.keys()), sorted(raw.keys() - hints.keys())
     if missing or unknown:
         raise _MismatchError(f"expected the keys {sorted(hints)} at {where}, missing {missing}, unknown {unknown}")

@@ -27,7 +27,7 @@ from runtime.cluster.job import (
     refuse_other_terms,
     write_terms,
 )
-from runtime.cluster.listing import write_listing
+from runtime.cluster.listing import read_block, write_listing
 from runtime.cluster.pool import Pool, pool_of
 from runtime.cluster.result_block import Counts
 from runtime.cluster.stages import ReadingStage, WritingStage
@@ -37,6 +37,7 @@ from runtime.schema import ImageSpec
 from runtime.summary import Summary
 
 MOST_NAMED = 5  # blocks in an error
+FILES_TO_LIST_A_FOLDER = 10  # how many files' patience: a folder of a store may hold a million
 
 
 class Archive:
@@ -104,7 +105,8 @@ class Archive:
     def _begin(self, precision: str) -> Terms:
         wanted = self._wanted
         block_size = wanted.block_size or DEFAULT_BLOCK_SIZE
-        listed = write_listing(self.output / LISTING, wanted.inputs, wanted.include, block_size)
+        timeout_s = self._options.timeout * FILES_TO_LIST_A_FOLDER
+        listed = write_listing(self.output / LISTING, wanted.inputs, wanted.include, block_size, timeout_s)
         terms = Terms(
             inputs=wanted.inputs,
             include=wanted.include,
@@ -149,11 +151,16 @@ class Archive:
                 self._add(counts)
                 progress.update(counts.files)
         if lost := [block for block in left if missing[block]]:
-            named = ", ".join(map(str, lost[:MOST_NAMED])) + (", …" if len(lost) > MOST_NAMED else "")
-            raise ClusterError(
-                f"expected all {terms.blocks} blocks, but of {len(lost)} the worker was lost on each try (blocks "
-                f"{named}); all others are kept, the same command tries these again"
-            )
+            raise self._lost(terms, lost)
+
+    def _lost(self, terms: Terms, lost: list[int]) -> ClusterError:
+        named = ", ".join(map(str, lost[:MOST_NAMED])) + (", …" if len(lost) > MOST_NAMED else "")
+        files = read_block(self.output / LISTING, lost[0])
+        return ClusterError(
+            f"expected all {terms.blocks} blocks, but of {len(lost)} the worker was lost on each try (blocks {named}; "
+            f"the first holds {files[0].path} to {files[-1].path}); all others are kept, the same command tries these "
+            "again; if it does not help, look for a file among them that ends the process which reads it"
+        )
 
     def _add(self, counts: Counts) -> None:
         self.summary.add_counts(counts.labels, counts.review)

@@ -56,7 +56,8 @@ def build_parser() -> ArgumentParser:
         type=positive_float,
         default=STORE_TIMEOUT_S,
         metavar="S",
-        help=f"seconds for a file of an object store, which is tried three times; default {STORE_TIMEOUT_S:g}",
+        help="seconds for a file of an object store, which is tried three times; ten times as long "
+        f"to list a folder; default {STORE_TIMEOUT_S:g}",
     )
     return parser
 

@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from runtime.backends.onnxruntime import available_cpus
@@ -24,7 +24,10 @@ START_S = 120.0  # for Ray to have started or joined; then it would wait for eve
 
 @contextmanager
 def only_own_lines() -> Iterator[None]:
-    """Show on standard error what Python writes there alone: Ray's C++ writes there too, and obeys no setting."""
+    """Show on standard error what Python writes there alone, on standard output nothing.
+
+    Ray's C++ writes to the one, Ray's Python tells on the other of each worker that was lost, and both obey no setting.
+    """
     sys.stderr.flush()
     try:
         is_usual = sys.stderr.fileno() == STANDARD_ERROR
@@ -38,7 +41,8 @@ def only_own_lines() -> Iterator[None]:
         os.dup2(nothing.fileno(), STANDARD_ERROR)
     sys.stderr = os.fdopen(own, "w", buffering=1, encoding=usual.encoding, errors="backslashreplace", closefd=False)
     try:
-        yield
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+            yield
     finally:
         sys.stderr.flush()
         os.dup2(own, STANDARD_ERROR)
@@ -62,13 +66,14 @@ def connected(address: str, cpus: int | None = None) -> Iterator[Capacity]:
     _silence()
     if address == LOCAL:
         _keep_processes()
+        _keep_to_this_machine()
     import ray
 
     settings = {"num_cpus": cpus or available_cpus(), "include_dashboard": False} if address == LOCAL else {}
     try:
         with _given_up_after(START_S, address):
             ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **settings)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # of a machine too busy to start it in time, Ray tells by a bare one
         raise ClusterError(
             f"expected a Ray cluster at {address}, found: {_first_line(error)}; start one with `ray start --head`, or "
             "take --address local"
@@ -94,6 +99,15 @@ def _keep_processes() -> None:
     about as much of a CPU as scoring some hundred cells.
     """
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(KEPT_IDLE_MS))
+
+
+def _keep_to_this_machine() -> None:
+    """Let a cluster that is started here listen at 127.0.0.1 alone: on Linux Ray listens to the network by default.
+
+    The variable, which turns that on for other systems, is the one switch: Ray replaces 127.0.0.1 as the address of a
+    machine by another one of it.
+    """
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 def _silence_data() -> None:
@@ -138,4 +152,4 @@ def _given_up_after(seconds: float, address: str) -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return next((line.strip(" .") for line in str(error).splitlines() if line.strip(" .")), type(error).__name__)

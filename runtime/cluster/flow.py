@@ -73,11 +73,12 @@ def _wave(blocks: Sequence[int], steps: Steps, pool: Pool) -> Iterator[tuple[int
     # What the steps raise comes as rows; an errored block is one whose worker was lost on every try.
     DataContext.get_current().max_errored_blocks = -1
     whole: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
+    task: dict[str, Any] = {"max_retries": TRIES_OF_A_BLOCK - 1, **whole}
     flow = ray.data.from_items([{BLOCK: block} for block in blocks], override_num_blocks=len(blocks))
-    flow = flow.map_batches(steps.read, num_cpus=READING_CPUS, **whole)
     with warnings.catch_warnings():
         # Retries have no named parameter; without them Ray tries a block for ever.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        flow = flow.map_batches(steps.read, num_cpus=READING_CPUS, **task)
         flow = flow.map_batches(
             ScoringStage,
             fn_constructor_args=(steps.options, steps.bundle),
@@ -88,7 +89,7 @@ def _wave(blocks: Sequence[int], steps: Steps, pool: Pool) -> Iterator[tuple[int
             max_task_retries=TRIES_OF_A_BLOCK - 1,
             **whole,
         )
-    flow = flow.map_batches(steps.write, num_cpus=WRITING_CPUS, **whole)
+        flow = flow.map_batches(steps.write, num_cpus=WRITING_CPUS, **task)
     try:
         for outcome in flow.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield from outcomes(outcome.to_pylist())

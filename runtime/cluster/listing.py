@@ -35,10 +35,13 @@ class Listed:
     left_out: int  # hidden, companion or not of the wanted names
 
 
-def write_listing(folder: Path, names: Sequence[str], include: Sequence[str], block_size: int) -> Listed:
+def write_listing(
+    folder: Path, names: Sequence[str], include: Sequence[str], block_size: int, timeout_s: float
+) -> Listed:
     """Find the files of the names and write them to `folder`, replacing what is there.
 
-    Raises UsageError for a name that does not exist and where nothing is found at all.
+    Raises UsageError for a name that does not exist, for a store that lets wait `timeout_s` for a folder, and where
+    nothing is found at all.
     """
     with output_errors(folder):
         shutil.rmtree(folder, ignore_errors=True)
@@ -47,7 +50,7 @@ def write_listing(folder: Path, names: Sequence[str], include: Sequence[str], bl
 
     def wanted() -> Iterator[StoredFile]:
         nonlocal left_out
-        for file, is_wanted in _each(names, include):
+        for file, is_wanted in _each(names, include, timeout_s):
             left_out += not is_wanted
             if is_wanted:
                 yield file
@@ -67,10 +70,10 @@ def write_listing(folder: Path, names: Sequence[str], include: Sequence[str], bl
     return Listed(files, left_out)
 
 
-def _each(names: Sequence[str], include: Sequence[str]) -> Iterator[tuple[StoredFile, bool]]:
+def _each(names: Sequence[str], include: Sequence[str], timeout_s: float) -> Iterator[tuple[StoredFile, bool]]:
     for name in names:
         if is_url(name):
-            yield from stored_files(name, include)
+            yield from stored_files(name, include, timeout_s)
         else:
             for path, is_wanted in each_file([name], (), include):
                 yield StoredFile(os.path.abspath(path), None), is_wanted  # noqa: PTH100  of a million files

@@ -7,9 +7,10 @@ library looks for them, never from the command line.
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
@@ -41,28 +42,35 @@ def is_url(name: str) -> bool:
     return bool(URL.match(name))
 
 
-def stored_files(url: str, include: Sequence[str]) -> Iterator[tuple[StoredFile, bool]]:
+def stored_files(url: str, include: Sequence[str], timeout_s: float) -> Iterator[tuple[StoredFile, bool]]:
     """Yield the file at a URL, or those below it, sorted folder by folder, and whether each is wanted.
 
-    Raises UsageError where there is nothing, and where the store cannot be read.
+    Raises UsageError where there is nothing, and where the store cannot be read or lets wait `timeout_s` for a folder.
     """
     try:
         store, root = _opened(url)
-        if store.isdir(root):  # asked first: over HTTP every page is a file
-            yield from _below(store, root, include)
-        elif store.exists(root):
-            yield StoredFile(url, store.size(root)), True
+        if _within(timeout_s, store.isdir, root):  # asked first: over HTTP every page is a file
+            yield from _below(store, root, include, timeout_s)
+        elif _within(timeout_s, store.exists, root):
+            yield StoredFile(url, _within(timeout_s, store.size, root)), True
         else:
-            raise UsageError(f"expected an image or a folder of images at {url}, found nothing; check the address")
-    except UsageError:
-        raise
+            _within(
+                timeout_s, store.ls, root
+            )  # raises why: what was asked before takes a silent store for an empty one
+            raise FileNotFoundError(url)
+    except FileNotFoundError:
+        raise UsageError(
+            f"expected an image or a folder of images at {url}, found nothing; check the address"
+        ) from None
     except Exception as error:  # each store's library raises its own types
         raise UsageError(f"expected a store that can be read at {url}, found: {_one_line(error)}") from error
 
 
-def _below(store: Any, root: str, include: Sequence[str]) -> Iterator[tuple[StoredFile, bool]]:
+def _below(store: Any, root: str, include: Sequence[str], timeout_s: float) -> Iterator[tuple[StoredFile, bool]]:
     seen: set[str] = set()
-    for folder, folders, files in store.walk(root, detail=True, on_error="raise"):
+    found = store.walk(root, detail=True, on_error="raise")
+    while (each := _within(timeout_s, next, found, None)) is not None:
+        folder, folders, files = each
         if folder in seen:  # a page that links back to where we were
             folders.clear()
             continue
@@ -115,7 +123,8 @@ def _fetch(file: StoredFile, store: Any, path: str, timeout_s: float) -> bytes:
         raise UnreadableCellError(f"expected at most {MAX_FILE_BYTES // 2**20} MB, found {file.size // 2**20} MB")
     for attempt in range(TRIES):
         try:
-            return _read(store, path, timeout_s)
+            data: bytes = _within(timeout_s, store.cat_file, path)
+            return data
         except Exception as error:  # each store's library raises its own types
             if isinstance(error, FINAL) or attempt == TRIES - 1:
                 raise UnopenableCellError(_one_line(error)) from error
@@ -123,16 +132,21 @@ def _fetch(file: StoredFile, store: Any, path: str, timeout_s: float) -> bytes:
     raise AssertionError("the last try returns or raises")
 
 
-def _read(store: Any, path: str, timeout_s: float) -> bytes:
-    """Read a file within `timeout_s`; where its library waits for ever, the thread that called it is left behind."""
-    thread = ThreadPoolExecutor(1, thread_name_prefix="fetch-one")
+def _within(timeout_s: float, call: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a call gives within `timeout_s`; where its library waits for ever, its thread is left behind."""
+    answer: Future[Any] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(call(*arguments))
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, name="store", daemon=True).start()  # Python would wait for a pool's when it ends
     try:
-        data: bytes = thread.submit(store.cat_file, path).result(timeout_s)
+        return answer.result(timeout_s)
     except FutureTimeoutError as error:
         raise TimeoutError(f"no answer within {timeout_s:g} s") from error
-    finally:
-        thread.shutdown(wait=False, cancel_futures=True)
-    return data
 
 
 def _opened(url: str) -> tuple[Any, str]:

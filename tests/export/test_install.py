@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import shutil
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -135,48 +133,14 @@ def test_a_bundle_that_fails_through_the_link_is_rolled_back(three: list[Path], 
     assert len(bundles(to)) == 2
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import export.install, export.installed, runtime.files
-from tests.export.test_install import UNSIGNED, self_test_here
-from export.install import install_bundle
-moment, source, to = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
-calls = 0
-def count(event, arguments):
-    global calls
-    if event in ("os.rename", "os.symlink", "os.remove", "os.mkdir", "shutil.copyfile", "shutil.rmtree", "os.rmdir"):
-        if str(to) in " ".join(map(str, arguments)) or event in ("os.remove", "os.rmdir"):
-            calls += 1
-            if calls == moment:
-                os.kill(os.getpid(), signal.SIGKILL)
-sys.addaudithook(count)
-install_bundle(source, to, UNSIGNED, lambda _: None, self_test_here)
-print("whole", calls)
-"""
-
-
-def test_killed_at_any_moment_current_stays_a_proved_bundle(three: list[Path], to: Path, tmp_path: Path) -> None:
-    install(three[0], to)
-    install(three[1], to)
-    known = {content(bundle) for bundle in three}
-    outcomes = set()
-    for moment in range(1, 60, 3):
-        device = Path(shutil.copytree(to, tmp_path / f"killed{moment}", symlinks=True))
-        command = [sys.executable, "-c", KILLED, str(moment), str(three[2]), str(device)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode in (0, -signal.SIGKILL), done.stderr
-        self_test_here(device / "current", "auto", "auto")
-        outcomes.add(content(device / "current"))
-        assert content(device / "current") in known
-        install(three[2], device)
-        assert content(device / "current") == content(three[2])
-        assert content(device / "previous") == content(three[1]), f"killed at {moment}"
-        assert len(bundles(device)) == 2
-        if done.returncode == 0:
-            break
-    assert outcomes == {content(three[1]), content(three[2])}, "killed before and after the switch"
-    assert done.returncode == 0, "every moment was tried"
+@pytest.mark.parametrize("scenario", ["install", "roll-back", "engine"])
+def test_killed_at_any_step_what_is_in_use_is_whole_and_nothing_is_left(
+    three: list[Path], tmp_path: Path, scenario: str
+) -> None:
+    command = [sys.executable, "-m", "tests.export.killed_at_each_step", scenario, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 8, "at each change to the disk"
 
 
 def test_a_second_installation_at_once_is_refused(three: list[Path], to: Path) -> None:
@@ -214,11 +178,42 @@ def test_a_full_disk_and_a_file_in_the_folders_place_change_nothing(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("export.install.shutil.copyfile", full)
+    monkeypatch.setattr("export.install.copy_bundle_file", full)
     with pytest.raises(OutputError, match=r"cannot write .*device: No space left on device; choose a place"):
         install(three[1], to)
     assert content(to / "current") == content(three[0])
     assert len(bundles(to)) == 1
+
+
+@pytest.mark.parametrize(("put_in_its_place", "reason"), [(None, "No such file"), ("/proc/self/mem", "Input/output")])
+def test_a_source_that_can_no_longer_be_read_is_named(
+    three: list[Path], to: Path, put_in_its_place: str | None, reason: str
+) -> None:
+    if put_in_its_place and not Path(put_in_its_place).exists():
+        pytest.skip("only Linux has a file that cannot be read by anyone")
+    file = three[1] / "model.fp16.onnx"
+
+    def fail_between_check_and_copy(_: str) -> None:
+        file.unlink(missing_ok=True)
+        if put_in_its_place:
+            file.symlink_to(put_in_its_place)
+
+    install(three[0], to)
+    with pytest.raises(
+        BundleError, match=rf"cannot read {file}: {reason}.*; check the disk .* or get the bundle again"
+    ):
+        install_bundle(three[1], to, UNSIGNED, fail_between_check_and_copy, self_test_here)
+    assert content(to / "current") == content(three[0])
+    assert len(bundles(to)) == 1
+
+
+def test_a_source_that_changes_while_it_is_copied_is_named(three: list[Path], to: Path) -> None:
+    def change(_: str) -> None:
+        (three[0] / "model.fp16.onnx").write_bytes(b"another")
+
+    with pytest.raises(BundleError, match=rf"expected {three[0]} to stay as it is while it is copied"):
+        install_bundle(three[0], to, UNSIGNED, change, self_test_here)
+    assert bundles(to) == []
 
 
 def test_a_downgrade_is_said(three: list[Path], to: Path) -> None:

@@ -189,7 +189,7 @@ def test_a_full_disk_leaves_no_repository(tiny_bundle: Path, tmp_path: Path, mon
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("export.triton.shutil.copyfile", full)
+    monkeypatch.setattr("export.triton.copy_bundle_file", full)
     with pytest.raises(OutputError, match=r"cannot write .*repository: No space left on device; choose a place"):
         write_repository(tiny_bundle, tmp_path / "repository")
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]

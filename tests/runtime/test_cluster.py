@@ -10,28 +10,32 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytest.importorskip("ray", reason="Ray is not installed (the extra `cluster`)")
+if find_spec("ray") is None:  # not imported: the command sets first what Ray reads then
+    pytest.skip("Ray is not installed (the extra `cluster`)", allow_module_level=True)
 pytest.importorskip("pyarrow", reason="Arrow is not installed (the extra `cluster`)")
 
 import fsspec
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runtime.classify import main as classify
 from runtime.classify_cluster import main as classify_cluster
 from runtime.cluster import storage
-from runtime.cluster.cell_table import BLOCK
+from runtime.cluster.cell_table import BLOCK, block_of
 from runtime.cluster.flow import outcomes
 from runtime.cluster.job import done_blocks, held_output
 from runtime.cluster.listing import read_block, write_listing
 from runtime.cluster.pool import READING_CPUS, WORKER_CPUS, Capacity, pool_of
 from runtime.cluster.result_block import table_of
-from runtime.cluster.stages import WritingStage
+from runtime.cluster.stages import ReadingStage, WritingStage
 from runtime.cluster.storage import StoredFile, fetched, stored_files
 from runtime.demo import demo_cells
 from runtime.errors import ClusterError, OutputError, UnreadableCellError, UsageError
@@ -111,6 +115,16 @@ def test_rows_are_those_of_classify_and_the_same_command_does_nothing_twice(
         classify_cluster(command(archive, out, tiny_bundle, "--threshold", "0.9"))
 
 
+def listened_at_by(process: int) -> set[str]:
+    """Return the addresses of this machine at which a process and those that it started can be reached."""
+    found = set()
+    for child in psutil.Process(process).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            found |= {each.laddr.ip for each in child.net_connections("tcp") if each.status == psutil.CONN_LISTEN}
+    assert found
+    return found
+
+
 def test_a_driver_that_is_killed_loses_and_repeats_nothing(archive: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = command(archive, out, tiny_bundle)
@@ -120,6 +134,7 @@ def test_a_driver_that_is_killed_loses_and_repeats_nothing(archive: Path, tiny_b
         time.sleep(0.01)
     with pytest.raises(OutputError, match="found that another one writes to it"), held_output(out):
         pass
+    assert listened_at_by(driver.pid) <= {"127.0.0.1", "::ffff:127.0.0.1"}
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     (out / ".block-0000001-left.parquet").write_bytes(b"cut off")
@@ -127,6 +142,43 @@ def test_a_driver_that_is_killed_loses_and_repeats_nothing(archive: Path, tiny_b
     paths = [row["path"] for row in rows_of(out)]
     assert len(paths) == len(set(paths)) == NAMES + 1
     assert not list(out.glob(".block*"))
+
+
+class FatalReading(ReadingStage):
+    """Reads, and is killed by each try of block 1."""
+
+    def __call__(self, table: Any) -> Any:
+        if block_of(table) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(table)
+
+
+class OnceFatalWriting(WritingStage):
+    """Writes, and is killed by the first try of block 2, when the file stands."""
+
+    def __call__(self, table: Any) -> Any:
+        written = super().__call__(table)
+        if block_of(table) == 2 and not (tried := self.output / ".tried").exists():
+            tried.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return written
+
+
+def test_a_block_that_kills_each_worker_is_given_up_and_named_and_all_others_are_kept(
+    archive: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    arguments = command(archive, out, tiny_bundle, "--include", "0*.png")
+    with monkeypatch.context() as patch:
+        patch.setattr("runtime.cluster.archive.ReadingStage", FatalReading)
+        patch.setattr("runtime.cluster.archive.WritingStage", OnceFatalWriting)
+        with pytest.raises(
+            ClusterError, match=r"of 1 the worker was lost on each try \(blocks 1; .*04.png to .*07.png"
+        ):
+            classify_cluster(arguments)
+    assert [Path(row["path"]).name for row in rows_of(out)] == [f"0{number}.png" for number in (0, 1, 2, 3, 8, 9)]
+    assert classify_cluster(arguments) == 0
+    assert [Path(row["path"]).name for row in rows_of(out)] == [f"0{number}.png" for number in range(10)]
 
 
 def test_a_block_that_cannot_be_written_ends_the_job_with_its_reason(tmp_path: Path) -> None:
@@ -165,7 +217,7 @@ def store() -> Iterator[Any]:
 
 
 def test_a_store_is_listed_by_the_rules_of_folders(store: Any) -> None:
-    found = [*stored_files("memory://cells", ())]
+    found = [*stored_files("memory://cells", (), 10.0)]
     assert [file.path for file, wanted in found if wanted] == [
         "memory:///cells/c.odd",
         "memory:///cells/a/1.bmp",
@@ -173,7 +225,18 @@ def test_a_store_is_listed_by_the_rules_of_folders(store: Any) -> None:
     ]
     assert len(found) == 5
     with pytest.raises(UsageError, match="at memory://none, found nothing"):
-        [*stored_files("memory://none", ())]
+        [*stored_files("memory://none", (), 10.0)]
+
+
+def test_a_store_that_is_silent_or_cannot_be_reached_is_not_taken_for_an_empty_one() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/cells/"
+        with pytest.raises(
+            UsageError, match=rf"expected a store that can be read at {url}, found: no answer within 0\.1"
+        ):
+            [*stored_files(url, (), 0.1)]
+    with pytest.raises(UsageError, match=rf"expected a store that can be read at {url}, found: Cannot connect"):
+        [*stored_files(url, (), 10.0)]
 
 
 def test_a_file_that_is_gone_is_a_row_and_a_store_that_is_gone_an_error(
@@ -205,7 +268,7 @@ def test_a_listing_keeps_order_and_names_that_are_no_text(tmp_path: Path) -> Non
     names = [*(f"{number:04}.png" for number in range(600)), os.fsdecode(b"\xff.png")]
     for name in names:
         (cells / name).touch()
-    listed = write_listing(tmp_path / "listing", [str(cells)], (), 2)
+    listed = write_listing(tmp_path / "listing", [str(cells)], (), 2, 10.0)
     assert listed.files == len(names)
     assert len(list((tmp_path / "listing").iterdir())) == 2
     found = [file.path for block in range(301) for file in read_block(tmp_path / "listing", block)]
