@@ -23,7 +23,7 @@ from runtime.classifier_arguments import classifier_options
 from runtime.classify_arguments import build_parser, check_outputs, requested_inputs
 from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, print_table, run_command, tell
 from runtime.contact_sheet import ContactSheet, Origin
-from runtime.errors import OutputError
+from runtime.errors import OutputError, UsageError
 from runtime.explanations import Explanations
 from runtime.files import refuse_unwritable
 from runtime.groups import DEFAULT_MIN_CELLS, GroupCounts, groups_path
@@ -100,12 +100,17 @@ def run_of(options: argparse.Namespace, classifier: Classifier) -> str:
 
 
 def unfinished_results(options: argparse.Namespace, classifier: Classifier) -> UnfinishedResults | None:
-    """Return what a run that was cut off left, where --resume asks for it."""
+    """Return what a run that was cut off left, where --resume asks for it; raise UsageError after a finished one."""
     if not options.resume:
         return None
     unfinished = find_unfinished(options.out, run_of(options, classifier), columns(audited=options.audit))
+    if unfinished is None and options.out.exists():
+        raise UsageError(
+            f"expected a run that was cut off, found that {options.out} is of a finished one; leave --resume away to "
+            "classify all files again and replace it"
+        )
     if unfinished is None:
-        tell(f"no run was cut off that would have written {options.out}: all is classified")
+        tell(f"no run was cut off that would have written {options.out}: begins with the first file")
     return unfinished
 
 

@@ -468,38 +468,39 @@ def test_a_file_that_is_named_twice_gets_two_rows_after_a_resume_too(
     assert [row["path"] for row in rows_of(tmp_path / "r.csv")] == [cell, cell]
 
 
-def test_nothing_to_resume_is_said_and_all_is_classified(
+def test_nothing_to_resume_is_said_and_a_finished_run_is_not_done_again(
     cell_file: CellFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(cell_file("a.bmp")), "--out", str(tmp_path / "r.csv"), "--resume"]) == DONE
     assert "no run was cut off" in capsys.readouterr().err
     assert len(rows_of(tmp_path / "r.csv")) == 1
+    before = (tmp_path / "r.csv").stat()
+    with pytest.raises(UsageError, match=r"found that .*r\.csv is of a finished one; leave --resume away"):
+        main([str(cell_file("a.bmp")), "--out", str(tmp_path / "r.csv"), "--resume"])
+    assert (tmp_path / "r.csv").stat() == before
 
 
 def test_what_is_older_than_the_complete_table_is_not_gone_on_with(
-    six_cells: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    six_cells: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     partial_path = cut_off_run(six_cells, 5, monkeypatch)
     command = [str(six_cells / "cells"), "--out", str(six_cells / "r.csv")]
     assert main(command) == PARTLY_DONE
     os.utime(partial_path, (1, 1))
-    assert main([*command, "--resume"]) == PARTLY_DONE
-    assert "no run was cut off" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="of a finished one"):
+        main([*command, "--resume"])
 
 
-def test_a_clock_that_stepped_back_costs_time_and_no_rows(
-    six_cells: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_clock_that_stepped_back_costs_time_and_no_rows(six_cells: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = [str(six_cells / "cells"), "--out", str(six_cells / "r.csv")]
     assert main(command) == PARTLY_DONE
     complete = answers(six_cells / "r.csv")
     later = time.time() + 3600
     os.utime(six_cells / "r.csv", (later, later))
     cut_off_run(six_cells, 2, monkeypatch)
-    assert main([*command, "--resume"]) == PARTLY_DONE
-    assert "all is classified" in capsys.readouterr().err, (
-        "the unfinished table seems to be older than the complete one"
-    )
+    with pytest.raises(UsageError, match="of a finished one"):  # the unfinished table seems to be the older one
+        main([*command, "--resume"])
+    assert main(command) == PARTLY_DONE
     assert answers(six_cells / "r.csv") == complete
 
 
