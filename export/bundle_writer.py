@@ -28,6 +28,7 @@ from export.typical import typical_cells
 from runtime.backends.base import Backend
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
 from runtime.classifier import Classifier, ClassifierOptions
+from runtime.command_line import tell
 from runtime.demo import demo_cells
 from runtime.errors import ConversionError, NotFiniteError
 from runtime.files import folder_written_aside, output_errors, refuse_foreign_folder, sha256_of_file
@@ -114,6 +115,7 @@ def write_bundle(run: FinishedRun, out: Path, options: ExportOptions) -> Written
     reference = KerasModel(run.keras_file, run.decision.temperature)
     with folder_written_aside(out, MANIFEST_NAME, BUNDLE_FILES) as folder, output_errors(out):
         converted = _convert(reference, folder, image, examples, options.precisions)
+        tell(f"comparing {', '.join(each.precision for each in converted)} with the Keras model on {len(cells)} cells")
         scores, verdicts = _prove(converted, reference, cells, run.decision.threshold, image, options)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
@@ -137,6 +139,7 @@ def _convert(
     reference: KerasModel, folder: Path, image: ImageSpec, typical: Sequence[Cell], precisions: Sequence[str]
 ) -> list[_Converted]:
     """Write a graph for each precision; fp32, from which the others are made, comes first in what is returned."""
+    tell("converting to fp32")
     fp32 = folder / _file_name("fp32")
     reference.write_onnx(fp32)
     center_heat(fp32, load_cells(spread_over(typical, MEAN_CELLS), image))
@@ -147,9 +150,11 @@ def _convert(
         hashes = tuple(cell.sha256 for cell in examples)
         peaks = largest_activations(fp32, pixels)
         if "fp16" in precisions:
+            tell("converting to fp16")
             file = fp32.with_name(_file_name("fp16"))
             converted.append(_Converted("fp16", file, write_fp16(fp32, file, peaks), hashes))
         if "int8" in precisions:
+            tell(f"converting to int8, calibrated on {len(pixels)} training cells")
             file = fp32.with_name(_file_name("int8"))
             converted.append(_Converted("int8", file, write_int8(fp32, file, pixels, peaks), hashes))
     for each in converted:
@@ -236,7 +241,10 @@ def _where(folder: Path, converted: _Converted, image: ImageSpec, cells: Sequenc
     if converted.precision == "fp32":
         return "it is the conversion from Keras itself that departs"
     if not debug:
-        return "leave the precision out, or name the layers where it departs with --debug-precision"
+        return (
+            "leave the precision out, allow it more with --tolerance, or name the layers where it departs with "
+            "--debug-precision"
+        )
     return departures(folder / _file_name("fp32"), converted.file, load_cells(cells[:DEBUG_CELLS], image))
 
 

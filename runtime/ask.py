@@ -65,7 +65,10 @@ def main(arguments: list[str] | None = None) -> int:
         for path, p_all, reason in answers(model, paths, options.batch_size):
             rows.write((path, "" if p_all is None else f"{p_all:.{P_ALL_DIGITS}f}", reason))
             unreadable += p_all is None
-    tell(f"{len(paths)} files, {unreadable} of them not readable; {options.model} at {options.url}")
+    tell(
+        f"{len(paths)} files, {unreadable} of them not readable; {options.model} at {options.url}, which "
+        "tells p_all alone and nothing of unusual pictures. For research, not a diagnosis."
+    )
     return PARTLY_DONE if unreadable else DONE
 
 

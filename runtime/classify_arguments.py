@@ -20,8 +20,8 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m runtime.classify",
         description="Classify images of single white blood cells as ALL or healthy. For research, not a diagnosis.",
-        epilog="Exit codes: 0 all files read; 1 nothing classified; 2 finished, but some files could not "
-        "be read, or the roll-up or the page could not be written.",
+        epilog="Exit codes: 0 all files read; 1 refused, or ended by an error; 2 finished, but some files could "
+        "not be read, or the roll-up or the page could not be written.",
     )
     parser.add_argument("paths", nargs="*", metavar="PATH", help="image, folder with its sub-folders, or pattern")
     parser.add_argument("--list", metavar="FILE", help="names one path in each line; - for standard input")

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn, TextIO, TypeVar
 
 from runtime.errors import AllnetError
 
@@ -19,6 +19,8 @@ DONE = 0
 REFUSED = 1  # a usage or data error: nothing was produced
 PARTLY_DONE = 2  # finished, but some inputs could not be used
 LARGEST_BATCH = 1024  # cells; a typing error must not ask for all memory
+
+Number = TypeVar("Number", int, float)
 
 STANDARD_ERROR = 2  # its file descriptor
 INTERRUPTED = 130  # the shells' code for Ctrl-C: 128 + SIGINT
@@ -171,10 +173,7 @@ def _terminated(*_: object) -> NoReturn:
 
 def positive_int(text: str) -> int:
     """Parse a whole number of 1 or more."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, received {text}")
-    return number
+    return _parsed(text, int, lambda number: number >= 1, "a whole number of 1 or more")
 
 
 def batch_size(text: str) -> int:
@@ -187,18 +186,20 @@ def batch_size(text: str) -> int:
 
 def probability(text: str) -> float:
     """Parse a number from 0 to 1."""
-    number = float(text)
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, received {text}")
-    return number
+    return _parsed(text, float, lambda number: 0 <= number <= 1, "a number from 0 to 1, such as 0.5")
 
 
 def positive_float(text: str) -> float:
     """Parse a number above 0."""
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, received {text}")
-    return number
+    return _parsed(text, float, lambda number: 0 < number < float("inf"), "a number above 0")
+
+
+def _parsed(text: str, kind: Callable[[str], Number], fits: Callable[[Number], bool], expected: str) -> Number:
+    with suppress(ValueError):
+        number = kind(text)
+        if fits(number):
+            return number
+    raise argparse.ArgumentTypeError(f"expected {expected}, received {text}")
 
 
 def tell(line: str) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 SIDE = 320  # pixels of each of the two pictures, longer side
 CAPTION_HEIGHT = 44
+FONT_SIZE = 13
 # Two colors of Okabe and Ito that are told apart with any color vision.
 FOR_ALL, FOR_HEALTHY = (230, 159, 0), (0, 114, 178)
 MOST_OPAQUE = 0.75
@@ -36,7 +37,7 @@ def heat_picture(cell: NDArray[np.uint8], heat: NDArray[np.float32], caption: st
     picture.paste(plain, (0, 0))
     picture.paste(_under_heat(plain, heat), (size[0], 0))
     drawing = ImageDraw.Draw(picture)
-    font = ImageFont.load_default()
+    font = ImageFont.load_default(FONT_SIZE)
     for line, text in enumerate((caption, LEGEND)):
         drawing.text((6, size[1] + 6 + 18 * line), text, fill="black", font=font)
     return picture

@@ -120,8 +120,10 @@ def feed_of(options: argparse.Namespace) -> WatchFeed | None:
             raise UsageError("expected --watch-db beside --watch-folder, received none; name the watched folder's")
         return None
     feed = WatchFeed(options.watch_db, options.watch_folder)
-    if options.watch_db.exists():  # else it is away until its service has been started
+    if options.watch_db.exists():
         feed.news(after=0, limit=1)
+    else:
+        tell(f"{options.watch_db} is not there: the page shows it as soon as its service has made it")
     return feed
 
 

@@ -419,7 +419,7 @@ def write_damaged(monkeypatch: pytest.MonkeyPatch, bundle: Path, damage: Callabl
 @pytest.mark.parametrize(
     ("debug", "where"),
     [
-        (False, r"leave the precision out, or name the layers where it departs with --debug-precision$"),
+        (False, r"leave the precision out, allow it more with --tolerance, or name the layers .* --debug-precision$"),
         (True, r"layers that add most to its error: \S+ \("),
     ],
 )
