@@ -64,9 +64,11 @@ def main(arguments: list[str] | None = None) -> int:
                 if done.total():
                     tell(f"{done.total()} of the rows kept are of files that this command line does not name")
                 write_rows(classifier.classify(paths), sink, collectors, total=len(paths))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit) as stop:  # Ctrl-C, SIGTERM
             kept = f", kept in {sink.partial_path}: go on with --resume" if isinstance(sink, ResultsFile) else ""
             tell(f"interrupted: {summary}{kept}")
+            if isinstance(stop, SystemExit):
+                raise
             return INTERRUPTED
     tell(str(summary))
     is_rolled_up = not groups or is_written(partial(report_groups, groups, options.out))

@@ -22,7 +22,7 @@ import runtime
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import Classifier
 from runtime.classify import MOST_PRINTED, main, report_groups
-from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, REFUSED
+from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, REFUSED, TERMINATED
 from runtime.demo import demo_cells
 from runtime.errors import OutputError, UsageError
 from runtime.groups import GroupCounts
@@ -435,6 +435,21 @@ def test_a_disk_that_fills_up_says_how_to_go_on(
     assert not out.exists()
     assert main([str(six_cells / "cells"), "--out", str(out), "--resume"]) == PARTLY_DONE
     assert answers(out) == answers(whole)
+
+
+def test_sigterm_says_as_ctrl_c_does_where_the_rows_are_kept(
+    six_cells: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def terminated(*_: object) -> Iterator[Prediction]:
+        raise SystemExit(TERMINATED)
+
+    monkeypatch.setattr(Classifier, "classify", terminated)
+    with pytest.raises(SystemExit) as stopped:
+        main([str(six_cells / "cells"), "--out", str(six_cells / "r.csv")])
+    assert stopped.value.code == TERMINATED
+    told = capsys.readouterr().err
+    assert "interrupted: 0 files" in told
+    assert told.endswith(".partial: go on with --resume\n")
 
 
 def test_a_run_goes_on_more_than_once(six_cells: Path, monkeypatch: pytest.MonkeyPatch) -> None:
