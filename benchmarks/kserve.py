@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.record import Row, check_record_folder, one_line, write_record
+from benchmarks.record import Row, check_record_folder, reason_of, write_record
 from benchmarks.service import percentiles
 from runtime.command_line import (
     DONE,
@@ -149,7 +149,7 @@ def ask_until(model: ServedModel, end: float, batches: Iterable[Answered]) -> Lo
         try:
             p_all = model.infer(batch)
         except ServerError as error:
-            load.errors[one_line(error)] += 1
+            load.errors[reason_of(error)] += 1
             continue
         load.milliseconds.append((time.perf_counter() - started) * 1e3)
         load.wrong += not is_same(p_all, expected)

@@ -10,7 +10,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from benchmarks.environment import environment
-from runtime.errors import AllnetError
+from runtime.errors import AllnetError, one_line
 from runtime.files import output_errors, write_text_aside
 
 Row = dict[str, Any]
@@ -28,9 +28,9 @@ def check_record_folder(out: Path | None) -> None:
                 pass
 
 
-def one_line(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Return an error as one line that is not too long; only those that are meant for the user go without a name."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     if not isinstance(error, AllnetError):
         text = f"{type(error).__name__}: {text}"
     return text[:LONGEST_REASON]
@@ -38,7 +38,7 @@ def one_line(error: BaseException) -> str:
 
 def failed(error: BaseException) -> Row:
     """Return the columns of a row whose measurement failed."""
-    return {"status": FAILED, "reason": one_line(error)}
+    return {"status": FAILED, "reason": reason_of(error)}
 
 
 def write_record(out: Path, name: str, bundle: Path | None, content: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,7 +45,6 @@ from runtime.inputs import find_inputs, spread_over
 from runtime.results import ResultsFile
 
 SAME_P_ALL = 2e-5  # how far p_all may lie from classify's: other cells are in the batch
-OK = 200
 
 
 class Service:
@@ -170,7 +170,7 @@ def rounds_of(
         elapsed = time.perf_counter() - started
         memory.append(service.memory_mb())
         if turn:
-            cells = sum(one.code == OK for one in found) * options.files
+            cells = sum(one.code == HTTPStatus.OK for one in found) * options.files
             rounds.append(
                 {
                     "classify": round(classify_rate, 1),
@@ -224,7 +224,7 @@ def wrong_answers(exchanges: list[Exchange], requests: list[list[str]], classifi
 
 def is_right(one: Exchange, expected: list[tuple[str, float | None]]) -> bool:
     """Say whether an answer has these names and probabilities, in this order."""
-    if one.code != OK:
+    if one.code != HTTPStatus.OK:
         return False
     rows: list[dict[str, Any]] = json.loads(one.body)["results"]
     return len(rows) == len(expected) and all(

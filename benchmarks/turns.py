@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from benchmarks.record import Row, one_line
+from benchmarks.record import Row, reason_of
 
 Candidate = Callable[[], object]
 
@@ -42,7 +42,7 @@ def tried_in_turns(openers: Mapping[str, Callable[[], Candidate]], rounds: int) 
             candidate = open_candidate()
             turns.results[name] = candidate()
         except Exception as error:  # a library may raise anything; what failed is recorded as failed
-            turns.failures[name] = one_line(error)
+            turns.failures[name] = reason_of(error)
         else:
             candidates[name] = candidate
             turns.seconds[name] = []
@@ -51,7 +51,7 @@ def tried_in_turns(openers: Mapping[str, Callable[[], Candidate]], rounds: int) 
             try:
                 turns.seconds[name].append(_seconds_of(candidates[name]))
             except Exception as error:
-                turns.failures[name] = one_line(error)
+                turns.failures[name] = reason_of(error)
                 del turns.seconds[name]
     return turns
 

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import psutil
 
 from benchmarks.environment import output_of
-from benchmarks.record import one_line
+from benchmarks.record import reason_of
 
 Reading = dict[str, float]
 MIB = 2**20
@@ -227,7 +227,7 @@ class Sensors:
             source.close()
 
     def _leave_out(self, source: Source, error: Exception) -> None:
-        self.left_out[type(source).__name__] = one_line(error)
+        self.left_out[type(source).__name__] = reason_of(error)
         self._sources.remove(source)
         with suppress(Exception):
             source.close()
@@ -242,7 +242,7 @@ class Sensors:
             try:
                 sources.append(NvmlSource(pynvml))
             except pynvml.NVMLError as error:
-                self.left_out["NvmlSource"] = one_line(error)
+                self.left_out["NvmlSource"] = reason_of(error)
         return sources
 
 
