@@ -13,11 +13,12 @@ from runtime.cluster.cell_table import BLOCK, BUG, FAILURE
 from runtime.cluster.pool import READING_CPUS, WORKER_CPUS, WRITING_CPUS, Pool
 from runtime.cluster.result_block import Counts
 from runtime.cluster.stages import COUNTS, ReadingStage, ScoringStage, WritingStage, opened_classifier
-from runtime.errors import ClusterError
+from runtime.errors import ClusterError, one_line
 
 # A worker may be lost as often as machines are; the block that it had is tried so often, for it may be what kills it.
 TRIES_OF_A_BLOCK = 4  # as often as Ray tries a task
 BLOCKS_IN_A_WAVE = 65536  # what the driver has Ray know of at a time: its memory does not grow with the archive
+LONGEST_REASON = 300  # characters; Ray's errors fill pages
 LARGEST_BLOCK_BYTES = 96 * 2**20  # of pixels; Ray Data would cut a table of more than 128 MiB
 
 
@@ -53,7 +54,9 @@ def probe_model(options: ClassifierOptions, bundle: str, pool: Pool) -> Model:
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except ray.exceptions.RayError as error:
-        raise ClusterError(f"expected a worker to open the bundle, found it lost: {_one_line(error)}") from error
+        raise ClusterError(
+            f"expected a worker to open the bundle, found it lost: {one_line(error)[:LONGEST_REASON]}"
+        ) from error
 
 
 def finished_blocks(blocks: Sequence[int], steps: Steps, pool: Pool) -> Iterator[tuple[int, Counts]]:
@@ -95,7 +98,7 @@ def _wave(blocks: Sequence[int], steps: Steps, pool: Pool) -> Iterator[tuple[int
             yield from outcomes(outcome.to_pylist())
     except ray.exceptions.RayError as error:
         raise ClusterError(
-            f"the cluster was lost: {_one_line(error)}; the blocks so far are kept, the same command goes on"
+            f"the cluster was lost: {_reason(error)}; the blocks so far are kept, the same command goes on"
         ) from error
 
 
@@ -109,5 +112,5 @@ def outcomes(rows: list[dict[str, Any]]) -> Iterator[tuple[int, Counts]]:
         yield row[BLOCK], Counts(**json.loads(row[COUNTS]))
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+def _reason(error: BaseException) -> str:
+    return one_line(error)[:LONGEST_REASON]

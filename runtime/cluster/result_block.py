@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from runtime.errors import OutputError, UnopenableCellError
+from runtime.errors import OutputError, UnopenableCellError, one_line
 from runtime.files import output_errors, written_aside
 from runtime.results import row_of
 from runtime.schema import Prediction
@@ -88,6 +88,6 @@ def read_counts(path: Path) -> Counts:
         return Counts(**json.loads(pq.read_metadata(path).metadata[COUNTS]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputError(
-            f"expected a block of this job at {path}, found something else: {' '.join(str(error).split())}; delete the "
+            f"expected a block of this job at {path}, found something else: {one_line(error)}; delete the "
             "file, then the same command makes it again"
         ) from error

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from runtime.errors import ClusterError, UnopenableCellError, UnreadableCellError, UsageError
+from runtime.errors import ClusterError, UnopenableCellError, UnreadableCellError, UsageError, one_line
 from runtime.inputs import is_wanted
 from runtime.preprocessing import MAX_FILE_BYTES
 
@@ -63,7 +63,7 @@ def stored_files(url: str, include: Sequence[str], timeout_s: float) -> Iterator
             f"expected an image or a folder of images at {url}, found nothing; check the address"
         ) from None
     except Exception as error:  # each store's library raises its own types
-        raise UsageError(f"expected a store that can be read at {url}, found: {_one_line(error)}") from error
+        raise UsageError(f"expected a store that can be read at {url}, found: {one_line(error)}") from error
 
 
 def _below(store: Any, root: str, include: Sequence[str], timeout_s: float) -> Iterator[tuple[StoredFile, bool]]:
@@ -127,7 +127,7 @@ def _fetch(file: StoredFile, store: Any, path: str, timeout_s: float) -> bytes:
             return data
         except Exception as error:  # each store's library raises its own types
             if isinstance(error, FINAL) or attempt == TRIES - 1:
-                raise UnopenableCellError(_one_line(error)) from error
+                raise UnopenableCellError(one_line(error)) from error
         time.sleep(PAUSE_S * 2**attempt)
     raise AssertionError("the last try returns or raises")
 
@@ -155,7 +155,3 @@ def _opened(url: str) -> tuple[Any, str]:
 
     store, path = url_to_fs(url)
     return store, path
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
