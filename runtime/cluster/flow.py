@@ -54,9 +54,7 @@ def probe_model(options: ClassifierOptions, bundle: str, pool: Pool) -> Model:
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except ray.exceptions.RayError as error:
-        raise ClusterError(
-            f"expected a worker to open the bundle, found it lost: {one_line(error)[:LONGEST_REASON]}"
-        ) from error
+        raise ClusterError(f"expected a worker to open the bundle, found it lost: {_reason(error)}") from error
 
 
 def finished_blocks(blocks: Sequence[int], steps: Steps, pool: Pool) -> Iterator[tuple[int, Counts]]:
