@@ -12,7 +12,7 @@ from runtime.closing import Closing
 from runtime.pipeline import Cell, Scored
 from runtime.service.batcher import Batcher
 from runtime.service.limits import Limits
-from runtime.service.metrics import Metrics
+from runtime.service.metrics import ServiceMetrics
 from runtime.service.problems import BusyError
 from runtime.service.watch_feed import WatchFeed
 
@@ -34,7 +34,7 @@ class Desk(Closing):
     def __init__(self, limits: Limits | None = None, feed: WatchFeed | None = None) -> None:
         self.limits = limits or Limits()
         self.feed = feed  # of a watched folder, where one is followed
-        self.metrics = Metrics()
+        self.metrics = ServiceMetrics()
         self.is_stopping = False
         self.bytes_held = 0  # of all requests that are being read or answered
         self._model: _Model | None = None

@@ -36,7 +36,7 @@ class NoPictureError(Exception):
 
 
 @dataclass(frozen=True)
-class News:
+class NewRows:
     """What the database holds beyond a row that is known."""
 
     results: list[dict[str, Any]]  # the newest rows, the oldest of them first
@@ -60,18 +60,18 @@ class WatchFeed:
         """Whether pictures of rows can be asked for."""
         return self._folder is not None
 
-    def news(self, after: int, limit: int) -> News:
+    def news(self, after: int, limit: int) -> NewRows:
         """Return at most `limit` of the newest rows after the row `after`; raise OutputError without a database."""
         with reading(self._database) as connection:
             if connection is None:
-                return News([], 0, _Tally().counts, "")
+                return NewRows([], 0, _Tally().counts, "")
             connection.execute("BEGIN")  # rows and counts of one moment
             database = _identity_of(connection)
             [last] = connection.execute("SELECT coalesce(max(rowid), 0) FROM results").fetchone()
             with self._counting:
                 self._tally = self._tally.up_to(connection, database, last)
                 counts = self._tally.counts
-            return News(_rows_after(connection, after, limit), last, counts, database)
+            return NewRows(_rows_after(connection, after, limit), last, counts, database)
 
     def picture(self, row: int) -> bytes:
         """Return the cell of a row as a small JPEG file.
