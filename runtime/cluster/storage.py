@@ -54,9 +54,8 @@ def stored_files(url: str, include: Sequence[str], timeout_s: float) -> Iterator
         elif _within(timeout_s, store.exists, root):
             yield StoredFile(url, _within(timeout_s, store.size, root)), True
         else:
-            _within(
-                timeout_s, store.ls, root
-            )  # raises why: what was asked before takes a silent store for an empty one
+            # Raises why, if it can: what was asked before takes a silent store for an empty one.
+            _within(timeout_s, store.ls, root)
             raise FileNotFoundError(url)
     except FileNotFoundError:
         raise UsageError(
