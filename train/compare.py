@@ -13,7 +13,7 @@ import numpy as np
 from runtime.errors import UsageError
 from runtime.files import folder_written_aside, output_errors
 from train.comparison import CELLS_AS_INDEPENDENT, delong, mcnemar
-from train.finished import FinishedRun, PartScores, read_run
+from train.evaluated_run import EvaluatedRun, PartScores, read_run
 from train.metrics import METRIC_NAMES, constant_note, metrics_table
 from train.pictures import (
     calibration_picture,
@@ -79,7 +79,7 @@ def pair_line(first: tuple[str, PartScores], second: tuple[str, PartScores]) -> 
     )
 
 
-def part_csv(runs: Mapping[str, FinishedRun], part: str) -> str:
+def part_csv(runs: Mapping[str, EvaluatedRun], part: str) -> str:
     """Return the table of a part as CSV text, values and limits as fractions."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

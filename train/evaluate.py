@@ -13,7 +13,7 @@ from runtime.schema import Decision, Metrics
 from train.batches import Batches
 from train.dataset import Cell, find_cells
 from train.decision import calibrated, check_aim, decide
-from train.finished import protocol
+from train.evaluated_run import protocol
 from train.metrics import measure, metrics_table
 from train.models.network import load_network
 from train.prepared import PreparedImages, prepare_images

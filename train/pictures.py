@@ -18,7 +18,7 @@ from runtime.schema import CLASSES
 from train.decision import CALIBRATION_BINS
 
 if TYPE_CHECKING:
-    from train.finished import FinishedRun, PartScores
+    from train.evaluated_run import EvaluatedRun, PartScores
 
 # Okabe and Ito's colours, which the colour-blind tell apart, and line styles for print in grey.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -96,7 +96,7 @@ def confusion_picture(name_to_scores: Mapping[str, PartScores]) -> bytes:
     return _png(figure)
 
 
-def training_picture(name_to_run: Mapping[str, FinishedRun]) -> bytes:
+def training_picture(name_to_run: Mapping[str, EvaluatedRun]) -> bytes:
     """Draw loss and accuracy over the epochs, one panel for each run, the kept epoch marked; a PNG."""
     figure = Figure(figsize=(8, 2.6 * len(name_to_run)), layout="constrained")
     all_axes = figure.subplots(len(name_to_run), 2, squeeze=False)

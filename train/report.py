@@ -6,7 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from train.finished import FinishedRun
+from train.evaluated_run import EvaluatedRun
 from train.metrics import HEADINGS, constant_note, table_cells
 
 PAGE_NAME = "report.html"
@@ -52,7 +52,7 @@ img {{ max-width: 100%; height: auto; background: #fff; max-height: 36rem; }}
 
 
 def report_page(
-    runs: Mapping[str, FinishedRun],
+    runs: Mapping[str, EvaluatedRun],
     titles: Mapping[str, str],
     tests: Mapping[str, Sequence[str]],
     pictures: Mapping[str, bytes],
@@ -76,7 +76,7 @@ def report_page(
 
 
 def _part(
-    runs: Mapping[str, FinishedRun], part: str, title: str, tests: Sequence[str], pictures: Mapping[str, bytes]
+    runs: Mapping[str, EvaluatedRun], part: str, title: str, tests: Sequence[str], pictures: Mapping[str, bytes]
 ) -> str:
     figures = [_figure(pictures[f"{part}_{name}"], name) for name in CAPTIONS if f"{part}_{name}" in pictures]
     items = "".join(f"<li>{escape(line)}</li>" for line in tests)
@@ -85,7 +85,7 @@ def _part(
     return f"<h2>{escape(title)}</h2>\n{table}\n<ul>{items}</ul>\n" + "\n".join(figures)
 
 
-def _metric_row(name: str, run: FinishedRun, part: str) -> list[str]:
+def _metric_row(name: str, run: EvaluatedRun, part: str) -> list[str]:
     metrics = run.parts[part].metrics
     notes = [run.protocol, metrics.interval_method, constant_note(metrics)]
     small = "".join(f"<small>{escape(note)}</small>" for note in notes if note)
@@ -93,7 +93,7 @@ def _metric_row(name: str, run: FinishedRun, part: str) -> list[str]:
     return [f"{escape(name)}{small}", str(metrics.cells), *values]
 
 
-def _run_rows(runs: Mapping[str, FinishedRun]) -> list[list[str]]:
+def _run_rows(runs: Mapping[str, EvaluatedRun]) -> list[list[str]]:
     return [
         [
             escape(name),

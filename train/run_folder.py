@@ -53,7 +53,7 @@ def has_stopped_getting_better(history: Sequence[Epoch], patience: int) -> bool:
 
 
 @dataclass(frozen=True)
-class Scores:
+class StoredScores:
     """What the best model says of the cells of a part."""
 
     hashes: list[str]  # SHA-256 of each cell
@@ -203,13 +203,13 @@ class RunFolder:
         rows = ((cell.sha256, cell.label, cell.group, repr(float(p))) for cell, p in zip(cells, p_all, strict=True))
         write_csv_aside(self._scores_path(part), SCORE_COLUMNS, rows)
 
-    def scores(self, part: str) -> Scores:
+    def scores(self, part: str) -> StoredScores:
         """Read scores-<part>.csv; raise RunError where that part was not evaluated."""
         path = self._scores_path(part)
         try:
             with path.open(newline="") as stream:
                 rows = list(csv.DictReader(stream))
-            return Scores(
+            return StoredScores(
                 hashes=[row["sha256"] for row in rows],
                 labels=np.array([row["label"] == "1" for row in rows]),
                 groups=[row["group"] for row in rows],

@@ -21,7 +21,7 @@ from train.batches import Batches
 from train.dataset import Cell
 from train.decision import calibrated
 from train.evaluate import predict
-from train.finished import read_run
+from train.evaluated_run import read_run
 from train.models.network import load_network
 from train.prepared import prepare_images
 from train.run_folder import RunFolder

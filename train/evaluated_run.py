@@ -30,7 +30,7 @@ class PartScores:
 
 
 @dataclass(frozen=True)
-class FinishedRun:
+class EvaluatedRun:
     """A run that was trained to its end and evaluated on its validation part at least."""
 
     name: str
@@ -56,7 +56,7 @@ def protocol(config: RunConfig, cells: Sequence[PlacedCell]) -> str:
     return f"split by {kind}, subjects in several parts"
 
 
-def read_run(path: Path, name: str) -> FinishedRun:
+def read_run(path: Path, name: str) -> EvaluatedRun:
     """Read a run folder; raise RunError where the run is not finished."""
     folder = RunFolder(path)
     folder.refuse_unfinished()
@@ -68,4 +68,4 @@ def read_run(path: Path, name: str) -> FinishedRun:
         scores = folder.scores(part)
         p_all = calibrated(scores.p_all, decision.temperature)
         parts[part] = PartScores(scores.hashes, scores.labels, p_all, calibration_error(scores.labels, p_all), of_part)
-    return FinishedRun(name, config, protocol(config, folder.cells()), decision, folder.history(), parts)
+    return EvaluatedRun(name, config, protocol(config, folder.cells()), decision, folder.history(), parts)
