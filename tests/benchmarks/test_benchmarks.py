@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -208,7 +209,7 @@ def test_an_answer_is_right_where_classify_says_the_same(
     answered: float | None, classified: float | None, is_right: bool
 ) -> None:
     body = json.dumps({"results": [{"path": "a.bmp", "p_all": answered}]}).encode()
-    assert service.is_right(Exchange(0, 0.1, service.OK, body), [("a.bmp", classified)]) is is_right
+    assert service.is_right(Exchange(0, 0.1, HTTPStatus.OK, body), [("a.bmp", classified)]) is is_right
 
 
 def test_the_service_measurement_says_why_it_does_not_start(tmp_path: Path) -> None:
