@@ -1,4 +1,4 @@
-"""A finished run as its folder tells it: configuration, history, and the scores of its evaluated parts."""
+"""An evaluated run as its folder tells it: configuration, history, and the scores of its evaluated parts."""
 
 from __future__ import annotations
 
