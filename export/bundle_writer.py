@@ -17,7 +17,7 @@ from export.departures import DEBUG_CELLS, departures
 from export.finished_run import FinishedRun
 from export.fp16 import write_fp16
 from export.gate import Verdict, judge_all
-from export.heat_graph import center_heat, refuse_wrong_heat
+from export.heat_graph import SMALLEST_CORRELATION, center_heat, remove_heat, wrong_heat
 from export.int8 import write_int8
 from export.model_card import model_card
 from export.operators import refuse_unsupported
@@ -170,7 +170,10 @@ def _prove(
     image: ImageSpec,
     options: ExportOptions,
 ) -> tuple[Scores, tuple[Verdict, ...]]:
-    """Write the golden cells, and judge each variant on the labelled ones; raise ConversionError where one fails."""
+    """Write the golden cells, and judge each variant on the labelled ones, then its map.
+
+    Raises ConversionError where a variant fails, or fp32's map.
+    """
     folder = converted[0].file.parent
     with _opened(converted, image) as backends:
         golden = np.stack([load_cell(path, image) for path in demo_cells()])
@@ -180,8 +183,20 @@ def _prove(
         for each, verdict in zip(converted, verdicts, strict=True):
             if not verdict.proof.passed:
                 raise _refusal(verdict, _where(folder, each, image, scores.cells, debug=options.debug))
-        refuse_wrong_heat(reference, backends, load_cells(spread_over(scores.cells, HEAT_CELLS), image))
+        wrong = wrong_heat(reference, backends, load_cells(spread_over(scores.cells, HEAT_CELLS), image))
+    _take_out_heat([each for each in converted if each.precision in wrong], wrong)
     return scores, verdicts
+
+
+def _take_out_heat(converted: Sequence[_Converted], wrong: dict[str, float]) -> None:
+    """Let variants whose map is not the Keras model's go without one: what they answer has passed on its own."""
+    for each in converted:
+        remove_heat(each.file)
+        tell(
+            f"{each.precision} goes without the map: its correlation with the Keras model's is "
+            f"{wrong[each.precision]:.3f}, where at least {SMALLEST_CORRELATION[each.precision]:g} is accepted; "
+            "--explain finds it by covering places"
+        )
 
 
 def _written(manifest: Manifest, folder: Path, source: str) -> Manifest:

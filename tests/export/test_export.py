@@ -26,6 +26,7 @@ from export.__main__ import main
 from export.bundle_writer import ExportOptions, write_bundle
 from export.finished_run import find_run
 from export.graph import weighted_nodes
+from export.heat_graph import SMALLEST_CORRELATION
 from export.operators import refuse_unsupported
 from export.to_onnx import KerasModel
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
@@ -414,6 +415,18 @@ def write_damaged(monkeypatch: pytest.MonkeyPatch, bundle: Path, damage: Callabl
         onnx.save(model, target)
 
     monkeypatch.setattr(KerasModel, "write_onnx", write_onnx)
+
+
+def test_a_variant_whose_map_departs_goes_without_it(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(SMALLEST_CORRELATION, "fp16", 1.1)
+    write_bundle(find_run(finished_run), tmp_path / "bundle", ExportOptions(precisions=("fp16",), source=""))
+    assert re.search(r"fp16 goes without the map: .* is (1\.000|0\.99\d), where at least 1\.1", capsys.readouterr().err)
+    for precision, has_map in (("fp32", True), ("fp16", False)):
+        options = ClassifierOptions(bundle=tmp_path / "bundle", backend="cpu", precision=precision)
+        with Classifier(options) as classifier:
+            assert classifier.backend.gives_heat is has_map
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,13 +9,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+import onnx
 import pytest
 import tensorflow as tf
 from keras import layers
 
 from export.fp16 import write_fp16
 from export.heat import ExplainedNetwork, joined, spreading
-from export.heat_graph import center_heat, refuse_wrong_heat
+from export.heat_graph import center_heat, remove_heat, wrong_heat
 from export.to_onnx import KerasModel
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
@@ -164,7 +166,7 @@ def test_the_graph_gives_the_map_of_the_keras_model(model: str, size: int, side:
     np.testing.assert_allclose(heat, expected, atol=2e-3 * np.abs(expected).max())
     write_fp16(tmp_path / "m.onnx", tmp_path / "m.fp16.onnx", {})
     with OnnxRuntimeBackend(tmp_path / "m.fp16.onnx", ImageSpec(size, size), "cpu") as backend:
-        refuse_wrong_heat(reference, {"fp16": backend}, cells)
+        assert not wrong_heat(reference, {"fp16": backend}, cells)
 
 
 def test_a_map_is_counted_from_the_mean_cells(tmp_path: Path) -> None:
@@ -220,14 +222,32 @@ def package_backends() -> Any:
         backend.close()
 
 
-def test_a_map_that_is_not_the_models_is_refused(package_backends: Any) -> None:
+def test_a_map_that_is_not_the_models_is_found(package_backends: Any) -> None:
     backends, cells = package_backends
     _, heat = backends["fp32"].infer_with_heat(cells)
     mean = np.float32(0.01) * np.arange(heat[0].size, dtype=np.float32).reshape(heat[0].shape)
-    refuse_wrong_heat(Answers(heat + mean), backends, cells)
-    refuse_wrong_heat(Answers(None), backends, cells)
+    assert not wrong_heat(Answers(heat + mean), backends, cells)
+    assert not wrong_heat(Answers(None), backends, cells)
+    others = {precision: backend for precision, backend in backends.items() if precision != "fp32"}
+    wrong = wrong_heat(Answers(heat[:, ::-1] + mean), others, cells)
+    assert list(wrong) == list(others)
+    assert all(correlation < 0.9 for correlation in wrong.values())
     with pytest.raises(ConversionError, match=r"expected the map of fp32 to be the Keras model's, found a correlation"):
-        refuse_wrong_heat(Answers(heat[:, ::-1] + mean), backends, cells)
+        wrong_heat(Answers(heat[:, ::-1] + mean), backends, cells)
+
+
+def test_a_graph_without_its_map_gives_the_same_answers(package_backends: Any, tmp_path: Path) -> None:
+    backends, cells = package_backends
+    bundle = Bundle.open(DEFAULT_BUNDLE)
+    for variant in bundle.manifest.variants:
+        file = Path(shutil.copy(bundle.path(variant), tmp_path))
+        before = {node.name for node in onnx.load(file).graph.node}
+        remove_heat(file)
+        onnx.checker.check_model(file, full_check=True)
+        assert {node.name for node in onnx.load(file).graph.node} < before, "the names that the record has stay"
+        with OnnxRuntimeBackend(file, bundle.manifest.image, "cpu") as backend:
+            assert not backend.gives_heat
+            np.testing.assert_allclose(backend.infer(cells), backends[variant.precision].infer(cells), atol=1e-6)
 
 
 def test_every_precision_of_the_package_has_the_map() -> None:
