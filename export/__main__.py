@@ -207,7 +207,7 @@ def tolerance(text: str) -> tuple[str, str, float]:
     """Parse PRECISION:LIMIT=VALUE."""
     precision, _, rest = text.partition(":")
     limit, _, value = rest.partition("=")
-    if precision not in PRECISIONS or limit not in TOLERANCE_LIMITS:
+    if precision not in PRECISIONS or limit not in TOLERANCE_LIMITS or not value:
         raise argparse.ArgumentTypeError(
             f"expected {'|'.join(PRECISIONS)}:{'|'.join(TOLERANCE_LIMITS)}=VALUE, received {text}"
         )
