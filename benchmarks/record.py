@@ -31,7 +31,7 @@ def check_record_folder(out: Path | None) -> None:
 def reason_of(error: BaseException) -> str:
     """Return an error as one line that is not too long; only those that are meant for the user go without a name."""
     text = one_line(error)
-    if not isinstance(error, AllnetError):
+    if not isinstance(error, AllnetError) and str(error):
         text = f"{type(error).__name__}: {text}"
     return text[:LONGEST_REASON]
 

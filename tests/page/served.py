@@ -42,9 +42,13 @@ def served(*arguments: str, **environment: str) -> Iterator[Served]:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
     try:
         assert process.stderr
-        first = process.stderr.readline()
-        found = re.match(r"(http://\S+) answers", first)
-        assert found, first + process.stderr.read()
+        said = []
+        for line in process.stderr:  # up to its end, where the service does not start
+            said.append(line)
+            if found := re.match(r"(http://\S+) answers", line):
+                break
+        else:
+            pytest.fail("".join(said))
         yield Served(found[1])
     finally:
         process.terminate()
