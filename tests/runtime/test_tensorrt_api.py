@@ -64,7 +64,19 @@ NOT_TENSORRT = {
     ),
     "variant",
     # texts, numbers, tables and paths
-    *("DATATYPE_SPELLINGS", "aside", "engine_aside", "file", "found", "layer", "model", "msg", "part", "path"),
+    *(
+        "DATATYPE_SPELLINGS",
+        "aside",
+        "engine_aside",
+        "file",
+        "folder",
+        "found",
+        "layer",
+        "model",
+        "msg",
+        "part",
+        "path",
+    ),
     *("reasons", "record_aside", "tensor", "texts", "version", "weights"),
     # the standard library's threads
     "pool",
