@@ -16,11 +16,6 @@ def copy_bundle_file(source: Path, target: Path) -> None:
             stream.write(block)
 
 
-def read_bundle_file(path: Path) -> bytes:
-    """Return a file's content; raise BundleError where it cannot be read."""
-    return b"".join(_blocks(path))
-
-
 def _blocks(path: Path) -> Iterator[bytes]:
     with reading_errors(path):
         yield from blocks_of_file(path)

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.bundle_file import copy_bundle_file, read_bundle_file
+from export.bundle_file import copy_bundle_file
 from export.engine import EngineOptions, build_engine, choose_variant, refuse_no_tensorrt
 from export.installed import CURRENT, InstallFolder, held_install_folder, is_of_content
 from export.self_test import self_test_apart
 from runtime.backends.tensorrt import numbers
-from runtime.bundle import Bundle
+from runtime.bundle import Bundle, read_bundle_file
 from runtime.classifier import refuse_unproved
 from runtime.errors import AllnetError, BackendError, BundleError, OutputError
 from runtime.files import flush_folder, folder_written_aside, output_errors

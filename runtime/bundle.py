@@ -124,10 +124,11 @@ def _card(folder: Path, sha256: str) -> bytes:
     with reading_errors(new):
         name = NEW_CARD_NAME if new.is_file() and sha256_of_file(new) == sha256 else CARD_NAME
     _check(folder, name, sha256)
-    return _read(folder / name)
+    return read_bundle_file(folder / name)
 
 
-def _read(path: Path) -> bytes:
+def read_bundle_file(path: Path) -> bytes:
+    """Return a file's content; raise BundleError where it cannot be read."""
     with reading_errors(path):
         return path.read_bytes()
 

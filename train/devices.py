@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import keras
 
@@ -50,14 +51,9 @@ def shared_among(devices: Sequence[str]) -> Iterator[None]:
         with tf.distribute.MirroredStrategy([name.upper() for name in devices]).scope():
             yield
     else:
-        before = keras.distribution.distribution()
         # Without auto_shard_dataset: what a process reads is its own share already.
-        shared = keras.distribution.DataParallel(devices=list(devices), auto_shard_dataset=False)
-        keras.distribution.set_distribution(shared)
-        try:
+        with _distributed_by(keras.distribution.DataParallel(devices=list(devices), auto_shard_dataset=False)):
             yield
-        finally:
-            keras.distribution.set_distribution(before)
 
 
 @contextmanager
@@ -69,8 +65,14 @@ def unshared(process: Process) -> Iterator[None]:
     if process.count == 1:
         yield
         return
+    with _distributed_by(None):
+        yield
+
+
+@contextmanager
+def _distributed_by(distribution: Any) -> Iterator[None]:
     before = keras.distribution.distribution()
-    keras.distribution.set_distribution(None)
+    keras.distribution.set_distribution(distribution)
     try:
         yield
     finally:
