@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,14 @@ from tests.tensorrt_simulator.rules import VERSIONS
 from tests.tiny_bundle import write_tiny_bundle
 
 REAL_CELLS = Path(__file__).parents[2] / "shared" / "cnmc"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def control_c() -> Iterator[None]:
+    """Ctrl-C as it is in a terminal: a shell's background job ignores it, and so would all that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

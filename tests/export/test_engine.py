@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,14 +34,6 @@ OPTIONS = EngineOptions()
 
 def engine_files(bundle: Path) -> list[str]:
     return sorted(path.name for path in (bundle / "engines").glob("*"))
-
-
-@pytest.fixture
-def control_c() -> Iterator[None]:
-    """Ctrl-C as it is in a terminal: whoever runs the tests in the background has it switched off."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def put_variant(bundle: Path, precision: str, content_of: str, **extra: Any) -> None:
@@ -226,7 +217,7 @@ def test_the_record_of_an_older_engine_does_not_vouch_for_a_new_one(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no Ctrl-C to one process alone")
-def test_a_build_that_is_interrupted_writes_nothing(control_c: None, simulated: Library, tiny_bundle: Path) -> None:
+def test_a_build_that_is_interrupted_writes_nothing(simulated: Library, tiny_bundle: Path) -> None:
     def press_control_c() -> None:
         simulated.at_each_step = lambda: None
         time.sleep(0.3)  # the main thread waits by now

@@ -241,9 +241,7 @@ def test_ctrl_c_in_the_middle_of_a_real_run_is_quiet(cell_file: CellFile, tmp_pa
     for number in range(1, 3000):
         (tmp_path / "cells" / f"{number}.bmp").hardlink_to(cell)
     command = [sys.executable, "-m", "runtime.classify", str(tmp_path / "cells"), "--out", str(tmp_path / "r.csv")]
-    # A shell's background job ignores Ctrl-C, and so would what it starts.
-    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=listening) as process:
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and not any(path.stat().st_size for path in tmp_path.glob("r.csv.*.partial")):
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)

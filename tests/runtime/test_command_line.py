@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ import pytest
 from runtime.command_line import INTERRUPTED, REFUSED, TERMINATED, quiet_tensorflow, run_command
 
 ROOT = Path(__file__).parents[2]
-SET_SIGNAL = signal.signal
 
 
 def failing(error: BaseException) -> Callable[[], int]:
@@ -117,7 +115,6 @@ def test_ctrl_c_while_libraries_are_imported_is_quiet(tmp_path: Path, module: st
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         check=False,
-        preexec_fn=partial(SET_SIGNAL, signal.SIGINT, signal.SIG_DFL),  # a background job ignores Ctrl-C
     )
     assert (done.returncode, done.stdout, done.stderr) == (INTERRUPTED, b"", b"interrupted\n")
 

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,10 +43,8 @@ class Service:
         self.database = database
         self._log = database.with_suffix(f".{time.monotonic_ns()}.log")
         command = [sys.executable, "-m", "runtime.watch", str(folder), "--db", str(database), *arguments]
-        # A shell's background job ignores Ctrl-C, and so would what it starts.
-        listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
         with self._log.open("w") as stream:
-            self.process = subprocess.Popen(command, cwd=ROOT, stderr=stream, preexec_fn=listening)
+            self.process = subprocess.Popen(command, cwd=ROOT, stderr=stream)
 
     @property
     def said(self) -> str:
