@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePath
 from statistics import NormalDist
 from typing import Any
 
 from runtime.cell_names import EXAMPLE, parse_cell_name, printable
 from runtime.files import write_csv_aside
-from runtime.schema import CLASSES, Interval, Prediction
+from runtime.outcomes import Outcomes
+from runtime.schema import Interval, Prediction
 
 CONFIDENCE = 0.95
 # The interval of half the cells among 20 reaches from 0.30 to 0.70. With fewer it leaves most shares open, and a number
@@ -36,25 +36,6 @@ def folder_of(path: str) -> str:
 GROUPINGS: Mapping[str, Callable[[str], str]] = {"subject": subject_of, "folder": folder_of}
 
 
-@dataclass
-class Group:
-    """Counts over the files of one group."""
-
-    cells: int = 0  # that were given a label; errors are none
-    leukemic: int = 0  # of them labelled ALL
-    review: int = 0  # of them that a person should look at
-    errors: int = 0  # files that could not be read
-
-    def add(self, prediction: Prediction) -> None:
-        """Count one file; a cell under review counts as what it is labelled."""
-        if prediction.status == "error":
-            self.errors += 1
-            return
-        self.cells += 1
-        self.leukemic += prediction.label == CLASSES[1]
-        self.review += prediction.status == "review"
-
-
 class GroupCounts:
     """Predictions counted by group; memory grows with the groups alone.
 
@@ -67,14 +48,14 @@ class GroupCounts:
         self.by = by
         self.min_cells = min_cells
         self._group_of = GROUPINGS[by]
-        self._groups: dict[str, Group] = {}
+        self._groups: dict[str, Outcomes] = {}
 
     def add(self, prediction: Prediction) -> None:
         """Count one file in its group."""
-        self._groups.setdefault(self._group_of(prediction.path), Group()).add(prediction)
+        self._groups.setdefault(self._group_of(prediction.path), Outcomes()).add(prediction)
 
     @property
-    def groups(self) -> dict[str, Group]:
+    def groups(self) -> dict[str, Outcomes]:
         """The groups by name, ordered as people count: 2 before 10; what is not known comes last."""
         return dict(sorted(self._groups.items(), key=lambda item: (item[0] == UNKNOWN, _natural(item[0]))))
 
@@ -93,7 +74,7 @@ class GroupCounts:
         """Return the roll-up for people, a row for each group."""
         return [self._table_row(name, group) for name, group in self.groups.items()]
 
-    def _table_row(self, name: str, group: Group) -> dict[str, Any]:
+    def _table_row(self, name: str, group: Outcomes) -> dict[str, Any]:
         share = self.share(name)
         return {
             self.by: printable(name) or "(unknown)",
@@ -111,15 +92,14 @@ class GroupCounts:
         if any(self.status(name) == "insufficient" for name in self._groups):
             notes.append(f"insufficient: fewer than {self.min_cells} cells (--min-cells), so no share is claimed.")
         if unknown := self._groups.get(UNKNOWN):
-            files = unknown.cells + unknown.errors
-            notes.append(f"(unknown): {files} files whose names tell no subject, as {EXAMPLE} would.")
+            notes.append(f"(unknown): {unknown.rows} files whose names tell no subject, as {EXAMPLE} would.")
         return notes
 
     def write(self, path: Path) -> None:
         """Write the roll-up as CSV, whole or not at all; raise OutputError where it cannot be written."""
         write_csv_aside(path, COLUMNS, (self._csv_row(name, group) for name, group in self.groups.items()))
 
-    def _csv_row(self, name: str, group: Group) -> tuple[object, ...]:
+    def _csv_row(self, name: str, group: Outcomes) -> tuple[object, ...]:
         share = self.share(name)
         limits = (share.value, share.low, share.high) if share else ()
         shares = [f"{value:.6f}" for value in limits] or [""] * 3

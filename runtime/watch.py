@@ -94,7 +94,7 @@ def watch(options: argparse.Namespace) -> int:
         with watched_folder(options, service, News(bell)) as folder:
             tell_start(options, classifier, folder)
             service.run(folder)
-        tell(f"stopped: {service.tally}")
+        tell(f"stopped: {service.summary}")
         if store.unwritten:
             tell(f"{store.unwritten} results were not written; their files are classified at the next start")
             return REFUSED

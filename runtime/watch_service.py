@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from itertools import chain
 from typing import Protocol
 
 from runtime.cell_names import printable
 from runtime.errors import OutputError
 from runtime.folder_news import Bell
+from runtime.outcomes import Outcomes
 from runtime.result_store import FileVersion, ResultStore
-from runtime.schema import CLASSES, Prediction
+from runtime.schema import Prediction
 from runtime.systemd import Notifier
 from runtime.watched_folder import Candidate, WatchedFolder
 
@@ -37,30 +37,6 @@ class Classifies(Protocol):
         """Yield one Prediction for each path, in order."""
 
 
-@dataclass
-class Tally:
-    """Counts since the start."""
-
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CLASSES, 0))
-    set_aside: int = 0
-
-    def add(self, prediction: Prediction) -> None:
-        """Count one row."""
-        if prediction.status == "error":
-            self.set_aside += 1
-        else:
-            self.counts[prediction.label] += 1
-
-    @property
-    def rows(self) -> int:
-        """How many rows were counted."""
-        return self.set_aside + sum(self.counts.values())
-
-    def __str__(self) -> str:
-        counts = ", ".join(f"{self.counts[label]} {label}" for label in reversed(CLASSES))
-        return f"{self.rows} files since the start: {counts}, {self.set_aside} set aside as not readable"
-
-
 class WatchService:
     """Classifies what is complete in a folder until it is told to stop."""
 
@@ -75,7 +51,7 @@ class WatchService:
         tell: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.tally = Tally()
+        self.outcomes = Outcomes()  # since the start
         self._classifier = classifier
         self._store = store
         self._bell = bell
@@ -91,6 +67,11 @@ class WatchService:
         self._next_summary = clock() + SUMMARY_S
         self._summed_up = 0
         self._is_stopping = is_stopping
+
+    @property
+    def summary(self) -> str:
+        """What came of the files since the start."""
+        return f"{self.outcomes.rows} files since the start: {self.outcomes}"
 
     def is_known(self, version: FileVersion) -> bool:
         """Say whether a version has a row or is being classified; while the database cannot be read, that it is."""
@@ -165,7 +146,7 @@ class WatchService:
         if prediction.status == "error":
             self._tell(f"{printable(prediction.path)}: {prediction.reason}; set aside until it changes")
         self._store.add(version, prediction)
-        self.tally.add(prediction)
+        self.outcomes.add(prediction)
 
     def _commit(self) -> None:
         """Write the rows; where that fails, say so once and try again later."""
@@ -207,9 +188,9 @@ class WatchService:
         if self._clock() < self._next_summary:
             return
         self._next_summary = self._clock() + SUMMARY_S
-        if self.tally.rows > self._summed_up:
-            self._summed_up = self.tally.rows
-            self._tell(str(self.tally))
+        if self.outcomes.rows > self._summed_up:
+            self._summed_up = self.outcomes.rows
+            self._tell(self.summary)
 
     def _seconds_to_wait(self, folder: WatchedFolder) -> float:
         """Return how long to wait for news; no ping of systemd may come late."""

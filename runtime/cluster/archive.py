@@ -149,7 +149,7 @@ class Archive:
             for block, counts in finished_blocks(left, steps, pool):
                 missing[block] = 0
                 self._add(counts)
-                progress.update(counts.files)
+                progress.update(counts.outcomes.rows)
         if lost := [block for block in left if missing[block]]:
             raise self._lost(terms, lost)
 
@@ -163,7 +163,7 @@ class Archive:
         )
 
     def _add(self, counts: Counts) -> None:
-        self.summary.add_counts(counts.labels, counts.review)
+        self.summary.merge(counts.outcomes)
         self._unopened += counts.unopened
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 
 from runtime.errors import OutputError, UnopenableCellError, one_line
 from runtime.files import output_errors, written_aside
+from runtime.outcomes import Outcomes
 from runtime.results import row_of
 from runtime.schema import Prediction
 
@@ -37,24 +37,18 @@ SCHEMA = pa.schema(
 class Counts:
     """What a block holds."""
 
-    labels: dict[str, int]  # files by label, those with an error under ""
-    review: int
+    outcomes: Outcomes
     unopened: int  # errors of files that could not be opened: the same command tries them again
-
-    @property
-    def files(self) -> int:
-        """How many rows there are."""
-        return sum(self.labels.values())
 
 
 def counts_of(table: Any) -> Counts:
     """Count the rows of a block."""
-    labels, states, reasons = (table[name].to_pylist() for name in ("label", "status", "reason"))
-    unopened = sum(
-        status == "error" and reason.startswith(UnopenableCellError.BEGINNING)
-        for status, reason in zip(states, reasons, strict=True)
-    )
-    return Counts(dict(Counter(labels)), states.count("review"), unopened)
+    outcomes, unopened = Outcomes(), 0
+    columns = (table[name].to_pylist() for name in ("label", "status", "reason"))
+    for label, status, reason in zip(*columns, strict=True):
+        outcomes.count(label, status)
+        unopened += status == "error" and reason.startswith(UnopenableCellError.BEGINNING)
+    return Counts(outcomes, unopened)
 
 
 def block_path(output: Path, block: int) -> Path:
@@ -85,7 +79,8 @@ def write_block(output: Path, block: int, table: Any) -> Counts:
 def read_counts(path: Path) -> Counts:
     """Return what the file of a block holds; raise OutputError where it is none."""
     try:
-        return Counts(**json.loads(pq.read_metadata(path).metadata[COUNTS]))
+        counts = json.loads(pq.read_metadata(path).metadata[COUNTS])
+        return Counts(Outcomes(**counts["outcomes"]), counts["unopened"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputError(
             f"expected a block of this job at {path}, found something else: {one_line(error)}; delete the "

@@ -388,7 +388,7 @@ def test_what_was_begun_is_finished_when_it_is_told_to_stop(watch: Watch) -> Non
     watch.drop(*names(100))
     watch.service.run(watch.folder)
     assert len(watch.rows()) == len(watch.classifier.read) == 12, "the three batches that were being read"
-    assert watch.service.tally.rows == 12
+    assert watch.service.outcomes.rows == 12
 
 
 def test_stopping_writes_what_could_not_be_written_before(watch: Watch) -> None:
@@ -418,7 +418,7 @@ def test_a_summary_comes_every_so_often_where_there_is_anything_new(watch: Watch
     watch.drop(*names(3))
     watch.step()
     watch.step(SUMMARY_S)
-    assert watch.said == ["3 files since the start: 3 ALL, 0 healthy, 0 set aside as not readable"]
+    assert watch.said == ["3 files since the start: 3 ALL, 0 healthy, 0 of them for review, 0 not readable"]
     watch.step(SUMMARY_S)
     assert len(watch.said) == 1
 
