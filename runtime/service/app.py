@@ -26,7 +26,7 @@ from runtime.service.access import Access
 from runtime.service.archives import cells_of_archive
 from runtime.service.bodies import read_body
 from runtime.service.desk import Desk, Hold
-from runtime.service.explaining import Explainer
+from runtime.service.explaining import Explainer, only_image
 from runtime.service.front_door import FrontDoor
 from runtime.service.kserve import JSON_LENGTH_HEADER, VERSION, Inference, answer, metadata, parse_inference
 from runtime.service.problems import JsonAnswer, RequestError, client_gone, problem
@@ -93,8 +93,9 @@ async def explain(request: Request) -> Response:
     desk = desk_of(request)
     desk.check_ready()
     with Hold(desk) as hold:
-        uploads = await read_uploads(request, desk, hold)
-        return JsonAnswer(await request.app.state.explainer.answer(desk.classifier, uploads))
+        image = only_image(await read_uploads(request, desk, hold))
+        read = partial(image.reading, desk.classifier.read)
+        return JsonAnswer(await request.app.state.explainer.answer(desk.classifier, read))
 
 
 @routes.get("/healthz", responses=openapi.STATE_ANSWERS, response_class=JsonAnswer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import anyio
@@ -12,6 +12,7 @@ from runtime.classifier import Classifier
 from runtime.errors import NotFiniteError
 from runtime.explanation import Explanation, explain
 from runtime.pipeline import NO_NUMBER
+from runtime.reading import Reading
 from runtime.results import P_ALL_DIGITS
 from runtime.service.problems import BusyError, RequestError
 from runtime.service.uploads import FIELD, Upload
@@ -26,15 +27,11 @@ class Explainer:
     def __init__(self) -> None:
         self._turn = anyio.CapacityLimiter(1)
 
-    async def answer(self, classifier: Classifier, uploads: Sequence[Upload]) -> dict[str, Any]:
-        """Return p_all, the map and its size as JSON; raise RequestError for what is not one readable image."""
-        if len(uploads) != 1 or uploads[0].is_archive:
-            raise RequestError(
-                400, f"expected one image in the field {FIELD!r}, found {len(uploads)} files or an archive"
-            )
+    async def answer(self, classifier: Classifier, read: Callable[[], Reading]) -> dict[str, Any]:
+        """Return p_all, the map and its size as JSON; raise RequestError for what is no readable image."""
         if self._turn.statistics().tasks_waiting >= MOST_WAITING:
             raise BusyError(f"expected at most {MOST_WAITING} images to explain at a time, found more; try again later")
-        found = await anyio.to_thread.run_sync(_explained, classifier, uploads[0], limiter=self._turn)
+        found = await anyio.to_thread.run_sync(_explained, classifier, read, limiter=self._turn)
         rows, columns = found.heat.shape
         return {
             "p_all": round(found.p_all, P_ALL_DIGITS),
@@ -45,8 +42,15 @@ class Explainer:
         }
 
 
-def _explained(classifier: Classifier, upload: Upload) -> Explanation:
-    reading = upload.reading(classifier.read)
+def only_image(uploads: Sequence[Upload]) -> Upload:
+    """Return the image of a request that holds no other; raise RequestError where it does."""
+    if len(uploads) != 1 or uploads[0].is_archive:
+        raise RequestError(400, f"expected one image in the field {FIELD!r}, found {len(uploads)} files or an archive")
+    return uploads[0]
+
+
+def _explained(classifier: Classifier, read: Callable[[], Reading]) -> Explanation:
+    reading = read()
     if reading.pixels is None:
         raise RequestError(422, f"expected an image that can be read, found: {reading.reason}")
     try:

@@ -57,24 +57,21 @@ CLASSIFY_ANSWERS = _answers(
     _object({"results": {"type": "array", "items": ROW}}), "a row for each image, in the order sent", "detail", SENT
 )
 EXPLAIN_BODY = _form("one image", maxItems=1)
-EXPLAIN_ANSWERS = _answers(
-    _object(
-        {
-            "p_all": {"type": "number", "minimum": 0, "maximum": 1, "description": "probability of ALL"},
-            "rows": {"type": "integer", "minimum": 1},
-            "columns": {"type": "integer", "minimum": 1},
-            "heat": {
-                "type": "array",
-                "items": {"type": "array", "items": {"type": "number"}},
-                "description": "over the whole frame, row by row: above 0 speaks for ALL, below for healthy",
-            },
-            "method": {"type": "string"},
-        }
-    ),
-    "the places that the answer comes from",
-    "detail",
-    {**SENT, 422: "no image that can be judged"},
+EXPLANATION: Schema = _object(
+    {
+        "p_all": {"type": "number", "minimum": 0, "maximum": 1, "description": "probability of ALL"},
+        "rows": {"type": "integer", "minimum": 1},
+        "columns": {"type": "integer", "minimum": 1},
+        "heat": {
+            "type": "array",
+            "items": {"type": "array", "items": {"type": "number"}},
+            "description": "over the whole frame, row by row: above 0 speaks for ALL, below for healthy",
+        },
+        "method": {"type": "string"},
+    }
 )
+PLACES = "the places that the answer comes from"
+EXPLAIN_ANSWERS = _answers(EXPLANATION, PLACES, "detail", {**SENT, 422: "no image that can be judged"})
 STATE_ANSWERS = _answers(_object({"status": {"type": "string"}}), "yes", "detail", {**ALWAYS, **LATER})
 KSERVE_STATE_ANSWERS = _answers({"type": "object"}, "yes", "error", {**ALWAYS, **LATER})
 KSERVE_ANSWERS = _answers({"type": "object"}, "what was asked for", "error", {**ALWAYS, **LATER})
@@ -119,6 +116,12 @@ WATCH_ANSWERS = _answers(
     "the newest rows, the oldest of them first",
     "detail",
     AWAY,
+)
+WATCH_EXPLANATION_ANSWERS = _answers(
+    EXPLANATION,
+    PLACES,
+    "detail",
+    {**AWAY, 503: "the database cannot be read now, or too much to do", 409: "a row that another bundle answered", 422: "no image that can be judged"},
 )
 WATCH_PICTURE_ANSWERS = _answers({}, "the cell", "detail", AWAY)
 WATCH_PICTURE_ANSWERS[200]["content"] = {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}

@@ -11,17 +11,18 @@ import os
 import sqlite3
 import stat
 import threading
-from collections import Counter
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runtime.contact_sheet import as_jpeg
 from runtime.errors import UnreadableCellError
+from runtime.outcomes import Outcomes
 from runtime.preprocessing import MAX_FILE_BYTES, decode_cell
 from runtime.result_store import FileVersion, reading
 from runtime.results import row_of
-from runtime.schema import CLASSES, ImageSpec, Prediction
+from runtime.schema import ImageSpec, Prediction
 
 PICTURE = ImageSpec(320, 320)
 MOST_ROWS = 200  # of one answer
@@ -43,6 +44,14 @@ class NewRows:
     last: int  # the number of the newest row; 0: there is none
     counts: dict[str, int]  # of all rows, by label and by status
     database: str  # changes where another database lies in the place
+
+
+@dataclass(frozen=True)
+class WatchedCell:
+    """The file of a row, still as it was when it was classified."""
+
+    data: bytes
+    bundle: str  # SHA-256 of the bundle that answered
 
 
 class WatchFeed:
@@ -74,31 +83,34 @@ class WatchFeed:
             return NewRows(_rows_after(connection, after, limit), last, counts, database)
 
     def picture(self, row: int) -> bytes:
-        """Return the cell of a row as a small JPEG file.
-
-        Raises OutputError where the database cannot be read, NoPictureError where there is no picture of that row.
-        """
-        if self._folder is None:
-            raise NoPictureError("expected the service to know the watched folder; start it with --watch-folder DIR")
-        version = self._version_of(row)
+        """Return the cell of a row as a small JPEG file; raises what `cell` raises."""
         try:
-            data = _read_version(_inside(self._folder, version.file), version)
-            return as_jpeg(decode_cell(data, PICTURE))
-        except (OSError, ValueError, RuntimeError) as error:  # gone, a name that is none, links in a circle
-            reason = getattr(error, "strerror", None) or "it is no file's name"
-            raise NoPictureError(f"expected the cell of row {row} in the watched folder, found: {reason}") from error
+            return as_jpeg(decode_cell(self.cell(row).data, PICTURE))
         except UnreadableCellError as error:
             raise NoPictureError(f"expected an image at row {row}, found: {error}") from error
 
-    def _version_of(self, row: int) -> FileVersion:
+    def cell(self, row: int) -> WatchedCell:
+        """Return the cell of a row.
+
+        Raises OutputError where the database cannot be read, NoPictureError where there is no cell of that row.
+        """
+        if self._folder is None:
+            raise NoPictureError("expected the service to know the watched folder; start it with --watch-folder DIR")
+        version, bundle = self._origin_of(row)
+        try:
+            return WatchedCell(_read_version(_inside(self._folder, version.file), version), bundle)
+        except (OSError, ValueError, RuntimeError) as error:  # gone, a name that is none, links in a circle
+            reason = getattr(error, "strerror", None) or "it is no file's name"
+            raise NoPictureError(f"expected the cell of row {row} in the watched folder, found: {reason}") from error
+
+    def _origin_of(self, row: int) -> tuple[FileVersion, str]:
+        question = "SELECT file, size, mtime_ns, bundle FROM results WHERE rowid = ?"
         with reading(self._database) as connection:
-            found = (
-                connection
-                and connection.execute("SELECT file, size, mtime_ns FROM results WHERE rowid = ?", (row,)).fetchone()
-            )
+            found = connection and connection.execute(question, (row,)).fetchone()
         if not found:
             raise NoPictureError(f"expected the number of a row, found {row}; ask for the newest rows again")
-        return FileVersion(*found)
+        *version, bundle = found
+        return FileVersion(*version), bundle
 
 
 @dataclass(frozen=True)
@@ -107,17 +119,11 @@ class _Tally:
 
     database: str = ""
     last: int = 0
-    labels: Counter[str] = field(default_factory=Counter)
-    statuses: Counter[str] = field(default_factory=Counter)
+    outcomes: Outcomes = field(default_factory=Outcomes)
 
     @property
     def counts(self) -> dict[str, int]:
-        labels = {label: self.labels[label] for label in reversed(CLASSES)}
-        return {**labels, **{status: self.statuses[status] for status in ("review", "error")}}
-
-    @property
-    def rows(self) -> int:
-        return self.statuses.total()
+        return {**self.outcomes.labels, "review": self.outcomes.review, "error": self.outcomes.errors}
 
     def up_to(self, connection: sqlite3.Connection, database: str, last: int) -> _Tally:
         """Return the counts of all rows, of which `last` is the newest."""
@@ -127,19 +133,18 @@ class _Tally:
         found = (self if is_same and self.last < last else _Tally()).with_newer(connection, database, last)
         [rows] = connection.execute("SELECT count(*) FROM results").fetchone()
         # A file that could not be opened, and then could, has a new row in the place of its old one.
-        return found if found.rows == rows else _Tally().with_newer(connection, database, last)
+        return found if found.outcomes.rows == rows else _Tally().with_newer(connection, database, last)
 
     def with_newer(self, connection: sqlite3.Connection, database: str, last: int) -> _Tally:
         """Return these counts and those of the rows from this tally's last one to `last`."""
-        labels, statuses = Counter(self.labels), Counter(self.statuses)
+        outcomes = deepcopy(self.outcomes)
         newer = connection.execute(
             "SELECT label, status, count(*) FROM results WHERE rowid > ? AND rowid <= ? GROUP BY label, status",
             (self.last, last),
         )
         for label, status, count in newer:
-            labels[label] += count
-            statuses[status] += count
-        return _Tally(database, last, labels, statuses)
+            outcomes.count(label, status, count)
+        return _Tally(database, last, outcomes)
 
 
 def _identity_of(connection: sqlite3.Connection) -> str:

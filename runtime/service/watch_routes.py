@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
 import anyio
 from anyio.to_thread import run_sync
 from fastapi import APIRouter
@@ -10,9 +14,11 @@ from starlette.responses import Response
 
 from runtime.errors import OutputError
 from runtime.service import openapi
+from runtime.service.desk import Desk, Hold
 from runtime.service.problems import JsonAnswer, RequestError
 from runtime.service.watch_feed import LARGEST_ROW, MOST_ROWS, NoPictureError, WatchFeed
 
+Answer = TypeVar("Answer")
 AWAY_RETRY_S = 2
 READERS = 2  # at a time: the model needs the processors more
 
@@ -28,27 +34,47 @@ readers = anyio.CapacityLimiter(READERS)
 )
 async def rows(request: Request) -> Response:
     """Return the watched folder's newest rows after a row that is known, and counts of all rows."""
-    feed = feed_of(request)
     after = number_of(request, "after", 0, LARGEST_ROW, 0)
     limit = number_of(request, "limit", 1, MOST_ROWS, MOST_ROWS)
-    try:
-        news = await run_sync(feed.news, after, limit, limiter=readers)
-    except OutputError as error:
-        raise away(error) from error
+    feed = feed_of(request)
+    news = await asked(feed.news, after, limit)
     return JsonAnswer({**vars(news), "pictures": feed.has_pictures})
 
 
 @routes.get("/watch/pictures/{row}", responses=openapi.WATCH_PICTURE_ANSWERS, response_class=Response)
 async def picture(request: Request, row: str) -> Response:
     """Return the cell of one row of the watched folder, as a small JPEG file."""
-    feed = feed_of(request)
+    content = await asked(feed_of(request).picture, parsed_number("row", row, 1, LARGEST_ROW))
+    return Response(content, media_type="image/jpeg")
+
+
+@routes.get("/watch/explanations/{row}", responses=openapi.WATCH_EXPLANATION_ANSWERS, response_class=JsonAnswer)
+async def explanation(request: Request, row: str) -> Response:
+    """Say which places of the cell of one row the answer comes from."""
+    cell = await asked(feed_of(request).cell, parsed_number("row", row, 1, LARGEST_ROW))
+    desk: Desk = request.app.state.desk
+    desk.check_ready()
+    served = desk.classifier.bundle.content_sha256
+    if cell.bundle != served:
+        raise RequestError(
+            409,
+            f"expected a row of the bundle that is served here, {served[:12]}, found one of {cell.bundle[:12]}; serve "
+            "that one to see what its answer comes from",
+        )
+    with Hold(desk) as hold:
+        hold.add(len(cell.data))
+        read = partial(desk.classifier.read.of_data, cell.data)
+        return JsonAnswer(await request.app.state.explainer.answer(desk.classifier, read))
+
+
+async def asked(question: Callable[..., Answer], *arguments: int) -> Answer:
+    """Return what the database and the folder answer; raise RequestError where they do not."""
     try:
-        content = await run_sync(feed.picture, parsed_number("row", row, 1, LARGEST_ROW), limiter=readers)
+        return await run_sync(question, *arguments, limiter=readers)
     except OutputError as error:
-        raise away(error) from error
+        raise RequestError(503, f"the database is away: {error}", {"Retry-After": str(AWAY_RETRY_S)}) from error
     except NoPictureError as error:
         raise RequestError(404, str(error)) from error
-    return Response(content, media_type="image/jpeg")
 
 
 def feed_of(request: Request) -> WatchFeed:
@@ -75,8 +101,3 @@ def parsed_number(name: str, text: str, least: int, most: int) -> int:
     if not least <= number <= most:
         raise RequestError(400, f"expected {name} to be a whole number from {least} to {most}, found {text[:50]!r}")
     return number
-
-
-def away(error: OutputError) -> RequestError:
-    """Return the answer while the database cannot be read."""
-    return RequestError(503, f"the database is away: {error}", {"Retry-After": str(AWAY_RETRY_S)})

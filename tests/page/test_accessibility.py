@@ -41,6 +41,7 @@ def open_camera(visitor: Visitor) -> None:
 def open_microscope(visitor: Visitor) -> None:
     visitor.see("#microscope-tab").click()
     expect(visitor.see("#watch-cells > li").first).to_be_visible()
+    visitor.see("#watch-heat-toggle").check()
 
 
 STATES: tuple[Callable[[Visitor], None], ...] = (open_subjects, open_cell, open_card, open_camera, open_microscope)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from tests.page.served import Served
@@ -68,6 +69,44 @@ def test_a_tab_that_is_looked_at_while_it_asks_shows_each_row_once(visitor: Visi
     visitor.page.unroute("**/watch/rows*")
     expect(visitor.see("#watch-state")).to_have_text("Following live, the newest first.")
     expect(visitor.see("#watch-cells > li")).to_have_count(2)
+
+
+def test_heat_maps_lie_over_the_cells_that_have_a_picture(
+    microscope: Visitor, service: Served, watched: Watched
+) -> None:
+    bundle = httpx.get(f"{service.url}/about").json()["bundle"]
+    watched.cell("first.png")
+    watched.add("first.png", "gone.bmp", bundle=bundle)
+    maps = microscope.see("#watch-cells canvas")
+    expect(microscope.see("#watch-cells img")).to_have_count(1)
+    expect(maps).to_have_count(0)
+    microscope.see("#watch-heat-toggle").check()
+    expect(maps).to_have_count(1)
+    expect(microscope.see("#watch-heat-note")).to_contain_text("it shows what moved the model, not what is ill")
+    expect(microscope.see("#watch-heat-legend")).to_contain_text("speaks for ALL")
+    watched.cell("second.png")
+    watched.add("second.png", bundle=bundle)
+    expect(maps).to_have_count(2)
+    microscope.see("#watch-heat-toggle").uncheck()
+    expect(maps).to_have_count(0)
+    expect(microscope.see("#watch-heat-legend")).to_be_hidden()
+
+
+def test_a_heat_map_that_cannot_be_had_is_said_and_the_others_are_drawn(
+    microscope: Visitor, service: Served, watched: Watched
+) -> None:
+    for name in ("other.png", "own.png"):
+        watched.cell(name)
+    watched.add("own.png", bundle=httpx.get(f"{service.url}/about").json()["bundle"])
+    watched.add("other.png", bundle="ef" * 32)
+    expect(microscope.see("#watch-cells img")).to_have_count(2)
+    microscope.see("#watch-heat-toggle").check()
+    cards = microscope.see("#watch-cells > li")
+    expect(cards.nth(1).locator("canvas")).to_have_count(1)
+    expect(cards.first).to_contain_text("No heat map: expected a row of the bundle that is served here")
+    expect(cards.first.locator("canvas")).to_have_count(0)
+    microscope.see("#watch-heat-toggle").uncheck()
+    expect(microscope.see("#watch-cells .no-heat")).to_have_count(0)
 
 
 def test_tabs_are_changed_by_arrow_keys(visitor: Visitor) -> None:

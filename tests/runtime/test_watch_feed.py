@@ -13,12 +13,13 @@ from PIL import Image
 
 pytest.importorskip("fastapi", reason="the service needs it: pip install -e '.[serve]'")
 
+from runtime.classifier import ClassifierOptions
 from runtime.errors import OutputError, UsageError
 from runtime.result_store import ResultStore
 from runtime.serve import build_parser, feed_of
 from runtime.service.desk import Desk
 from runtime.service.watch_feed import NoPictureError, WatchFeed
-from tests.runtime.service_help import Client
+from tests.runtime.service_help import Client, form
 from tests.runtime.watched import Watched
 
 
@@ -208,7 +209,7 @@ def test_the_route_says_what_it_shows_and_where_pictures_are(watched: Watched, c
 @pytest.mark.parametrize(
     "question",
     ["rows?after=-1", "rows?after=x", "rows?limit=0", "rows?limit=201", "rows?limit=1&limit=2", "rows?after=",
-     f"rows?after={2**63}", "rows?after=%C2%B2", "pictures/0", "pictures/x", "pictures/-1"],
+     f"rows?after={2**63}", "rows?after=%C2%B2", "pictures/0", "pictures/x", "pictures/-1", "explanations/0"],
 )  # fmt: skip
 def test_a_wrong_number_is_refused(watched: Watched, client: Client, question: str) -> None:
     watched.add("a.bmp")
@@ -225,6 +226,34 @@ def test_the_largest_numbers_are_answered(watched: Watched, client: Client) -> N
 
 def test_a_path_is_no_number_of_a_picture(client: Client) -> None:
     assert client.get("/watch/pictures/..%2F..%2Fetc%2Fpasswd").status_code in (400, 404)
+
+
+def test_the_map_of_a_row_is_that_of_its_cell(watched: Watched, feed: WatchFeed) -> None:
+    path = watched.cell("a.png")
+    with Desk(feed=feed) as desk:
+        desk.open(ClassifierOptions())
+        watched.add("a.png", bundle=desk.classifier.bundle.content_sha256)
+        client = Client(desk)
+        of_the_file = client.post("/explain", files=form([("a.png", path.read_bytes())]))
+        assert of_the_file.status_code == 200
+        assert client.get("/watch/explanations/1").json() == of_the_file.json()
+        assert desk.bytes_held == 0
+
+
+def test_no_map_of_what_another_bundle_answered_or_of_what_is_gone(watched: Watched, feed: WatchFeed) -> None:
+    path = watched.cell("a.png")
+    with Desk(feed=feed) as desk:
+        desk.open(ClassifierOptions())
+        watched.add("a.png", bundle="ef" * 32)
+        client = Client(desk)
+        of_another = client.get("/watch/explanations/1")
+        assert of_another.status_code == 409
+        assert "found one of efefefefefef" in of_another.json()["detail"]
+        path.unlink()
+        assert client.get("/watch/explanations/1").status_code == 404
+        path.write_text("no image")
+        watched.add("a.png", bundle=desk.classifier.bundle.content_sha256)
+        assert client.get("/watch/explanations/2").status_code == 422
 
 
 def test_a_database_that_is_away_is_said_and_asked_for_later(watched: Watched, client: Client) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runtime.demo import demo_cells
 from runtime.result_store import FileVersion, ResultStore, own_files
-from runtime.schema import Prediction
+from runtime.schema import Audit, Prediction
 from tests.runtime.audits import AUDIT
 
 
@@ -32,11 +32,19 @@ class Watched:
         for name in own_files(self.database):
             (self.database.parent / name).unlink(missing_ok=True)
 
-    def add(self, *names: str, p_all: float | None = 0.9, status: str = "ok", time: str = AUDIT.time) -> None:
+    def add(
+        self,
+        *names: str,
+        p_all: float | None = 0.9,
+        status: str = "ok",
+        time: str = AUDIT.time,
+        bundle: str = AUDIT.bundle,
+    ) -> None:
         """Write a row for each name, in one transaction, and end."""
+        audit = replace(AUDIT, time=time, bundle=bundle)
         with ResultStore(self.database) as store:
             for name in names:
-                store.add(self._version(name), self._prediction(name, p_all, status, time))
+                store.add(self._version(name), self._prediction(name, p_all, status, audit))
             store.commit()
 
     def _version(self, name: str) -> FileVersion:
@@ -45,8 +53,7 @@ class Watched:
             return FileVersion(name, 1, 1)
         return FileVersion(name, path.stat().st_size, path.stat().st_mtime_ns)
 
-    def _prediction(self, name: str, p_all: float | None, status: str, time: str) -> Prediction:
-        audit = replace(AUDIT, time=time)
+    def _prediction(self, name: str, p_all: float | None, status: str, audit: Audit) -> Prediction:
         path = str(self.folder / name)
         if p_all is None:
             return Prediction(path, "", None, "error", "the file is empty", 0.001, audit)

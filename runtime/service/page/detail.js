@@ -3,7 +3,7 @@
 import { subjectOf } from './cell_names.js';
 import { badge } from './counts.js';
 import { byId, element, nameElement, openDialog, setText } from './dom.js';
-import { heatLayer } from './heat.js';
+import { drawHeat, removeHeat } from './heat.js';
 import { placeholder } from './pictures.js';
 import { probability } from './table.js';
 import { shownThreshold } from './threshold.js';
@@ -123,13 +123,13 @@ export class CellDialog {
   async #showHeat() {
     const row = this.#row;
     const isWanted = this.#toggle.checked && !byId('cell-heat').hidden;
-    this.#picture.querySelector('canvas')?.remove();
+    removeHeat(this.#picture);
     byId('heat-legend').hidden = !isWanted;
     setText(byId('heat-note'), isWanted ? 'Asking for the heat map …' : '');
     if (!isWanted || !row) return;
     try {
       const explanation = await this.#explanationOf(row);
-      if (row === this.#row && this.#toggle.checked) this.#drawHeat(explanation);
+      if (row === this.#row && this.#toggle.checked) setText(byId('heat-note'), drawHeat(this.#picture, explanation));
     } catch (error) {
       this.#explanations.delete(row); // the next time may go well
       if (row === this.#row) setText(byId('heat-note'), `No heat map: ${/** @type {Error} */ (error).message}`);
@@ -143,16 +143,6 @@ export class CellDialog {
     const asked = this.service.explain(/** @type {File} */ (row.file));
     this.#explanations.set(row, asked);
     return asked;
-  }
-
-  /** @param {import('./service.js').Explanation} explanation */
-  #drawHeat(explanation) {
-    const layer = heatLayer(explanation);
-    layer.setAttribute('role', 'img');
-    layer.setAttribute('aria-label', 'Heat map over the cell');
-    this.#picture.querySelector('canvas')?.remove();
-    this.#picture.append(layer);
-    setText(byId('heat-note'), `By ${explanation.method}. The strongest place of this cell has the full color; it shows what moved the model, not what is ill.`);
   }
 
   /** @param {number} step */

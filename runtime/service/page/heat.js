@@ -9,11 +9,34 @@ const MOST_OPAQUE = 0.65;
 const SIDE = 480; // pixels of the layer
 
 /**
+ * Lay a heat map over the picture in a square place.
+ * @param {HTMLElement} place
+ * @param {Explanation} explanation
+ * @returns {string} how to read it
+ */
+export function drawHeat(place, explanation) {
+  const layer = heatLayer(explanation);
+  layer.setAttribute('role', 'img');
+  layer.setAttribute('aria-label', 'Heat map over the cell');
+  removeHeat(place);
+  place.append(layer);
+  return `By ${explanation.method}. The strongest place of each cell has the full color; it shows what moved the model, not what is ill.`;
+}
+
+/**
+ * Take the heat map away.
+ * @param {HTMLElement} place
+ */
+export function removeHeat(place) {
+  place.querySelector('canvas')?.remove();
+}
+
+/**
  * Return a half-transparent layer in the frame of the whole square picture.
  * @param {Explanation} explanation
  * @returns {HTMLCanvasElement}
  */
-export function heatLayer(explanation) {
+function heatLayer(explanation) {
   const small = document.createElement('canvas');
   small.width = explanation.columns;
   small.height = explanation.rows;
@@ -33,7 +56,7 @@ export function heatLayer(explanation) {
  * @param {Explanation} explanation
  * @returns {Uint8ClampedArray}
  */
-export function heatPixels({ rows, columns, heat }) {
+function heatPixels({ rows, columns, heat }) {
   const values = heat.flat();
   if (heat.length !== rows || values.length !== rows * columns || !values.every(Number.isFinite)) {
     throw new Error(`expected a heat map of ${rows} x ${columns} numbers, found another shape`);

@@ -41,7 +41,7 @@ class Page {
     this.#build(about);
     this.#listen();
     byId('images').hidden = false; // its buttons would have done nothing before
-    if (about.watch) this.#offerMicroscope();
+    if (about.watch) this.#offerMicroscope(about);
     await offerCamera((found) => this.#add(found));
   }
 
@@ -151,8 +151,9 @@ class Page {
     byId('choose-files').focus();
   }
 
-  #offerMicroscope() {
-    const microscope = new Microscope(this.#service);
+  /** @param {any} about */
+  #offerMicroscope(about) {
+    const microscope = new Microscope(this.#service, Boolean(about.explain));
     offerTabs(['images', 'microscope'], (name) => (name === 'microscope' ? microscope.open() : microscope.close()));
   }
 

@@ -86,6 +86,15 @@ export class Service {
   }
 
   /**
+   * Return the heat map of a watched folder's row.
+   * @param {number} id
+   * @returns {Promise<Explanation>}
+   */
+  async watchExplanation(id) {
+    return this.#json(`watch/explanations/${id}`);
+  }
+
+  /**
    * @param {string} path
    * @param {RequestInit} [options]
    */

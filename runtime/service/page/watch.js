@@ -3,6 +3,7 @@
 import { lastPart, printable } from './cell_names.js';
 import { badge, showCounts } from './counts.js';
 import { byId, element, nameElement, setText } from './dom.js';
+import { drawHeat, removeHeat } from './heat.js';
 import { placeholder } from './pictures.js';
 import { probability } from './table.js';
 
@@ -20,12 +21,19 @@ export class Microscope {
   #timer;
   #isOpen = false;
   #isAsking = false;
+  #isExplaining = false;
+  #toggle = byId('watch-heat-toggle');
   /** @type {Map<Element, string>} */
   #urls = new Map();
 
-  /** @param {import('./service.js').Service} service */
-  constructor(service) {
+  /**
+   * @param {import('./service.js').Service} service
+   * @param {boolean} explains whether the service has heat maps
+   */
+  constructor(service, explains) {
     this.service = service;
+    this.explains = explains;
+    this.#toggle.addEventListener('change', () => this.#showHeat());
     document.addEventListener('visibilitychange', () => this.#pollSoon(0));
   }
 
@@ -69,6 +77,7 @@ export class Microscope {
     for (const row of results) byId('watch-cells').prepend(this.#card(row, pictures));
     this.#dropOld();
     showCounts(byId('watch-counts'), counts);
+    byId('watch-heat').hidden = !this.explains || !pictures;
     const total = counts.ALL + counts.healthy + counts.error;
     this.#tell(total ? 'Following live, the newest first.' : 'Following live; no cell has come yet.', false);
   }
@@ -128,10 +137,51 @@ export class Microscope {
       const url = URL.createObjectURL(await this.service.watchPicture(id));
       this.#urls.set(card, url);
       place.replaceChildren(element('img', { alt: `Cell ${name.slice(0, 100)}`, src: url }));
+      place.dataset.row = String(id);
+      this.#explain();
     } catch {
       // The placeholder stays: the file may have been moved away, as a lab does.
     }
   }
+
+  #showHeat() {
+    byId('watch-heat-legend').hidden = !this.#toggle.checked;
+    setText(byId('watch-heat-note'), '');
+    for (const told of byId('watch-cells').querySelectorAll('.no-heat')) told.remove();
+    for (const place of picturesShown()) {
+      removeHeat(place);
+      delete place.dataset.explained;
+    }
+    this.#explain();
+  }
+
+  /** Ask for one heat map after the other, the newest cell's first, as long as they are wanted. */
+  async #explain() {
+    if (this.#isExplaining) return;
+    this.#isExplaining = true;
+    for (;;) {
+      const place = this.#toggle.checked && picturesShown().find(({ dataset }) => !dataset.explained);
+      if (!place) break;
+      place.dataset.explained = 'yes';
+      await this.#explainOne(place);
+    }
+    this.#isExplaining = false;
+  }
+
+  /** @param {HTMLElement} place */
+  async #explainOne(place) {
+    try {
+      const explanation = await this.service.watchExplanation(Number(place.dataset.row));
+      if (this.#toggle.checked) setText(byId('watch-heat-note'), drawHeat(place, explanation));
+    } catch (error) {
+      if (this.#toggle.checked) place.after(element('p', { className: 'why no-heat' }, `No heat map: ${/** @type {Error} */ (error).message}`));
+    }
+  }
+}
+
+/** @returns {HTMLElement[]} the places of the pictures that have come, the newest first */
+function picturesShown() {
+  return [...byId('watch-cells').querySelectorAll('.watch-picture[data-row]')];
 }
 
 /** @param {string} time ISO 8601 */
