@@ -121,7 +121,12 @@ WATCH_EXPLANATION_ANSWERS = _answers(
     EXPLANATION,
     PLACES,
     "detail",
-    {**AWAY, 503: "the database cannot be read now, or too much to do", 409: "a row that another bundle answered", 422: "no image that can be judged"},
+    {
+        **AWAY,
+        409: "a row that another bundle answered",
+        422: "no image that can be judged",
+        503: "the database cannot be read now, or too much to do",
+    },
 )
 WATCH_PICTURE_ANSWERS = _answers({}, "the cell", "detail", AWAY)
 WATCH_PICTURE_ANSWERS[200]["content"] = {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}
