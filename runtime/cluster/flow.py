@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -107,7 +106,7 @@ def outcomes(rows: list[dict[str, Any]]) -> Iterator[tuple[int, Counts]]:
             raise RuntimeError(f"a step failed on a machine of the cluster:\n{row[BUG]}")
         if row.get(FAILURE):
             raise ClusterError(row[FAILURE])
-        yield row[BLOCK], Counts(**json.loads(row[COUNTS]))
+        yield row[BLOCK], Counts.of_json(row[COUNTS])
 
 
 def _reason(error: BaseException) -> str:

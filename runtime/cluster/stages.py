@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -131,4 +130,4 @@ class WritingStage:
     def _write(self, table: Any) -> Any:
         block = block_of(table)
         counts = write_block(self.output, block, table.drop_columns([BLOCK]))
-        return pa.table({BLOCK: [block], COUNTS: [json.dumps(asdict(counts))]})
+        return pa.table({BLOCK: [block], COUNTS: [counts.to_json()]})

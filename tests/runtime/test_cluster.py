@@ -189,7 +189,7 @@ def test_a_block_that_cannot_be_written_ends_the_job_with_its_reason(tmp_path: P
     with pytest.raises(ClusterError, match=r"cannot write .*the blocks so far are kept: then the same command goes on"):
         [*outcomes(outcome.to_pylist())]
     [(block, counts)] = outcomes(WritingStage(tmp_path)(rows).to_pylist())
-    assert (block, counts.files, counts.unopened) == (7, 1, 0)
+    assert (block, counts.outcomes.rows, counts.unopened) == (7, 1, 0)
     assert [path.name for path in tmp_path.glob("block*")] == ["block-0000007.parquet"]
 
 
