@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +26,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from runtime.bundle import Bundle
 from runtime.classify import main as classify
 from runtime.classify_cluster import main as classify_cluster
 from runtime.cluster import storage
@@ -36,7 +37,7 @@ from runtime.cluster.listing import read_block, write_listing
 from runtime.cluster.pool import READING_CPUS, WORKER_CPUS, Capacity, pool_of
 from runtime.cluster.result_block import table_of
 from runtime.cluster.stages import ReadingStage, WritingStage
-from runtime.cluster.storage import StoredFile, fetched, stored_files
+from runtime.cluster.storage import Losses, StoredFile, fetched, stored_files
 from runtime.demo import demo_cells
 from runtime.errors import ClusterError, OutputError, UnreadableCellError, UsageError
 from runtime.schema import Prediction
@@ -244,7 +245,7 @@ def test_a_file_that_is_gone_is_a_row_and_a_store_that_is_gone_an_error(
 ) -> None:
     monkeypatch.setattr(storage, "PAUSE_S", 0.0)
     files = [StoredFile(f"memory:///cells/{name}", 4) for name in ("a/1.bmp", "gone.bmp", "b/2.bmp")]
-    first, gone, last = fetched(files, 10.0)
+    first, gone, last = fetched(files, 10.0, Losses())
     assert first == last == b"data"
     assert isinstance(gone, UnreadableCellError)
     assert str(gone).startswith("cannot be opened")
@@ -258,8 +259,44 @@ def test_a_file_that_is_gone_is_a_row_and_a_store_that_is_gone_an_error(
 
     monkeypatch.setattr(store, "cat_file", hang)
     with pytest.raises(ClusterError, match="found 8 files in a row that could not be read, each tried 3 times"):
-        [*fetched([files[0]] * 20, 0.01)]
+        [*fetched([files[0]] * 20, 0.01, Losses())]
     assert len(asked) < 20 * storage.TRIES
+
+
+def test_a_store_that_is_gone_is_an_error_also_where_a_block_holds_only_a_few_files(
+    store: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_bundle: Path
+) -> None:
+    monkeypatch.setattr(storage, "PAUSE_S", 0.0)
+    monkeypatch.setattr("runtime.cluster.stages.LOSSES", Losses())
+    monkeypatch.setattr(store, "cat_file", raising(OSError("gone")))
+    write_listing(tmp_path / "listing", ["memory://cells/a"], (), 1, 10.0)
+    manifest = Bundle.open(tiny_bundle).manifest
+    read = ReadingStage(tmp_path / "listing", manifest.image, manifest.typical, 10.0)
+    tables = [read(pa.table({BLOCK: [0]})) for _ in range(storage.LOST_IN_A_ROW)]
+    assert all(BLOCK in table.column_names for table in tables[:-1])
+    with pytest.raises(ClusterError, match=r"found 8 files in a row .* gone; the blocks so far are kept"):
+        [*outcomes(tables[-1].to_pylist())]
+
+
+def raising(error: Exception) -> Callable[[str], bytes]:
+    def ask(path: str) -> bytes:
+        raise error
+
+    return ask
+
+
+def test_an_object_that_is_forbidden_is_a_row_and_credentials_that_expired_an_error(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readable, forbidden = (StoredFile(f"memory:///cells/{name}", 4) for name in ("a/1.bmp", "b/2.bmp"))
+    read = store.cat_file
+    refuse = raising(PermissionError("the token has expired"))
+    monkeypatch.setattr(store, "cat_file", lambda path: (refuse if path.endswith("2.bmp") else read)(path))
+    found = [*fetched([forbidden, readable] * storage.LOST_IN_A_ROW, 10.0, Losses())]
+    assert found[1::2] == [b"data"] * storage.LOST_IN_A_ROW
+    assert {str(each) for each in found[::2]} == {"cannot be opened: the token has expired"}
+    with pytest.raises(ClusterError, match=r"expected the right to read .* expired; renew the credentials"):
+        [*fetched([readable] + [forbidden] * storage.LOST_IN_A_ROW, 10.0, Losses())]
 
 
 def test_a_listing_keeps_order_and_names_that_are_no_text(tmp_path: Path) -> None:
