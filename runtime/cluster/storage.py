@@ -115,9 +115,7 @@ class Losses:
         )
 
 
-def fetched(
-    files: Iterable[StoredFile], timeout_s: float, losses: Losses
-) -> Iterator[bytes | UnreadableCellError]:
+def fetched(files: Iterable[StoredFile], timeout_s: float, losses: Losses) -> Iterator[bytes | UnreadableCellError]:
     """Yield the bytes of each file in order, or why there are none, fetching AT_A_TIME at once.
 
     A file is tried TRIES times, each at most `timeout_s`. Raises ClusterError where LOST_IN_A_ROW files in a row could

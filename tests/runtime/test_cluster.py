@@ -8,9 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from runtime.classify import main as classify
 from runtime.classify_cluster import main as classify_cluster
 from runtime.cluster import storage
 from runtime.cluster.cell_table import BLOCK, block_of
+from runtime.cluster.connection import ended_where_lost
 from runtime.cluster.flow import outcomes
 from runtime.cluster.job import done_blocks, held_output
 from runtime.cluster.listing import read_block, write_listing
@@ -154,6 +157,13 @@ class FatalReading(ReadingStage):
         return super().__call__(table)
 
 
+class UnknownReading(ReadingStage):
+    """Stands for one whose code a machine of the cluster does not have."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return import_module, ("not_on_this_machine",)
+
+
 class OnceFatalWriting(WritingStage):
     """Writes, and is killed by the first try of block 2, when the file stands."""
 
@@ -174,12 +184,22 @@ def test_a_block_that_kills_each_worker_is_given_up_and_named_and_all_others_are
         patch.setattr("runtime.cluster.archive.ReadingStage", FatalReading)
         patch.setattr("runtime.cluster.archive.WritingStage", OnceFatalWriting)
         with pytest.raises(
-            ClusterError, match=r"of 1 the worker was lost on each try \(blocks 1; .*04.png to .*07.png"
+            ClusterError,
+            match=r"found 1 failed \(blocks 1; .*04.png to .*07.png\): WorkerCrashedError: .*look for a file among",
         ):
             classify_cluster(arguments)
     assert [Path(row["path"]).name for row in rows_of(out)] == [f"0{number}.png" for number in (0, 1, 2, 3, 8, 9)]
     assert classify_cluster(arguments) == 0
     assert [Path(row["path"]).name for row in rows_of(out)] == [f"0{number}.png" for number in range(10)]
+
+
+def test_an_error_on_the_side_of_ray_is_told_and_no_file_blamed(
+    archive: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.cluster.archive.ReadingStage", UnknownReading)
+    with pytest.raises(ClusterError, match=r"found 1 failed .*No module named 'not_on_this_machine'") as caught:
+        classify_cluster(command(archive, tmp_path / "out", tiny_bundle, "--include", "00.png"))
+    assert "look for a file" not in str(caught.value)
 
 
 def test_a_block_that_cannot_be_written_ends_the_job_with_its_reason(tmp_path: Path) -> None:
@@ -206,6 +226,48 @@ def test_a_cluster_that_does_not_answer_is_one_line(archive: Path, tiny_bundle: 
         port = free.getsockname()[1]
     with pytest.raises(ClusterError, match="found none that answers: Connection refused"):
         classify_cluster(command(archive, tmp_path / "out", tiny_bundle, "--address", f"127.0.0.1:{port}"))
+
+
+@pytest.mark.parametrize("is_silent", [True, False])
+def test_a_cluster_that_is_lost_ends_the_process_with_a_line(
+    is_silent: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked, codes, ended = [], [], threading.Event()
+
+    def ask() -> None:
+        asked.append(is_silent)
+        if len(asked) == 1:
+            return
+        if is_silent:
+            ended.wait(60)
+        raise ConnectionError("gone")
+
+    def end(code: int) -> None:
+        codes.append(code)
+        ended.set()
+
+    monkeypatch.setattr("runtime.cluster.connection.ASKED_EACH_S", 0.01)
+    monkeypatch.setattr("runtime.cluster.connection.os._exit", end)
+    with ended_where_lost(ask, "head:1", 0.2):
+        assert ended.wait(60)
+    assert codes == [1]
+    assert "error: expected the Ray cluster at head:1 to answer until the end, found it lost" in capsys.readouterr().err
+
+
+def test_a_cluster_that_answers_late_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [False, False, True, True]
+    enough = threading.Event()
+
+    def ask() -> None:
+        if not answers:
+            enough.set()
+        elif not answers.pop(0):
+            raise ConnectionError("not yet")
+
+    monkeypatch.setattr("runtime.cluster.connection.ASKED_EACH_S", 0.01)
+    monkeypatch.setattr("runtime.cluster.connection.os._exit", lambda code: pytest.fail(f"ended with {code}"))
+    with ended_where_lost(ask, "head:1", 60.0):
+        assert enough.wait(60)
 
 
 @pytest.fixture
