@@ -24,8 +24,8 @@ COUNT = "KERAS_DISTRIBUTION_NUM_PROCESSES"
 NUMBER = "KERAS_DISTRIBUTION_PROCESS_ID"  # from 0
 JOIN_SECONDS = 120
 HEARTBEAT_SECONDS = 20
-# How an error speaks of other processes: a status of gRPC at its beginning, or the code that holds Gloo's connections.
-LOSS = re.compile(r"UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|.*gloo/transport/")
+# How an error speaks of other processes: gRPC by the status at its beginning, Gloo and NCCL by what they say in it.
+LOSS = re.compile("UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|.*gloo/transport/|.*remote process exited")
 ANY = re.compile("")
 GO_ON = "start all of them again, with --resume where an epoch was finished"
 

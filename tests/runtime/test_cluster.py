@@ -254,22 +254,6 @@ def test_a_cluster_that_is_lost_ends_the_process_with_a_line(
     assert "error: expected the Ray cluster at head:1 to answer until the end, found it lost" in capsys.readouterr().err
 
 
-def test_a_cluster_that_answers_late_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = [False, False, True, True]
-    enough = threading.Event()
-
-    def ask() -> None:
-        if not answers:
-            enough.set()
-        elif not answers.pop(0):
-            raise ConnectionError("not yet")
-
-    monkeypatch.setattr("runtime.cluster.connection.ASKED_EACH_S", 0.01)
-    monkeypatch.setattr("runtime.cluster.connection.os._exit", lambda code: pytest.fail(f"ended with {code}"))
-    with ended_where_lost(ask, "head:1", 60.0):
-        assert enough.wait(60)
-
-
 @pytest.fixture
 def store() -> Iterator[Any]:
     """An object store in memory."""

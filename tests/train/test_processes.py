@@ -135,6 +135,7 @@ def test_a_killed_process_ends_the_other(processes: Processes, tmp_path: Path) -
     [
         ("UNAVAILABLE: The process 1 was lost.\nmore", RunError),
         ("UNKNOWN: [external/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]", RunError),
+        ("INTERNAL: NCCL operation failed: remote process exited or there was a network error", RunError),
         ("RESOURCE_EXHAUSTED: Out of memory allocating 400000000000000 bytes.", RuntimeError),
     ],
 )
