@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import sys
 import threading
@@ -79,10 +80,9 @@ def connected(address: str, cpus: int | None = None) -> Iterator[Capacity]:
         ):
             ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **settings)
     except Exception as error:  # of a machine too busy to start it in time, Ray tells by a bare one
-        reason = first_line(error.__cause__ or error)
         raise ClusterError(
-            f"expected a Ray cluster at {address}, found: {reason}; start one with `ray start --head`, or take "
-            "--address local"
+            f"expected a Ray cluster at {address}, found: {refusal(error)}; start one with `ray start --head`, or "
+            "take --address local"
         ) from error
     try:
         _silence_data()
@@ -194,6 +194,12 @@ def _ended_after(seconds: float, line: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def refusal(error: BaseException) -> str:
+    """Return why a cluster was not joined, such as its token: Ray says so only in a trace that its error quotes."""
+    quoted = re.findall(r"^ray\.exceptions\.\w+: (.+)$", str(error.__cause__), re.MULTILINE)
+    return str(quoted[-1]) if quoted else first_line(error)
 
 
 def first_line(error: BaseException) -> str:

@@ -33,7 +33,7 @@ from runtime.classify import main as classify
 from runtime.classify_cluster import main as classify_cluster
 from runtime.cluster import storage
 from runtime.cluster.cell_table import BLOCK, block_of
-from runtime.cluster.connection import ended_where_lost
+from runtime.cluster.connection import ended_where_lost, refusal
 from runtime.cluster.flow import outcomes
 from runtime.cluster.job import done_blocks, held_output
 from runtime.cluster.listing import read_block, write_listing
@@ -226,6 +226,16 @@ def test_a_cluster_that_does_not_answer_is_one_line(archive: Path, tiny_bundle: 
         port = free.getsockname()[1]
     with pytest.raises(ClusterError, match="found none that answers: Connection refused"):
         classify_cluster(command(archive, tmp_path / "out", tiny_bundle, "--address", f"127.0.0.1:{port}"))
+
+
+def test_the_reason_why_a_cluster_was_not_joined_is_found_in_what_ray_quotes() -> None:
+    error = ConnectionError("Failed to connect to Ray cluster at head:1")
+    assert refusal(error) == "Failed to connect to Ray cluster at head:1"
+    error.__cause__ = RuntimeError(
+        "Failed to connect to GCS. Last connection error: Traceback (most recent call last):\n  in ray\n"
+        "ray.exceptions.AuthenticationError: the token is missing. Set RAY_AUTH_MODE\n"
+    )
+    assert refusal(error) == "the token is missing. Set RAY_AUTH_MODE"
 
 
 @pytest.mark.parametrize("is_silent", [True, False])
