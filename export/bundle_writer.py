@@ -31,7 +31,7 @@ from runtime.classifier import Classifier, ClassifierOptions
 from runtime.command_line import tell
 from runtime.demo import demo_cells
 from runtime.errors import ConversionError, NotFiniteError
-from runtime.files import folder_written_aside, output_errors, refuse_foreign_folder, sha256_of_file
+from runtime.files import folder_written_aside, output_errors, refuse_foreign_folder, settle_folder, sha256_of_file
 from runtime.inputs import spread_over
 from runtime.preprocessing import load_cell
 from runtime.schema import (
@@ -107,6 +107,7 @@ def write_bundle(run: FinishedRun, out: Path, options: ExportOptions) -> Written
     Raises OutputError where `out` is something else than a bundle, DataError where the run's cells are not at hand,
     ConversionError where a variant does not decide like the Keras model.
     """
+    settle_folder(out)
     refuse_foreign_folder(out, MANIFEST_NAME, BUNDLE_FILES)
     size = run.config.options.image_size
     image = ImageSpec(width=size, height=size)

@@ -234,6 +234,16 @@ def test_a_damaged_keras_file_is_refused(finished_run: Path, tmp_path: Path) -> 
     assert not (tmp_path / "bundle").exists()
 
 
+def test_a_bundle_that_a_killed_export_moved_away_is_back_before_anything_is_refused(
+    bundle: Path, finished_run: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "bundle"
+    shutil.copytree(bundle, tmp_path / ".bundle.unfinished-abcd1234-old")
+    with pytest.raises(DataError, match="expected a folder of cells"):
+        write_bundle(find_run(finished_run), out, ExportOptions(data=tmp_path / "none"))
+    assert hashes(out) == hashes(bundle)
+
+
 def test_the_runtime_classifies_with_the_bundle(bundle: Path, drawn: Path) -> None:
     paths = [str(path) for path in sorted(drawn.glob("*/*.bmp"))]
     with Classifier(ClassifierOptions(bundle=bundle)) as classifier:
