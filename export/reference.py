@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from export.finished_run import BEST
 from runtime.bundle import Bundle
 from runtime.errors import BundleError
 from runtime.files import sha256_of_file
 
+BEST = "best.keras"  # of a run
 RUNS = "runs"  # the folder of runs, as the commands of this toolkit's own documentation call it
 FOLDERS_ABOVE = 5  # from the bundle on upwards in which its run is looked for
 
