@@ -36,7 +36,9 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="labelled cells")
-    parser.add_argument("--run", type=Path, metavar="RUN", help="default: where the run lay when it was exported")
+    parser.add_argument(
+        "--run", type=Path, metavar="RUN", help="default: looked for beside the bundle and above it, also in runs"
+    )
     parser.add_argument("--limit", type=positive_int, metavar="N", help="take N cells, spread over the data")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where parity.json is written")
     return parser

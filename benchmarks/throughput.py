@@ -54,7 +54,9 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--batch-size", type=batch_size, default=DEFAULT_BATCH_SIZE, metavar="N")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of classify; default fp32")
     parser.add_argument("--keras", action="store_true", help="compare with keras.Model.predict, too")
-    parser.add_argument("--run", type=Path, metavar="RUN", help="default: where the run lay when it was exported")
+    parser.add_argument(
+        "--run", type=Path, metavar="RUN", help="default: looked for beside the bundle and above it, also in runs"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where throughput.json is written")
     return parser
 

@@ -109,7 +109,9 @@ def _add_verify(commands: Any) -> None:
         metavar="DIR",
         help=f"labelled cells; of fewer than {FEWEST_TO_PROVE} of a class the verdict is told and not written",
     )
-    verify.add_argument("--run", type=Path, metavar="RUN", help="default: where the run lay when it was exported")
+    verify.add_argument(
+        "--run", type=Path, metavar="RUN", help="default: looked for beside the bundle and above it, also in runs"
+    )
     verify.add_argument("--cells", type=positive_int, metavar="N", help="take N cells, spread over the data")
     verify.add_argument("--out", type=csv_file, metavar="FILE.csv", help="write what each variant says of each cell")
     verify.add_argument(

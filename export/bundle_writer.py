@@ -31,7 +31,7 @@ from runtime.classifier import Classifier, ClassifierOptions
 from runtime.command_line import tell
 from runtime.demo import demo_cells
 from runtime.errors import ConversionError, NotFiniteError
-from runtime.files import folder_written_aside, output_errors, refuse_foreign_folder, sha256_of_file
+from runtime.files import folder_written_aside, output_errors, refuse_foreign_folder, settle_folder, sha256_of_file
 from runtime.inputs import spread_over
 from runtime.preprocessing import load_cell
 from runtime.schema import (
@@ -107,6 +107,7 @@ def write_bundle(run: FinishedRun, out: Path, options: ExportOptions) -> Written
     Raises OutputError where `out` is something else than a bundle, DataError where the run's cells are not at hand,
     ConversionError where a variant does not decide like the Keras model.
     """
+    settle_folder(out)
     refuse_foreign_folder(out, MANIFEST_NAME, BUNDLE_FILES)
     size = run.config.options.image_size
     image = ImageSpec(width=size, height=size)
@@ -126,7 +127,7 @@ def write_bundle(run: FinishedRun, out: Path, options: ExportOptions) -> Written
             card_sha256="",
             typical=typical_cells(examples, image),
             curve=operating_curve(scores.labels, scores.reference),
-            training=_training(run, out),
+            training=_training(run),
             variants=tuple(_variant(each, verdict) for each, verdict in zip(converted, verdicts, strict=True)),
         )
         manifest = _written(manifest, folder, options.source)
@@ -263,7 +264,7 @@ def _where(folder: Path, converted: _Converted, image: ImageSpec, cells: Sequenc
     return departures(folder / _file_name("fp32"), converted.file, load_cells(cells[:DEBUG_CELLS], image))
 
 
-def _training(run: FinishedRun, out: Path) -> Training:
+def _training(run: FinishedRun) -> Training:
     # The folders' names alone: a full path may name a person or a ward, and a bundle travels.
     options = run.config.options
     split = replace(options.split, source=Path(options.split.source).name, test_data=Path(options.split.test_data).name)
@@ -275,17 +276,9 @@ def _training(run: FinishedRun, out: Path) -> Training:
         split=split,
     )
     return Training(
-        run=_relative(run.folder, out),
+        run=Path(os.path.abspath(run.folder)).name,  # noqa: PTH100  as it is called here, wherever a link may lead
         keras_sha256=sha256_of_file(run.keras_file),
         best_epoch=run.best_epoch,
         config=replace(run.config, options=options),
         validation=run.validation,
     )
-
-
-def _relative(run: Path, out: Path) -> str:
-    """Return the way from the bundle to the run with forward slashes; the run's name where there is none."""
-    try:
-        return Path(os.path.relpath(run.resolve(), out.resolve())).as_posix()
-    except ValueError:  # two drives of Windows
-        return run.name

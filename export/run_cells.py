@@ -12,6 +12,7 @@ from export.scoring import limited
 from runtime.errors import DataError
 from runtime.files import sha256_of_file
 from runtime.inputs import spread_over
+from runtime.schema import CLASSES
 from train.dataset import Cell, Labelled, find_cells
 from train.splits import TRAINING, VALIDATION, PlacedCell, cells_of_part, read_cells
 
@@ -24,28 +25,30 @@ def validation_cells(run: FinishedRun, data: Path | None, limit: int | None) -> 
         data: Where the cells lie now; None: where they lay when the run was fitted.
         limit: At most so many, evenly spread.
 
-    Raises DataError where a cell is missing or its file is another one, and where they are of one class.
+    Raises DataError where a cell is missing, its file is another one or is labelled otherwise than in the run, and
+    where they are of one class.
     """
     placed = limited(cells_of_part(_placed(run), VALIDATION), limit, f"the validation part of {run.folder}")
-    return [_recorded(cell) for cell in placed] if data is None else _found(placed, find_cells(data))
+    return [_recorded(cell) for cell in placed] if data is None else _all_found(placed, find_cells(data))
 
 
 def training_cells(run: FinishedRun, data: Path | None, limit: int) -> list[Cell]:
     """Return at most `limit` cells of the run's training part, of both classes, evenly spread.
 
     `data` may hold cells of other parts as well: they are left out. Raises DataError where it holds none of the
-    training part, or too few of a class to tell from them how cells look.
+    training part, one that is labelled otherwise than in the run, or too few of a class to tell from them how cells
+    look.
     """
     placed = _placed(run)
     training = cells_of_part(placed, TRAINING)
     if data is None:
         _refuse_few(training, f"the training part of {run.folder}")
         return [_recorded(cell) for cell in spread_over(training, limit)]
-    hash_to_file = {cell.sha256: cell for cell in find_cells(data)}
-    at_hand = [hash_to_file[cell.sha256] for cell in training if cell.sha256 in hash_to_file]
+    files = find_cells(data)
+    at_hand = _found(training, files)
     if not at_hand:
         sha256_to_part = {cell.sha256: cell.part for cell in placed}
-        parts = Counter(sha256_to_part.get(sha256, "no") for sha256 in hash_to_file)
+        parts = Counter(sha256_to_part.get(sha256, "no") for sha256 in {file.sha256 for file in files})
         found = ", ".join(f"{count} of {part} part" for part, count in parts.items())
         raise DataError(
             f"expected cells of the run's training part in {data}, found {found}; choose the folder that the run was "
@@ -79,12 +82,38 @@ def _recorded(cell: PlacedCell) -> Cell:
     return Cell(path, cell.label, cell.subject, cell.sha256)
 
 
-def _found(placed: Sequence[PlacedCell], files: Sequence[Cell]) -> list[Cell]:
-    hash_to_file = {file.sha256: file for file in files}
-    missing = [cell.path for cell in placed if cell.sha256 not in hash_to_file]
+def _all_found(placed: Sequence[PlacedCell], files: Sequence[Cell]) -> list[Cell]:
+    cells = _found(placed, files)
+    found = {cell.sha256 for cell in cells}
+    missing = [cell.path for cell in placed if cell.sha256 not in found]
     if missing:
         raise DataError(
             f"expected the {len(placed)} validation cells of the run in --data, {len(missing)} are missing, such as "
             f"{missing[0]}; point --data to the folder that the run was fitted on"
         )
-    return [Cell(hash_to_file[cell.sha256].path, cell.label, cell.subject, cell.sha256) for cell in placed]
+    return cells
+
+
+def _found(placed: Sequence[PlacedCell], files: Sequence[Cell]) -> list[Cell]:
+    """Return the placed cells that are among the files, with the run's labels.
+
+    Raises DataError where a file is labelled otherwise. Every copy of a cell is looked at: which one is taken must not
+    decide whether a wrong label is seen.
+    """
+    sha256_to_placed = {cell.sha256: cell for cell in placed}
+    sha256_to_path = {}
+    for file in files:
+        cell = sha256_to_placed.get(file.sha256)
+        if cell is None:
+            continue
+        if file.label != cell.label:
+            raise DataError(
+                f"expected {file.path} to be labelled {CLASSES[cell.label]} as in the run, found "
+                f"{CLASSES[file.label]}; put it back among its class, or correct the label and fit again"
+            )
+        sha256_to_path[file.sha256] = file.path
+    return [
+        Cell(sha256_to_path[cell.sha256], cell.label, cell.subject, cell.sha256)
+        for cell in placed
+        if cell.sha256 in sha256_to_path
+    ]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import errno
 import glob
 import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -17,6 +18,7 @@ from runtime.errors import OutputError
 from runtime.held import held_folder
 
 BLOCK_BYTES = 1 << 20
+MOVED_AWAY = "-old"  # ends the name of a folder while another one takes its place
 
 
 def sha256_of_file(path: Path) -> str:
@@ -144,31 +146,29 @@ def folder_written_aside(path: Path, marker: str, ours: tuple[str, ...]) -> Iter
     """Yield a temporary folder beside `path`; rename it to `path` on success, delete it on any failure.
 
     An existing `path` is replaced only where it is a folder that this project wrote, as `refuse_foreign_folder` says.
-    Temporary folders of processes that were killed before they could do so go as well.
+    What processes that were killed on the way left beside it is put right first, as `settle_folder` says.
     """
     path = path.resolve()
+    settle_folder(path)
     refuse_foreign_folder(path, marker, ours)
     with _folder_beside(path) as aside:
         yield aside
         with output_errors(path):
             aside.chmod(0o777 & ~current_umask())
-            for written in aside.rglob("*"):
-                if written.is_file():
-                    flush_to_disk(written)
-            replace_folder(aside, path)
+            for written in (aside, *aside.rglob("*")):
+                (flush_folder if written.is_dir() else flush_to_disk)(written)
+            _replace_folder(aside, path)
 
 
 @contextmanager
 def _folder_beside(path: Path) -> Iterator[Path]:
-    """Yield a new folder beside `path` that other processes see in use; remove it at the end if it is still there."""
-    prefix = f".{path.name}.unfinished-"
+    """Yield a new folder beside `path` that other processes see in use; at the end remove what is under its name."""
     with ExitStack() as in_use:
         with output_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             # One process at a time: before it is held, another one would take a new folder for an abandoned one.
             with held_folder(path.parent, wait=True):
-                _remove_abandoned(path.parent, prefix)
-                aside = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+                aside = Path(tempfile.mkdtemp(prefix=_prefix_beside(path), dir=path.parent))
                 in_use.enter_context(held_folder(aside))
         try:
             yield aside
@@ -176,12 +176,46 @@ def _folder_beside(path: Path) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def _remove_abandoned(parent: Path, prefix: str) -> None:
-    """Remove folders that begin like this and end as `tempfile` names them, if no process holds them any more."""
-    for folder in parent.glob(f"{glob.escape(prefix)}{'?' * 8}"):
+def settle_folder(path: Path) -> None:
+    """Put right what killed processes left of `folder_written_aside`, so that a whole folder is at `path` again.
+
+    What one had moved away comes back where nothing took its place, and is removed where something did; half-written
+    folders are removed. What a living process writes is left alone.
+    """
+    path = path.resolve()
+    with output_errors(path), held_folder(path.parent, wait=True) as is_held:
+        if is_held:  # so that nobody is replacing a folder here at this moment
+            _settle_moved_away(path)
+            _remove_abandoned(path)
+
+
+def _settle_moved_away(path: Path) -> None:
+    moved_away = [folder for folder in _folders_beside(path, MOVED_AWAY) if not folder.is_symlink()]
+    for folder in sorted(moved_away, key=lambda folder: folder.stat().st_ctime_ns, reverse=True):  # the last one first
+        _settle(folder, path)
+
+
+def _settle(moved_away: Path, path: Path) -> None:
+    if path.exists():
+        shutil.rmtree(moved_away, ignore_errors=True)
+    elif moved_away.exists():
+        moved_away.rename(path)
+
+
+def _remove_abandoned(path: Path) -> None:
+    for folder in _folders_beside(path):
         with held_folder(folder) as is_abandoned:
             if is_abandoned and not folder.is_symlink():
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folders_beside(path: Path, suffix: str = "") -> list[Path]:
+    """Return what stands beside `path` under a name that `tempfile` gave it, with that suffix."""
+    return list(path.parent.glob(f"{glob.escape(_prefix_beside(path))}{'?' * 8}{suffix}"))
+
+
+def _prefix_beside(path: Path) -> str:
+    return f".{path.name}.unfinished-"
 
 
 def refuse_foreign_folder(path: Path, marker: str, ours: tuple[str, ...]) -> None:
@@ -208,19 +242,23 @@ def refuse_foreign_folder(path: Path, marker: str, ours: tuple[str, ...]) -> Non
             )
 
 
-def replace_folder(new: Path, path: Path) -> None:
-    """Put the folder `new` in the place of `path`, which may exist; the old one goes last."""
-    if not path.exists():
-        new.rename(path)
-        return
-    old = path.with_name(f"{new.name}-old")
-    path.rename(old)
-    try:
-        new.rename(path)
-    except BaseException:
-        old.rename(path)
-        raise
-    shutil.rmtree(old)
+def _replace_folder(new: Path, path: Path) -> None:
+    """Put the folder `new` in the place of `path`; what stood there gets the name of `new`, to be removed under it.
+
+    One process at a time: another one would take a folder that is moved away for one that a killed process left.
+    """
+    moved_away = new.with_name(new.name + MOVED_AWAY)
+    with held_folder(path.parent, wait=True):
+        try:
+            if path.exists():
+                path.rename(moved_away)
+            new.rename(path)
+        except BaseException:
+            _settle(moved_away, path)
+            raise
+        with suppress(OSError):  # the new folder is in its place, whatever becomes of the old one
+            moved_away.rename(new)
+        flush_folder(path.parent)
 
 
 def give_usual_permissions(path: Path) -> None:
@@ -236,12 +274,18 @@ def current_umask() -> int:
 
 
 def flush_folder(path: Path) -> None:
-    """Ask the operating system to put the folder's list of names onto the disk; Windows knows no such thing."""
+    """Ask the operating system to put the folder's list of names onto the disk.
+
+    Windows knows no such thing, nor do some file systems.
+    """
     if os.name == "nt":
         return
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
     finally:
         os.close(folder)
 

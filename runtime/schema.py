@@ -223,7 +223,7 @@ class RunConfig:
 class Training:
     """Where a bundle's model comes from."""
 
-    run: str  # the run folder, relative to the bundle, when it was exported
+    run: str  # the run folder's name; of a path, its last part
     keras_sha256: str  # of the run's best.keras
     best_epoch: int
     config: RunConfig

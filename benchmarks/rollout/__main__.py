@@ -56,7 +56,9 @@ def build_parser() -> ArgumentParser:
         help="labelled cells; without them drawn cells are timed, and nothing judged",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the report and the record go")
-    parser.add_argument("--run", type=Path, metavar="RUN", help="default: where the run lay when it was exported")
+    parser.add_argument(
+        "--run", type=Path, metavar="RUN", help="default: looked for beside the bundle and above it, also in runs"
+    )
     parser.add_argument("--budget", type=Path, metavar="FILE", help="limits in TOML or JSON, such as p95_ms = 20")
     parser.add_argument("--quick", action="store_true", help="all of it, shorter")
     what = parser.add_argument_group("what is deployed, as for runtime.classify")

@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from export.engine import EngineOptions, build_engine
 from export.install import InstallOptions, install_bundle, roll_back
 from runtime.backends.tensorrt import find_engine, read_record
 from runtime.bundle import Bundle
-from runtime.files import sha256_of_file
+from runtime.errors import DataError
+from runtime.files import folder_written_aside, sha256_of_file
+from runtime.schema import CARD_NAME, GOLDEN_NAME, MANIFEST_NAME
 from tests.tensorrt_simulator.install import install as install_tensorrt
 
 CHANGES = ("os.rename", "os.symlink", "os.remove", "os.mkdir", "os.rmdir")
@@ -34,6 +37,9 @@ def main(scenario: str, folder: Path) -> None:
     bundles = sorted(folder.glob("bundle*"))
     if scenario == "engine":
         print(_killed_while_an_engine_is_built(bundles[0]))
+        return
+    if scenario == "replace":
+        print(_killed_while_a_bundle_is_replaced(folder / "exported", *bundles[:2]))
         return
     device = folder / "device"
     for bundle in bundles[:2]:
@@ -77,6 +83,33 @@ def _killed_while_an_engine_is_built(bundle: Path) -> int:
         _proved(folder, "tensorrt", "fp16")
         assert len(list((folder / "engines").iterdir())) == 3
     return steps
+
+
+def _killed_while_a_bundle_is_replaced(before: Path, first: Path, second: Path) -> int:
+    def act(folder: Path) -> None:
+        with _written_aside(folder) as aside:
+            shutil.copytree(second, aside, dirs_exist_ok=True)
+
+    def start(folder: Path) -> None:
+        with suppress(DataError), _written_aside(folder):
+            raise DataError("expected the cells of the run, found none")
+
+    shutil.copytree(first, before / "bundle")
+    used, steps = set(), 0
+    for steps, folder in enumerate(killed_at_each_step(before, act), start=1):  # noqa: B007
+        start(folder)
+        used.add(_content(folder / "bundle"))
+        assert [path.name for path in folder.iterdir()] == ["bundle"]
+        act(folder)
+        assert _content(folder / "bundle") == _content(second)
+        assert [path.name for path in folder.iterdir()] == ["bundle"]
+    assert used == {_content(first), _content(second)}, "killed before the new one is in place and after it"
+    return steps
+
+
+def _written_aside(folder: Path) -> AbstractContextManager[Path]:
+    """Write a bundle into a folder as an export does."""
+    return folder_written_aside(folder / "bundle", MANIFEST_NAME, ("model.*.onnx", GOLDEN_NAME, CARD_NAME))
 
 
 def killed_at_each_step(before: Path, act: Callable[[Path], None]) -> Iterator[Path]:

@@ -96,7 +96,7 @@ def test_the_manifest_tells_where_the_model_comes_from(bundle: Path, finished_ru
     assert manifest.training.best_epoch == run.best_epoch
     assert manifest.decision == run.decision
     assert manifest.training.config.options.data == "cells", "the folder's name, not its path"
-    assert (bundle / manifest.training.run).resolve() == finished_run.resolve()
+    assert manifest.training.run == finished_run.name, "the folder's name, not its path"
     [variant] = manifest.variants
     assert variant.proof.passed
     assert variant.proof.batch_sizes == (8, 1, 5)
@@ -234,6 +234,16 @@ def test_a_damaged_keras_file_is_refused(finished_run: Path, tmp_path: Path) -> 
     assert not (tmp_path / "bundle").exists()
 
 
+def test_a_bundle_that_a_killed_export_moved_away_is_back_before_anything_is_refused(
+    bundle: Path, finished_run: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "bundle"
+    shutil.copytree(bundle, tmp_path / ".bundle.unfinished-abcd1234-old")
+    with pytest.raises(DataError, match="expected a folder of cells"):
+        write_bundle(find_run(finished_run), out, ExportOptions(data=tmp_path / "none"))
+    assert hashes(out) == hashes(bundle)
+
+
 def test_the_runtime_classifies_with_the_bundle(bundle: Path, drawn: Path) -> None:
     paths = [str(path) for path in sorted(drawn.glob("*/*.bmp"))]
     with Classifier(ClassifierOptions(bundle=bundle)) as classifier:
@@ -281,9 +291,12 @@ def hashes(folder: Path) -> dict[str, str]:
     return {path.name: sha256_of_file(path) for path in sorted(folder.iterdir())}
 
 
-def test_another_export_in_another_process_gives_the_same_files(finished_run: Path, full_bundle: Path) -> None:
-    again = full_bundle.with_name("again")
-    words = ["--run", str(finished_run), "--out", str(again), "--data-source", "drawn cells"]
+def test_another_export_in_another_process_and_from_another_place_gives_the_same_files(
+    finished_run: Path, full_bundle: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished_run, tmp_path / "mueller" / "ward7" / finished_run.name))
+    again = tmp_path / "bundles" / "at another" / "depth"
+    words = ["--run", str(run), "--out", str(again), "--data-source", "drawn cells"]
     command = [sys.executable, "-m", "export", "onnx", *words, "--precision", "fp32", "fp16", "int8"]
     environment = os.environ | {"PYTHONHASHSEED": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -297,6 +310,9 @@ def test_another_export_in_another_process_gives_the_same_files(finished_run: Pa
         "model.int8.onnx",
     ]
     assert hashes(again) == hashes(full_bundle)
+    assert Bundle.open(again).content_sha256 == Bundle.open(full_bundle).content_sha256
+    for file in again.iterdir():
+        assert not re.search(rb"mueller|ward7", file.read_bytes()), "a bundle travels, and a path may name a person"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])

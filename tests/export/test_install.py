@@ -133,7 +133,7 @@ def test_a_bundle_that_fails_through_the_link_is_rolled_back(three: list[Path], 
     assert len(bundles(to)) == 2
 
 
-@pytest.mark.parametrize("scenario", ["install", "roll-back", "engine"])
+@pytest.mark.parametrize("scenario", ["install", "roll-back", "engine", "replace"])
 def test_killed_at_any_step_what_is_in_use_is_whole_and_nothing_is_left(
     three: list[Path], tmp_path: Path, scenario: str
 ) -> None:

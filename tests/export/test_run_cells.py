@@ -143,9 +143,11 @@ def test_training_cells_are_of_the_training_part_alone(run: FinishedRun, data: P
     assert {cell.sha256 for cell in cells} == in_training
 
 
-def test_moved_training_cells_are_found_by_their_content(run: FinishedRun, data: Path) -> None:
+def test_moved_training_cells_are_found_by_their_content_with_label_and_subject(run: FinishedRun, data: Path) -> None:
     cells = training_cells(run, move(data), 128)
-    assert names_of(cell.path for cell in cells) == [f"renamed-{name}" for name in cell_names("training", 12)]
+    assert {(cell.path.name, cell.label, cell.subject) for cell in cells} == {
+        (f"renamed-training-{index}.bmp", 1 - index % 2, f"S{index}") for index in range(12)
+    }
 
 
 def test_a_part_of_the_training_cells_is_enough_to_calibrate(run: FinishedRun, data: Path, tmp_path: Path) -> None:
@@ -188,6 +190,21 @@ def test_training_data_of_the_wrong_kind_is_refused(
     with pytest.raises(DataError, match=message) as refused:
         training_cells(run, folder, 128)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("part", ["validation", "training"])
+@pytest.mark.parametrize("is_copied", [False, True], ids=["moved", "copied"])
+def test_a_cell_that_lies_among_the_other_class_is_refused_by_name(
+    run: FinishedRun, data: Path, part: str, is_copied: bool
+) -> None:
+    put = shutil.copy if is_copied else shutil.move
+    put(data / "hem" / f"{part}-1.bmp", data / "all" / f"{part}-1.bmp")
+    expected = rf"expected {data}/all/{part}-1\.bmp to be labelled healthy as in the run, found ALL; put it back"
+    with pytest.raises(DataError, match=expected):
+        if part == "validation":
+            validation_cells(run, data, None)
+        else:
+            training_cells(run, data, 128)
 
 
 def test_a_run_that_was_fitted_on_a_few_cells_is_refused(run: FinishedRun) -> None:

@@ -100,7 +100,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     write_cells(folder / "run" / "cells.csv", placed)
     manifest = manifest_of(bundle)
-    training = replace(manifest.training, run="../run", keras_sha256=sha256_of_file(folder / "run" / "best.keras"))
+    training = replace(manifest.training, run="run", keras_sha256=sha256_of_file(folder / "run" / "best.keras"))
     write_manifest(bundle, replace(manifest, training=training))
     (bundle / CARD_NAME).write_text(model_card(manifest_of(bundle), "drawn cells"), encoding="utf-8")
     refresh(bundle)
@@ -464,11 +464,11 @@ TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "keras": (
         lambda bundle: (bundle.parent / "run" / "best.keras").write_bytes(b"others"),
-        r"expected .*best\.keras to have the SHA-256 .*: the bundle came from another run",
+        r"expected the Keras model of the bundle in run or runs/run in .*, found another model at .*best\.keras; give",
     ),
     "run": (
         lambda bundle: shutil.rmtree(bundle.parent / "run"),
-        r"expected the Keras model of the bundle at .*, found none; give its run folder with --run",
+        r"expected the Keras model of the bundle in run or runs/run in .*, found none; give its run folder with --run",
     ),
 }
 

@@ -1,17 +1,29 @@
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from runtime.errors import OutputError
-from runtime.files import current_umask, folder_written_aside, sha256_of_file, write_text_aside, written_aside
+from runtime.files import (
+    current_umask,
+    file_clock_ns,
+    folder_written_aside,
+    settle_folder,
+    sha256_of_file,
+    write_text_aside,
+    written_aside,
+)
+from runtime.held import held_folder
 from runtime.inputs import spread_over
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +110,96 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_
             assert not left.exists()
             assert (written / "half" / "model.onnx").exists()
     assert sorted(tmp_path.iterdir()) == sorted([target, written, *others])
+
+
+def write_folder(target: Path, content: str) -> None:
+    with folder_written_aside(target, "marker", ()) as folder:
+        (folder / "marker").write_text(content)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not show which folders are in use")
+@pytest.mark.parametrize("is_in_place", [False, True], ids=["nothing in place", "another one in place"])
+def test_what_a_killed_process_moved_away_comes_back_where_nothing_took_its_place(
+    tmp_path: Path, is_in_place: bool
+) -> None:
+    target = tmp_path / "bundle [1]"
+    for content in ("older", "old"):
+        moved_away = tmp_path / f".bundle [1].unfinished-{content:_<8}-old"
+        moved_away.mkdir()
+        (moved_away / "marker").write_text(content)
+        while file_clock_ns(target) <= moved_away.stat().st_ctime_ns:
+            """Wait until the file system's clock, which may be coarse, goes on."""
+    half = tmp_path / ".bundle [1].unfinished-old_____"
+    half.mkdir()
+    if is_in_place:
+        target.mkdir()
+        (target / "marker").write_text("new")
+    settle_folder(target)
+    assert (target / "marker").read_text() == ("new" if is_in_place else "old")
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not show which folders are in use")
+def test_what_a_living_process_moves_away_is_left_to_it(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    write_folder(target, "old")
+    moved_away = target.rename(tmp_path / ".bundle.unfinished-abcd1234-old")
+    with ThreadPoolExecutor(1) as pool:
+        with held_folder(tmp_path):
+            settled = pool.submit(settle_folder, target)
+            assert not wait([settled], timeout=0.2).done, "who replaces a folder holds the one that it is in"
+            moved_away.rename(target)
+        settled.result()
+    assert (target / "marker").read_text() == "old"
+
+
+def test_an_old_folder_that_cannot_be_removed_does_not_fail_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "bundle"
+    write_folder(target, "old")
+
+    def rmdir(path: str, *, dir_fd: int | None = None) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", rmdir)
+        write_folder(target, "new")
+    assert (target / "marker").read_text() == "new"
+    settle_folder(target)
+    assert list(tmp_path.iterdir()) == [target], "the next start removes it"
+
+
+def test_a_replacement_that_fails_half_way_leaves_the_old_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "bundle"
+    write_folder(target, "old")
+    real = Path.rename
+
+    def rename(path: Path, to: Path) -> Path:
+        if to == target and not path.name.endswith("-old"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return real(path, to)
+
+    with monkeypatch.context() as patch, pytest.raises(OutputError, match=r"cannot write .*bundle: Input/output"):
+        patch.setattr(Path, "rename", rename)
+        write_folder(target, "new")
+    assert (target / "marker").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot flush folders")
+def test_a_file_system_that_cannot_flush_folders_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fsync(file: int) -> None:
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_folder(tmp_path / "bundle", "new")
+    assert (tmp_path / "bundle" / "marker").read_text() == "new"
 
 
 def test_someone_elses_folder_is_never_replaced(tmp_path: Path) -> None:
