@@ -13,11 +13,17 @@ def reference_file(bundle: Bundle, run: Path | None) -> Path:
     """Return the Keras file that the bundle came from; raise BundleError where it is not at hand or another one."""
     training = bundle.manifest.training
     file = (run or bundle.folder.resolve() / training.run) / "best.keras"
-    if not file.is_file():
+    try:
+        found = sha256_of_file(file)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise BundleError(
             f"expected the Keras model of the bundle at {file}, found none; give its run folder with --run"
-        )
-    found = sha256_of_file(file)
+        ) from error
+    except OSError as error:
+        raise BundleError(
+            f"cannot read the Keras model of the bundle at {file}: {error.strerror or error}; make it readable, or "
+            "give its run folder with --run"
+        ) from error
     if found != training.keras_sha256:
         raise BundleError(
             f"expected {file} to have the SHA-256 {training.keras_sha256[:12]}…, found {found[:12]}…: the bundle came "
