@@ -110,7 +110,7 @@ def write_bundle(
     The golden cells are the drawn ones of the package, so that no patient's cell travels with a bundle. Nothing
     appears at `out` unless each variant decides like the Keras model on the run's validation cells and the runtime can
     open the bundle. An older bundle at `out` is replaced. Where the validation part has too few cells for a proof, the
-    variants are recorded as not proved. `report` is given what was found before a variant that failed is refused.
+    variants are recorded as not proved. `report` is given what was found, also where a variant is then refused.
 
     Raises OutputError where `out` is something else than a bundle, DataError where the run's cells are not at hand,
     ConversionError where a variant does not decide like the Keras model.
@@ -144,9 +144,9 @@ def write_bundle(
         )
         manifest = _written(manifest, folder, options.source)
         for variant in manifest.variants:
-            Classifier(
-                ClassifierOptions(bundle=folder, backend="cpu", precision=variant.precision, unproved=True)
-            ).close()
+            opened = ClassifierOptions(bundle=folder, backend="cpu", precision=variant.precision, unproved=True)
+            Classifier(opened).close()
+    report(scores, verdicts)
     return WrittenBundle(manifest, scores, not_proved)
 
 
@@ -203,9 +203,9 @@ def _prove(
         _write_golden(folder / GOLDEN_NAME, golden, reference, backends)
         scores = score_cells(cells, image, reference, backends)
         verdicts = judge_all(scores, threshold, options.tolerances, PART_OF_RUN)
-        report(scores, verdicts)
         failed = [verdict for verdict in verdicts if not verdict.proof.passed]
         if failed:
+            report(scores, verdicts)
             precisions = [verdict.precision for verdict in failed]
             raise _refusal(failed, _where(folder, precisions, image, scores.cells, debug=options.debug))
         wrong = wrong_heat(reference, backends, load_cells(spread_over(scores.cells, HEAT_CELLS), image))

@@ -32,7 +32,7 @@ def validation_cells(run: FinishedRun, data: Path | None, limit: int | None) -> 
     few = too_few_to_prove(cell.label for cell in placed)
     if few and len(placed) < len(part):
         raise UsageError(
-            f"expected --cells to leave enough cells of {where}, received {limit}, {few}; take more, or leave --cells out"
+            f"expected --cells to leave enough of {where}, received {limit}, {few}; take more, or leave --cells out"
         )
     return [_recorded(cell) for cell in placed] if data is None else _found(placed, find_cells(data))
 

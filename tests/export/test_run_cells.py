@@ -128,8 +128,8 @@ def test_cells_that_would_be_too_few_for_a_proof_are_refused(run: FinishedRun, m
     monkeypatch.setattr("export.fewest_cells.FEWEST_TO_PROVE", 2)
     with pytest.raises(
         UsageError,
-        match=r"expected --cells to leave enough cells of the validation part of .*run, received 3, compared on too few "
-        r"cells for a proof: (2 ALL and 1|1 ALL and 2) healthy, where 2 of each class are needed; take more, or leave",
+        match=r"to leave enough of the validation part of .*run, received 3, compared on too few cells "
+        r"for a proof: (2 ALL and 1|1 ALL and 2) healthy, where 2 of each class are needed; take more, or leave",
     ):
         validation_cells(run, None, 3)
     assert len(validation_cells(run, None, 4)) == 4
