@@ -439,7 +439,7 @@ def test_a_variant_whose_map_departs_goes_without_it(
     ("debug", "where"),
     [
         (False, r"leave the precision out, allow it more with --tolerance, or name the layers .* --debug-precision$"),
-        (True, r"layers that add most to its error: \S+ \("),
+        (True, r"fp16: layers that add most to its error: \S+ \("),
     ],
 )
 def test_a_precision_that_does_not_agree_leaves_no_bundle_and_says_where(
