@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.record import Row
 from benchmarks.rollout.budget import judge_budget, read_budget
-from benchmarks.rollout.comparison import BETTER, GONE, WORSE, compare, other_machine, sha256s
+from benchmarks.rollout.comparison import BETTER, GONE, WORSE, compare, other_machine, other_work, sha256s
 from benchmarks.rollout.record import Record, read
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED, ArgumentParser, positive_float, print_table, run_command
 from train.comparison import CELLS_AS_INDEPENDENT
@@ -25,7 +25,7 @@ def build_parser() -> ArgumentParser:
         prog="python -m benchmarks.compare",
         description="Compare two records of benchmarks.rollout. A time is worse where it grew by more than the "
         "tolerance and the ranges of its repetitions do not overlap; accuracy, where a test on the same cells says so, "
-        "or intervals lie apart, or a variant does not pass its parity any more.",
+        "or where intervals lie apart, or a variant does not pass its parity any more.",
         epilog="Exit codes: 0 nothing is worse; 1 something is, or a limit of the budget is not kept, or the records "
         "cannot be read; 2 nothing is worse, but something was not measured any more.",
     )
@@ -76,6 +76,13 @@ def cautions(old: Record, new: Record) -> list[str]:
     lines = []
     if differences := other_machine(old, new):
         lines.append(f"The machines differ ({differences}): times are shown and not judged")
+    if differences := other_work(old, new):
+        lines.append(f"What was timed differs ({differences}): only the model's own times are judged")
+    minutes = [record["options"]["sustained_minutes"] for record in (old, new)]
+    if minutes[0] != minutes[1]:
+        lines.append(
+            f"The sustained runs lasted {minutes[0]:g} and {minutes[1]:g} minutes: a machine may slow down later"
+        )
     for name, record in (("old", old), ("new", new)):
         if record["load"]["busy"]:
             most = max(record["load"]["others"].values())

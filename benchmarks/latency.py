@@ -18,8 +18,10 @@ from runtime.backends.select import BACKENDS
 from runtime.bundle import DEFAULT_BUNDLE
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.command_line import DONE, ArgumentParser, batch_size, positive_float, print_table, run_command
+from runtime.errors import DataError
 from runtime.preprocessing import load_cell
 from runtime.results import ResultsWriter
+from runtime.schema import Prediction
 
 MODEL, FILE_TO_RESULT = "model", "file to result"
 PARTS = ("preprocess_ms", "inference_ms", "postprocess_ms")
@@ -63,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     with bmp_cells() as paths, Classifier(settings) as classifier:
         for size in options.batch_sizes:
             for name in (MODEL, FILE_TO_RESULT):
-                timing = measure_at_once(classifier, list(islice(cycle(paths), size)), plan, name)
+                timing = measure_at_once(classifier, paths, size, plan, name)
                 rows.append({"measured": name, "cells": size, **figures(timing, size)})
                 samples[f"{name}, {size} at once"] = [round(sample, 4) for sample in timing.samples_ms]
         description = classifier.description
@@ -79,41 +81,51 @@ def main(arguments: list[str] | None = None) -> int:
     return DONE
 
 
-def measure_at_once(classifier: Classifier, paths: Sequence[str], plan: WindowPlan, name: str) -> Timing:
+def measure_at_once(classifier: Classifier, paths: Sequence[str], size: int, plan: WindowPlan, name: str) -> Timing:
     """Time the MODEL alone on one batch, with the transfers to its device and back, or the whole way FILE_TO_RESULT.
 
-    That way classify makes batches of its own: the first ones are small, none is larger than the classifier's.
+    Each run of that way takes the next `size` files, so that it shows how they differ. There classify makes batches of
+    its own: the first ones are small, none is larger than the classifier's.
     """
+    files = cycle(paths)
     if name == FILE_TO_RESULT:
-        return time_in_windows(lambda: write_results(classifier, paths), plan)
-    cells = np.stack([load_cell(path, classifier.manifest.image) for path in paths])
+        return time_in_windows(lambda: write_results(classifier, list(islice(files, size))), plan)
+    cells = np.stack([load_cell(path, classifier.manifest.image) for path in islice(files, size)])
     return time_in_windows(lambda: classifier.backend.infer(cells), plan)
 
 
 def write_results(classifier: Classifier, paths: Sequence[str]) -> float:
     """Classify files and write their rows into memory; return the seconds that reading and inferring took.
 
-    Threads overlap, so that it may be more than the time that went by.
+    Threads overlap, so that it may be more than the time that went by. Raises DataError for a file that has no answer:
+    it would count as a very fast one.
     """
     writer = ResultsWriter(io.StringIO(), ".csv")
     busy = 0.0
     for prediction in classifier.classify(paths):
+        refuse_without_answer(prediction)
         writer.write(prediction)
         busy += prediction.seconds
     return busy
 
 
-def measure_parts(classifier: Classifier, path: str, runs: int) -> Row:
+def refuse_without_answer(prediction: Prediction) -> None:
+    """Raise DataError where a file that is timed could not be classified."""
+    if prediction.status == "error":
+        raise DataError(f"expected a cell that can be classified at {prediction.path}, found: {prediction.reason}")
+
+
+def measure_parts(classifier: Classifier, paths: Sequence[str], runs: int) -> Row:
     """Divide the way of a single file to its row, which nothing overlaps; medians of `runs`, in milliseconds.
 
-    preprocess: read, decode, resize, look at it. inference: with transfers. postprocess: all that is left, as finding
-    the label, writing the row, and the threads that classify starts and ends.
+    Each run takes the next file. preprocess: read, decode, resize, look at it. inference: with transfers. postprocess:
+    all that is left, as finding the label, writing the row, and the threads that classify starts and ends.
     """
     clocked = ClockedBackend(classifier.backend, classifier.manifest.image)
     classifier.backend = clocked
     samples = []
     try:
-        for _ in range(runs):
+        for path in islice(cycle(paths), runs):
             clocked.seconds.clear()
             started = time.perf_counter()
             busy = write_results(classifier, [path])

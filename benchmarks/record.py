@@ -44,13 +44,14 @@ def failed(error: BaseException) -> Row:
 def write_record(out: Path, name: str, bundle: Path | None, content: dict[str, Any]) -> None:
     """Write out/<name>.json: what was measured, and on what; a number that is not finite is null."""
     record = {"measurement": name, "environment": asdict(environment(bundle)), **content}
-    write_text_aside(out / f"{name}.json", json.dumps(_finite(record), indent=2, allow_nan=False) + "\n")
+    write_text_aside(out / f"{name}.json", json.dumps(finite(record), indent=2, allow_nan=False) + "\n")
     print(f"Record: {out / name}.json")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return what JSON has, null in the place of each number that is not finite."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

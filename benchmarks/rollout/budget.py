@@ -123,6 +123,11 @@ def proof_of(record: Record) -> Row | None:
     return proof
 
 
+def _compared(record: Record) -> Row | None:
+    """Return the proof of the deployed case, None where it is what the others are compared with."""
+    return None if record["sections"].get("parity", {}).get("reference_case") == _name(record) else proof_of(record)
+
+
 def _name(record: Record) -> str:
     return f"{record['deployed']['backend']} {record['deployed']['precision']}"
 
@@ -146,7 +151,7 @@ def _slowdown(record: Record) -> float | None:
 
 
 def _change(key: str) -> Callable[[Record], float | None]:
-    return lambda record: abs(proof["variant"][key] - proof["keras"][key]) if (proof := proof_of(record)) else None
+    return lambda record: abs(proof["variant"][key] - proof["keras"][key]) if (proof := _compared(record)) else None
 
 
 def _own(key: str) -> Callable[[Record], float | None]:
@@ -154,7 +159,7 @@ def _own(key: str) -> Callable[[Record], float | None]:
 
 
 def _flipped(record: Record) -> float | None:
-    proof = proof_of(record)
+    proof = _compared(record)
     return proof["flipped"] / proof["cells"] if proof else None
 
 

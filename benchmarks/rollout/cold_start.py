@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cells import bmp_cells
 from benchmarks.footprint import command, memory_row, seconds_to_first_row
 from benchmarks.peak_memory import refuse_system_without_peak
 from benchmarks.record import OK, Row, failed
@@ -15,10 +14,9 @@ from benchmarks.rollout.cases import Case
 from benchmarks.rollout.options import RolloutOptions
 
 
-def cold_start(options: RolloutOptions, cases: Sequence[Case]) -> dict[str, Any]:
+def cold_start(options: RolloutOptions, cases: Sequence[Case], paths: Sequence[str]) -> dict[str, Any]:
     """Return a row for each case: the seconds to the first result of several starts, and the peak memory."""
-    with bmp_cells() as paths:
-        return {"rows": [case.columns | _figures(options, case, paths) for case in cases]}
+    return {"rows": [case.columns | _figures(options, case, paths) for case in cases]}
 
 
 def _figures(options: RolloutOptions, case: Case, paths: Sequence[str]) -> Row:

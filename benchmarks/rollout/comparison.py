@@ -17,7 +17,7 @@ from train.comparison import delong, mcnemar
 
 SIGNIFICANT = 0.05  # p-value below which a difference in accuracy is not chance
 SAME, WITHIN, BETTER, WORSE = "same", "within the spread", "better", "WORSE"
-GONE, OTHER_MACHINE = "not measured any more", "other machine"
+GONE, OTHER_MACHINE, OTHER_FILES = "not measured any more", "other machine", "other files"
 
 
 @dataclass(frozen=True)
@@ -28,22 +28,38 @@ class Measured:
     low: float
     high: float
     more_is_better: bool = False
+    of_files: bool = True  # it depends on which files are classified, and in which batches; the model alone does not
 
 
 def compare(old: Record, new: Record, tolerance: float) -> list[Row]:
     """Return a row for each figure of the old record, and its verdict.
 
-    A cost is WORSE where it grew by more than `tolerance` (a share) and the ranges of both records do not overlap.
+    A cost is WORSE where it grew by more than `tolerance` (a share) and the ranges of both records do not overlap. It
+    is not judged where the machine is another, nor, unless it is the model's alone, where the files or batches are.
     Accuracy is WORSE where a test says so, McNemar's or DeLong's on the same cells, which take cells for independent,
-    else where intervals lie apart; and where a variant passed its parity and does not any more.
+    or where intervals lie apart; and where a variant passed its parity and does not any more.
     """
-    is_other = bool(other_machine(old, new))
+    is_other_machine, is_other_work = bool(other_machine(old, new)), bool(other_work(old, new))
     after = dict(costs(new))
-    rows = [
-        cost_row(name, before, after.get(name), tolerance, is_other=is_other)
-        for name, before in dict(costs(old)).items()
-    ]
+    rows = []
+    for name, before in dict(costs(old)).items():
+        other = OTHER_MACHINE if is_other_machine else OTHER_FILES if is_other_work and before.of_files else ""
+        rows.append(cost_row(name, before, after.get(name), tolerance, other))
     return [*rows, *accuracy_rows(old, new)]
+
+
+def other_work(old: Record, new: Record) -> str:
+    """Return in which ways the files and batches that were timed differ, on one line; nothing for the same."""
+    before, after = _work(old), _work(new)
+    return ", ".join(f"{key} {before[key]} and {after[key]}" for key in before if before[key] != after[key])
+
+
+def _work(record: Record) -> dict[str, Any]:
+    return {
+        "files of": record["data"]["source"],
+        "timed files": record["data"]["timed_files"],
+        "batch size": record["options"]["batch_size"],
+    }
 
 
 def other_machine(old: Record, new: Record) -> str:
@@ -58,14 +74,14 @@ def _machine(record: Record) -> dict[str, str]:
     return {"CPU": environment["cpu"], "CPUs": str(environment["cpus"]), "GPU": gpus}
 
 
-def cost_row(name: str, old: Measured, new: Measured | None, tolerance: float, *, is_other: bool = False) -> Row:
-    """Judge one figure."""
+def cost_row(name: str, old: Measured, new: Measured | None, tolerance: float, other: str = "") -> Row:
+    """Judge one figure; `other` is the verdict where the two cannot be compared."""
     row: Row = {"figure": name, "old": text_of(old), "new": text_of(new) if new else "", "change": ""}
     if new is None:
         return row | {"verdict": GONE}
     change = new.value / old.value - 1 if old.value else 0.0
     row["change"] = f"{change:+.1%}"
-    return row | {"verdict": OTHER_MACHINE if is_other else cost_verdict(old, new, change, tolerance)}
+    return row | {"verdict": other or cost_verdict(old, new, change, tolerance)}
 
 
 def cost_verdict(old: Measured, new: Measured, change: float, tolerance: float) -> str:
@@ -89,12 +105,14 @@ def costs(record: Record) -> Iterator[tuple[str, Measured]]:
     for row in measured_rows(record, "latency"):
         where = f"{row['backend']} {row['precision']}, {row['cells']} at once, {row['measured']}"
         windows = row["windows_ms"][-AGREEING:]
-        yield f"{where}: p50 ms", over([float(np.median(window)) for window in windows])
+        is_model = row["measured"] != FILE_TO_RESULT
+        yield f"{where}: p50 ms", over([float(np.median(window)) for window in windows], of_files=not is_model)
         if row["cells"] == 1 and row["measured"] == FILE_TO_RESULT:
             yield f"{where}: p95 ms", over([float(np.percentile(window, 95)) for window in windows])
     for row in measured_rows(record, "scaling"):
         name = f"{row['backend']} {row['precision']}, {row['cpus']} CPUs, {row['measured']}: cells a second"
-        yield name, over(row["windows_cells_per_second"], more_is_better=True)
+        is_model = row["measured"] != FILE_TO_RESULT
+        yield name, over(row["windows_cells_per_second"], more_is_better=True, of_files=not is_model)
     for row in measured_rows(record, "sustained"):
         rates = record["sections"]["sustained"]["cells_per_minute"]
         low, median, high = (float(value) for value in np.percentile(rates, [25, 50, 75]))
@@ -116,9 +134,9 @@ def measured_rows(record: Record, section: str) -> list[Row]:
     return [row for row in record["sections"].get(section, {}).get("rows", []) if row["status"] == OK]
 
 
-def over(values: Sequence[float], *, more_is_better: bool = False) -> Measured:
+def over(values: Sequence[float], *, more_is_better: bool = False, of_files: bool = True) -> Measured:
     """Return the median of repetitions and their range."""
-    return Measured(float(np.median(values)), min(values), max(values), more_is_better)
+    return Measured(float(np.median(values)), min(values), max(values), more_is_better, of_files)
 
 
 def accuracy_rows(old: Record, new: Record) -> Iterator[Row]:
@@ -140,7 +158,7 @@ def accuracy_rows(old: Record, new: Record) -> Iterator[Row]:
                 "old": interval_text(own),
                 "new": interval_text(other),
                 "change": f"{other['value'] - own['value']:+.4f}",
-                "verdict": tested.get(metric) or unpaired_verdict(own, other),
+                "verdict": accuracy_verdict(tested.get(metric), unpaired_verdict(own, other)),
             }
 
 
@@ -160,6 +178,11 @@ def paired_verdicts(old: dict[str, Any], new: dict[str, Any], name: str) -> dict
         verdicts[metric] = _tested(test.only_second - test.only_first, test.p_value)
     areas = delong(labels, first, second)
     return {**verdicts, "auc": _tested(-areas.difference, areas.p_value)}
+
+
+def accuracy_verdict(tested: str | None, by_intervals: str) -> str:
+    """Return the test's verdict where there is one; on so few cells that no test finds anything, the intervals may."""
+    return by_intervals if tested is None or (tested, by_intervals) == (WITHIN, WORSE) else tested
 
 
 def unpaired_verdict(old: Row, new: Row) -> str:

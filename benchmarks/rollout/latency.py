@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -28,11 +27,11 @@ def latency(options: RolloutOptions, cases: Sequence[Case], paths: Sequence[str]
             with opened(options, case) as classifier:
                 for size in options.batch_sizes:
                     for name in (MODEL, FILE_TO_RESULT):
-                        timing = measure_at_once(classifier, list(islice(cycle(paths), size)), options.window, name)
+                        timing = measure_at_once(classifier, paths, size, options.window, name)
                         rows.append(row_of(case, size, name, timing))
                     if case.backend == "cuda":
                         rows.append(row_of(case, size, RESIDENT, time_resident(classifier, size, options.window)))
-                parts.append(case.columns | measure_parts(classifier, paths[0], options.part_runs) | {"status": OK})
+                parts.append(case.columns | measure_parts(classifier, paths, options.part_runs) | {"status": OK})
         except Exception as error:  # a backend may fail in the middle with anything; what was measured stays
             rows.append(case.columns | failed(error))
     return {"rows": rows, "parts": parts}

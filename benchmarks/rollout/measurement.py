@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import environment
-from benchmarks.record import FAILED, SKIPPED, failed
+from benchmarks.record import FAILED, SKIPPED, failed, finite
 from benchmarks.rollout.budget import Budget, judge_budget
 from benchmarks.rollout.busy import LoadWatch, busiest_processes
 from benchmarks.rollout.cases import Case, cases_of, deployed_case
@@ -54,7 +54,7 @@ def measure(
         "deployed": asdict(deployed),
         "data": {"source": material.source, "timed_files": len(material.paths), "left_out": material.left_out},
         "load": {"others": watch.shares, "busy": watch.is_busy, "processes_before": processes},
-        "sections": sections,
+        "sections": finite(sections),
     }
     record["budget"] = judge_budget(budget, record) if budget else None
     record["verdict"] = verdict_of(record)
@@ -72,7 +72,7 @@ def _works(
     """Return the parts of the rollout in their order: what other parts leave in memory must not slow down the first."""
     paths = material.paths
     return {
-        "cold_start": lambda: cold_start(options, cases),
+        "cold_start": lambda: cold_start(options, cases, paths),
         "latency": lambda: latency(options, cases, paths),
         "scaling": lambda: scaling(options, deployed, paths),
         "sustained": lambda: sustained(options, deployed, paths, sensors),

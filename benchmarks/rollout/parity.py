@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -15,15 +15,16 @@ from benchmarks.record import OK, Row, failed
 from benchmarks.rollout.cases import Case
 from benchmarks.rollout.options import RolloutOptions
 from benchmarks.wrapped import GuardedBackend
+from export.fewest_cells import FEWEST_TO_PROVE
 from export.gate import Verdict, judge_all, recorded_tolerances, verdict_row
 from export.reference import reference_file
 from export.scoring import BATCH_SIZE, Reference, Scores, infer_in_batches, limited, score_cells
-from export.seen import unseen_groups
+from export.seen import count_fitted, unseen_groups
 from runtime.backends.base import Backend
 from runtime.backends.select import open_backend
 from runtime.bundle import Bundle
 from runtime.command_line import quiet_tensorflow
-from runtime.errors import BackendError, BundleError, RunError
+from runtime.errors import BackendError, BundleError, DataError, RunError
 from runtime.groups import wilson_interval
 from train.dataset import Cell
 from train.metrics import measure
@@ -40,6 +41,7 @@ class FP32Graph:
     """The fp32 graph on the CPU, where the Keras model is not at hand."""
 
     backend: Backend
+    case: ClassVar[Case] = Case("cpu", "fp32")
 
     def predict(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return p_all, float32 [N]."""
@@ -49,28 +51,67 @@ class FP32Graph:
 def parity(options: RolloutOptions, bundle: Bundle, cases: Sequence[Case], cells: Sequence[Cell]) -> dict[str, Any]:
     """Judge every case on labelled cells; return verdicts, answers, ROC and what each subject gets.
 
-    Raises DataError unless there are cells of both classes, BundleError without a reference.
+    `doubts` say what the verdicts do not rest on. Raises DataError unless there are cells of both classes and the
+    reference has an answer to each, BundleError without a reference.
     """
     chosen = limited(cells, options.cells, str(options.data))
     with ExitStack() as stack:
         guarded, failures = _opened(bundle, cases, stack)
         name, why, reference = stack.enter_context(reference_of(bundle, options.run))
         scores = score_cells(chosen, bundle.manifest.image, reference, {**guarded})
+    _refuse_no_numbers(name, scores)
     for case_name, backend in guarded.items():
         if backend.error is not None:
             failures[case_name] = backend.error
             del scores.answers[case_name]
     verdicts = verdicts_of(bundle, scores, options.data)
+    fitted = fitted_cells(bundle, options.run, scores.cells)
     return {
         "reference": name,
-        "why_this_reference": why,
+        "reference_case": None if name == KERAS else FP32Graph.case.name,
         "rows": [
             *(verdict_row(verdict) | {"status": OK} for verdict in verdicts),
             *({"variant": case_name, **failed(error)} for case_name, error in failures.items()),
         ],
         "threshold": bundle.manifest.decision.threshold,
+        "fitted": fitted,
+        "doubts": list(doubts(name, why, fitted, scores)),
         **judged(bundle, scores, verdicts, unseen(bundle, options.run, scores.cells)),
     }
+
+
+def _refuse_no_numbers(name: str, scores: Scores) -> None:
+    unanswered = int((~np.isfinite(scores.reference)).sum())
+    if unanswered:
+        raise DataError(
+            f"expected a number of the {name} for each of {len(scores.cells)} cells, found none for {unanswered}; "
+            "look at these cells, or export the bundle again"
+        )
+
+
+def fitted_cells(bundle: Bundle, run: Path | None, cells: Sequence[Cell]) -> int | None:
+    """Return how many of the cells the model was fitted on; None where the run is not at hand to tell."""
+    try:
+        return count_fitted(reference_file(bundle, run), cells)
+    except (BundleError, RunError):
+        return None
+
+
+def doubts(reference: str, why: str, fitted: int | None, scores: Scores) -> Iterator[str]:
+    """Yield what keeps the verdicts from being sure, a line each."""
+    if reference != KERAS:
+        yield f"parity is with the {reference}, which differs from the Keras model by what converting changed: {why}"
+    positives = int(scores.labels.sum())
+    negatives = len(scores.labels) - positives
+    if min(positives, negatives) < FEWEST_TO_PROVE:
+        yield (
+            f"parity was judged on {positives} ALL and {negatives} healthy cells: fewer than {FEWEST_TO_PROVE} of a "
+            "class prove nothing"
+        )
+    if fitted:
+        yield f"accuracy flatters the model: it was fitted on {fitted} of the {len(scores.cells)} cells"
+    elif fitted is None:
+        yield "whether the model was fitted on these cells is not known: its run is not at hand (--run)"
 
 
 def _opened(
@@ -109,7 +150,7 @@ def reference_of(bundle: Bundle, run: Path | None) -> Iterator[tuple[str, str, R
         yield KERAS, "", KerasModel(file, bundle.manifest.decision.temperature)
         return
     try:
-        backend = open_backend(bundle, "cpu", bundle.variant("fp32"))
+        backend = open_backend(bundle, FP32Graph.case.backend, bundle.variant(FP32Graph.case.precision))
     except (BackendError, BundleError) as error:
         raise BundleError(f"expected a reference, found neither the Keras model ({why}) nor an fp32 graph") from error
     with backend:

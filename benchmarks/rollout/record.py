@@ -12,7 +12,7 @@ from runtime.errors import DataError
 from runtime.files import write_text_aside
 
 Record = dict[str, Any]
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MEASUREMENT = "rollout"
 NAME = "record.json"
 KEYS = ("schema_version", "measurement", "environment", "bundle", "options", "deployed", "sections", "load", "verdict")
@@ -43,6 +43,9 @@ def _reasons_against(record: Record) -> Iterator[str]:
     latency = record["sections"]["latency"]["rows"]
     if not any(row["status"] == OK for row in latency):
         yield "nothing could be measured"
+    deployed = record["deployed"]["precision"]
+    if not all(variant["proved"] for variant in record["bundle"]["variants"] if variant["precision"] == deployed):
+        yield f"the bundle's {deployed} is not proved: runtime.classify refuses it"
     for name, proof in record["sections"]["parity"].get("proofs", {}).items():
         for failure in proof["failures"]:
             yield f"parity of {name}: {failure}"
@@ -60,9 +63,11 @@ def _reasons_to_wait(record: Record) -> Iterator[str]:
             or " ".join(str(row[key]) for key in ("backend", "precision") if key in row)
         )
         yield f"{name}{f' of {subject}' if subject else ''} failed: {row['reason']}"
-    for row in record["sections"]["parity"]["rows"]:
+    parity = record["sections"]["parity"]
+    for row in parity["rows"]:
         if row["status"] not in (OK, FAILED):
             yield f"parity was not judged: {row['reason']}"
+    yield from parity.get("doubts", [])
     if record["budget"] is None:
         yield "no budget was given"
 

@@ -109,15 +109,10 @@ def _parity(record: Record) -> str:
     section = record["sections"]["parity"]
     if "answers" not in section:
         return _section("parity", table(section["rows"], {"variant": "variant", "verdict": "verdict"}))
-    why = section["why_this_reference"]
-    absent = (
-        '<p class="soft">The Keras model was not at hand, so what the fp32 conversion itself changed does not show '
-        f"here: {text(why)}.</p>"
-    )
     note = (
         f"<p>Each variant beside the {text(section['reference'])}, on {len(section['cells']):,} cells of "
         f"{text(record['data']['source'])}, at the threshold {section['threshold']:g}. Changes are in points of a "
-        f"hundred, of the AUC as they are.</p>{absent if why else ''}\n"
+        f"hundred, of the AUC as they are.</p>{bullets(section['doubts'])}\n"
     )
     columns = {
         "variant": "variant",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import cycle, islice
 from typing import Any
 
 from benchmarks.latency import FILE_TO_RESULT, MODEL, measure_at_once
@@ -53,7 +52,7 @@ def _rows(options: RolloutOptions, case: Case, cpus: int, paths: Sequence[str]) 
     rows = []
     with opened(options, case) as classifier:
         for name, size in sizes.items():
-            timing = measure_at_once(classifier, list(islice(cycle(paths), size)), options.window, name)
+            timing = measure_at_once(classifier, paths, size, options.window, name)
             medians = [sorted(window)[len(window) // 2] for window in timing.windows_ms[-AGREEING:]]
             rows.append(
                 {

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.latency import refuse_without_answer
 from benchmarks.record import Row
 from benchmarks.rollout.cases import Case, opened
 from benchmarks.rollout.options import RolloutOptions
@@ -61,7 +62,10 @@ def classify_for(
     results: Path,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[list[float], list[float]]:
-    """Classify until the time is over; return when each row was written, and each cell's own milliseconds."""
+    """Classify until the time is over; return when each row was written, and each cell's own milliseconds.
+
+    Raises DataError where a file cannot be read any more.
+    """
     began = clock()
 
     def until_the_end() -> Iterator[str]:
@@ -73,6 +77,7 @@ def classify_for(
     moments, milliseconds = [], []
     with ResultsFile(results) as file:
         for prediction in classifier.classify(until_the_end()):
+            refuse_without_answer(prediction)
             file.write(prediction)
             moments.append(clock() - began)
             milliseconds.append(1000 * prediction.seconds)

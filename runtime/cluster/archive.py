@@ -16,7 +16,8 @@ from runtime.classifier import ClassifierOptions
 from runtime.classifier_arguments import classifier_options
 from runtime.cluster.arguments import DEFAULT_BLOCK_SIZE
 from runtime.cluster.connection import connected, only_own_lines
-from runtime.cluster.flow import LARGEST_BLOCK_BYTES, Steps, finished_blocks, probe_model
+from runtime.cluster.failures import Failures
+from runtime.cluster.flow import LARGEST_BLOCK_BYTES, TRIES_OF_A_BLOCK, Steps, finished_blocks, probe_model
 from runtime.cluster.job import (
     LISTING,
     Terms,
@@ -144,22 +145,26 @@ class Archive:
             terms.bundle,
             WritingStage(self.output),
         )
-        missing = set_of(left)
+        missing, failures = set_of(left), Failures()
         with tqdm(total=terms.files, initial=self.summary.rows, unit="cell", disable=None, leave=False) as progress:
-            for block, counts in finished_blocks(left, steps, pool):
+            for block, counts in finished_blocks(left, steps, pool, failures):
                 missing[block] = 0
                 self._add(counts)
                 progress.update(counts.outcomes.rows)
-        if lost := [block for block in left if missing[block]]:
-            raise self._lost(terms, lost)
+        if failed := [block for block in left if missing[block]]:
+            raise self._failed(terms, failed, failures)
 
-    def _lost(self, terms: Terms, lost: list[int]) -> ClusterError:
-        named = ", ".join(map(str, lost[:MOST_NAMED])) + (", …" if len(lost) > MOST_NAMED else "")
-        files = read_block(self.output / LISTING, lost[0])
+    def _failed(self, terms: Terms, failed: list[int], failures: Failures) -> ClusterError:
+        named = ", ".join(map(str, failed[:MOST_NAMED])) + (", …" if len(failed) > MOST_NAMED else "")
+        files = read_block(self.output / LISTING, failed[0])
+        advice = (
+            f"; where a worker is lost again, in each of {TRIES_OF_A_BLOCK} tries, look for a file among them that "
+            "ends the process which reads it"
+        )
         return ClusterError(
-            f"expected all {terms.blocks} blocks, but of {len(lost)} the worker was lost on each try (blocks {named}; "
-            f"the first holds {files[0].path} to {files[-1].path}); all others are kept, the same command tries these "
-            "again; if it does not help, look for a file among them that ends the process which reads it"
+            f"expected all {terms.blocks} blocks, found {len(failed)} failed (blocks {named}; the first holds "
+            f"{files[0].path} to {files[-1].path}): {failures}; all others are kept, the same command tries these again"
+            f"{advice if failures.of_worker else ''}"
         )
 
     def _add(self, counts: Counts) -> None:

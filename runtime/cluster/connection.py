@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
@@ -20,6 +22,8 @@ LOCAL, AUTO = "local", "auto"
 ANSWER_S = 10.0  # for a cluster's port to be open
 KEPT_IDLE_MS = 600_000  # how long a process that has no task is kept
 START_S = 120.0  # for Ray to have started or joined; then it would wait for ever
+LOST_S = 30.0  # without an answer of the cluster; after 60 Ray ends the process, without a word that we let through
+ASKED_EACH_S = 2.0
 
 
 @contextmanager
@@ -71,17 +75,20 @@ def connected(address: str, cpus: int | None = None) -> Iterator[Capacity]:
 
     settings = {"num_cpus": cpus or available_cpus(), "include_dashboard": False} if address == LOCAL else {}
     try:
-        with _given_up_after(START_S, address):
+        with _ended_after(
+            START_S, f"expected a Ray cluster at {address}, found none that answers within {START_S:g} s"
+        ):
             ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **settings)
     except Exception as error:  # of a machine too busy to start it in time, Ray tells by a bare one
         raise ClusterError(
-            f"expected a Ray cluster at {address}, found: {_first_line(error)}; start one with `ray start --head`, or "
+            f"expected a Ray cluster at {address}, found: {refusal(error)}; start one with `ray start --head`, or "
             "take --address local"
         ) from error
     try:
         _silence_data()
         found = ray.cluster_resources()
-        yield Capacity(found.get("CPU", 0.0), found.get("GPU", 0.0))
+        with ended_where_lost(ray.nodes, address):
+            yield Capacity(found.get("CPU", 0.0), found.get("GPU", 0.0))
     finally:
         ray.shutdown()
 
@@ -118,6 +125,8 @@ def _silence_data() -> None:
     context.print_on_execution_start = False
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # Of a job with fewer blocks left than workers.
+    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors", category=UserWarning)
 
 
 def _refuse_silent(address: str) -> None:
@@ -135,14 +144,50 @@ def _refuse_silent(address: str) -> None:
 
 
 @contextmanager
-def _given_up_after(seconds: float, address: str) -> Iterator[None]:
-    """End the process where what follows takes longer: it waits inside Ray, which no exception reaches."""
+def ended_where_lost(ask: Callable[[], object], address: str, patience_s: float = LOST_S) -> Iterator[None]:
+    """End the process, with a line of ours, where `ask` has no answer of the cluster for `patience_s`.
 
-    def give_up() -> None:
-        tell(f"error: expected a Ray cluster at {address}, found none that answers within {seconds:g} s")
+    It waits inside Ray then, which no exception reaches and which would end it later.
+    """
+    line = (
+        f"expected the Ray cluster at {address} to answer until the end, found it lost: no answer for "
+        f"{patience_s:g} s; the blocks so far are kept: start the cluster again, then the same command goes on"
+    )
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            with _ended_after(patience_s, line):
+                while not _answers(ask) and not over.wait(ASKED_EACH_S):
+                    pass
+            over.wait(ASKED_EACH_S)
+
+    watcher = threading.Thread(target=watch, name="cluster", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _answers(ask: Callable[[], object]) -> bool:
+    try:
+        ask()
+    except Exception:  # of several types, as Ray finds
+        return False
+    return True
+
+
+@contextmanager
+def _ended_after(seconds: float, line: str) -> Iterator[None]:
+    """End the process with an error's line where what follows takes longer: no exception reaches inside Ray."""
+
+    def end() -> None:
+        tell(f"error: {line}")
         os._exit(REFUSED)
 
-    timer = threading.Timer(seconds, give_up)
+    timer = threading.Timer(seconds, end)
     timer.daemon = True
     timer.start()
     try:
@@ -151,5 +196,12 @@ def _given_up_after(seconds: float, address: str) -> Iterator[None]:
         timer.cancel()
 
 
-def _first_line(error: BaseException) -> str:
+def refusal(error: BaseException) -> str:
+    """Return why a cluster was not joined, such as its token: Ray says so only in a trace that its error quotes."""
+    quoted = re.findall(r"^ray\.exceptions\.\w+: (.+)$", str(error.__cause__), re.MULTILINE)
+    return str(quoted[-1]) if quoted else first_line(error)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error of Ray says; its type where it says nothing."""
     return next((line.strip(" .") for line in str(error).splitlines() if line.strip(" .")), type(error).__name__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 from runtime.classifier import ClassifierOptions
 from runtime.cluster.cell_table import BLOCK, BUG, FAILURE
+from runtime.cluster.failures import Failures, noted
 from runtime.cluster.pool import READING_CPUS, WORKER_CPUS, WRITING_CPUS, Pool
 from runtime.cluster.result_block import Counts
 from runtime.cluster.stages import COUNTS, ReadingStage, ScoringStage, WritingStage, opened_classifier
@@ -57,21 +57,24 @@ def probe_model(options: ClassifierOptions, bundle: str, pool: Pool) -> Model:
         raise ClusterError(f"expected a worker to open the bundle, found it lost: {_reason(error)}") from error
 
 
-def finished_blocks(blocks: Sequence[int], steps: Steps, pool: Pool) -> Iterator[tuple[int, Counts]]:
+def finished_blocks(
+    blocks: Sequence[int], steps: Steps, pool: Pool, failures: Failures
+) -> Iterator[tuple[int, Counts]]:
     """Yield each block when its file stands, in any order, and what it holds.
 
-    A block whose worker was lost on every try is left out; the caller sees that it is missing. Raises ClusterError for
-    what a step raised, after which nothing more is begun.
+    A block whose worker was lost on every try, or whose task Ray could not run, is left out: the caller sees that it is
+    missing, and `failures` says why. Raises ClusterError for what a step raised, after which nothing more is begun.
     """
-    for first in range(0, len(blocks), BLOCKS_IN_A_WAVE):
-        yield from _wave(blocks[first : first + BLOCKS_IN_A_WAVE], steps, pool)
+    with noted(failures):
+        for first in range(0, len(blocks), BLOCKS_IN_A_WAVE):
+            yield from _wave(blocks[first : first + BLOCKS_IN_A_WAVE], steps, pool)
 
 
 def _wave(blocks: Sequence[int], steps: Steps, pool: Pool) -> Iterator[tuple[int, Counts]]:
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
-    # What the steps raise comes as rows; an errored block is one whose worker was lost on every try.
+    # What the steps raise comes as rows; an errored block is one that Ray failed at.
     DataContext.get_current().max_errored_blocks = -1
     whole: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
     task: dict[str, Any] = {"max_retries": TRIES_OF_A_BLOCK - 1, **whole}
@@ -107,7 +110,7 @@ def outcomes(rows: list[dict[str, Any]]) -> Iterator[tuple[int, Counts]]:
             raise RuntimeError(f"a step failed on a machine of the cluster:\n{row[BUG]}")
         if row.get(FAILURE):
             raise ClusterError(row[FAILURE])
-        yield row[BLOCK], Counts(**json.loads(row[COUNTS]))
+        yield row[BLOCK], Counts.from_json(row[COUNTS])
 
 
 def _reason(error: BaseException) -> str:

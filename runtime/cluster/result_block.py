@@ -40,6 +40,16 @@ class Counts:
     outcomes: Outcomes
     unopened: int  # errors of files that could not be opened: the same command tries them again
 
+    def to_json(self) -> str:
+        """Return the counts as text."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Counts:
+        """Return what `to_json` wrote; raise ValueError, KeyError or TypeError where it did not."""
+        counts = json.loads(text)
+        return cls(Outcomes(**counts["outcomes"]), counts["unopened"])
+
 
 def counts_of(table: Any) -> Counts:
     """Count the rows of a block."""
@@ -70,7 +80,7 @@ def write_block(output: Path, block: int, table: Any) -> Counts:
     counts = counts_of(table)
     try:
         with written_aside(path) as aside, output_errors(path):
-            pq.write_table(table.replace_schema_metadata({COUNTS: json.dumps(asdict(counts))}), aside)
+            pq.write_table(table.replace_schema_metadata({COUNTS: counts.to_json()}), aside)
     except OutputError as error:
         raise OutputError(f"{error}; the blocks so far are kept: then the same command goes on") from error
     return counts
@@ -79,8 +89,7 @@ def write_block(output: Path, block: int, table: Any) -> Counts:
 def read_counts(path: Path) -> Counts:
     """Return what the file of a block holds; raise OutputError where it is none."""
     try:
-        counts = json.loads(pq.read_metadata(path).metadata[COUNTS])
-        return Counts(Outcomes(**counts["outcomes"]), counts["unopened"])
+        return Counts.from_json(pq.read_metadata(path).metadata[COUNTS])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputError(
             f"expected a block of this job at {path}, found something else: {one_line(error)}; delete the "

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,14 @@ from runtime.classifier import Classifier, ClassifierOptions
 from runtime.cluster.cell_table import BLOCK, ReadCell, block_of, cells_of_table, passing_failures, table_of_cells
 from runtime.cluster.listing import read_block
 from runtime.cluster.result_block import table_of, write_block
-from runtime.cluster.storage import StoredFile, fetched, is_url
+from runtime.cluster.storage import Losses, StoredFile, fetched, is_url
 from runtime.errors import BundleError, UnreadableCellError
 from runtime.pipeline import Cell, Scored
 from runtime.reading import CellReader, Reading
 from runtime.schema import ImageSpec, TypicalCells
 
 COUNTS = "counts"  # the column with what was counted, as JSON
+LOSSES = Losses()  # of this process, which reads one block after the other
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ReadingStage:
 
     def _cells(self, files: list[StoredFile]) -> Iterator[ReadCell]:
         reader = CellReader(self.image, self.typical, with_sha256=True)
-        from_stores = fetched((file for file in files if is_url(file.path)), self.timeout_s)
+        from_stores = fetched((file for file in files if is_url(file.path)), self.timeout_s, LOSSES)
         for file in files:
             started = time.perf_counter()
             reading = read_fetched(reader, next(from_stores)) if is_url(file.path) else reader(file.path)
@@ -131,4 +131,4 @@ class WritingStage:
     def _write(self, table: Any) -> Any:
         block = block_of(table)
         counts = write_block(self.output, block, table.drop_columns([BLOCK]))
-        return pa.table({BLOCK: [block], COUNTS: [json.dumps(asdict(counts))]})
+        return pa.table({BLOCK: [block], COUNTS: [counts.to_json()]})

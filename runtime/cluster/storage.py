@@ -26,7 +26,8 @@ TRIES = 3
 PAUSE_S = 1.0  # before the second try; twice as long before the third
 AT_A_TIME = 8  # files that one task fetches
 LOST_IN_A_ROW = 8  # files, after which it is the store that does not answer, not a file
-FINAL = (FileNotFoundError, PermissionError, IsADirectoryError)  # another try would say the same
+ANSWERS = (FileNotFoundError, IsADirectoryError)  # of a store that can be read
+FINAL = (*ANSWERS, PermissionError)  # another try would say the same
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,45 @@ def _below(store: Any, root: str, include: Sequence[str], timeout_s: float) -> I
             yield StoredFile(path, files[name].get("size")), wanted
 
 
-def fetched(files: Iterable[StoredFile], timeout_s: float) -> Iterator[bytes | UnreadableCellError]:
+class Losses:
+    """Counts files in a row that could not be had, over all blocks that a process reads: one may hold only a few."""
+
+    def __init__(self) -> None:
+        self._in_a_row = 0
+
+    def end(self) -> None:
+        """Note that a store gave a file, or said for certain that there is none."""
+        self._in_a_row = 0
+
+    def add(self, file: StoredFile, error: UnreadableCellError) -> None:
+        """Note why a file could not be had; raise ClusterError where it is the store that cannot be read."""
+        if isinstance(error.__cause__, ANSWERS) or not isinstance(error, UnopenableCellError):
+            self.end()
+            return
+        self._in_a_row += 1
+        if self._in_a_row < LOST_IN_A_ROW:
+            return
+        self.end()
+        found = f"{LOST_IN_A_ROW} files in a row"
+        if isinstance(error.__cause__, PermissionError):
+            raise ClusterError(
+                f"expected the right to read in the store of {file.path}, found {found} that could not be read; the "
+                f"last: {error}; renew the credentials on each machine, then the same command goes on after the blocks "
+                "so far, which are kept"
+            )
+        raise ClusterError(
+            f"expected the store of {file.path} to answer, found {found} that could not be read, each tried {TRIES} "
+            f"times; the last: {error}; the blocks so far are kept: when it answers, the same command goes on"
+        )
+
+
+def fetched(files: Iterable[StoredFile], timeout_s: float, losses: Losses) -> Iterator[bytes | UnreadableCellError]:
     """Yield the bytes of each file in order, or why there are none, fetching AT_A_TIME at once.
 
     A file is tried TRIES times, each at most `timeout_s`. Raises ClusterError where LOST_IN_A_ROW files in a row could
-    not be had: then what follows would fare no better.
+    not be had, those counted that `losses` has from before: then what follows would fare no better.
     """
     remaining = iter(files)
-    lost, reason = 0, ""
     pool = ThreadPoolExecutor(AT_A_TIME, thread_name_prefix="fetch")
     try:
         under_way: deque[tuple[StoredFile, Future[bytes]]] = deque()
@@ -101,16 +133,10 @@ def fetched(files: Iterable[StoredFile], timeout_s: float) -> Iterator[bytes | U
             file, future = under_way.popleft()
             try:
                 data: bytes | UnreadableCellError = future.result()
-                lost = 0
+                losses.end()
             except UnreadableCellError as error:
-                data, reason = error, str(error)
-                is_final = isinstance(error.__cause__, FINAL) or not isinstance(error, UnopenableCellError)
-                lost = 0 if is_final else lost + 1
-            if lost == LOST_IN_A_ROW:
-                raise ClusterError(
-                    f"expected the store of {file.path} to answer, found {lost} files in a row that could not be read, "
-                    f"each tried {TRIES} times; the last: {reason}"
-                )
+                data = error
+                losses.add(file, error)
             yield data
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

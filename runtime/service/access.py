@@ -12,8 +12,13 @@ from runtime.service.problems import RequestError
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 LEAST_TOKEN = 16  # characters
 # Probes, and the page, which is the same for all and asks for the token itself.
-OPEN_PATHS = frozenset({"/", "/healthz", "/readiness", "/v2/health/live", "/v2/health/ready"})
+PAGE = "/"
+OPEN_PATHS = frozenset({PAGE, "/healthz", "/readiness", "/v2/health/live", "/v2/health/ready"})
 OPEN_FOLDER = "/static/"
+OTHER_SITES = (
+    "cross-site",
+    "same-site",
+)  # what browsers call an image or a link on another site's page, without Origin
 NO_PART_OF_A_HOST = frozenset("@/?#\\")
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -39,14 +44,17 @@ class Access:
                 f"expected the service to be addressed as {' or '.join(sorted(self.names | self.allowed_names))}, "
                 f"found {host[:100]!r}; start it with --allow-host NAME for another name",
             )
-        self._check_origin(_only(headers, b"origin"), host)
+        if origin := _only(headers, b"origin"):
+            self._check_origin(origin, host)
+        elif path != PAGE and (site := _only(headers, b"sec-fetch-site")) in OTHER_SITES:
+            raise RequestError(
+                403, f"expected a request from a page of this service, found a {site} one; open {PAGE} itself"
+            )
         if self.token and path not in OPEN_PATHS and not path.startswith(OPEN_FOLDER):
             self._check_token(_only(headers, b"authorization"))
 
     def _check_origin(self, origin: str, host: str) -> None:
         """Raise RequestError where a browser says that another site's page asks."""
-        if not origin:
-            return
         found = origin.partition("://")[2]
         if found.lower() != host.lower() and _name_of(found) not in self.allowed_names:
             raise RequestError(

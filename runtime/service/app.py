@@ -29,7 +29,7 @@ from runtime.service.desk import Desk, Hold
 from runtime.service.explaining import Explainer, only_image
 from runtime.service.front_door import FrontDoor
 from runtime.service.kserve import JSON_LENGTH_HEADER, VERSION, Inference, answer, metadata, parse_inference
-from runtime.service.problems import JsonAnswer, RequestError, client_gone, problem
+from runtime.service.problems import JsonAnswer, RequestError, client_gone, fault, problem
 from runtime.service.uploads import FIELD, Upload, read_uploads
 
 PAGE = Path(__file__).parent / "page"
@@ -67,6 +67,7 @@ def create_app(desk: Desk, access: Access | None = None) -> ASGIApp:
     app.add_exception_handler(RequestError, _refused)
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_exception_handler(Exception, _fault)
     return FrontDoor(app, desk, access or Access(), {"/classify": classify})
 
 
@@ -306,6 +307,10 @@ async def _no_route(request: Request, error: Exception) -> Response:
             error.status_code, f"expected one of the requests in /openapi.json, found {found!r}", error.headers
         ),
     )
+
+
+async def _fault(request: Request, _: Exception) -> Response:
+    return problem(request.url.path, fault())
 
 
 async def _gone(_: Request, __: Exception) -> Response:

@@ -67,6 +67,11 @@ class Desk(Closing):
         """The classifier; raises BusyError while there is none."""
         return self._opened().classifier
 
+    @property
+    def waiting(self) -> int:
+        """How many cells were taken and wait to be scored."""
+        return self._model.batcher.waiting if self._model else 0
+
     def check_ready(self) -> None:
         """Raise RequestError where no cell can be taken, with the reason."""
         if self.is_stopping:

@@ -9,7 +9,7 @@ import anyio
 import numpy as np
 
 from runtime.classifier import Classifier
-from runtime.errors import NotFiniteError
+from runtime.errors import AllnetError, NotFiniteError, one_line
 from runtime.explanation import Explanation, explain
 from runtime.pipeline import NO_NUMBER
 from runtime.reading import Reading
@@ -57,3 +57,5 @@ def _explained(classifier: Classifier, read: Callable[[], Reading]) -> Explanati
         return explain(classifier.backend, reading.pixels, classifier.batch_size)
     except NotFiniteError as error:
         raise RequestError(422, f"expected an image that the model can judge, found: {NO_NUMBER}") from error
+    except AllnetError as error:
+        raise BusyError(f"the model could not explain the cell: {one_line(error)}") from error

@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from runtime.service.access import OPEN_FOLDER, Access
 from runtime.service.desk import Desk
-from runtime.service.problems import RequestError, client_gone, problem
+from runtime.service.problems import RequestError, client_gone, fault, problem
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 SHORTCUT = "allnet.shortcut"  # the key of a scope that names the path of one
@@ -81,9 +81,7 @@ class FrontDoor:
             traceback.print_exception(error, file=sys.stderr)
             if status:
                 raise
-            await problem(path, RequestError(500, "found a fault in the service; its log says more"))(
-                scope, receive, send_on
-            )
+            await problem(path, fault())(scope, receive, send_on)
         finally:
             metrics.in_flight.dec()
             metrics.observe_request(route_of(scope), status, time.perf_counter() - started)

@@ -26,7 +26,6 @@ class Limits:
     stall_s: float = 10.0  # for each PROGRESS_BYTES of a body
     body_s: float = 300.0  # for a whole body
     answer_s: float = 60.0  # for a client to take its answer
-    stop_s: float = 60.0  # for what was taken to be answered after the signal to stop
 
 
 PROGRESS_BYTES = 64 * 1024

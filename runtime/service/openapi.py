@@ -123,7 +123,7 @@ WATCH_EXPLANATION_ANSWERS = _answers(
     "detail",
     {
         **AWAY,
-        409: "a row that another bundle answered",
+        409: "a row that another model answered",
         422: "no image that can be judged",
         503: "the database cannot be read now, or too much to do",
     },

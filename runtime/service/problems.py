@@ -28,6 +28,11 @@ class BusyError(RequestError):
         super().__init__(503, detail, {"Retry-After": str(max(1, round(retry_after_s)))})
 
 
+def fault() -> RequestError:
+    """Return the answer where the service itself is at fault."""
+    return RequestError(500, "found a fault in the service; its log says more")
+
+
 def problem(path: str, error: RequestError) -> Response:
     """Return the answer to a request to `path` that ended with `error`."""
     return JsonAnswer({problem_key(path): error.detail}, error.status, error.headers)

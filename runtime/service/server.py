@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import uvicorn
 
 from runtime.classifier import ClassifierOptions
+from runtime.command_line import tell
 from runtime.service.access import Access
 from runtime.service.app import create_app
 from runtime.service.connections import connections_with
@@ -36,7 +37,6 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=round(desk.limits.head_s),
-                timeout_graceful_shutdown=round(desk.limits.stop_s),
             )
         )
         self._desk = desk
@@ -58,10 +58,28 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Look after the connections once a second."""
         if counter % TICKS_A_SECOND == 0:
-            now = asyncio.get_running_loop().time()
-            for connection in list(self.server_state.connections):
-                connection.close_if_stalled(now)  # type: ignore[union-attr]  # they are of our class
+            self._close_stalled()
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what was taken, however long that takes; who stalls is not waited for."""
+        looking_after = asyncio.create_task(self._look_after())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            looking_after.cancel()
+
+    async def _look_after(self) -> None:
+        if waiting := self._desk.waiting:
+            tell(f"stopping: {waiting} cells wait for their answer; another signal ends the service at once")
+        while True:  # there are no ticks any more
+            self._close_stalled()
+            await asyncio.sleep(1)
+
+    def _close_stalled(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for connection in list(self.server_state.connections):
+            connection.close_if_stalled(now)  # type: ignore[union-attr]  # they are of our class
 
     async def _load(self) -> None:
         try:

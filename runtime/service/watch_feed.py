@@ -48,9 +48,11 @@ class NewRows:
 
 @dataclass(frozen=True)
 class WatchedCell:
-    """The file of a row, still as it was when it was classified."""
+    """The file of a row, still as it was when it was classified, and what was answered."""
 
     data: bytes
+    p_all: float | None  # None: an error
+    precision: str
     bundle: str  # SHA-256 of the bundle that answered
 
 
@@ -96,21 +98,22 @@ class WatchFeed:
         """
         if self._folder is None:
             raise NoPictureError("expected the service to know the watched folder; start it with --watch-folder DIR")
-        version, bundle = self._origin_of(row)
+        version, answer = self._row(row)
         try:
-            return WatchedCell(_read_version(_inside(self._folder, version.file), version), bundle)
+            return WatchedCell(_read_version(_inside(self._folder, version.file), version), *answer)
         except (OSError, ValueError, RuntimeError) as error:  # gone, a name that is none, links in a circle
             reason = getattr(error, "strerror", None) or "it is no file's name"
             raise NoPictureError(f"expected the cell of row {row} in the watched folder, found: {reason}") from error
 
-    def _origin_of(self, row: int) -> tuple[FileVersion, str]:
-        question = "SELECT file, size, mtime_ns, bundle FROM results WHERE rowid = ?"
+    def _row(self, row: int) -> tuple[FileVersion, list[Any]]:
+        """Return which file a row is of, and its p_all, precision and bundle."""
+        question = "SELECT file, size, mtime_ns, p_all, precision, bundle FROM results WHERE rowid = ?"
         with reading(self._database) as connection:
             found = connection and connection.execute(question, (row,)).fetchone()
         if not found:
             raise NoPictureError(f"expected the number of a row, found {row}; ask for the newest rows again")
-        *version, bundle = found
-        return FileVersion(*version), bundle
+        file, size, mtime_ns, *answer = found
+        return FileVersion(file, size, mtime_ns), answer
 
 
 @dataclass(frozen=True)

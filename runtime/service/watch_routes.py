@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runtime.errors import OutputError
+from runtime.schema import SELF_TEST_TOLERANCES
 from runtime.service import openapi
 from runtime.service.desk import Desk, Hold
 from runtime.service.problems import JsonAnswer, RequestError
@@ -54,7 +55,8 @@ async def explanation(request: Request, row: str) -> Response:
     cell = await asked(feed_of(request).cell, parsed_number("row", row, 1, LARGEST_ROW))
     desk: Desk = request.app.state.desk
     desk.check_ready()
-    served = desk.classifier.bundle.content_sha256
+    classifier = desk.classifier
+    served = classifier.bundle.content_sha256
     if cell.bundle != served:
         raise RequestError(
             409,
@@ -63,8 +65,15 @@ async def explanation(request: Request, row: str) -> Response:
         )
     with Hold(desk) as hold:
         hold.add(len(cell.data))
-        read = partial(desk.classifier.read.of_data, cell.data)
-        return JsonAnswer(await request.app.state.explainer.answer(desk.classifier, read))
+        read = partial(classifier.read.of_data, cell.data)
+        found = await request.app.state.explainer.answer(classifier, read)
+    if cell.p_all is None or abs(found["p_all"] - cell.p_all) > SELF_TEST_TOLERANCES[classifier.precision]:
+        raise RequestError(
+            409,
+            f"expected the row's answer, p_all {cell.p_all} in {cell.precision}, found {found['p_all']} in "
+            f"{classifier.precision}, which is served here; serve with --precision {cell.precision}",
+        )
+    return JsonAnswer(found)
 
 
 async def asked(question: Callable[..., Answer], *arguments: int) -> Answer:

@@ -26,8 +26,14 @@ def a_record(**changes: Any) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "measurement": MEASUREMENT,
         "environment": {"cpu": changes.get("cpu", "A"), "cpus": 2, "gpus": [], "time": "2026-01-01T00:00:00+00:00"},
-        "bundle": {"content_sha256": "0" * 64, "folder": "bundle", "model": "compact"},
-        "options": {"quick": False},
+        "bundle": {
+            "content_sha256": "0" * 64,
+            "folder": "bundle",
+            "model": "compact",
+            "variants": [{"precision": "fp32", "proved": True}],
+        },
+        "options": {"quick": False, "batch_size": 16, "sustained_minutes": 10.0},
+        "data": {"source": "cells", "timed_files": 60, "left_out": {}},
         "deployed": CASE,
         "load": {"busy": changes.get("busy", False), "others": {"before": 0.5}, "processes_before": []},
         "sections": {
@@ -79,6 +85,7 @@ def parity(p_all: Any, tolerance: Tolerance) -> dict[str, Any]:
     return {
         "rows": [{"variant": "cpu fp32", "status": "ok"}],
         "threshold": 0.5,
+        "doubts": [],
         "proofs": {"cpu fp32": asdict(verdict.proof)},
         "metrics": {name: metrics_of(own.tobytes()) for name, own in answers.items()},
         "cells": [

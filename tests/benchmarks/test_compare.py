@@ -11,7 +11,18 @@ import pytest
 
 from benchmarks import compare
 from benchmarks.rollout.budget import Budget, judge_budget, read_budget
-from benchmarks.rollout.comparison import BETTER, GONE, OTHER_MACHINE, SAME, WITHIN, WORSE, Measured, cost_verdict
+from benchmarks.rollout.comparison import (
+    BETTER,
+    GONE,
+    OTHER_FILES,
+    OTHER_MACHINE,
+    SAME,
+    WITHIN,
+    WORSE,
+    Measured,
+    accuracy_verdict,
+    cost_verdict,
+)
 from benchmarks.rollout.comparison import compare as compared
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED
 from runtime.errors import DataError, UsageError
@@ -110,6 +121,35 @@ def test_times_of_another_machine_are_shown_and_not_judged(tmp_path: Path, capsy
     assert "The machines differ (CPU A and B)" in capsys.readouterr().out
 
 
+def test_of_other_files_or_batches_only_the_models_own_times_are_judged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slow = a_record(windows=[[99.0]] * 3, rates=[60.0], memory=900.0)
+    slow["options"]["batch_size"] = 32
+    found = verdicts(a_record(), slow)
+    assert found["cpu fp32, 1 at once, model: p50 ms"] == WORSE
+    for figure in (
+        "cpu fp32, 1 at once, file to result: p50 ms",
+        "cpu fp32, 1 at once, file to result: p95 ms",
+        "cpu fp32, sustained: cells a minute",
+        "cpu fp32: peak memory MB",
+        "classify, times as fast as other",
+    ):
+        assert found[figure] == OTHER_FILES
+    slow["data"]["source"] = "wide cells"
+    slow["options"]["sustained_minutes"] = 1.0
+    compare.main([written(tmp_path, "old", a_record()), written(tmp_path, "new", slow)])
+    said = capsys.readouterr().out
+    assert "What was timed differs (files of cells and wide cells, batch size 16 and 32)" in said
+    assert "The sustained runs lasted 10 and 1 minutes" in said
+
+
+def test_where_a_test_finds_nothing_on_few_cells_intervals_that_lie_apart_count() -> None:
+    assert accuracy_verdict(WITHIN, WORSE) == WORSE
+    assert accuracy_verdict(BETTER, SAME) == BETTER
+    assert accuracy_verdict(None, WITHIN) == WITHIN
+
+
 def test_a_peer_that_takes_as_long_as_classify_was_measured() -> None:
     alike = a_record(peer={"ratio": 1.0, "lowest": 0.9, "highest": 1.1})
     assert verdicts(a_record(), alike)["classify, times as fast as other"] == WORSE
@@ -134,8 +174,8 @@ def test_a_busy_machine_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
     [
         ("{", "expected a record of benchmarks.rollout at .*, found: "),
         ('{"measurement": "latency"}', "found another file"),
-        ('{"measurement": "rollout", "schema_version": 99}', "expected a record of schema version 2 at .*, found 99"),
-        ('{"measurement": "rollout", "schema_version": 2}', "missing environment, bundle"),
+        ('{"measurement": "rollout", "schema_version": 99}', "expected a record of schema version 3 at .*, found 99"),
+        ('{"measurement": "rollout", "schema_version": 3}', "missing environment, bundle"),
     ],
 )
 def test_what_is_no_record_is_refused(content: str, message: str, tmp_path: Path) -> None:
@@ -174,6 +214,18 @@ def test_what_was_not_measured_keeps_no_limit() -> None:
     record["sections"]["parity"] = {"rows": [{"status": "skipped", "reason": "no data"}]}
     [row] = judge_budget(Budget(delta_sensitivity=1.0), record)
     assert (row["found"], row["kept"]) == (None, False)
+
+
+def test_what_the_others_are_compared_with_has_no_change_of_its_own() -> None:
+    record = a_record()
+    record["sections"]["parity"]["reference_case"] = "cpu fp32"
+    rows = judge_budget(Budget(delta_sensitivity=1.0, delta_auc=1.0, flipped=1.0, sensitivity=0.5), record)
+    assert {row["limit"]: row["kept"] for row in rows} == {
+        "delta_sensitivity": False,
+        "delta_auc": False,
+        "flipped": False,
+        "sensitivity": True,
+    }
 
 
 def test_a_budget_is_read_from_toml_and_json(tmp_path: Path) -> None:

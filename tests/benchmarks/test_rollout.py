@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import pytest
 from benchmarks.record import failed
 from benchmarks.rollout import __main__ as rollout
 from benchmarks.rollout import cases as cases_module
-from benchmarks.rollout import latency, measurement, plots, sustained
+from benchmarks.rollout import latency, measurement, parity, plots, sustained
 from benchmarks.rollout.busy import CpuSeconds, LoadWatch, others_share
 from benchmarks.rollout.material import found_material
 from benchmarks.rollout.options import RolloutOptions, quick
@@ -33,7 +33,7 @@ from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED
 from runtime.errors import BackendError, BundleError, DataError, OutputError, UsageError
-from runtime.schema import ImageSpec
+from runtime.schema import ImageSpec, Prediction
 from tests.benchmarks.a_record import a_record
 from tests.tiny_bundle import onnx_answers, record_hashes, write_onnx
 
@@ -92,7 +92,11 @@ def test_a_short_rollout_of_the_packages_bundle_measures_everything(
     # What fails on drawn cells, which the model was not made for, is parity alone.
     passed = sections["parity"]["passed"]
     assert code == (DONE if passed else REFUSED)
-    assert record["verdict"]["may_be_deployed"] == ("yes" if passed else "no")
+    assert record["verdict"]["may_be_deployed"] == ("open" if passed else "no")
+    assert [re.sub(": .*", "", doubt) for doubt in record["verdict"]["unsure"]] == [
+        "parity is with the fp32 graph, which differs from the Keras model by what converting changed",
+        "whether the model was fitted on these cells is not known",
+    ]
     cases = [("cpu", "fp32"), ("cpu", "int8")]
     assert [(row["backend"], row["precision"]) for row in sections["cold_start"]["rows"]] == cases
     assert {(row["backend"], row["precision"], row["cells"]) for row in sections["latency"]["rows"]} == {
@@ -106,7 +110,7 @@ def test_a_short_rollout_of_the_packages_bundle_measures_everything(
     [row] = sections["sustained"]["rows"]
     assert row["cells"] > 0
     assert sections["sustained"]["readings"][0]["memory_mb"] > 0
-    assert sections["parity"]["reference"] == "fp32 graph"
+    assert (sections["parity"]["reference"], sections["parity"]["reference_case"]) == ("fp32 graph", "cpu fp32")
     assert [row["variant"] for row in sections["parity"]["rows"]] == ["cpu fp32", "cpu int8"]
     assert len(sections["parity"]["answers"]["cpu int8"]) == len(sections["parity"]["cells"]) == 30
     assert sections["peers"]["rows"][0] | {"cells_per_second": 0} == {
@@ -121,7 +125,7 @@ def test_a_short_rollout_of_the_packages_bundle_measures_everything(
     for row in sections["peers"]["rows"]:
         assert row["status"] == "skipped" or row["largest_difference"] < 1e-4, "it is the same network"
     assert record["environment"]["cpu_flags"]
-    assert (record["schema_version"], record["options"]["batch_size"]) == (2, 4)
+    assert (record["schema_version"], record["options"]["batch_size"]) == (3, 4)
     check_page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
     assert "python -m benchmarks.compare OLD" in capsys.readouterr().out
 
@@ -270,10 +274,35 @@ def test_the_keras_model_is_the_reference_where_it_is_at_hand(
     arguments = ["--bundle", str(bundle), "--run", str(finished_run), "--data", str(drawn), "--out", str(tmp_path)]
     assert rollout.main([*arguments, *SHORT]) == DONE
     sections = record_in(tmp_path)["sections"]
-    assert sections["parity"]["reference"] == "Keras model"
+    assert (sections["parity"]["reference"], sections["parity"]["reference_case"]) == ("Keras model", None)
+    fitted = sections["parity"]["fitted"]
+    assert 0 < fitted < 30
+    assert sections["parity"]["doubts"] == [f"accuracy flatters the model: it was fitted on {fitted} of the 30 cells"]
     assert "Intervals: bootstrap over images, " in (tmp_path / "report.html").read_text(encoding="utf-8")
     [keras] = [row for row in sections["peers"]["rows"] if row["peer"].startswith("keras")]
     assert keras["largest_difference"] < 1e-4
+
+
+def test_of_few_cells_parity_proves_nothing(cell_file: CellFile, no_processes: None, tmp_path: Path) -> None:
+    cell_file("cells/all/a.bmp")
+    cell_file("cells/hem/b.png")
+    arguments = ["--data", str(tmp_path / "cells"), "--out", str(tmp_path / "out"), "--precisions", "fp32", *SHORT]
+    rollout.main(arguments)
+    doubts = record_in(tmp_path / "out")["sections"]["parity"]["doubts"]
+    assert "parity was judged on 1 ALL and 1 healthy cells: fewer than 10 of a class prove nothing" in doubts
+
+
+def test_a_reference_that_has_no_number_for_a_cell_judges_nothing(
+    drawn: Path, no_processes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parity.FP32Graph, "predict", lambda _, cells: np.full(len(cells), np.nan, np.float32))
+    bundle = shutil.copytree(DEFAULT_BUNDLE, tmp_path / "bundle")  # where its run is not at hand
+    arguments = ["--bundle", str(bundle), "--data", str(drawn), "--out", str(tmp_path / "out"), "--precisions", "fp32"]
+    assert rollout.main([*arguments, *SHORT]) == PARTLY_DONE
+    reasons = dict(failures_of(record_in(tmp_path / "out")))
+    assert reasons["parity"]["reason"].startswith(
+        "expected a number of the fp32 graph for each of 30 cells, found none"
+    )
 
 
 def test_a_bundle_of_another_schema_is_refused(tmp_path: Path, tiny_bundle: Path) -> None:
@@ -348,6 +377,37 @@ def test_files_that_come_at_once_are_timed_in_the_batches_of_classify(
     assert set(sizes) == {20, 4, 2, 1}
 
 
+def test_each_run_from_file_to_result_takes_the_next_files(
+    cell_file: CellFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[list[str]] = []
+    classify = Classifier.classify
+
+    def noted(self: Classifier, paths: Iterable[str]) -> Iterator[Prediction]:
+        taken.append([Path(path).name for path in paths])
+        return classify(self, paths)
+
+    monkeypatch.setattr(Classifier, "classify", noted)
+    options = RolloutOptions(DEFAULT_BUNDLE, Path(), batch_sizes=(2,), part_runs=4)
+    options = replace(options, window=WindowPlan(0.0, 1, 3, 0.0, 0.0, 1))
+    cells = [str(cell_file(f"{name}.bmp")) for name in "abc"]
+    latency.latency(options, [cases_module.Case("cpu", "fp32")], cells)
+    assert taken[:3] == [["a.bmp", "b.bmp"], ["c.bmp", "a.bmp"], ["b.bmp", "c.bmp"]]
+    assert taken[-4:] == [["a.bmp"], ["b.bmp"], ["c.bmp"], ["a.bmp"]]
+
+
+def test_a_file_that_went_away_is_a_failure_and_no_fast_cell(cell_file: CellFile, tmp_path: Path) -> None:
+    cells = [str(cell_file("a.bmp")), str(tmp_path / "gone.bmp")]
+    options = replace(RolloutOptions(DEFAULT_BUNDLE, Path(), batch_sizes=(2,)), window=WindowPlan(0.0, 1, 3, 0, 0, 1))
+    [*_, row] = latency.latency(options, [cases_module.Case("cpu", "fp32")], cells)["rows"]
+    assert row["status"] == "failed"
+    with (
+        Classifier(ClassifierOptions(DEFAULT_BUNDLE, "cpu")) as classifier,
+        pytest.raises(DataError, match=r"expected a cell that can be classified at .*gone\.bmp, found: "),
+    ):
+        sustained.classify_for(classifier, cells, 10.0, tmp_path / "results.csv")
+
+
 @pytest.mark.parametrize(("cell_seconds", "slot"), [(0.001, 5), (0.2, 13)])
 def test_a_slot_is_long_enough_for_some_batches(cell_seconds: float, slot: float) -> None:
     options = RolloutOptions(Path(), Path(), batch_size=16, slot_seconds=5)
@@ -406,6 +466,12 @@ def test_a_verdict_needs_a_budget_and_no_failure() -> None:
     record = a_record()
     record["sections"]["peers"]["rows"].append({"peer": "third", **failed(BackendError("no card"))})
     assert verdict_of(record)["unsure"] == ["peers of third failed: no card"]
+    record = a_record()
+    record["bundle"]["variants"][0]["proved"] = False
+    assert verdict_of(record)["against"] == ["the bundle's fp32 is not proved: runtime.classify refuses it"]
+    record = a_record()
+    record["sections"]["parity"]["doubts"] = ["the moon is full"]
+    assert verdict_of(record) == {"may_be_deployed": "open", "against": [], "unsure": ["the moon is full"]}
     for row in record["sections"]["latency"]["rows"]:
         row["status"] = "failed"
         row["reason"] = "no"

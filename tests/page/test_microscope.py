@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -71,12 +74,17 @@ def test_a_tab_that_is_looked_at_while_it_asks_shows_each_row_once(visitor: Visi
     expect(visitor.see("#watch-cells > li")).to_have_count(2)
 
 
+def answer_of(service: Served, path: Path) -> dict[str, Any]:
+    """What the service's model says of a cell, as the columns of its row."""
+    [row] = service.classify([path])
+    return {"p_all": row["p_all"], "bundle": httpx.get(f"{service.url}/about").json()["bundle"]}
+
+
 def test_heat_maps_lie_over_the_cells_that_have_a_picture(
     microscope: Visitor, service: Served, watched: Watched
 ) -> None:
-    bundle = httpx.get(f"{service.url}/about").json()["bundle"]
-    watched.cell("first.png")
-    watched.add("first.png", "gone.bmp", bundle=bundle)
+    own = answer_of(service, watched.cell("first.png"))
+    watched.add("first.png", "gone.bmp", **own)
     maps = microscope.see("#watch-cells canvas")
     expect(microscope.see("#watch-cells img")).to_have_count(1)
     expect(maps).to_have_count(0)
@@ -85,7 +93,7 @@ def test_heat_maps_lie_over_the_cells_that_have_a_picture(
     expect(microscope.see("#watch-heat-note")).to_contain_text("it shows what moved the model, not what is ill")
     expect(microscope.see("#watch-heat-legend")).to_contain_text("speaks for ALL")
     watched.cell("second.png")
-    watched.add("second.png", bundle=bundle)
+    watched.add("second.png", **own)
     expect(maps).to_have_count(2)
     microscope.see("#watch-heat-toggle").uncheck()
     expect(maps).to_have_count(0)
@@ -95,9 +103,8 @@ def test_heat_maps_lie_over_the_cells_that_have_a_picture(
 def test_a_heat_map_that_cannot_be_had_is_said_and_the_others_are_drawn(
     microscope: Visitor, service: Served, watched: Watched
 ) -> None:
-    for name in ("other.png", "own.png"):
-        watched.cell(name)
-    watched.add("own.png", bundle=httpx.get(f"{service.url}/about").json()["bundle"])
+    watched.cell("other.png")
+    watched.add("own.png", **answer_of(service, watched.cell("own.png")))
     watched.add("other.png", bundle="ef" * 32)
     expect(microscope.see("#watch-cells img")).to_have_count(2)
     microscope.see("#watch-heat-toggle").check()
@@ -107,6 +114,24 @@ def test_a_heat_map_that_cannot_be_had_is_said_and_the_others_are_drawn(
     expect(cards.first.locator("canvas")).to_have_count(0)
     microscope.see("#watch-heat-toggle").uncheck()
     expect(microscope.see("#watch-cells .no-heat")).to_have_count(0)
+
+
+def test_what_a_busy_service_refuses_is_asked_for_again(microscope: Visitor, service: Served, watched: Watched) -> None:
+    refused: list[str] = []
+
+    def refuse_once(route: Route) -> None:
+        kind = route.request.url.split("/")[-2]
+        if kind in refused:
+            route.fallback()
+        else:
+            refused.append(kind)
+            route.fulfill(status=503, json={"detail": "found too much to do"})
+
+    microscope.page.route(re.compile("/watch/(pictures|explanations)/"), refuse_once)
+    watched.add("own.png", **answer_of(service, watched.cell("own.png")))
+    microscope.see("#watch-heat-toggle").check()
+    expect(microscope.see("#watch-cells canvas")).to_have_count(1)
+    assert refused == ["pictures", "explanations"]
 
 
 def test_tabs_are_changed_by_arrow_keys(visitor: Visitor) -> None:

@@ -221,6 +221,7 @@ def test_sending_can_be_stopped_and_gone_on_with(browser: Browser, service: Serv
         visitor.see("#stop").click()
         expect(visitor.see("#progress-note")).to_have_text("Stopped.")
         visitor.waits_for(0, len(images))
+        assert visitor.download() == (f"allnet-threshold-0.5.0-of-{len(images)}.csv", [])
         holds = False
         visitor.see("#go-on").click()
         visitor.waits_for(len(images))

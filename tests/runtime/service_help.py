@@ -29,6 +29,7 @@ from runtime.service.app import create_app
 from runtime.service.desk import Desk
 from runtime.service.limits import Limits
 from runtime.service.server import Server
+from runtime.service.watch_feed import WatchFeed
 from tests.tiny_bundle import SIZE
 
 if TYPE_CHECKING:
@@ -118,8 +119,10 @@ def p_all_of(bundle: Path, files: Mapping[str, bytes], folder: Path) -> dict[str
 class Running:
     """A service on a free port, in a thread of this process."""
 
-    def __init__(self, bundle: Path, limits: Limits | None = None, access: Access | None = None) -> None:
-        self.desk = Desk(limits)
+    def __init__(
+        self, bundle: Path, limits: Limits | None = None, access: Access | None = None, feed: WatchFeed | None = None
+    ) -> None:
+        self.desk = Desk(limits, feed)
         self.server = Server(self.desk, access or Access(), ClassifierOptions(bundle=bundle, backend="cpu"))
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run)

@@ -8,9 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,17 +28,19 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from runtime.bundle import Bundle
 from runtime.classify import main as classify
 from runtime.classify_cluster import main as classify_cluster
 from runtime.cluster import storage
 from runtime.cluster.cell_table import BLOCK, block_of
+from runtime.cluster.connection import ended_where_lost, refusal
 from runtime.cluster.flow import outcomes
 from runtime.cluster.job import done_blocks, held_output
 from runtime.cluster.listing import read_block, write_listing
 from runtime.cluster.pool import READING_CPUS, WORKER_CPUS, Capacity, pool_of
 from runtime.cluster.result_block import table_of
 from runtime.cluster.stages import ReadingStage, WritingStage
-from runtime.cluster.storage import StoredFile, fetched, stored_files
+from runtime.cluster.storage import Losses, StoredFile, fetched, stored_files
 from runtime.demo import demo_cells
 from runtime.errors import ClusterError, OutputError, UnreadableCellError, UsageError
 from runtime.schema import Prediction
@@ -153,6 +157,13 @@ class FatalReading(ReadingStage):
         return super().__call__(table)
 
 
+class UnknownReading(ReadingStage):
+    """Stands for one whose code a machine of the cluster does not have."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return import_module, ("not_on_this_machine",)
+
+
 class OnceFatalWriting(WritingStage):
     """Writes, and is killed by the first try of block 2, when the file stands."""
 
@@ -173,12 +184,22 @@ def test_a_block_that_kills_each_worker_is_given_up_and_named_and_all_others_are
         patch.setattr("runtime.cluster.archive.ReadingStage", FatalReading)
         patch.setattr("runtime.cluster.archive.WritingStage", OnceFatalWriting)
         with pytest.raises(
-            ClusterError, match=r"of 1 the worker was lost on each try \(blocks 1; .*04.png to .*07.png"
+            ClusterError,
+            match=r"found 1 failed \(blocks 1; .*04.png to .*07.png\): WorkerCrashedError: .*look for a file among",
         ):
             classify_cluster(arguments)
     assert [Path(row["path"]).name for row in rows_of(out)] == [f"0{number}.png" for number in (0, 1, 2, 3, 8, 9)]
     assert classify_cluster(arguments) == 0
     assert [Path(row["path"]).name for row in rows_of(out)] == [f"0{number}.png" for number in range(10)]
+
+
+def test_an_error_on_the_side_of_ray_is_told_and_no_file_blamed(
+    archive: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.cluster.archive.ReadingStage", UnknownReading)
+    with pytest.raises(ClusterError, match=r"found 1 failed .*No module named 'not_on_this_machine'") as caught:
+        classify_cluster(command(archive, tmp_path / "out", tiny_bundle, "--include", "00.png"))
+    assert "look for a file" not in str(caught.value)
 
 
 def test_a_block_that_cannot_be_written_ends_the_job_with_its_reason(tmp_path: Path) -> None:
@@ -189,7 +210,7 @@ def test_a_block_that_cannot_be_written_ends_the_job_with_its_reason(tmp_path: P
     with pytest.raises(ClusterError, match=r"cannot write .*the blocks so far are kept: then the same command goes on"):
         [*outcomes(outcome.to_pylist())]
     [(block, counts)] = outcomes(WritingStage(tmp_path)(rows).to_pylist())
-    assert (block, counts.files, counts.unopened) == (7, 1, 0)
+    assert (block, counts.outcomes.rows, counts.unopened) == (7, 1, 0)
     assert [path.name for path in tmp_path.glob("block*")] == ["block-0000007.parquet"]
 
 
@@ -205,6 +226,42 @@ def test_a_cluster_that_does_not_answer_is_one_line(archive: Path, tiny_bundle: 
         port = free.getsockname()[1]
     with pytest.raises(ClusterError, match="found none that answers: Connection refused"):
         classify_cluster(command(archive, tmp_path / "out", tiny_bundle, "--address", f"127.0.0.1:{port}"))
+
+
+def test_the_reason_why_a_cluster_was_not_joined_is_found_in_what_ray_quotes() -> None:
+    error = ConnectionError("Failed to connect to Ray cluster at head:1")
+    assert refusal(error) == "Failed to connect to Ray cluster at head:1"
+    error.__cause__ = RuntimeError(
+        "Failed to connect to GCS. Last connection error: Traceback (most recent call last):\n  in ray\n"
+        "ray.exceptions.AuthenticationError: the token is missing. Set RAY_AUTH_MODE\n"
+    )
+    assert refusal(error) == "the token is missing. Set RAY_AUTH_MODE"
+
+
+@pytest.mark.parametrize("is_silent", [True, False])
+def test_a_cluster_that_is_lost_ends_the_process_with_a_line(
+    is_silent: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked, codes, ended = [], [], threading.Event()
+
+    def ask() -> None:
+        asked.append(is_silent)
+        if len(asked) == 1:
+            return
+        if is_silent:
+            ended.wait(60)
+        raise ConnectionError("gone")
+
+    def end(code: int) -> None:
+        codes.append(code)
+        ended.set()
+
+    monkeypatch.setattr("runtime.cluster.connection.ASKED_EACH_S", 0.01)
+    monkeypatch.setattr("runtime.cluster.connection.os._exit", end)
+    with ended_where_lost(ask, "head:1", 0.2):
+        assert ended.wait(60)
+    assert codes == [1]
+    assert "error: expected the Ray cluster at head:1 to answer until the end, found it lost" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -244,7 +301,7 @@ def test_a_file_that_is_gone_is_a_row_and_a_store_that_is_gone_an_error(
 ) -> None:
     monkeypatch.setattr(storage, "PAUSE_S", 0.0)
     files = [StoredFile(f"memory:///cells/{name}", 4) for name in ("a/1.bmp", "gone.bmp", "b/2.bmp")]
-    first, gone, last = fetched(files, 10.0)
+    first, gone, last = fetched(files, 10.0, Losses())
     assert first == last == b"data"
     assert isinstance(gone, UnreadableCellError)
     assert str(gone).startswith("cannot be opened")
@@ -258,8 +315,44 @@ def test_a_file_that_is_gone_is_a_row_and_a_store_that_is_gone_an_error(
 
     monkeypatch.setattr(store, "cat_file", hang)
     with pytest.raises(ClusterError, match="found 8 files in a row that could not be read, each tried 3 times"):
-        [*fetched([files[0]] * 20, 0.01)]
+        [*fetched([files[0]] * 20, 0.01, Losses())]
     assert len(asked) < 20 * storage.TRIES
+
+
+def test_a_store_that_is_gone_is_an_error_also_where_a_block_holds_only_a_few_files(
+    store: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_bundle: Path
+) -> None:
+    monkeypatch.setattr(storage, "PAUSE_S", 0.0)
+    monkeypatch.setattr("runtime.cluster.stages.LOSSES", Losses())
+    monkeypatch.setattr(store, "cat_file", raising(OSError("gone")))
+    write_listing(tmp_path / "listing", ["memory://cells/a"], (), 1, 10.0)
+    manifest = Bundle.open(tiny_bundle).manifest
+    read = ReadingStage(tmp_path / "listing", manifest.image, manifest.typical, 10.0)
+    tables = [read(pa.table({BLOCK: [0]})) for _ in range(storage.LOST_IN_A_ROW)]
+    assert all(BLOCK in table.column_names for table in tables[:-1])
+    with pytest.raises(ClusterError, match=r"found 8 files in a row .* gone; the blocks so far are kept"):
+        [*outcomes(tables[-1].to_pylist())]
+
+
+def raising(error: Exception) -> Callable[[str], bytes]:
+    def ask(path: str) -> bytes:
+        raise error
+
+    return ask
+
+
+def test_an_object_that_is_forbidden_is_a_row_and_credentials_that_expired_an_error(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readable, forbidden = (StoredFile(f"memory:///cells/{name}", 4) for name in ("a/1.bmp", "b/2.bmp"))
+    read = store.cat_file
+    refuse = raising(PermissionError("the token has expired"))
+    monkeypatch.setattr(store, "cat_file", lambda path: (refuse if path.endswith("2.bmp") else read)(path))
+    found = [*fetched([forbidden, readable] * storage.LOST_IN_A_ROW, 10.0, Losses())]
+    assert found[1::2] == [b"data"] * storage.LOST_IN_A_ROW
+    assert {str(each) for each in found[::2]} == {"cannot be opened: the token has expired"}
+    with pytest.raises(ClusterError, match=r"expected the right to read .* expired; renew the credentials"):
+        [*fetched([readable] + [forbidden] * storage.LOST_IN_A_ROW, 10.0, Losses())]
 
 
 def test_a_listing_keeps_order_and_names_that_are_no_text(tmp_path: Path) -> None:

@@ -192,6 +192,16 @@ def test_a_client_that_does_not_take_its_answer_is_dropped(bundle: Path) -> None
         assert httpx.get(f"{service.url}/readiness").status_code == 200
 
 
+def test_a_service_that_stops_does_not_wait_for_a_client_that_does_not_take_its_answer(bundle: Path) -> None:
+    name = "x" * 10_000
+    body = b"".join(part(f"{name}{number}", b"") for number in range(990)) + b"--frontier--\r\n"
+    with socket.socket() as connection, Running(bundle, Limits(answer_s=1.0)) as service:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(service.address)
+        connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        connection.recv(10)  # it has begun to answer
+
+
 def test_what_comes_after_a_refusal_is_not_taken_for_ever(bundle: Path) -> None:
     with Running(bundle, Limits(head_s=1.0, request_bytes=1000)) as service, service.connect() as connection:
         connection.sendall(HEAD + b"Content-Length: 1000000000000\r\n\r\n")
@@ -313,7 +323,13 @@ def test_it_stops_when_it_is_told_to_and_answers_what_it_took(bundle: Path, numb
             service.process.send_signal(number)
             answer = received_to_the_end(connection)
         assert len(body_of(answer)["results"]) == 900
-        assert service.end() == (DONE, "stopped: all that was taken is answered\n")
+        code, said = service.end()
+        assert code == DONE
+        assert re.fullmatch(
+            r"stopping: \d+ cells wait for their answer; another signal ends the service at once\n"
+            r"stopped: all that was taken is answered\n",
+            said,
+        )
         with pytest.raises(httpx.ConnectError):
             httpx.get(service.url)
 

@@ -106,6 +106,22 @@ def test_another_sites_page_is_refused(origin: str, code: int) -> None:
     assert asked(Access(), origin=origin) == code
 
 
+@pytest.mark.parametrize(
+    ("path", "site", "code"),
+    [
+        ("/metrics", "cross-site", 403),
+        ("/watch/explanations/1", "same-site", 403),
+        ("/metrics", "same-origin", 200),
+        ("/metrics", "none", 200),  # typed by the user
+        ("/", "cross-site", 200),
+    ],
+)
+def test_an_image_or_a_link_on_another_sites_page_asks_for_nothing_but_the_page(
+    path: str, site: str, code: int
+) -> None:
+    assert asked(Access(), path, **{"sec-fetch-site": site}) == code
+
+
 def test_a_name_that_was_allowed_is_one_of_its_names_and_pages() -> None:
     access = Access("", allowed_names=frozenset({"lab.example"}))
     assert asked(access, host="lab.example") == 200

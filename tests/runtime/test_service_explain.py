@@ -15,6 +15,7 @@ import httpx
 
 from runtime.bundle import DEFAULT_BUNDLE
 from runtime.demo import demo_cells
+from runtime.errors import BackendError
 from runtime.explanation import GRADIENT, OCCLUSION, PLACES, explain
 from runtime.preprocessing import load_cell
 from runtime.service.desk import Desk
@@ -78,6 +79,24 @@ def test_what_is_not_one_image_is_refused(
     answer = sent(client, *files)
     assert (answer.status_code, list(answer.json())) == (status, ["detail"])
     assert detail in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "detail"),
+    [
+        (BackendError("the device is lost"), 503, "the model could not explain the cell: the device is lost"),
+        (ZeroDivisionError(), 500, "found a fault in the service; its log says more"),
+    ],
+)
+def test_a_model_that_fails_is_said_in_the_shape_of_all_errors(
+    client: Client, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, detail: str
+) -> None:
+    def fails(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("runtime.service.explaining.explain", fails)
+    answer = sent(client, ("a.png", noise_cell(1)))
+    assert (answer.status_code, answer.json()) == (status, {"detail": detail})
 
 
 def test_classifying_goes_on_while_explanations_wait(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

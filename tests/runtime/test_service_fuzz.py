@@ -20,8 +20,11 @@ import httpx
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 
+from runtime.bundle import Bundle
 from runtime.service.limits import Limits
+from runtime.service.watch_feed import WatchFeed
 from tests.runtime.service_help import Running, form, noise_cell
+from tests.runtime.watched import Watched
 from tests.tiny_bundle import write_tiny_bundle
 
 EXAMPLES = int(os.environ.get("ALLNET_FUZZ_EXAMPLES", "15"))
@@ -29,8 +32,12 @@ EXAMPLES = int(os.environ.get("ALLNET_FUZZ_EXAMPLES", "15"))
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    bundle = write_tiny_bundle(tmp_path_factory.mktemp("service") / "bundle")
-    with Running(bundle, Limits(stall_s=2.0)) as service:
+    place = tmp_path_factory.mktemp("service")
+    bundle = write_tiny_bundle(place / "bundle")
+    watched = Watched(place)
+    watched.cell("a.png")
+    watched.add("a.png", "gone.png", bundle=Bundle.open(bundle).content_sha256)
+    with Running(bundle, Limits(stall_s=2.0), feed=WatchFeed(watched.database, watched.folder)) as service:
         yield service
 
 
@@ -58,7 +65,7 @@ def ask_at_random(operation: Any, mode: Any, answers: set[int], codes: Counter[t
 def described_by(running: Running) -> dict[str, Any]:
     """Its OpenAPI, in which the model's name is the one that it has: another is not found and finds nothing."""
     description: dict[str, Any] = httpx.get(f"{running.url}/openapi.json").json()
-    known = {"name": "compact_fp32", "version": "1"}
+    known = {"name": "compact_fp32", "version": "1", "row": "1"}
     for methods in description["paths"].values():
         for operation in methods.values():
             for parameter in operation.get("parameters", []):

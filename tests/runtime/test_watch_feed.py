@@ -232,28 +232,33 @@ def test_the_map_of_a_row_is_that_of_its_cell(watched: Watched, feed: WatchFeed)
     path = watched.cell("a.png")
     with Desk(feed=feed) as desk:
         desk.open(ClassifierOptions())
-        watched.add("a.png", bundle=desk.classifier.bundle.content_sha256)
         client = Client(desk)
-        of_the_file = client.post("/explain", files=form([("a.png", path.read_bytes())]))
-        assert of_the_file.status_code == 200
-        assert client.get("/watch/explanations/1").json() == of_the_file.json()
+        of_the_file = client.post("/explain", files=form([("a.png", path.read_bytes())])).json()
+        watched.add("a.png", p_all=of_the_file["p_all"], bundle=desk.classifier.bundle.content_sha256)
+        assert client.get("/watch/explanations/1").json() == of_the_file
         assert desk.bytes_held == 0
 
 
-def test_no_map_of_what_another_bundle_answered_or_of_what_is_gone(watched: Watched, feed: WatchFeed) -> None:
+def test_no_map_of_what_another_model_answered_or_of_what_is_gone(watched: Watched, feed: WatchFeed) -> None:
     path = watched.cell("a.png")
     with Desk(feed=feed) as desk:
         desk.open(ClassifierOptions())
+        own = desk.classifier.bundle.content_sha256
         watched.add("a.png", bundle="ef" * 32)
         client = Client(desk)
-        of_another = client.get("/watch/explanations/1")
-        assert of_another.status_code == 409
-        assert "found one of efefefefefef" in of_another.json()["detail"]
+        of_another_bundle = client.get("/watch/explanations/1")
+        assert of_another_bundle.status_code == 409
+        assert "found one of efefefefefef" in of_another_bundle.json()["detail"]
+        os.utime(path, ns=(1, 1))
+        watched.add("a.png", p_all=0.123, bundle=own)
+        of_another_answer = client.get("/watch/explanations/2")
+        assert of_another_answer.status_code == 409
+        assert "expected the row's answer, p_all 0.123 in fp32, found 0." in of_another_answer.json()["detail"]
         path.unlink()
-        assert client.get("/watch/explanations/1").status_code == 404
+        assert client.get("/watch/explanations/2").status_code == 404
         path.write_text("no image")
-        watched.add("a.png", bundle=desk.classifier.bundle.content_sha256)
-        assert client.get("/watch/explanations/2").status_code == 422
+        watched.add("a.png", bundle=own)
+        assert client.get("/watch/explanations/3").status_code == 422
 
 
 def test_a_database_that_is_away_is_said_and_asked_for_later(watched: Watched, client: Client) -> None:

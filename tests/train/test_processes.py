@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.errors import UsageError
+from runtime.errors import RunError, UsageError
 from train.models.network import load_network
-from train.processes import ADDRESS, ALONE, COUNT, NUMBER, Process, process_of
+from train.processes import ADDRESS, ALONE, COUNT, LOSS, NUMBER, Process, needing_all, process_of
 from train.run_folder import RunFolder
 
 needs_jax = pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="jax is not installed")
@@ -127,6 +127,25 @@ def test_a_killed_process_ends_the_other(processes: Processes, tmp_path: Path) -
     second.kill()
     first.communicate(timeout=120)
     assert first.returncode not in (0, None)
+
+
+@needs_jax
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("UNAVAILABLE: The process 1 was lost.\nmore", RunError),
+        ("UNKNOWN: [external/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]", RunError),
+        ("INTERNAL: NCCL operation failed: remote process exited or there was a network error", RunError),
+        ("RESOURCE_EXHAUSTED: Out of memory allocating 400000000000000 bytes.", RuntimeError),
+    ],
+)
+def test_a_lost_process_is_told_apart_from_what_else_xla_raises(said: str, kind: type[Exception]) -> None:
+    from jax.errors import JaxRuntimeError
+
+    with pytest.raises((RunError, JaxRuntimeError)) as caught, needing_all(2, LOSS):
+        raise JaxRuntimeError(said)
+    assert isinstance(caught.value, kind)
+    assert said.splitlines()[0] in str(caught.value)
 
 
 def test_processes_are_named_as_keras_does() -> None:

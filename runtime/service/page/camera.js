@@ -11,8 +11,9 @@ let taken = 0;
  */
 export async function offerCamera(onPicture) {
   if (!navigator.mediaDevices?.getUserMedia) return;
-  const cameras = await camerasSeen();
-  byId('open-camera').hidden = !cameras.length;
+  const show = async () => { byId('open-camera').hidden = !(await camerasSeen()).length; };
+  navigator.mediaDevices.addEventListener('devicechange', show); // a microscope may be plugged in later
+  await show();
   byId('open-camera').addEventListener('click', () => openCamera());
   byId('camera-device').addEventListener('change', () => start(byId('camera-device').value));
   byId('camera-shot').addEventListener('click', () => shoot(onPicture));

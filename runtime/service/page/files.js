@@ -78,7 +78,9 @@ async function* filesOfEntries(entries) {
  * @returns {AsyncGenerator<Found[]>}
  */
 async function* filesOfFolder(folder, inside) {
-  const entries = (await entriesOf(folder)).filter(({ name }) => !isCompanion(`${inside}${name}`));
+  const { found, reason } = await entriesOf(folder);
+  if (reason) yield [{ path: folder.fullPath.replace(/^\//, ''), file: null, reason }];
+  const entries = found.filter(({ name }) => !isCompanion(`${inside}${name}`));
   entries.sort((one, other) => (one.name < other.name ? -1 : 1));
   const files = /** @type {FileSystemFileEntry[]} */ (entries.filter((entry) => entry.isFile));
   for (let start = 0; start < files.length; start += OPENED_AT_A_TIME) {
@@ -92,17 +94,22 @@ async function* filesOfFolder(folder, inside) {
 }
 
 /**
+ * Return what a folder holds, and why that may not be all.
  * @param {FileSystemDirectoryEntry} folder
- * @returns {Promise<FileSystemEntry[]>}
+ * @returns {Promise<{found: FileSystemEntry[], reason: string}>}
  */
 async function entriesOf(folder) {
   const reader = folder.createReader();
   /** @type {FileSystemEntry[]} */
-  const entries = [];
-  for (;;) { // it gives a hundred at a time
-    const some = await new Promise((resolve) => { reader.readEntries(resolve, () => resolve([])); });
-    if (!some.length) return entries;
-    entries.push(...some);
+  const found = [];
+  try {
+    for (;;) { // it gives a hundred at a time
+      const some = await new Promise((resolve, reject) => { reader.readEntries(resolve, reject); });
+      if (!some.length) return { found, reason: '' };
+      found.push(...some);
+    }
+  } catch (error) {
+    return { found, reason: `the folder cannot be read: ${/** @type {Error} */ (error).message}` };
   }
 }
 

@@ -24,7 +24,6 @@ const DRAW_EVERY_MS = 200;
 const FILES_A_PAUSE = 500; // added before the browser may draw
 const TELL_EVERY_MS = 1500; // what a screen reader is told while cells come in
 const HASH_DIGITS = 12;
-const RETRY_STATUSES = [0, 502, 503, 504];
 
 class Page {
   #service = new Service(askToken);
@@ -53,7 +52,7 @@ class Page {
       } catch (error) {
         const refusal = /** @type {Refusal} */ (error);
         setText(byId('origin'), `${refusal.message}`);
-        if (!RETRY_STATUSES.includes(refusal.status)) return offerToAskAgain();
+        if (!refusal.isPassing) return offerToAskAgain();
         await new Promise((resolve) => { setTimeout(resolve, 1000 * refusal.retryAfter_s); });
       }
     }
@@ -237,7 +236,7 @@ class Page {
     const { all, threshold } = this.rows;
     const name = `allnet-threshold-${shownThreshold(threshold)}`;
     if (this.#showsSubjects) saveCsv(`${name}.subjects.csv`, groupsCsv(groupsOf(all)));
-    else saveCsv(`${name}.csv`, resultsCsv(all));
+    else saveCsv(`${name}${partOf(all)}.csv`, resultsCsv(all));
   }
 }
 
@@ -247,6 +246,15 @@ class Page {
  */
 function onClick(id, act) {
   byId(id).addEventListener('click', act);
+}
+
+/**
+ * Say in a file's name how many rows it lacks: a table of all cells without those that wait would look whole.
+ * @param {import('./rows.js').Row[]} rows
+ */
+function partOf(rows) {
+  const answered = rows.filter((row) => row.answer).length;
+  return answered < rows.length ? `.${answered}-of-${rows.length}` : '';
 }
 
 /** @param {KeyboardEvent} event */

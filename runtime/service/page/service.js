@@ -7,7 +7,8 @@
 
 const TOKEN_KEY = 'allnet-edge-token';
 export const NO_ANSWER = 0; // in the place of a status code
-const UNAUTHORIZED = 401;
+export const UNAUTHORIZED = 401;
+const PASSING = [NO_ANSWER, 502, 503, 504];
 
 /** The service answered no, or not at all; the message is a line for people. */
 export class Refusal extends Error {
@@ -20,6 +21,11 @@ export class Refusal extends Error {
     super(detail);
     this.status = status;
     this.retryAfter_s = retryAfter_s;
+  }
+
+  /** Whether the same question may be answered soon. */
+  get isPassing() {
+    return PASSING.includes(this.status);
   }
 }
 

@@ -5,6 +5,7 @@ import { badge, showCounts } from './counts.js';
 import { byId, element, nameElement, setText } from './dom.js';
 import { drawHeat, removeHeat } from './heat.js';
 import { placeholder } from './pictures.js';
+import { UNAUTHORIZED } from './service.js';
 import { probability } from './table.js';
 
 /**
@@ -13,6 +14,7 @@ import { probability } from './table.js';
 
 const POLL_MS = 1000;
 const CELLS_SHOWN = 24;
+const WANTED = 'wanted'; // of a picture or a heat map that is to be asked for
 
 export class Microscope {
   #last = 0;
@@ -60,7 +62,9 @@ export class Microscope {
     try {
       this.#take(await this.service.watchRows(this.#last, CELLS_SHOWN));
     } catch (error) {
-      this.#tell(`Not heard from: ${/** @type {Error} */ (error).message}`, true);
+      const refusal = /** @type {import('./service.js').Refusal} */ (error);
+      this.#tell(`Not heard from: ${refusal.message}`, true);
+      if (refusal.status === UNAUTHORIZED) this.close(); // else the question for the token came back every second
     } finally {
       this.#isAsking = false;
     }
@@ -78,6 +82,8 @@ export class Microscope {
     this.#dropOld();
     showCounts(byId('watch-counts'), counts);
     byId('watch-heat').hidden = !this.explains || !pictures;
+    this.#loadPictures();
+    this.#explain();
     const total = counts.ALL + counts.healthy + counts.error;
     this.#tell(total ? 'Following live, the newest first.' : 'Following live; no cell has come yet.', false);
   }
@@ -90,10 +96,10 @@ export class Microscope {
   #dropOld() {
     const list = byId('watch-cells');
     while (list.children.length > CELLS_SHOWN) list.lastElementChild.remove();
-    for (const [card, url] of this.#urls) {
-      if (card.isConnected) continue;
+    for (const [place, url] of this.#urls) {
+      if (place.isConnected) continue;
       URL.revokeObjectURL(url);
-      this.#urls.delete(card);
+      this.#urls.delete(place);
     }
   }
 
@@ -122,25 +128,26 @@ export class Microscope {
       ...(row.reason ? [element('p', { className: 'why' }, row.reason)] : []),
       element('p', { className: 'watch-name' }, nameElement(name), element('time', { dateTime: row.time }, timeOfDay(row.time))),
     );
-    if (hasPictures && row.status !== 'error') this.#loadPicture(card, picture, row.id, name);
+    if (hasPictures && row.status !== 'error') Object.assign(picture.dataset, { row: row.id, name, picture: WANTED });
     return card;
   }
 
-  /**
-   * @param {Element} card
-   * @param {HTMLElement} place
-   * @param {number} id
-   * @param {string} name
-   */
-  async #loadPicture(card, place, id, name) {
+  #loadPictures() {
+    for (const place of placesWith('picture', WANTED)) this.#loadPicture(place);
+  }
+
+  /** @param {HTMLElement} place */
+  async #loadPicture(place) {
+    place.dataset.picture = 'asked for';
     try {
-      const url = URL.createObjectURL(await this.service.watchPicture(id));
-      this.#urls.set(card, url);
-      place.replaceChildren(element('img', { alt: `Cell ${name.slice(0, 100)}`, src: url }));
-      place.dataset.row = String(id);
+      const url = URL.createObjectURL(await this.service.watchPicture(Number(place.dataset.row)));
+      this.#urls.set(place, url);
+      place.replaceChildren(element('img', { alt: `Cell ${(place.dataset.name ?? '').slice(0, 100)}`, src: url }));
+      place.dataset.heat = WANTED;
       this.#explain();
-    } catch {
-      // The placeholder stays: the file may have been moved away, as a lab does.
+    } catch (error) {
+      // Else the placeholder stays: the file may have been moved away, as a lab does.
+      if (/** @type {import('./service.js').Refusal} */ (error).isPassing) place.dataset.picture = WANTED;
     }
   }
 
@@ -148,9 +155,9 @@ export class Microscope {
     byId('watch-heat-legend').hidden = !this.#toggle.checked;
     setText(byId('watch-heat-note'), '');
     for (const told of byId('watch-cells').querySelectorAll('.no-heat')) told.remove();
-    for (const place of picturesShown()) {
+    for (const place of placesWith('heat')) {
       removeHeat(place);
-      delete place.dataset.explained;
+      place.dataset.heat = WANTED;
     }
     this.#explain();
   }
@@ -159,29 +166,47 @@ export class Microscope {
   async #explain() {
     if (this.#isExplaining) return;
     this.#isExplaining = true;
-    for (;;) {
-      const place = this.#toggle.checked && picturesShown().find(({ dataset }) => !dataset.explained);
-      if (!place) break;
-      place.dataset.explained = 'yes';
-      await this.#explainOne(place);
+    try {
+      for (;;) {
+        const [place] = this.#toggle.checked ? placesWith('heat', WANTED) : [];
+        if (!place) break;
+        await this.#explainOne(place);
+      }
+    } catch (error) {
+      setText(byId('watch-heat-note'), `Heat maps wait: ${/** @type {Error} */ (error).message}`); // for the next poll
+    } finally {
+      this.#isExplaining = false;
     }
-    this.#isExplaining = false;
   }
 
-  /** @param {HTMLElement} place */
+  /**
+   * Show the map of one cell, or why there is none; throw where it may be had soon.
+   * @param {HTMLElement} place
+   */
   async #explainOne(place) {
+    let explanation;
     try {
-      const explanation = await this.service.watchExplanation(Number(place.dataset.row));
-      if (this.#toggle.checked) setText(byId('watch-heat-note'), drawHeat(place, explanation));
+      explanation = await this.service.watchExplanation(Number(place.dataset.row));
     } catch (error) {
-      if (this.#toggle.checked) place.after(element('p', { className: 'why no-heat' }, `No heat map: ${/** @type {Error} */ (error).message}`));
+      const refusal = /** @type {import('./service.js').Refusal} */ (error);
+      if (refusal.isPassing) throw refusal;
+      place.dataset.heat = 'none';
+      if (this.#toggle.checked) place.after(element('p', { className: 'why no-heat' }, `No heat map: ${refusal.message}`));
+      return;
     }
+    place.dataset.heat = 'shown';
+    if (this.#toggle.checked) setText(byId('watch-heat-note'), drawHeat(place, explanation));
   }
 }
 
-/** @returns {HTMLElement[]} the places of the pictures that have come, the newest first */
-function picturesShown() {
-  return [...byId('watch-cells').querySelectorAll('.watch-picture[data-row]')];
+/**
+ * Return the places of pictures in such a state, the newest first.
+ * @param {'picture'|'heat'} what
+ * @param {string} [state] any by default
+ * @returns {HTMLElement[]}
+ */
+function placesWith(what, state) {
+  return [...byId('watch-cells').querySelectorAll(`.watch-picture[data-${what}${state ? `="${state}"` : ''}]`)];
 }
 
 /** @param {string} time ISO 8601 */
