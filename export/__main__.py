@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from export.engine import (
     DEFAULT_BATCH,
@@ -34,6 +34,10 @@ from runtime.command_line import (
 from runtime.errors import UsageError
 from runtime.schema import PRECISIONS, TOLERANCES, Tolerance
 
+if TYPE_CHECKING:
+    from export.gate import Verdict
+    from export.scoring import Scores
+
 TOLERANCE_LIMITS = tuple(field.name for field in fields(Tolerance))
 
 
@@ -51,7 +55,12 @@ def build_parser() -> ArgumentParser:
 
 
 def _add_onnx(commands: Any) -> None:
-    onnx = commands.add_parser("onnx", help="write a bundle with ONNX variants")
+    onnx = commands.add_parser(
+        "onnx",
+        help="write a bundle with ONNX variants",
+        epilog="Exit codes: 0 written, every variant proved; 1 refused, or a variant failed; 2 written, but some cells "
+        "could not be read, or the validation part has too few for a proof.",
+    )
     onnx.add_argument(
         "--run", type=Path, required=True, metavar="RUN", help="a run folder, or a folder of runs: the best"
     )
@@ -68,7 +77,10 @@ def _add_onnx(commands: Any) -> None:
         "into the bundle, and fp16 and int8 are fitted to them; default: --data",
     )
     onnx.add_argument(
-        "--cells", type=positive_int, metavar="N", help="compare on N of the validation cells; default: all"
+        "--cells",
+        type=positive_int,
+        metavar="N",
+        help=f"compare on N of the validation cells, {FEWEST_TO_PROVE} or more of each class; default: all",
     )
     onnx.add_argument(
         "--debug-precision", action="store_true", help="name the layers where a variant that fails departs"
@@ -99,7 +111,7 @@ def _add_verify(commands: Any) -> None:
         "verify",
         help="prove a bundle's variants on labelled cells",
         epilog="Exit codes: 0 every variant passed; 1 refused, or a variant failed; 2 every variant passed, but some "
-        "cells could not be read, or they were too few for a proof.",
+        "cells could not be read, or they were too few for a proof, or fewer than a variant failed on before.",
     )
     verify.add_argument("bundle", type=Path, metavar="BUNDLE", help="the verdict is written into it")
     verify.add_argument(
@@ -267,6 +279,9 @@ def _write_onnx(options: argparse.Namespace) -> int:
         from export.seen import unseen_groups
         from export.verify import Verification, tell
 
+    def report(scores: Scores, verdicts: Sequence[Verdict]) -> None:
+        tell(Verification(scores, verdicts, run.decision.threshold, unseen_groups(run.keras_file, scores.cells)))
+
     written = write_bundle(
         run,
         options.out,
@@ -279,13 +294,16 @@ def _write_onnx(options: argparse.Namespace) -> int:
             debug=options.debug_precision,
             source=options.data_source,
         ),
+        report,
     )
-    groups = unseen_groups(run.keras_file, written.scores.cells)
-    tell(Verification(written.scores, written.verdicts, run.decision.threshold, groups))
     for variant in written.manifest.variants:
         if variant.kept_in_fp32:
             print(f"{variant.precision} keeps in float32: {', '.join(variant.kept_in_fp32)}")
     print(f"{options.out} written in {time.perf_counter() - started:.0f} s")
+    if written.not_proved:
+        print(f"Not proved, {written.not_proved}; the runtime takes it with --unproved alone")
+        print(f"Next: python -m export verify {options.out} --data DIR, with more labelled cells")
+        return PARTLY_DONE
     print(f"Next: python -m runtime.classify FOLDER --bundle {options.out} --out results.csv")
     return PARTLY_DONE if written.scores.unreadable else DONE
 
@@ -299,7 +317,7 @@ def _verify(options: argparse.Namespace) -> int:
         from export.gate import recorded_tolerances
         from export.reference import reference_file
         from export.seen import count_fitted
-        from export.verify import chosen_cells, debug, tell, verify, write_answers, write_verdicts
+        from export.verify import chosen_cells, debug, failed_on_more, tell, verify, write_answers, write_verdicts
     keras_file = reference_file(bundle, options.run)
     cells = chosen_cells(options.data, options.cells)
     tolerances = _tolerances(options, recorded_tolerances(bundle))
@@ -310,16 +328,24 @@ def _verify(options: argparse.Namespace) -> int:
         debug(bundle, verification)
     if options.out:
         write_answers(options.out, verification.scores)
-    if verification.is_proof:
-        had_signature = write_verdicts(bundle, verification.verdicts)
+    if verification.too_few:
+        print(f"The verdict is not written: {verification.too_few}")
+        return PARTLY_DONE if verification.passed else REFUSED
+    refused = failed_on_more(bundle, verification.verdicts)
+    written = [verdict for verdict in verification.verdicts if verdict.precision not in refused]
+    if written:
+        had_signature = write_verdicts(bundle, written)
         if had_signature:
             print("Its signature, which no longer fits, is removed; sign it again: python -m export sign")
         print(f"The verdict is written into {options.bundle}")
-    else:
-        print(f"The verdict is not written: fewer than {FEWEST_TO_PROVE} cells of a class are too few for a proof")
+    for precision, older in refused.items():
+        print(
+            f"{precision} stays refused: it failed on {older.cells} cells ({older.data}), more than these; verify it "
+            f"on {older.cells} or more"
+        )
     if not verification.passed:
         return REFUSED
-    return DONE if verification.is_proof and not verification.scores.unreadable else PARTLY_DONE
+    return PARTLY_DONE if refused or verification.scores.unreadable else DONE
 
 
 def _write_triton(options: argparse.Namespace) -> int:

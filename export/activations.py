@@ -36,6 +36,11 @@ def largest_activations(file: Path, cells: NDArray[np.uint8]) -> dict[str, float
     return {peak.removesuffix(PEAK): float(value) for peak, value in zip(peaks, largest, strict=True)}
 
 
+def larger(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    """Return for each tensor the larger of two largest values."""
+    return {tensor: max(peak, other[tensor]) for tensor, peak in one.items()}
+
+
 def _float_tensors(model: Any) -> list[str]:
     """Return the outputs of the nodes that are float32."""
     kinds = {value.name: value.type.tensor_type.elem_type for value in inferred_values(model)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from export.activations import largest_activations
+from export.activations import larger, largest_activations
 from export.curve import operating_curve
 from export.departures import DEBUG_CELLS, departures
+from export.fewest_cells import too_few_to_prove
 from export.finished_run import FinishedRun
 from export.fp16 import write_fp16
 from export.gate import Verdict, judge_all
@@ -60,6 +61,7 @@ ENGINE_FILES = tuple(f"{ENGINES_FOLDER}/*{suffix}" for suffix in (".engine", ".j
 BUNDLE_FILES = ("model.*.onnx", GOLDEN_NAME, CARD_NAME, NEW_CARD_NAME, SIGNATURE_NAME, *ENGINE_FILES)
 TYPICAL_CELLS = 512  # of the training part tell how a cell looks
 CALIBRATION_CELLS = 128  # of them are looked at to convert
+OVERFLOW_CELLS = 128  # of the compared cells, on which fp16 must not overflow either
 MEAN_CELLS = 32  # of them give the mean map
 HEAT_CELLS = 16  # of the validation part on which the maps are compared
 PART_OF_RUN = "validation part of the run"
@@ -78,13 +80,16 @@ class ExportOptions:
     source: str = "not stated"  # in the user's words, where the training cells come from; for the model card
 
 
+Report = Callable[[Scores, Sequence[Verdict]], None]
+
+
 @dataclass(frozen=True)
 class WrittenBundle:
-    """A manifest, with the scores and verdicts that stand behind its proofs."""
+    """A manifest, with the scores that stand behind its proofs."""
 
     manifest: Manifest
     scores: Scores
-    verdicts: tuple[Verdict, ...]
+    not_proved: str  # why there were too few cells for a proof; empty where every variant is proved
 
 
 @dataclass(frozen=True)
@@ -97,12 +102,15 @@ class _Converted:
     calibration_sha256: tuple[str, ...] = ()
 
 
-def write_bundle(run: FinishedRun, out: Path, options: ExportOptions) -> WrittenBundle:
+def write_bundle(
+    run: FinishedRun, out: Path, options: ExportOptions, report: Report = lambda *_: None
+) -> WrittenBundle:
     """Write the bundle of a run to `out`: ONNX variants, golden cells, manifest and model card.
 
     The golden cells are the drawn ones of the package, so that no patient's cell travels with a bundle. Nothing
     appears at `out` unless each variant decides like the Keras model on the run's validation cells and the runtime can
-    open the bundle. An older bundle at `out` is replaced.
+    open the bundle. An older bundle at `out` is replaced. Where the validation part has too few cells for a proof, the
+    variants are recorded as not proved. `report` is given what was found, also where a variant is then refused.
 
     Raises OutputError where `out` is something else than a bundle, DataError where the run's cells are not at hand,
     ConversionError where a variant does not decide like the Keras model.
@@ -112,12 +120,15 @@ def write_bundle(run: FinishedRun, out: Path, options: ExportOptions) -> Written
     size = run.config.options.image_size
     image = ImageSpec(width=size, height=size)
     cells = validation_cells(run, options.data, options.gate_cells)
+    if few := too_few_to_prove(cell.label for cell in cells):
+        tell(f"the bundle will not be proved, {few}; `python -m export verify` proves it on others")
     examples = training_cells(run, options.calibration_data, TYPICAL_CELLS)
     reference = KerasModel(run.keras_file, run.decision.temperature)
     with folder_written_aside(out, MANIFEST_NAME, BUNDLE_FILES) as folder, output_errors(out):
-        converted = _convert(reference, folder, image, examples, options.precisions)
+        converted = _convert(reference, folder, image, examples, cells, options.precisions)
         tell(f"comparing {', '.join(each.precision for each in converted)} with the Keras model on {len(cells)} cells")
-        scores, verdicts = _prove(converted, reference, cells, run.decision.threshold, image, options)
+        scores, verdicts = _prove(converted, reference, cells, run.decision.threshold, image, options, report)
+        not_proved = too_few_to_prove(scores.labels)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             classes=CLASSES,
@@ -128,16 +139,25 @@ def write_bundle(run: FinishedRun, out: Path, options: ExportOptions) -> Written
             typical=typical_cells(examples, image),
             curve=operating_curve(scores.labels, scores.reference),
             training=_training(run),
-            variants=tuple(_variant(each, verdict) for each, verdict in zip(converted, verdicts, strict=True)),
+            variants=tuple(
+                _variant(each, verdict, not_proved) for each, verdict in zip(converted, verdicts, strict=True)
+            ),
         )
         manifest = _written(manifest, folder, options.source)
         for variant in manifest.variants:
-            Classifier(ClassifierOptions(bundle=folder, backend="cpu", precision=variant.precision)).close()
-    return WrittenBundle(manifest, scores, verdicts)
+            opened = ClassifierOptions(bundle=folder, backend="cpu", precision=variant.precision, unproved=True)
+            Classifier(opened).close()
+    report(scores, verdicts)
+    return WrittenBundle(manifest, scores, not_proved)
 
 
 def _convert(
-    reference: KerasModel, folder: Path, image: ImageSpec, typical: Sequence[Cell], precisions: Sequence[str]
+    reference: KerasModel,
+    folder: Path,
+    image: ImageSpec,
+    typical: Sequence[Cell],
+    compared: Sequence[Cell],
+    precisions: Sequence[str],
 ) -> list[_Converted]:
     """Write a graph for each precision; fp32, from which the others are made, comes first in what is returned."""
     tell("converting to fp32")
@@ -153,7 +173,9 @@ def _convert(
         if "fp16" in precisions:
             tell("converting to fp16")
             file = fp32.with_name(_file_name("fp16"))
-            converted.append(_Converted("fp16", file, write_fp16(fp32, file, peaks), hashes))
+            # ONNX Runtime computes fp16 in float32 on a CPU, where nothing overflows: no comparison there would tell.
+            of_compared = largest_activations(fp32, load_cells(spread_over(compared, OVERFLOW_CELLS), image))
+            converted.append(_Converted("fp16", file, write_fp16(fp32, file, larger(peaks, of_compared)), hashes))
         if "int8" in precisions:
             tell(f"converting to int8, calibrated on {len(pixels)} training cells")
             file = fp32.with_name(_file_name("int8"))
@@ -170,6 +192,7 @@ def _prove(
     threshold: float,
     image: ImageSpec,
     options: ExportOptions,
+    report: Report,
 ) -> tuple[Scores, tuple[Verdict, ...]]:
     """Write the golden cells, and judge each variant on the labelled ones, then its map.
 
@@ -181,9 +204,11 @@ def _prove(
         _write_golden(folder / GOLDEN_NAME, golden, reference, backends)
         scores = score_cells(cells, image, reference, backends)
         verdicts = judge_all(scores, threshold, options.tolerances, PART_OF_RUN)
-        for each, verdict in zip(converted, verdicts, strict=True):
-            if not verdict.proof.passed:
-                raise _refusal(verdict, _where(folder, each, image, scores.cells, debug=options.debug))
+        failed = [verdict for verdict in verdicts if not verdict.proof.passed]
+        if failed:
+            report(scores, verdicts)
+            precisions = [verdict.precision for verdict in failed]
+            raise _refusal(failed, _where(folder, precisions, image, scores.cells, debug=options.debug))
         wrong = wrong_heat(reference, backends, load_cells(spread_over(scores.cells, HEAT_CELLS), image))
     _take_out_heat([each for each in converted if each.precision in wrong], wrong)
     return scores, verdicts
@@ -233,7 +258,7 @@ def _write_golden(file: Path, cells: NDArray[np.uint8], reference: KerasModel, v
     np.savez_compressed(file, **arrays)
 
 
-def _variant(converted: _Converted, verdict: Verdict) -> Variant:
+def _variant(converted: _Converted, verdict: Verdict, not_proved: str) -> Variant:
     return Variant(
         precision=converted.precision,
         file=converted.file.name,
@@ -241,27 +266,30 @@ def _variant(converted: _Converted, verdict: Verdict) -> Variant:
         opset=OPSET,
         kept_in_fp32=converted.kept_in_fp32,
         calibration_sha256=converted.calibration_sha256,
-        proof=verdict.proof,
+        proof=replace(verdict.proof, failures=(not_proved,)) if not_proved else verdict.proof,
     )
 
 
-def _refusal(verdict: Verdict, where: str) -> ConversionError:
+def _refusal(failed: Sequence[Verdict], where: str) -> ConversionError:
+    found = "; ".join(f"{verdict.precision}: {', '.join(verdict.proof.failures)}" for verdict in failed)
     return ConversionError(
-        f"expected {verdict.precision} to decide like the Keras model on {verdict.proof.cells} cells, found: "
-        f"{'; '.join(verdict.proof.failures)}; no bundle was written; {where}"
+        f"expected {' and '.join(verdict.precision for verdict in failed)} to decide like the Keras model on "
+        f"{failed[0].proof.cells} cells, found: {found}; no bundle was written; {where}"
     )
 
 
-def _where(folder: Path, converted: _Converted, image: ImageSpec, cells: Sequence[Cell], *, debug: bool) -> str:
-    """Say where a variant that failed departs, or how that can be found."""
-    if converted.precision == "fp32":
+def _where(folder: Path, failed: Sequence[str], image: ImageSpec, cells: Sequence[Cell], *, debug: bool) -> str:
+    """Say where the precisions that failed depart, or how that can be found."""
+    if "fp32" in failed:
         return "it is the conversion from Keras itself that departs"
     if not debug:
         return (
             "leave the precision out, allow it more with --tolerance, or name the layers where it departs with "
             "--debug-precision"
         )
-    return departures(folder / _file_name("fp32"), converted.file, load_cells(cells[:DEBUG_CELLS], image))
+    pixels = load_cells(cells[:DEBUG_CELLS], image)
+    fp32 = folder / _file_name("fp32")
+    return "; ".join(f"{each}: {departures(fp32, folder / _file_name(each), pixels)}" for each in failed)
 
 
 def _training(run: FinishedRun) -> Training:

@@ -25,7 +25,9 @@ BOUND = LARGEST_HALF / 8
 
 
 def write_fp16(fp32: Path, target: Path, peaks: dict[str, float]) -> tuple[str, ...]:
-    """Convert a fp32 graph of a bundle; return the names of the layers that stay in float32 lest they overflow.
+    """Convert a fp32 graph of a bundle; return the names of the layers that stay in float32.
+
+    They are those with weights at both ends, and inside all that would overflow.
 
     The uint8 input is cast and standardized in float32, and so are all measures of it, which sum over a large range,
     and the first convolutions: rounding what they take moves p_all more than rounding all that follows. The last layer
@@ -41,7 +43,9 @@ def write_fp16(fp32: Path, target: Path, peaks: dict[str, float]) -> tuple[str, 
     model = open_for_reading(fp32)
     inner = _inner_nodes(model)
     overflowing = _overflowing(model, inner, peaks)
-    outer = [node.name for node in model.graph.node if node.name not in inner]
+    weighted = weighted_nodes(model)
+    names = [node.name for node in model.graph.node]
+    outer = [name for name in names if name not in inner]
     converted = convert_float_to_float16(
         model, keep_io_types=True, op_block_list=[], node_block_list=[*outer, *overflowing]
     )
@@ -49,7 +53,7 @@ def write_fp16(fp32: Path, target: Path, peaks: dict[str, float]) -> tuple[str, 
     put_in_order(converted)
     onnx.save(converted, target)
     check(target)
-    return overflowing
+    return tuple(name for name in names if name in overflowing or (name in weighted and name not in inner))
 
 
 def _inner_nodes(model: Any) -> set[str]:

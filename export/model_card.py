@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from export.fewest_cells import is_not_proved
+from export.fp16 import BOUND
 from export.gate import changes
-from runtime.schema import TOLERANCES, Interval, Manifest, Variant
+from runtime.schema import TOLERANCES, Interval, Manifest, Proof, Variant
 
 CARD = """\
 # {model}: ALL or healthy, from the image of one white blood cell
@@ -49,6 +51,15 @@ TENSORRT = (
     "TensorRT engines are built from these files on the device that runs them. That code has not yet run on a real "
     "TensorRT: it is tested against a simulator."
 )
+PRECISION_TO_NOTE = {
+    "fp16": (
+        "Of fp16 the first convolutions and the last layer stay in float32, since rounding them moves `p_all` most, "
+        f"and so does each layer with a value beyond {BOUND:.0f}, an eighth of the largest in fp16, on the cells that "
+        "were looked at to convert. The verdict is of a CPU, where ONNX Runtime computes fp16 graphs in float32. What "
+        "arithmetic in fp16 does is judged on the device that does it: `python -m benchmarks.rollout`."
+    ),
+    "int8": "Of int8 the layers stay in float32 whose rounding would move `p_all` most.",
+}
 
 SEEN_SUBJECTS = (
     "Cells of one subject stand in several parts, so these figures say nothing about unseen subjects, for whom they "
@@ -107,12 +118,13 @@ def _files(manifest: Manifest) -> str:
         f"- `{variant.file}`: {variant.precision}, opset {variant.opset}; {_proof(variant)}"
         for variant in manifest.variants
     ]
-    return "\n".join((*lines, "", TENSORRT, ""))
+    notes = [PRECISION_TO_NOTE[each.precision] for each in manifest.variants if each.precision in PRECISION_TO_NOTE]
+    return "\n".join((*lines, *(f"\n{note}" for note in (*notes, TENSORRT)), ""))
 
 
 def _proof(variant: Variant) -> str:
     proof, change = variant.proof, changes(variant.proof)
-    verdict = "passed" if proof.passed else f"FAILED: {'; '.join(proof.failures)}"
+    verdict = "passed" if proof.passed else f"{_no(proof)}: {'; '.join(proof.failures)}"
     kept = f"{len(variant.kept_in_fp32)} layers stay in float32; " if variant.kept_in_fp32 else ""
     return (
         f"{kept}beside the Keras model on {proof.cells} cells ({_one_line(proof.data)}): p_all differs by at most "
@@ -120,6 +132,10 @@ def _proof(variant: Variant) -> str:
         f"{100 * change.sensitivity:+.2f} and specificity {100 * change.specificity:+.2f} points, AUC "
         f"{change.auc:+.5f}; {verdict}{_changed_limits(variant)}"
     )
+
+
+def _no(proof: Proof) -> str:
+    return "NOT PROVED" if is_not_proved(proof) else "FAILED"
 
 
 def _changed_limits(variant: Variant) -> str:

@@ -20,18 +20,25 @@ def reference_file(bundle: Bundle, run: Path | None) -> Path:
     looked for beside the bundle and in the folders above it, there and in their folder `runs`, and only a run with the
     bundle's own model is taken.
 
-    Raises BundleError where the file is not at hand or another one.
+    Raises BundleError where the file is not at hand, cannot be read, or is another one.
     """
     return _nearby_file(bundle) if run is None else _given_file(bundle, run)
 
 
 def _given_file(bundle: Bundle, run: Path) -> Path:
     file = run / BEST
-    if not file.is_file():
+    try:
+        found = sha256_of_file(file)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise BundleError(
             f"expected the Keras model of the bundle at {file}, found none; give its run folder with --run"
-        )
-    expected, found = bundle.manifest.training.keras_sha256, sha256_of_file(file)
+        ) from error
+    except OSError as error:
+        raise BundleError(
+            f"cannot read the Keras model of the bundle at {file}: {error.strerror or error}; make it readable, or "
+            "give its run folder with --run"
+        ) from error
+    expected = bundle.manifest.training.keras_sha256
     if found != expected:
         raise BundleError(
             f"expected {file} to have the SHA-256 {expected[:12]}…, found {found[:12]}…: the bundle came "

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.fewest_cells import FEWEST_TO_CONVERT
+from export.fewest_cells import FEWEST_TO_CONVERT, too_few_to_prove
 from export.finished_run import FinishedRun
 from export.scoring import limited
-from runtime.errors import DataError
+from runtime.errors import DataError, UsageError
 from runtime.files import sha256_of_file
 from runtime.inputs import spread_over
 from runtime.schema import CLASSES
@@ -26,9 +26,15 @@ def validation_cells(run: FinishedRun, data: Path | None, limit: int | None) -> 
         limit: At most so many, evenly spread.
 
     Raises DataError where a cell is missing, its file is another one or is labelled otherwise than in the run, and
-    where they are of one class.
+    where they are of one class, UsageError where `limit` leaves too few for a proof.
     """
-    placed = limited(cells_of_part(_placed(run), VALIDATION), limit, f"the validation part of {run.folder}")
+    part, where = cells_of_part(_placed(run), VALIDATION), f"the validation part of {run.folder}"
+    placed = limited(part, limit, where)
+    few = too_few_to_prove(cell.label for cell in placed)
+    if few and len(placed) < len(part):
+        raise UsageError(
+            f"expected --cells to leave enough of {where}, received {limit}, {few}; take more, or leave --cells out"
+        )
     return [_recorded(cell) for cell in placed] if data is None else _all_found(placed, find_cells(data))
 
 
@@ -74,10 +80,18 @@ def _placed(run: FinishedRun) -> list[PlacedCell]:
 
 def _recorded(cell: PlacedCell) -> Cell:
     path = Path(cell.path)
-    if not path.is_file() or sha256_of_file(path) != cell.sha256:
+    try:
+        found = "" if sha256_of_file(path) == cell.sha256 else "another one"
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        found = "none"
+    except OSError as error:
         raise DataError(
-            f"expected the cell of the run at {path}, found {'another one' if path.is_file() else 'none'}; "
-            "say with --data where the cells lie now"
+            f"cannot read the cell of the run at {path}: {error.strerror or error}; make it readable, or say with "
+            "--data where the cells lie now"
+        ) from error
+    if found:
+        raise DataError(
+            f"expected the cell of the run at {path}, found {found}; say with --data where the cells lie now"
         )
     return Cell(path, cell.label, cell.subject, cell.sha256)
 

@@ -115,8 +115,13 @@ def _position(tensors: list[Any], wanted: Any) -> int:
 
 
 def _load(file: Path) -> Any:
-    if not file.is_file():
-        raise RunError(f"expected a Keras model at {file}, found none; {FINISH}")
+    try:
+        with file.open("rb"):
+            pass
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise RunError(f"expected a Keras model at {file}, found none; {FINISH}") from error
+    except OSError as error:
+        raise RunError(f"cannot read the Keras model at {file}: {error.strerror or error}; make it readable") from error
     if not zipfile.is_zipfile(file):
         raise RunError(f"expected a Keras model at {file}, found a file that is cut off or something else; {FINISH}")
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from export.departures import DEBUG_CELLS, departures
-from export.fewest_cells import FEWEST_TO_PROVE
+from export.fewest_cells import is_not_proved, too_few_to_prove
 from export.gate import Verdict, judge_all, verdict_row
 from export.model_card import card_with_proofs
 from export.scoring import Scores, limited, load_cells, score_cells
@@ -28,6 +28,7 @@ from runtime.schema import (
     NEW_CARD_NAME,
     SIGNATURE_NAME,
     Metrics,
+    Proof,
     Tolerance,
     to_json,
 )
@@ -40,7 +41,7 @@ class Verification:
     """What each variant of a bundle says of the same labelled cells, and the verdicts."""
 
     scores: Scores
-    verdicts: tuple[Verdict, ...]
+    verdicts: Sequence[Verdict]
     threshold: float
     groups: Sequence[str] | None  # of each cell's subject, where the run was fitted on none of them
 
@@ -50,10 +51,9 @@ class Verification:
         return all(verdict.proof.passed for verdict in self.verdicts)
 
     @property
-    def is_proof(self) -> bool:
-        """Whether there are cells enough of each class to take the place of an older proof."""
-        of_all = int(self.scores.labels.sum())
-        return min(of_all, len(self.scores.labels) - of_all) >= FEWEST_TO_PROVE
+    def too_few(self) -> str:
+        """Why there are too few cells of a class to displace an older proof; nothing where there are enough."""
+        return too_few_to_prove(self.scores.labels)
 
     @cached_property
     def metrics(self) -> dict[str, Metrics]:
@@ -96,15 +96,32 @@ def verify(
     return Verification(scores, verdicts, threshold, unseen_groups(keras_file, scores.cells))
 
 
+def failed_on_more(bundle: Bundle, verdicts: Sequence[Verdict]) -> dict[str, Proof]:
+    """Return by precision the failures that the bundle records which a variant that passed on fewer cells keeps."""
+    recorded = {variant.precision: variant.proof for variant in bundle.manifest.variants}
+    return {
+        verdict.precision: older
+        for verdict in verdicts
+        if verdict.proof.passed
+        and not (older := recorded[verdict.precision]).passed
+        and not is_not_proved(older)
+        and older.cells > verdict.proof.cells
+    }
+
+
 def write_verdicts(bundle: Bundle, verdicts: Sequence[Verdict]) -> bool:
     """Put the proofs into the bundle's manifest and card; the runtime obeys them from then on.
+
+    A variant without a verdict keeps the proof that it has.
 
     The card that fits the manifest is there at any moment, so the bundle opens wherever this is cut off: the new one
     stands under a name of its own until the manifest that holds its hash is in place. A signature, which no longer
     fits, is removed; returns whether there was one.
     """
     proofs = {verdict.precision: verdict.proof for verdict in verdicts}
-    variants = tuple(replace(variant, proof=proofs[variant.precision]) for variant in bundle.manifest.variants)
+    variants = tuple(
+        replace(variant, proof=proofs.get(variant.precision, variant.proof)) for variant in bundle.manifest.variants
+    )
     manifest = replace(bundle.manifest, variants=variants)
     card = card_with_proofs(bundle.card.decode("utf-8"), manifest).encode("utf-8")
     manifest = replace(manifest, card_sha256=hashlib.sha256(card).hexdigest())

@@ -149,7 +149,7 @@ class Variant:
     file: str
     sha256: str
     opset: int
-    kept_in_fp32: tuple[str, ...]  # layers that do not bear the precision
+    kept_in_fp32: tuple[str, ...]  # layers that stay in float32: those with weights, and others that would overflow
     calibration_sha256: tuple[str, ...]  # the cells, of the training part, that were looked at to convert
     proof: Proof
 

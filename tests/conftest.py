@@ -29,6 +29,14 @@ def control_c() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def few_cells_prove() -> Iterator[None]:
+    """The runs of tests have few validation cells: they are enough for a proof here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.fewest_cells.FEWEST_TO_PROVE", 1)
+        yield
+
+
 @pytest.fixture(scope="session")
 def real_cells() -> Path:
     """The folder with cells of the C-NMC 2019 release, which are not part of the project."""

@@ -35,9 +35,10 @@ def test_exports_are_told_with_their_minutes_and_files_are_timed_beside_keras(
     assert conversion.main([*arguments, "--data", "cells", "--out", str(tmp_path)]) == DONE
     content = json.loads((tmp_path / "conversion.json").read_text())
     assert content["exports"] == [
-        {"export": "fp32", "gate_cells": 3, "minutes": 1.5, "peak_mb": 100},
-        {"export": "fp32 fp16 int8", "gate_cells": 9, "minutes": 3, "peak_mb": 200},
-    ]
+        {"export": "fp32", "gate_cells": 12, "minutes": 1.5, "peak_mb": 100},
+        {"export": "fp32 fp16 int8", "gate_cells": 12, "minutes": 3, "peak_mb": 200},
+    ], "what was compared, of a validation part of 12"
+    assert [command[command.index("--cells") + 1] for command in exports] == ["64", "9"], "whatever the batch size"
     assert all(command[-2:] == ["--data", "cells"] for command in exports)
     names = [row["candidate"] for row in content["speeds"] if not row["candidate"].startswith("openvino")]
     assert names == ["onnxruntime fp32", "onnxruntime fp16", "onnxruntime int8", "keras predict"]

@@ -126,7 +126,8 @@ def test_a_graph_that_does_not_agree_leaves_no_bundle(
 
     monkeypatch.setattr(KerasModel, "write_onnx", damage)
     with pytest.raises(
-        ConversionError, match=r"expected fp32 to decide like the Keras model on 12 cells, found: p_all differs by"
+        ConversionError,
+        match=r"expected fp32 to decide like the Keras model on 12 cells, found: fp32: p_all differs by",
     ):
         write_bundle(find_run(finished_run), tmp_path / "bundle", ExportOptions(source=""))
     assert list(tmp_path.iterdir()) == []
@@ -297,7 +298,9 @@ def test_another_export_in_another_process_and_from_another_place_gives_the_same
     run = Path(shutil.copytree(finished_run, tmp_path / "mueller" / "ward7" / finished_run.name))
     again = tmp_path / "bundles" / "at another" / "depth"
     words = ["--run", str(run), "--out", str(again), "--data-source", "drawn cells"]
-    command = [sys.executable, "-m", "export", "onnx", *words, "--precision", "fp32", "fp16", "int8"]
+    few_cells_prove = "import export.fewest_cells; export.fewest_cells.FEWEST_TO_PROVE = 1"
+    code = f"{few_cells_prove}; from export.__main__ import main; raise SystemExit(main())"
+    command = [sys.executable, "-c", code, "onnx", *words, "--precision", "fp32", "fp16", "int8"]
     environment = os.environ | {"PYTHONHASHSEED": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -331,6 +334,9 @@ def test_each_variant_is_proved_and_used_by_the_runtime(full_bundle: Path, drawn
 def test_the_layers_that_stay_in_float32_are_recorded(full_bundle: Path) -> None:
     bundle = Bundle.open(full_bundle)
     assert bundle.variant("fp32").kept_in_fp32 == ()
+    fp16 = onnx.load(full_bundle / "model.fp16.onnx")
+    wide = {node.name for node in fp16.graph.node if types_of(fp16)[node.output[0]] == onnx.TensorProto.FLOAT}
+    assert set(bundle.variant("fp16").kept_in_fp32) == weighted_nodes(fp16) & wide
     int8 = bundle.variant("int8")
     unrounded = weighted_nodes(onnx.load(full_bundle / int8.file))  # the others take their weights rounded
     assert set(int8.kept_in_fp32) == unrounded
@@ -396,8 +402,8 @@ def test_a_graph_with_wrong_preprocessing_leaves_no_bundle(
     write_damaged(monkeypatch, bundle, damage)
     with pytest.raises(
         ConversionError,
-        match=r"expected fp32 to decide like the Keras model on 12 cells, found: p_all differs by .*; no bundle was "
-        "written; it is the conversion from Keras itself that departs",
+        match=r"expected fp32 to decide like the Keras model on 12 cells, found: fp32: p_all differs by .*; no bundle "
+        "was written; it is the conversion from Keras itself that departs",
     ):
         write_bundle(find_run(finished_run), tmp_path / "bundle", ExportOptions(source=""))
     assert list(tmp_path.iterdir()) == []
@@ -449,7 +455,7 @@ def test_a_variant_whose_map_departs_goes_without_it(
     ("debug", "where"),
     [
         (False, r"leave the precision out, allow it more with --tolerance, or name the layers .* --debug-precision$"),
-        (True, r"layers that add most to its error: \S+ \("),
+        (True, r"fp16: layers that add most to its error: \S+ \("),
     ],
 )
 def test_a_precision_that_does_not_agree_leaves_no_bundle_and_says_where(

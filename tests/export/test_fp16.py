@@ -23,6 +23,7 @@ CELLS = some_cells(24)
 # Values near a million after the first inner layer, which the second brings back.
 LARGE_INSIDE = {"inner1/kernel": lambda kernel: kernel * 1e6, "inner2/kernel": lambda kernel: kernel * 1e-6}
 OVERFLOWING = ("inner1/conv", "inner1/relu", "inner2/conv")
+ENDS = ("stem/conv", "head/dense")
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def exact_fp16_answers(file: Path, cells: NDArray[np.uint8]) -> NDArray[np.float
 
 
 def test_inner_layers_are_fp16_and_the_ends_stay_float32(fp32: Path, tmp_path: Path) -> None:
-    assert write_fp16(fp32, tmp_path / "model.onnx", largest_activations(fp32, CELLS)) == ()
+    assert write_fp16(fp32, tmp_path / "model.onnx", largest_activations(fp32, CELLS)) == ENDS
     model = onnx.load(tmp_path / "model.onnx")
     onnx.checker.check_model(model, full_check=True)
     first = model.graph.node[0]
@@ -91,7 +92,11 @@ def test_a_file_whose_weights_lie_inside_is_half_as_large(tmp_path: Path) -> Non
 
 def test_layers_that_would_overflow_stay_in_float32_by_name(tmp_path: Path) -> None:
     fp32 = saved(small_network(LARGE_INSIDE, inner_layers=3), tmp_path / "model.fp32.onnx")
-    assert write_fp16(fp32, tmp_path / "model.onnx", largest_activations(fp32, CELLS)) == OVERFLOWING
+    assert write_fp16(fp32, tmp_path / "model.onnx", largest_activations(fp32, CELLS)) == (
+        "stem/conv",
+        *OVERFLOWING,
+        "head/dense",
+    )
     types = computed_types(onnx.load(tmp_path / "model.onnx"))
     assert {types[name] for name in OVERFLOWING[:2]} == {TensorProto.FLOAT}
     assert types["inner3/conv"] == TensorProto.FLOAT16, "one layer does not keep the others"
@@ -102,18 +107,22 @@ def test_layers_that_would_overflow_stay_in_float32_by_name(tmp_path: Path) -> N
 def test_without_the_guard_the_same_layers_do_overflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fp32 = saved(small_network(LARGE_INSIDE, inner_layers=3), tmp_path / "model.fp32.onnx")
     monkeypatch.setattr(export.fp16, "BOUND", np.inf)
-    assert write_fp16(fp32, tmp_path / "model.onnx", largest_activations(fp32, CELLS)) == ()
+    assert write_fp16(fp32, tmp_path / "model.onnx", largest_activations(fp32, CELLS)) == ENDS
     assert not np.isfinite(exact_fp16_answers(tmp_path / "model.onnx", CELLS[:2])).any()
 
 
-@pytest.mark.parametrize(("share", "kept"), [(0.99, ()), (1.01, ("inner1/conv", "inner1/relu", "inner2/conv"))])
+@pytest.mark.parametrize(("share", "kept"), [(0.99, ()), (1.01, OVERFLOWING)])
 def test_the_bound_is_on_the_largest_value_of_any_cell(tmp_path: Path, share: float, kept: tuple[str, ...]) -> None:
     """The peak of inner1 on these cells is brought to a share of the bound, by one cell out of many."""
     peak = largest_activations(saved(small_network(), tmp_path / "plain.onnx"), CELLS)["inner1/conv:0"]
     scale = np.float32(share * BOUND / peak)
     changes = {"inner1/kernel": lambda kernel: kernel * scale, "inner1/bias": lambda bias: bias * scale}
     fp32 = saved(small_network(changes | {"inner2/kernel": lambda kernel: kernel / scale}), tmp_path / "model.onnx")
-    assert write_fp16(fp32, tmp_path / "fp16.onnx", largest_activations(fp32, CELLS)) == kept
+    assert write_fp16(fp32, tmp_path / "fp16.onnx", largest_activations(fp32, CELLS)) == (
+        "stem/conv",
+        *kept,
+        "head/dense",
+    )
 
 
 def test_no_value_goes_to_fp16_and_back_between_two_layers_that_stay(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 from export.finished_run import FinishedRun
 from export.run_cells import training_cells, validation_cells
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
-from runtime.errors import DataError
+from runtime.errors import DataError, UsageError
 from runtime.files import sha256_of_file
+from tests.forbidden_file import forbid
 from train.splits import PlacedCell, read_cells, write_cells
 
 # A cell of each class in turn; what a file holds is not looked at here.
@@ -116,6 +117,36 @@ def test_a_cell_that_is_missing_or_changed_is_named(
     else:
         path.write_text(content)
     expected = rf"expected the cell of the run at {path}, found {found}; say with --data where the cells lie now"
+    with pytest.raises(DataError, match=expected):
+        if part == "validation":
+            validation_cells(run, None, None)
+        else:
+            training_cells(run, None, 128)
+
+
+def test_cells_that_would_be_too_few_for_a_proof_are_refused(run: FinishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.fewest_cells.FEWEST_TO_PROVE", 2)
+    with pytest.raises(
+        UsageError,
+        match=r"to leave enough of the validation part of .*run, received 3, compared on too few cells "
+        r"for a proof: (2 ALL and 1|1 ALL and 2) healthy, where 2 of each class are needed; take more, or leave",
+    ):
+        validation_cells(run, None, 3)
+    assert len(validation_cells(run, None, 4)) == 4
+
+
+def test_a_small_validation_part_is_taken_whole(run: FinishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.fewest_cells.FEWEST_TO_PROVE", 3)
+    assert len(validation_cells(run, None, None)) == len(validation_cells(run, None, 200)) == 4
+
+
+@pytest.mark.parametrize("part", ["validation", "training"])
+def test_a_cell_that_may_not_be_read_is_named_with_the_reason(
+    run: FinishedRun, data: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    path = data / "all" / f"{part}-0.bmp"
+    forbid(monkeypatch, path)
+    expected = rf"cannot read the cell of the run at {path}: Permission denied; make it readable, or say with --data"
     with pytest.raises(DataError, match=expected):
         if part == "validation":
             validation_cells(run, None, None)

@@ -5,7 +5,7 @@ import errno
 import re
 import shutil
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+import export.fewest_cells
 import export.verify
 from export.__main__ import main, tolerance
 from export.activations import largest_activations
-from export.fewest_cells import FEWEST_TO_PROVE
+from export.fewest_cells import too_few_to_prove
 from export.fp16 import write_fp16
 from export.int8 import write_int8
 from export.model_card import FILES_HEADING, model_card
@@ -38,7 +39,8 @@ from runtime.schema import (
     Proof,
     to_json,
 )
-from tests.small_network import SIZE, Change, saved, small_network
+from tests.forbidden_file import forbid
+from tests.small_network import SIZE, averaging, brightness_network, saved, small_network
 from tests.tiny_bundle import manifest_of, onnx_answers, record_hashes, write_tiny_bundle
 from train.dataset import find_cells
 from train.splits import PlacedCell, write_cells
@@ -48,25 +50,6 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("fp32", "fp16", "int8")
 CELLS = np.stack([load_cell(path, ImageSpec(SIZE, SIZE)) for path in demo_cells()])
-
-
-def averaging(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
-    positive = np.abs(kernel)
-    averaged: NDArray[np.float32] = positive / positive.sum(axis=(1, 2, 3), keepdims=True)
-    return averaged
-
-
-def brightness_network(changes: Mapping[str, Change] | None = None) -> Any:
-    """A network that tells the drawn cells apart: it takes the mean of all pixels, which is near 11 for ALL, else 7."""
-    usual: dict[str, Change] = {
-        "mean": lambda values: 0 * values,
-        "std": np.ones_like,
-        "head/kernel": lambda kernel: np.full_like(kernel, 2 / len(kernel)),
-        "head/bias": lambda bias: np.full_like(bias, -18),
-    }
-    for layer in ("stem", "inner1", "inner2", "inner3"):
-        usual |= {f"{layer}/kernel": averaging, f"{layer}/bias": lambda bias: 0 * bias}
-    return small_network(usual | dict(changes or {}), inner_layers=3)
 
 
 def write_manifest(bundle: Path, manifest: Manifest) -> None:
@@ -122,7 +105,6 @@ def bundle(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             return onnx_answers(tmp_path / "reference.onnx", cells)
 
     monkeypatch.setattr(export.verify, "KerasModel", Reference)
-    monkeypatch.setattr(export.verify, "FEWEST_TO_PROVE", 1)  # the drawn cells of the package are 9
     monkeypatch.setattr("train.metrics.RESAMPLES", 20)  # the intervals of the printed table are judged elsewhere
     return tmp_path / "bundle"
 
@@ -189,14 +171,13 @@ def test_a_verdict_on_few_cells_is_told_and_takes_no_proofs_place(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fewest: int, code: int
 ) -> None:
     before = (bundle / MANIFEST_NAME).read_bytes(), (bundle / CARD_NAME).read_bytes()
-    monkeypatch.setattr(export.verify, "FEWEST_TO_PROVE", fewest)  # healthy cells of the package are 3
+    monkeypatch.setattr(export.fewest_cells, "FEWEST_TO_PROVE", fewest)  # healthy cells of the package are 3
     assert verified(bundle) == code
     said = capsys.readouterr().out
     assert said.count(" passed\n") == 3
     assert (f"The verdict is written into {bundle}\n" in said) == (code == 0)
-    assert ("The verdict is not written: fewer than 10 cells of a class are too few for a proof\n" in said) == (
-        code == 2
-    )
+    reason = "compared on too few cells for a proof: 6 ALL and 3 healthy, where 4 of each class are needed"
+    assert (f"The verdict is not written: {reason}\n" in said) == (code == 2)
     is_unchanged = before == ((bundle / MANIFEST_NAME).read_bytes(), (bundle / CARD_NAME).read_bytes())
     assert is_unchanged == (code == 2)
 
@@ -204,11 +185,33 @@ def test_a_verdict_on_few_cells_is_told_and_takes_no_proofs_place(
 def test_a_failure_on_few_cells_is_an_exit_code_and_no_verdict(
     failing: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(export.verify, "FEWEST_TO_PROVE", FEWEST_TO_PROVE)
+    monkeypatch.setattr(export.fewest_cells, "FEWEST_TO_PROVE", 10)
     before = (failing / MANIFEST_NAME).read_bytes()
     assert verified(failing) == 1
     assert "int8 failed: " in capsys.readouterr().out
     assert (failing / MANIFEST_NAME).read_bytes() == before
+
+
+def test_a_failure_on_more_cells_is_not_taken_back_by_fewer(failing: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verified(failing) == 1
+    failure = proof_of(failing, "int8")
+    few = ("--cells", "6", *(f"--tolerance=int8:{limit}=1" for limit in ("auc", "sensitivity", "specificity")))
+    assert verified(failing, *few) == 2
+    assert proof_of(failing, "int8") == failure
+    assert proof_of(failing, "fp16").cells == 6, "the others' verdicts are written"
+    assert (
+        "int8 stays refused: it failed on 9 cells (demo_cells), more than these; verify it on 9 or more\n"
+        in capsys.readouterr().out
+    )
+
+
+def test_any_proof_takes_the_place_of_a_comparison_on_too_few_of_a_class(bundle: Path) -> None:
+    manifest = manifest_of(bundle)
+    few = too_few_to_prove([1] * 50)
+    variants = [replace(each, proof=replace(each.proof, cells=50, failures=(few,))) for each in manifest.variants]
+    write_manifest(bundle, replace(manifest, variants=tuple(variants)))
+    assert verified(bundle) == 0
+    assert opens(bundle, "fp16")
 
 
 def test_only_the_last_section_of_the_card_is_written_anew(bundle: Path) -> None:
@@ -491,6 +494,16 @@ def test_what_was_tampered_with_is_refused_in_one_line_and_nothing_is_written(
     assert said.count("\n") == 1
     assert re.match(f"error: {message}", said)
     assert (bundle / MANIFEST_NAME).read_bytes() == before
+
+
+def test_a_keras_model_that_may_not_be_read_is_named_with_the_reason(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid(monkeypatch, bundle.parent / "run" / "best.keras")
+    with pytest.raises(
+        BundleError, match=r"cannot read the Keras model .*best\.keras: Permission denied; make it readab"
+    ):
+        verified(bundle, "--run", str(bundle.parent / "run"))
 
 
 def test_the_run_may_lie_elsewhere(bundle: Path) -> None:
