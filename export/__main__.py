@@ -15,7 +15,6 @@ from export.engine import (
     DEFAULT_WORKSPACE_MIB,
     HARDWARE_LEVELS,
     OPTIMIZATION_LEVELS,
-    PRECISION_TO_DATATYPE,
     EngineOptions,
     build_engine,
 )
@@ -129,7 +128,7 @@ def _add_triton(commands: Any) -> None:
 def _add_engine(commands: Any) -> None:
     engine = commands.add_parser("engine", help="build a TensorRT engine on the device that will run it")
     engine.add_argument("bundle", type=Path, metavar="BUNDLE", help="the engine is put into it")
-    engine.add_argument("--precision", choices=PRECISION_TO_DATATYPE, help="of the bundle's variant; default: fp16")
+    engine.add_argument("--precision", choices=PRECISIONS, help="of the bundle's variant; default: fp16")
     engine.add_argument(
         "--batch",
         type=batch_size,

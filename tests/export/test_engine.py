@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 
 from export.__main__ import main
-from export.engine import EngineOptions, build_engine, layer_precisions, make_progress
-from runtime.backends.tensorrt import import_tensorrt, read_record, record_path
+from export.engine import EngineOptions, build_engine, make_progress
+from export.engine_layers import asked_share, count_precisions, engine_layers, refuse_mislabelled
+from runtime.backends.tensorrt import import_tensorrt, make_logger, read_record, record_path
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.errors import BackendError, BundleError, ConversionError, OutputError, UsageError
 from runtime.files import sha256_of_file
-from runtime.schema import to_json
+from runtime.schema import EngineLayer, to_json
 from tests.tensorrt_simulator.cuda import SimulatedGpu
 from tests.tensorrt_simulator.install import install
 from tests.tensorrt_simulator.library import Library
@@ -50,11 +51,14 @@ def test_an_engine_and_its_record_tell_what_they_are(simulated: Library, tiny_bu
     assert engine.read_bytes().startswith(b"ftrt"), "a plain plan, with nothing put before it"
     record = read_record(engine)
     assert record.layer_precisions == {"float": 3, "half": 4}
-    assert json.loads(to_json(record)) | {"layer_precisions": {}} == {
+    half = "Channel major FP16 format where channel % 8 == 0"
+    assert EngineLayer("Conv_5", "CaskConvolution", "half", (half,), (half,), "Half") in record.layers
+    assert json.loads(to_json(record)) | {"layer_precisions": {}, "layers": []} == {
         "gpu": "Simulated Orin",
         "compute_capability": "8.7",
         "tensorrt": FULL_VERSIONS[simulated.version],
-        "driver": "12.6",
+        "driver_version": "540.4.0",
+        "driver_cuda_version": "12.6",
         "onnx_sha256": sha256_of_file(tiny_bundle / "model.fp16.onnx"),
         "engine_sha256": sha256_of_file(engine),
         "precision": "fp16",
@@ -66,6 +70,7 @@ def test_an_engine_and_its_record_tell_what_they_are(simulated: Library, tiny_bu
         "hardware_compatible": "ampere-plus",
         "version_compatible": True,
         "layer_precisions": {},
+        "layers": [],
     }
 
 
@@ -131,7 +136,9 @@ def test_an_engine_that_is_not_what_was_asked_for_is_refused_and_never_written(
     any_tensorrt: str, tiny_bundle: Path, asked: str, graph: str, reported: str
 ) -> None:
     put_variant(tiny_bundle, asked, graph)
-    with pytest.raises(ConversionError, match=rf"expected an engine of precision {asked}, TensorRT reports") as caught:
+    with pytest.raises(
+        ConversionError, match=rf"expected an engine of precision {asked}, .* TensorRT reports"
+    ) as caught:
         build_engine(tiny_bundle, EngineOptions(asked))
     if any_tensorrt != "real":
         assert f"layers that compute in: {reported}; no engine was written" in str(caught.value)
@@ -140,7 +147,11 @@ def test_an_engine_that_is_not_what_was_asked_for_is_refused_and_never_written(
 
 def test_an_engine_that_silently_computes_in_float32_is_refused(simulated: Library, tiny_bundle: Path) -> None:
     simulated.reports_float = True
-    with pytest.raises(ConversionError, match=r"expected an engine of precision fp16, TensorRT reports .*: 7 float"):
+    with pytest.raises(
+        ConversionError,
+        match=r"expected an engine of precision fp16, in which the ONNX file has 100% of the layers with weights, "
+        r"TensorRT reports 0 of 2 such layers, and layers that compute in: 7 float; no engine",
+    ):
         build_engine(tiny_bundle, OPTIONS)
     assert engine_files(tiny_bundle) == []
 
@@ -150,12 +161,12 @@ def test_what_is_no_list_of_layers_is_refused(told: str) -> None:
     with pytest.raises(
         ConversionError, match="expected JSON with the engine's layers from TensorRT's inspector, found"
     ):
-        layer_precisions(told)
+        engine_layers(told)
 
 
 def test_an_engine_whose_datatypes_nobody_tells_is_refused(simulated: Library, tiny_bundle: Path) -> None:
     simulated.hides_datatypes = True
-    with pytest.raises(ConversionError, match="TensorRT reports layers that compute in: 7 unknown"):
+    with pytest.raises(ConversionError, match="layers that compute in: 7 unknown"):
         build_engine(tiny_bundle, OPTIONS)
     assert engine_files(tiny_bundle) == []
 
@@ -175,7 +186,62 @@ def test_an_engine_whose_datatypes_nobody_tells_is_refused(simulated: Library, t
     ],
 )
 def test_a_layers_precision_is_read_from_tensorrts_words(layer: Any, counted: dict[str, int]) -> None:
-    assert layer_precisions(json.dumps({"Layers": [layer]})) == counted
+    assert count_precisions(engine_layers(json.dumps({"Layers": [layer]}))) == counted
+
+
+def some_layers(**counts: int) -> list[EngineLayer]:
+    """Layers of an engine: "half" are convolutions, "half_pointwise" something else."""
+    return [
+        EngineLayer(f"{name}{index}", "kgen" if "_" in name else "CaskConvolution", name.split("_")[0], (), (), "")
+        for name, count in counts.items()
+        for index in range(count)
+    ]
+
+
+def test_what_the_file_asks_for_is_read_from_the_network(simulated: Library, tiny_bundle: Path) -> None:
+    """Its convolution is int8, and its matrix product, as in most files, is not."""
+    trt = import_tensorrt()
+    log = make_logger(trt)
+    network = trt.Builder(log).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    assert trt.OnnxParser(network, log).parse_from_file(str(tiny_bundle / "model.int8.onnx"))
+    assert [asked_share(trt, network, precision) for precision in ("int8", "fp32", "fp16")] == [0.5, 0.5, 0.0]
+
+
+MOSTLY_OTHERS = [
+    ("fp16", 0.9, {"float": 93, "half": 1}),
+    ("int8", 0.9, {"float": 93, "int8": 1}),
+    ("int8", 0.9, {"float": 60, "int8": 40}),
+    ("fp16", 0.9, {"half": 1, "unknown": 93}),
+    ("fp16", 0.9, {"half": 80, "unknown_pointwise": 20}),
+    ("fp32", 1.0, {"float": 80, "unknown_pointwise": 20}),
+    ("fp32", 1.0, {"float": 93, "half_pointwise": 1}),
+    ("fp16", 0.9, {"half_pointwise": 50, "float": 93}),
+    ("fp16", 0.0, {"half": 94}),
+    ("fp16", 0.9, {}),
+]
+
+
+@pytest.mark.parametrize(("precision", "asked", "counts"), MOSTLY_OTHERS)
+def test_an_engine_that_is_mostly_not_what_was_asked_for_is_refused(
+    precision: str, asked: float, counts: dict[str, int]
+) -> None:
+    with pytest.raises(ConversionError, match=f"expected an engine of precision {precision}, "):
+        refuse_mislabelled(precision, some_layers(**counts), asked)
+
+
+AS_ASKED = [
+    ("fp16", 0.9, {"half": 74, "float": 10, "float_pointwise": 30}),
+    ("int8", 0.9, {"int8": 45, "float": 10, "float_pointwise": 60}),  # each pair became one layer
+    ("int8", 0.3, {"int8": 15, "float": 70}),  # most layers are kept in float32 in the file too
+    ("fp16", 0.9, {"half": 80, "float": 8, "unknown_pointwise": 5}),
+    ("fp16", 0.9, {"half_pointwise": 80, "float_pointwise": 8}),  # a version that calls convolutions otherwise
+    ("fp32", 1.0, {"float": 90, "uint8_pointwise": 1}),
+]
+
+
+@pytest.mark.parametrize(("precision", "asked", "counts"), AS_ASKED)
+def test_fusion_and_layers_kept_in_float32_cost_no_engine(precision: str, asked: float, counts: dict[str, int]) -> None:
+    refuse_mislabelled(precision, some_layers(**counts), asked)
 
 
 @pytest.mark.parametrize("suffix", [".engine", ".json", ".timing"])
@@ -366,21 +432,22 @@ import ctypes, pathlib, sys
 for name in ("tensorflow", "keras", "onnx", "onnxruntime", "tf2onnx", "scipy", "sklearn", "cv2", "h5py"):
     sys.modules[name] = None
 sys.modules["cuda"] = None
-from tests.tensorrt_simulator.cuda import SimulatedGpu, driver_library, runtime_library
+from tests.tensorrt_simulator.cuda import SimulatedGpu, driver_library, management_library, runtime_library
 from tests.tensorrt_simulator.graph import Graph
 from tests.tensorrt_simulator.library import Library, tensorrt_module
 gpu = SimulatedGpu()
 libraries = {{"libcuda.so.1": driver_library(gpu), "libcudart.so.13": runtime_library(gpu)}}
+libraries["libnvidia-ml.so.1"] = management_library(gpu)
 ctypes.CDLL = lambda name: libraries[name]
 sys.modules["tensorrt"] = tensorrt_module(Library("10.3", gpu, lambda path: Graph(), Graph))
 from export.__main__ import main
 status = main(["engine", {str(bundle)!r}])
-from runtime.backends.tensorrt import TensorRTBackend
+from runtime.backends.tensorrt import open_engine
 from runtime.bundle import Bundle
 import numpy as np
 opened = Bundle.open(pathlib.Path({str(bundle)!r}))
 engine = opened.folder / "engines" / "simulated-orin-fp16.engine"
-with TensorRTBackend(engine, opened.manifest.image, opened.variant("fp16").sha256) as backend:
+with open_engine(engine, opened.manifest.image, opened.variant("fp16").sha256) as backend:
     print(backend.infer(np.full((40, 12, 12, 3), 255, np.uint8)).sum())
 raise SystemExit(status)
 """
