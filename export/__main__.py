@@ -165,6 +165,9 @@ def _add_engine(commands: Any) -> None:
     engine.add_argument(
         "--timing-cache", type=Path, metavar="FILE", help="what earlier builds learnt; default: kept in the bundle"
     )
+    engine.add_argument(
+        "--unproved", action="store_true", help="build of a variant that failed against the Keras model"
+    )
     engine.set_defaults(run_it=_build_engine)
 
 
@@ -340,10 +343,12 @@ def _build_engine(options: argparse.Namespace) -> int:
             hardware_compatible=options.hardware_compatible,
             version_compatible=options.version_compatible,
             timing_cache=options.timing_cache,
+            unproved=options.unproved,
         ),
     )
+    unproved = " --unproved" if options.unproved else ""
     print(f"{path} written in {time.perf_counter() - started:.0f} s")
-    print(f"Next: python -m runtime.classify FOLDER --bundle {options.bundle} --backend tensorrt")
+    print(f"Next: python -m runtime.classify FOLDER --bundle {options.bundle} --backend tensorrt{unproved}")
     return DONE
 
 

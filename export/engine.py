@@ -13,10 +13,12 @@ from typing import Any
 from tqdm import tqdm
 
 from export.engine_layers import asked_share, count_precisions, engine_layers, refuse_mislabelled
+from export.engine_proof import prove_answers
 from runtime.backends.cuda_runtime import open_cuda
 from runtime.backends.nvidia_driver import driver_version
 from runtime.backends.tensorrt import (
     Machine,
+    TensorRTBackend,
     engine_path,
     import_tensorrt,
     load_engine,
@@ -25,7 +27,7 @@ from runtime.backends.tensorrt import (
     this_machine,
 )
 from runtime.backends.tensorrt_slot import checked
-from runtime.bundle import Bundle
+from runtime.bundle import Bundle, refuse_unproved
 from runtime.errors import BundleError, ConversionError, UsageError
 from runtime.files import output_errors, written_aside
 from runtime.held import held_folder
@@ -50,21 +52,26 @@ class EngineOptions:
     hardware_compatible: str = ""  # or one of HARDWARE_LEVELS
     version_compatible: bool = False
     timing_cache: Path | None = None  # None: a file in the bundle's folder of engines
+    unproved: bool = False  # build of a variant that failed against the Keras model
 
 
 def build_engine(folder: Path, options: EngineOptions, tell: Callable[[str], None] = print) -> Path:
     """Build an engine of a bundle's variant, prove it, and write it with its record into the bundle.
 
-    Nothing is written unless the engine loads here and computes in the precision that was asked for. `tell` is given the lines for people.
+    Nothing is written unless the engine loads here, computes in the precision that was asked for and answers the golden
+    cells as the variant did. `tell` is given the lines for people.
 
     Returns the engine's path. Raises UsageError for options that cannot be, BundleError where the bundle lacks the
-    variant, BackendError where TensorRT, CUDA or memory is missing or a build fails,
+    variant or it is not proved, BackendError where TensorRT, CUDA or memory is missing or a build fails,
     ConversionError where TensorRT does not take the graph or the engine is not what was asked for, OutputError where it
     cannot be written.
     """
     _verify_options(options)
     bundle = Bundle.open(folder)
     variant = choose_variant(bundle, options.precision)
+    if not options.unproved:
+        refuse_unproved(bundle, variant)
+    golden = bundle.golden()
     model = bundle.path(variant)
     trt = import_tensorrt()
     machine = this_machine(trt, open_cuda())
@@ -76,6 +83,8 @@ def build_engine(folder: Path, options: EngineOptions, tell: Callable[[str], Non
     layers = engine_layers(build.describe(plan))
     refuse_mislabelled(variant.precision, layers, build.asked)
     record = _record(machine, variant, options, plan, layers)
+    with TensorRTBackend(plan, record, bundle.manifest.image, path) as backend:
+        tell(prove_answers(backend, golden, variant.precision, options.batch))
     _write(path, plan, record, known)
     return path
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from export.__main__ import main
@@ -22,12 +23,13 @@ from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.errors import BackendError, BundleError, ConversionError, OutputError, UsageError
 from runtime.files import sha256_of_file
-from runtime.schema import EngineLayer, to_json
+from runtime.schema import SELF_TEST_TOLERANCES, EngineLayer, to_json
 from tests.tensorrt_simulator.cuda import SimulatedGpu
+from tests.tensorrt_simulator.graph import Graph
 from tests.tensorrt_simulator.install import install
 from tests.tensorrt_simulator.library import Library
 from tests.tensorrt_simulator.rules import FULL_VERSIONS
-from tests.tiny_bundle import record_hashes, write_onnx, write_tiny_bundle
+from tests.tiny_bundle import fail_proof, put_golden_answers, record_hashes, write_onnx, write_tiny_bundle
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = EngineOptions()
@@ -244,6 +246,44 @@ def test_fusion_and_layers_kept_in_float32_cost_no_engine(precision: str, asked:
     refuse_mislabelled(precision, some_layers(**counts), asked)
 
 
+def test_an_unproved_variant_is_refused_before_the_build(
+    capsys: pytest.CaptureFixture[str], simulated: Library, tiny_bundle: Path
+) -> None:
+    fail_proof(tiny_bundle, "int8")
+    with pytest.raises(BundleError, match=r"int8 of .* does not: 1 cell of 10 flips .* with --unproved"):
+        main(["engine", str(tiny_bundle), "--precision", "int8"])
+    assert simulated.known_tactics == []
+    assert engine_files(tiny_bundle) == []
+    assert main(["engine", str(tiny_bundle), "--precision", "int8", "--unproved"]) == 0
+    assert "--backend tensorrt --unproved\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("batch", [1, 8, 32, 7])
+def test_an_engine_that_answers_otherwise_in_some_batches_is_never_written(
+    simulated: Library, tiny_bundle: Path, batch: int
+) -> None:
+    def falsify(answers: Any) -> Any:
+        return answers + np.float32(2 * SELF_TEST_TOLERANCES["fp16"]) if len(answers) == batch else answers
+
+    simulated.falsify = falsify
+    found = 39 if batch == 7 else batch
+    with pytest.raises(
+        ConversionError,
+        match=rf"expected an engine that answers the 6 golden cells as fp16 did .* by 0\.01 in batches of {found} ",
+    ):
+        build_engine(tiny_bundle, OPTIONS)
+    assert engine_files(tiny_bundle) == []
+
+
+def test_an_engine_whose_answers_are_no_numbers_is_never_written(simulated: Library, tiny_bundle: Path) -> None:
+    simulated.falsify = lambda answers: answers * np.float32("nan")
+    with pytest.raises(
+        ConversionError, match=r"batches of 1 with numbers, found values that are not finite; no engine"
+    ):
+        build_engine(tiny_bundle, OPTIONS)
+    assert engine_files(tiny_bundle) == []
+
+
 @pytest.mark.parametrize("suffix", [".engine", ".json", ".timing"])
 def test_a_full_disk_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, simulated: Library, tiny_bundle: Path, suffix: str
@@ -427,6 +467,8 @@ def test_the_command_says_what_it_wrote_and_what_to_run_next(
 def test_an_engine_is_built_and_run_where_nothing_else_is_installed(tmp_path: Path) -> None:
     """No TensorFlow, Keras, onnx or ONNX Runtime can be imported; the simulator computes with numpy."""
     bundle = write_tiny_bundle(tmp_path / "bundle", ("fp16",))
+    cells = Bundle.open(bundle).golden().cells
+    put_golden_answers(bundle, "fp16", Graph().run({"cells": cells})["p_all"])
     code = f"""
 import ctypes, pathlib, sys
 for name in ("tensorflow", "keras", "onnx", "onnxruntime", "tf2onnx", "scipy", "sklearn", "cv2", "h5py"):
