@@ -45,7 +45,7 @@ def asked_share(trt: Any, network: Any, precision: str) -> float:
     The network is strongly typed: what stays in float32 in the graph is float32 here. Layers that no output needs,
     which TensorRT leaves out, do not count.
     """
-    name_to_source = {}
+    name_to_source: dict[str, Any] = {}
     for place in range(network.num_layers):
         source = network.get_layer(place)
         name_to_source |= {source.get_output(index).name: source for index in range(source.num_outputs)}
@@ -132,14 +132,15 @@ def refuse_mislabelled(precision: str, layers: Sequence[EngineLayer], asked: flo
     Args:
         precision: One of PRECISION_TO_DATATYPE.
         layers: What the inspector tells of the engine.
-        asked: The share of the network's layers with weights in that precision, 0..1.
+        asked: The share of the network's layers with weights in that precision, 0..1. For 0, of a file that is not what
+            it is called or of a TensorRT that does not tell a network's datatypes, the engine is held against all.
     """
     counts = count_precisions(layers)
     total = sum(counts.values())
     judged = [layer for layer in computing(layers) if WEIGHTED_LAYERS.search(layer.kind) or layer.weights]
     judged = judged or list(computing(layers))
     found = sum(layer.precision == PRECISION_TO_DATATYPE[precision] for layer in judged)
-    is_asked = found > 0 and asked > 0 and found >= LEAST_OF_ASKED * asked * len(judged)
+    is_asked = found > 0 and found >= LEAST_OF_ASKED * (asked or 1.0) * len(judged)
     is_told = counts.get(UNKNOWN, 0) <= MOST_UNTOLD * total
     if is_asked and is_told and not (precision == "fp32" and NARROW & counts.keys()):
         return

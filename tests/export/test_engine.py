@@ -218,7 +218,7 @@ MOSTLY_OTHERS = [
     ("fp32", 1.0, {"float": 80, "unknown_pointwise": 20}),
     ("fp32", 1.0, {"float": 93, "half_pointwise": 1}),
     ("fp16", 0.9, {"half_pointwise": 50, "float": 93}),
-    ("fp16", 0.0, {"half": 94}),
+    ("fp16", 0.0, {"half": 40, "float": 60}),
     ("fp16", 0.9, {}),
 ]
 
@@ -238,6 +238,7 @@ AS_ASKED = [
     ("fp16", 0.9, {"half": 80, "float": 8, "unknown_pointwise": 5}),
     ("fp16", 0.9, {"half_pointwise": 80, "float_pointwise": 8}),  # a version that calls convolutions otherwise
     ("fp32", 1.0, {"float": 90, "uint8_pointwise": 1}),
+    ("fp16", 0.0, {"half": 60, "float": 40}),  # a version that does not tell what the file asks for
 ]
 
 
@@ -497,3 +498,22 @@ raise SystemExit(status)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "40.0"
     assert record_path(bundle / "engines" / "simulated-orin-fp16.engine").exists()
+
+
+def test_the_command_for_the_real_tensorrt_needs_no_training_libraries() -> None:
+    files = ["tests/export/test_engine.py", "tests/runtime/test_tensorrt.py"]
+    command = f"`python -m pytest -m tensorrt {' '.join(files)}`"
+    for document in ("README.md", "pyproject.toml"):
+        assert command in (ROOT / document).read_text(encoding="utf-8")
+    code = f"""
+import sys
+for name in ("tensorflow", "keras", "tf2onnx", "scipy", "sklearn", "cv2", "h5py", "matplotlib", "ray", "jax"):
+    sys.modules[name] = None
+import pytest
+raise SystemExit(pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", "-m", "tensorrt", *{files}]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    chosen = [line for line in done.stdout.splitlines() if "::" in line]
+    assert {line.split("::")[0] for line in chosen} == set(files)
+    assert all("real" in line for line in chosen)
