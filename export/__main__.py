@@ -15,7 +15,6 @@ from export.engine import (
     DEFAULT_WORKSPACE_MIB,
     HARDWARE_LEVELS,
     OPTIMIZATION_LEVELS,
-    PRECISION_TO_DATATYPE,
     EngineOptions,
     build_engine,
 )
@@ -143,7 +142,7 @@ def _add_triton(commands: Any) -> None:
 def _add_engine(commands: Any) -> None:
     engine = commands.add_parser("engine", help="build a TensorRT engine on the device that will run it")
     engine.add_argument("bundle", type=Path, metavar="BUNDLE", help="the engine is put into it")
-    engine.add_argument("--precision", choices=PRECISION_TO_DATATYPE, help="of the bundle's variant; default: fp16")
+    engine.add_argument("--precision", choices=PRECISIONS, help="of the bundle's variant; default: fp16")
     engine.add_argument(
         "--batch",
         type=batch_size,
@@ -179,6 +178,9 @@ def _add_engine(commands: Any) -> None:
     )
     engine.add_argument(
         "--timing-cache", type=Path, metavar="FILE", help="what earlier builds learnt; default: kept in the bundle"
+    )
+    engine.add_argument(
+        "--unproved", action="store_true", help="build of a variant that failed against the Keras model"
     )
     engine.set_defaults(run_it=_build_engine)
 
@@ -369,10 +371,12 @@ def _build_engine(options: argparse.Namespace) -> int:
             hardware_compatible=options.hardware_compatible,
             version_compatible=options.version_compatible,
             timing_cache=options.timing_cache,
+            unproved=options.unproved,
         ),
     )
+    unproved = " --unproved" if options.unproved else ""
     print(f"{path} written in {time.perf_counter() - started:.0f} s")
-    print(f"Next: python -m runtime.classify FOLDER --bundle {options.bundle} --backend tensorrt")
+    print(f"Next: python -m runtime.classify FOLDER --bundle {options.bundle} --backend tensorrt{unproved}")
     return DONE
 
 

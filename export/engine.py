@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import re
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,9 +12,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from export.engine_layers import asked_share, count_precisions, engine_layers, refuse_mislabelled
+from export.engine_proof import prove_answers
 from runtime.backends.cuda_runtime import open_cuda
+from runtime.backends.nvidia_driver import driver_version
 from runtime.backends.tensorrt import (
     Machine,
+    TensorRTBackend,
     engine_path,
     import_tensorrt,
     load_engine,
@@ -26,30 +27,18 @@ from runtime.backends.tensorrt import (
     this_machine,
 )
 from runtime.backends.tensorrt_slot import checked
-from runtime.bundle import Bundle
+from runtime.bundle import Bundle, refuse_unproved
 from runtime.errors import BundleError, ConversionError, UsageError
 from runtime.files import output_errors, written_aside
 from runtime.held import held_folder
-from runtime.schema import INPUT_NAME, OUTPUT_NAME, EngineRecord, ImageSpec, Variant, to_json
+from runtime.schema import INPUT_NAME, OUTPUT_NAME, EngineLayer, EngineRecord, ImageSpec, Variant, to_json
 
 DEFAULT_BATCH = (1, 8, 32)
 DEFAULT_WORKSPACE_MIB = 1024  # an 8 GB Jetson shares its memory between this, the weights and everything else
 DEFAULT_OPTIMIZATION_LEVEL = 3  # TensorRT's own
 OPTIMIZATION_LEVELS = range(6)
 HARDWARE_LEVELS = ("same-compute-capability", "ampere-plus")
-PRECISION_TO_DATATYPE = {"fp16": "half", "fp32": "float", "int8": "int8"}
 HASH_DIGITS = 12
-
-# TensorRT writes a datatype inside a text such as "Row major linear FP16 format"; the narrowest stand first.
-DATATYPE_SPELLINGS = {
-    "int8": r"int8",
-    "half": r"fp16|half",
-    "bf16": r"bf16|bfloat16",
-    "float": r"fp32|float",
-    "uint8": r"uint8",
-}
-# Layers that move or convert numbers and compute nothing.
-MOVING_LAYERS = ("Reformat", "NoOp", "Constant", "Shuffle", "Identity", "Cast", "Quantize", "Dequantize")
 
 
 @dataclass(frozen=True)
@@ -63,21 +52,26 @@ class EngineOptions:
     hardware_compatible: str = ""  # or one of HARDWARE_LEVELS
     version_compatible: bool = False
     timing_cache: Path | None = None  # None: a file in the bundle's folder of engines
+    unproved: bool = False  # build of a variant that failed against the Keras model
 
 
 def build_engine(folder: Path, options: EngineOptions, tell: Callable[[str], None] = print) -> Path:
-    """Build an engine of a bundle's variant, prove its precision, and write it with its record into the bundle.
+    """Build an engine of a bundle's variant, prove it, and write it with its record into the bundle.
 
-    Nothing is written unless the engine loads here and computes in the precision that was asked for. `tell` is given
-    the lines for people.
+    Nothing is written unless the engine loads here, computes in the precision that was asked for and answers the golden
+    cells as the variant did. `tell` is given the lines for people.
 
     Returns the engine's path. Raises UsageError for options that cannot be, BundleError where the bundle lacks the
-    variant, BackendError where TensorRT, CUDA or memory is missing or a build fails, ConversionError where TensorRT
-    does not take the graph or the engine is not what was asked for, OutputError where it cannot be written.
+    variant or it is not proved, BackendError where TensorRT, CUDA or memory is missing or a build fails,
+    ConversionError where TensorRT does not take the graph or the engine is not what was asked for, OutputError where it
+    cannot be written.
     """
     _verify_options(options)
     bundle = Bundle.open(folder)
     variant = choose_variant(bundle, options.precision)
+    if not options.unproved:
+        refuse_unproved(bundle, variant)
+    golden = bundle.golden()
     model = bundle.path(variant)
     trt = import_tensorrt()
     machine = this_machine(trt, open_cuda())
@@ -86,9 +80,12 @@ def build_engine(folder: Path, options: EngineOptions, tell: Callable[[str], Non
     build = _Build(trt, options, bundle.manifest.image, known, tell)
     tell(f"{model.name} for {machine.gpu.name}: TensorRT tries its kernels on the GPU, which takes minutes")
     plan = build.plan_of(model, variant)
-    precisions = layer_precisions(build.describe(plan))
-    refuse_mislabelled(variant.precision, precisions)
-    _write(path, plan, _record(machine, variant, options, plan, precisions), known)
+    layers = engine_layers(build.describe(plan))
+    refuse_mislabelled(variant.precision, layers, build.asked)
+    record = _record(machine, variant, options, plan, layers)
+    with TensorRTBackend(plan, record, bundle.manifest.image, path) as backend:
+        tell(prove_answers(backend, golden, variant.precision, options.batch))
+    _write(path, plan, record, known)
     return path
 
 
@@ -114,14 +111,15 @@ def _verify_options(options: EngineOptions) -> None:
 
 
 def _record(
-    machine: Machine, variant: Variant, options: EngineOptions, plan: bytes, precisions: dict[str, int]
+    machine: Machine, variant: Variant, options: EngineOptions, plan: bytes, layers: tuple[EngineLayer, ...]
 ) -> EngineRecord:
     smallest, best, largest = options.batch
     return EngineRecord(
         gpu=machine.gpu.name,
         compute_capability=machine.gpu.compute_capability,
         tensorrt=machine.tensorrt,
-        driver=machine.gpu.driver,
+        driver_version=driver_version(),
+        driver_cuda_version=machine.gpu.driver_cuda_version,
         onnx_sha256=variant.sha256,
         engine_sha256=hashlib.sha256(plan).hexdigest(),
         precision=variant.precision,
@@ -132,7 +130,8 @@ def _record(
         workspace_mib=options.workspace_mib,
         hardware_compatible=options.hardware_compatible,
         version_compatible=options.version_compatible,
-        layer_precisions=precisions,
+        layer_precisions=count_precisions(layers),
+        layers=layers,
     )
 
 
@@ -212,6 +211,7 @@ class _Build:
         self._log = make_logger(trt)
         self._known = known
         self._tell = tell
+        self.asked = 0.0  # the share of the network's layers with weights that it has in the variant's precision
 
     def plan_of(self, model: Path, variant: Variant) -> bytes:
         """Return the serialized engine of an ONNX file; Ctrl-C cancels the build."""
@@ -221,6 +221,7 @@ class _Build:
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         network.name = f"allnet-edge {variant.precision} {variant.sha256[:HASH_DIGITS]}"
         self._parse(network, model)
+        self.asked = asked_share(trt, network, variant.precision)
         config = self._configure(builder)
         with make_progress(trt) as progress:
             config.progress_monitor = progress
@@ -347,49 +348,3 @@ def make_progress(trt: Any) -> Any:
             """Nothing to tell."""
 
     return Progress()
-
-
-def layer_precisions(description: str) -> dict[str, int]:
-    """Count an engine's computing layers by the narrowest datatype that they read, from the inspector's JSON.
-
-    Inputs and weights are what a layer reads; layers that only move or convert numbers are left out. A layer whose
-    datatypes TensorRT does not tell counts as "unknown". Raises ConversionError where it is not the inspector's JSON.
-    """
-    try:
-        layers = json.loads(description)["Layers"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConversionError(
-            f"expected JSON with the engine's layers from TensorRT's inspector, found {description[:40]!r} ({error}); "
-            "no engine was written; report the TensorRT version"
-        ) from error
-    computing = [layer for layer in layers if _is_computing(layer)]
-    return dict(sorted(Counter(map(_precision, computing)).items()))
-
-
-def _is_computing(layer: Any) -> bool:
-    return not (isinstance(layer, dict) and layer.get("LayerType") in MOVING_LAYERS)
-
-
-def _precision(layer: Any) -> str:
-    if not isinstance(layer, dict):  # a name alone
-        return "unknown"
-    texts = [tensor.get("Format/Datatype", "") for tensor in layer.get("Inputs", [])]
-    weights = layer.get("Weights", {})
-    texts.append(weights.get("Type", "") if isinstance(weights, dict) else "")
-    for datatype, spellings in DATATYPE_SPELLINGS.items():
-        if any(re.search(rf"\b(?:{spellings})\b", text, re.IGNORECASE) for text in texts):
-            return datatype
-    return "unknown"
-
-
-def refuse_mislabelled(precision: str, found: dict[str, int]) -> None:
-    """Raise ConversionError unless an engine's layers compute in the precision that was asked for."""
-    wanted = PRECISION_TO_DATATYPE[precision]
-    narrower = {"half", "bf16", "int8"} & found.keys() if precision == "fp32" else set()
-    if wanted in found and not narrower:
-        return
-    counts = ", ".join(f"{count} {datatype}" for datatype, count in found.items()) or "no computing layer"
-    raise ConversionError(
-        f"expected an engine of precision {precision}, TensorRT reports layers that compute in: {counts}; "
-        "no engine was written; export the bundle again with this --precision, or report the TensorRT version"
-    )

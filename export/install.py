@@ -11,8 +11,7 @@ from export.engine import EngineOptions, build_engine, choose_variant, refuse_no
 from export.installed import CURRENT, InstallFolder, held_install_folder, is_of_content
 from export.self_test import self_test_apart
 from runtime.backends.tensorrt import numbers
-from runtime.bundle import Bundle, read_bundle_file
-from runtime.classifier import refuse_unproved
+from runtime.bundle import Bundle, read_bundle_file, refuse_unproved
 from runtime.errors import AllnetError, BackendError, BundleError, OutputError
 from runtime.files import flush_folder, folder_written_aside, output_errors
 from runtime.schema import CARD_NAME, ENGINES_FOLDER, GOLDEN_NAME, MANIFEST_NAME, SIGNATURE_NAME

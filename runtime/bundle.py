@@ -118,6 +118,16 @@ class Bundle:
         return golden
 
 
+def refuse_unproved(bundle: Bundle, variant: Variant) -> None:
+    """Raise BundleError where the variant was found to decide otherwise than the Keras model."""
+    if not variant.proof.passed:
+        raise BundleError(
+            f"expected a variant that decides like the Keras model, but {variant.precision} of {bundle.folder} does "
+            f"not: {'; '.join(variant.proof.failures)} (on {variant.proof.cells} cells, {variant.proof.data}); choose "
+            "another --precision, or take it all the same with --unproved"
+        )
+
+
 def _card(folder: Path, sha256: str) -> bytes:
     """Return the card of that hash; where a new verdict was cut off before its card took the old one's place, that."""
     new = folder / NEW_CARD_NAME

@@ -13,13 +13,13 @@ import runtime
 from runtime.backends.base import Backend
 from runtime.backends.onnxruntime import available_cpus
 from runtime.backends.select import open_model
-from runtime.bundle import DEFAULT_BUNDLE, Bundle, Golden
+from runtime.bundle import DEFAULT_BUNDLE, Bundle, Golden, refuse_unproved
 from runtime.closing import Closing
 from runtime.demo import demo_cells
-from runtime.errors import BackendError, BundleError
+from runtime.errors import BackendError
 from runtime.pipeline import BatchScorer, Scored, score_files
 from runtime.reading import CellReader
-from runtime.schema import CLASSES, SELF_TEST_TOLERANCES, Audit, Decision, Prediction, Variant
+from runtime.schema import CLASSES, SELF_TEST_TOLERANCES, Audit, Decision, Prediction
 
 DEFAULT_BATCH_SIZE = 16
 
@@ -135,16 +135,6 @@ def review_band(decision: Decision, threshold: float) -> tuple[float, float]:
     """Return from where to where p_all is near `threshold`: the bundle's band, moved along with the threshold."""
     shift = threshold - decision.threshold
     return max(decision.review_low + shift, 0.0), min(decision.review_high + shift, 1.0)
-
-
-def refuse_unproved(bundle: Bundle, variant: Variant) -> None:
-    """Raise BundleError where the variant was found to decide otherwise than the Keras model."""
-    if not variant.proof.passed:
-        raise BundleError(
-            f"expected a variant that decides like the Keras model, but {variant.precision} of {bundle.folder} does "
-            f"not: {'; '.join(variant.proof.failures)} (on {variant.proof.cells} cells, {variant.proof.data}); choose "
-            "another --precision, or take it all the same with --unproved"
-        )
 
 
 def self_test(bundle: Bundle, golden: Golden, backend: Backend, precision: str) -> None:

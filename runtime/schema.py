@@ -279,13 +279,26 @@ class Manifest:
 
 
 @dataclass(frozen=True)
+class EngineLayer:
+    """One layer of a TensorRT engine as its inspector reports it; several of the graph may have become one."""
+
+    name: str
+    kind: str  # TensorRT's own word, such as "CaskConvolution"
+    precision: str  # the narrowest datatype that it reads, such as "half", as told by:
+    reads: tuple[str, ...]  # format and datatype of each input, in TensorRT's words
+    gives: tuple[str, ...]  # of each output
+    weights: str  # datatype; empty where TensorRT tells none
+
+
+@dataclass(frozen=True)
 class EngineRecord:
     """The JSON beside a TensorRT engine: where it may run, what it came from and what it holds."""
 
     gpu: str
     compute_capability: str  # such as "8.7"
     tensorrt: str  # the version, such as "10.3.0"
-    driver: str  # the newest CUDA version that the driver knew, such as "12.6"
+    driver_version: str | None  # of the NVIDIA driver itself, such as "540.4.0"; None where the system does not tell it
+    driver_cuda_version: str  # the newest CUDA version that the driver knew, such as "12.6"
     onnx_sha256: str
     engine_sha256: str
     precision: str
@@ -296,7 +309,8 @@ class EngineRecord:
     workspace_mib: int
     hardware_compatible: str  # "", "same-compute-capability" or "ampere-plus": which other GPUs it may run on
     version_compatible: bool  # newer versions of TensorRT may run it
-    layer_precisions: dict[str, int]  # computing layers by the narrowest datatype that they read, as TensorRT reports
+    layer_precisions: dict[str, int]  # how many computing layers there are of each precision, for people
+    layers: tuple[EngineLayer, ...]
 
 
 @dataclass(frozen=True)

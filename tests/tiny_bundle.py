@@ -97,12 +97,27 @@ def record_hashes(bundle: Path) -> None:
 
 def move_golden_answers(bundle: Path, precision: str, distance: float) -> None:
     """Change what a variant is recorded to have said of the golden cells."""
-    opened = Bundle.open(bundle)
-    golden = opened.golden()
-    answers: dict[str, Any] = dict(golden.p_all)
-    answers[precision] = answers[precision] + np.float32(distance)
+    put_golden_answers(bundle, precision, Bundle.open(bundle).golden().p_all[precision] + np.float32(distance))
+
+
+def put_golden_answers(bundle: Path, precision: str, p_all: NDArray[np.float32]) -> None:
+    """Record that a variant said this of the golden cells."""
+    golden = Bundle.open(bundle).golden()
+    answers: dict[str, Any] = {**golden.p_all, precision: p_all}
     np.savez(bundle / GOLDEN_NAME, cells=golden.cells, **answers)
     record_hashes(bundle)
+
+
+def fail_proof(bundle: Path, precision: str) -> None:
+    """Record that a variant was found to decide otherwise than the Keras model."""
+    manifest = manifest_of(bundle)
+    variants = tuple(
+        replace(variant, proof=replace(variant.proof, failures=("1 cell of 10 flips",)))
+        if variant.precision == precision
+        else variant
+        for variant in manifest.variants
+    )
+    (bundle / MANIFEST_NAME).write_text(to_json(replace(manifest, variants=variants)), encoding="utf-8")
 
 
 def _variant(file: Path, like: Variant) -> Variant:

@@ -70,7 +70,7 @@ class Gpu:
 
     name: str
     compute_capability: str  # such as "8.7"
-    driver: str  # the newest CUDA version that the driver knows, such as "13.0"
+    driver_cuda_version: str  # the newest CUDA version that the driver knows, such as "13.0"
 
 
 class CudaRuntime(ABC):
@@ -81,11 +81,11 @@ class CudaRuntime(ABC):
     """
 
     def gpu(self) -> Gpu:
-        """Return name, compute capability and driver of the first device."""
+        """Return name and compute capability of the first device, and the CUDA version that its driver knows."""
         major = self._call("cudaDeviceGetAttribute", COMPUTE_CAPABILITY_MAJOR, FIRST_DEVICE)
         minor = self._call("cudaDeviceGetAttribute", COMPUTE_CAPABILITY_MINOR, FIRST_DEVICE)
-        driver = self._call("cudaDriverGetVersion")  # 1000 * major + 10 * minor
-        return Gpu(device_name(), f"{major}.{minor}", f"{driver // 1000}.{driver % 1000 // 10}")
+        cuda = self._call("cudaDriverGetVersion")  # 1000 * major + 10 * minor
+        return Gpu(device_name(), f"{major}.{minor}", f"{cuda // 1000}.{cuda % 1000 // 10}")
 
     def allocate(self, size: int) -> int:
         """Return the address of `size` bytes of device memory."""

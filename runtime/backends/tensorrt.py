@@ -46,32 +46,30 @@ class TensorRTBackend(Backend):
 
     name = "tensorrt"
 
-    def __init__(self, file: Path, image: ImageSpec, onnx_sha256: str) -> None:
-        """Open an engine's file with the record beside it.
+    def __init__(self, plan: bytes, record: EngineRecord, image: ImageSpec, path: Path) -> None:
+        """Load an engine that fits this machine; `open_engine` opens one from its file.
 
         Args:
-            file: A plan file in a bundle's folder of engines.
+            plan: The serialized engine.
+            record: What it is.
             image: The image preparation of the bundle.
-            onnx_sha256: Of the ONNX file that the engine must have been built from.
+            path: Where its file stands in the bundle's folder of engines, or will stand.
 
-        Raises BackendError where TensorRT, CUDA or memory is missing, where the engine is for another GPU, another
-        TensorRT or another ONNX file, where it is damaged, or where it does not take and give what the bundle says.
+        Raises BackendError where TensorRT, CUDA or memory is missing, where TensorRT cannot read the engine, or where
+        it does not take and give what the bundle says.
         """
         super().__init__(image, RUNS_AT_A_TIME)
         self._held = ExitStack()  # frees in reverse order what opening took
         try:
-            self._open(file, onnx_sha256)
+            self._open(plan, record, path)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, path: Path, onnx_sha256: str) -> None:
+    def _open(self, plan: bytes, record: EngineRecord, path: Path) -> None:
         trt = import_tensorrt()
         self._cuda = open_cuda()
         machine = this_machine(trt, self._cuda)
-        record = read_record(path)
-        refuse_unfit(record, path, machine, onnx_sha256)
-        plan = _verified_plan(path, record)
         self._log = make_logger(trt)
         engine = load_engine(trt, self._log, plan, host_code=record.version_compatible)
         self._check_contract(trt, engine, path)
@@ -148,6 +146,23 @@ class TensorRTBackend(Backend):
         ]
         if found != expected:
             raise BackendError(f"expected {path} to take and give {expected}, found {found}; {_build_hint(path)}")
+
+
+def open_engine(path: Path, image: ImageSpec, onnx_sha256: str) -> TensorRTBackend:
+    """Open an engine's file with the record beside it.
+
+    Args:
+        path: A plan file in a bundle's folder of engines.
+        image: The image preparation of the bundle.
+        onnx_sha256: Of the ONNX file that the engine must have been built from.
+
+    Raises BackendError where it cannot be loaded, where it is for another GPU, another TensorRT or another ONNX file,
+    and where it is damaged.
+    """
+    machine = this_machine(import_tensorrt(), open_cuda())
+    record = read_record(path)
+    refuse_unfit(record, path, machine, onnx_sha256)
+    return TensorRTBackend(_verified_plan(path, record), record, image, path)
 
 
 def import_tensorrt() -> Any:

@@ -12,21 +12,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from export.__main__ import main
-from export.engine import EngineOptions, build_engine, layer_precisions, make_progress
-from runtime.backends.tensorrt import import_tensorrt, read_record, record_path
+from export.engine import EngineOptions, build_engine, make_progress
+from export.engine_layers import asked_share, count_precisions, engine_layers, refuse_mislabelled
+from runtime.backends.tensorrt import import_tensorrt, make_logger, read_record, record_path
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.errors import BackendError, BundleError, ConversionError, OutputError, UsageError
 from runtime.files import sha256_of_file
-from runtime.schema import to_json
+from runtime.schema import SELF_TEST_TOLERANCES, EngineLayer, to_json
 from tests.tensorrt_simulator.cuda import SimulatedGpu
+from tests.tensorrt_simulator.graph import Graph
 from tests.tensorrt_simulator.install import install
 from tests.tensorrt_simulator.library import Library
 from tests.tensorrt_simulator.rules import FULL_VERSIONS
-from tests.tiny_bundle import record_hashes, write_onnx, write_tiny_bundle
+from tests.tiny_bundle import fail_proof, put_golden_answers, record_hashes, write_onnx, write_tiny_bundle
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = EngineOptions()
@@ -50,11 +53,14 @@ def test_an_engine_and_its_record_tell_what_they_are(simulated: Library, tiny_bu
     assert engine.read_bytes().startswith(b"ftrt"), "a plain plan, with nothing put before it"
     record = read_record(engine)
     assert record.layer_precisions == {"float": 3, "half": 4}
-    assert json.loads(to_json(record)) | {"layer_precisions": {}} == {
+    half = "Channel major FP16 format where channel % 8 == 0"
+    assert EngineLayer("Conv_5", "CaskConvolution", "half", (half,), (half,), "Half") in record.layers
+    assert json.loads(to_json(record)) | {"layer_precisions": {}, "layers": []} == {
         "gpu": "Simulated Orin",
         "compute_capability": "8.7",
         "tensorrt": FULL_VERSIONS[simulated.version],
-        "driver": "12.6",
+        "driver_version": "540.4.0",
+        "driver_cuda_version": "12.6",
         "onnx_sha256": sha256_of_file(tiny_bundle / "model.fp16.onnx"),
         "engine_sha256": sha256_of_file(engine),
         "precision": "fp16",
@@ -66,6 +72,7 @@ def test_an_engine_and_its_record_tell_what_they_are(simulated: Library, tiny_bu
         "hardware_compatible": "ampere-plus",
         "version_compatible": True,
         "layer_precisions": {},
+        "layers": [],
     }
 
 
@@ -131,7 +138,9 @@ def test_an_engine_that_is_not_what_was_asked_for_is_refused_and_never_written(
     any_tensorrt: str, tiny_bundle: Path, asked: str, graph: str, reported: str
 ) -> None:
     put_variant(tiny_bundle, asked, graph)
-    with pytest.raises(ConversionError, match=rf"expected an engine of precision {asked}, TensorRT reports") as caught:
+    with pytest.raises(
+        ConversionError, match=rf"expected an engine of precision {asked}, .* TensorRT reports"
+    ) as caught:
         build_engine(tiny_bundle, EngineOptions(asked))
     if any_tensorrt != "real":
         assert f"layers that compute in: {reported}; no engine was written" in str(caught.value)
@@ -140,7 +149,11 @@ def test_an_engine_that_is_not_what_was_asked_for_is_refused_and_never_written(
 
 def test_an_engine_that_silently_computes_in_float32_is_refused(simulated: Library, tiny_bundle: Path) -> None:
     simulated.reports_float = True
-    with pytest.raises(ConversionError, match=r"expected an engine of precision fp16, TensorRT reports .*: 7 float"):
+    with pytest.raises(
+        ConversionError,
+        match=r"expected an engine of precision fp16, in which the ONNX file has 100% of the layers with weights, "
+        r"TensorRT reports 0 of 2 such layers, and layers that compute in: 7 float; no engine",
+    ):
         build_engine(tiny_bundle, OPTIONS)
     assert engine_files(tiny_bundle) == []
 
@@ -150,12 +163,12 @@ def test_what_is_no_list_of_layers_is_refused(told: str) -> None:
     with pytest.raises(
         ConversionError, match="expected JSON with the engine's layers from TensorRT's inspector, found"
     ):
-        layer_precisions(told)
+        engine_layers(told)
 
 
 def test_an_engine_whose_datatypes_nobody_tells_is_refused(simulated: Library, tiny_bundle: Path) -> None:
     simulated.hides_datatypes = True
-    with pytest.raises(ConversionError, match="TensorRT reports layers that compute in: 7 unknown"):
+    with pytest.raises(ConversionError, match="layers that compute in: 7 unknown"):
         build_engine(tiny_bundle, OPTIONS)
     assert engine_files(tiny_bundle) == []
 
@@ -175,7 +188,101 @@ def test_an_engine_whose_datatypes_nobody_tells_is_refused(simulated: Library, t
     ],
 )
 def test_a_layers_precision_is_read_from_tensorrts_words(layer: Any, counted: dict[str, int]) -> None:
-    assert layer_precisions(json.dumps({"Layers": [layer]})) == counted
+    assert count_precisions(engine_layers(json.dumps({"Layers": [layer]}))) == counted
+
+
+def some_layers(**counts: int) -> list[EngineLayer]:
+    """Layers of an engine: "half" are convolutions, "half_pointwise" something else."""
+    return [
+        EngineLayer(f"{name}{index}", "kgen" if "_" in name else "CaskConvolution", name.split("_")[0], (), (), "")
+        for name, count in counts.items()
+        for index in range(count)
+    ]
+
+
+def test_what_the_file_asks_for_is_read_from_the_network(simulated: Library, tiny_bundle: Path) -> None:
+    """Its convolution is int8, and its matrix product, as in most files, is not."""
+    trt = import_tensorrt()
+    log = make_logger(trt)
+    network = trt.Builder(log).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    assert trt.OnnxParser(network, log).parse_from_file(str(tiny_bundle / "model.int8.onnx"))
+    assert [asked_share(trt, network, precision) for precision in ("int8", "fp32", "fp16")] == [0.5, 0.5, 0.0]
+
+
+MOSTLY_OTHERS = [
+    ("fp16", 0.9, {"float": 93, "half": 1}),
+    ("int8", 0.9, {"float": 93, "int8": 1}),
+    ("int8", 0.9, {"float": 60, "int8": 40}),
+    ("fp16", 0.9, {"half": 1, "unknown": 93}),
+    ("fp16", 0.9, {"half": 80, "unknown_pointwise": 20}),
+    ("fp32", 1.0, {"float": 80, "unknown_pointwise": 20}),
+    ("fp32", 1.0, {"float": 93, "half_pointwise": 1}),
+    ("fp16", 0.9, {"half_pointwise": 50, "float": 93}),
+    ("fp16", 0.0, {"half": 40, "float": 60}),
+    ("fp16", 0.9, {}),
+]
+
+
+@pytest.mark.parametrize(("precision", "asked", "counts"), MOSTLY_OTHERS)
+def test_an_engine_that_is_mostly_not_what_was_asked_for_is_refused(
+    precision: str, asked: float, counts: dict[str, int]
+) -> None:
+    with pytest.raises(ConversionError, match=f"expected an engine of precision {precision}, "):
+        refuse_mislabelled(precision, some_layers(**counts), asked)
+
+
+AS_ASKED = [
+    ("fp16", 0.9, {"half": 74, "float": 10, "float_pointwise": 30}),
+    ("int8", 0.9, {"int8": 45, "float": 10, "float_pointwise": 60}),  # each pair became one layer
+    ("int8", 0.3, {"int8": 15, "float": 70}),  # most layers are kept in float32 in the file too
+    ("fp16", 0.9, {"half": 80, "float": 8, "unknown_pointwise": 5}),
+    ("fp16", 0.9, {"half_pointwise": 80, "float_pointwise": 8}),  # a version that calls convolutions otherwise
+    ("fp32", 1.0, {"float": 90, "uint8_pointwise": 1}),
+    ("fp16", 0.0, {"half": 60, "float": 40}),  # a version that does not tell what the file asks for
+]
+
+
+@pytest.mark.parametrize(("precision", "asked", "counts"), AS_ASKED)
+def test_fusion_and_layers_kept_in_float32_cost_no_engine(precision: str, asked: float, counts: dict[str, int]) -> None:
+    refuse_mislabelled(precision, some_layers(**counts), asked)
+
+
+def test_an_unproved_variant_is_refused_before_the_build(
+    capsys: pytest.CaptureFixture[str], simulated: Library, tiny_bundle: Path
+) -> None:
+    fail_proof(tiny_bundle, "int8")
+    with pytest.raises(BundleError, match=r"int8 of .* does not: 1 cell of 10 flips .* with --unproved"):
+        main(["engine", str(tiny_bundle), "--precision", "int8"])
+    assert simulated.known_tactics == []
+    assert engine_files(tiny_bundle) == []
+    assert main(["engine", str(tiny_bundle), "--precision", "int8", "--unproved"]) == 0
+    assert "--backend tensorrt --unproved\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("batch", [1, 8, 32, 7])
+def test_an_engine_that_answers_otherwise_in_some_batches_is_never_written(
+    simulated: Library, tiny_bundle: Path, batch: int
+) -> None:
+    def falsify(answers: Any) -> Any:
+        return answers + np.float32(2 * SELF_TEST_TOLERANCES["fp16"]) if len(answers) == batch else answers
+
+    simulated.falsify = falsify
+    found = 39 if batch == 7 else batch
+    with pytest.raises(
+        ConversionError,
+        match=rf"expected an engine that answers the 6 golden cells as fp16 did .* by 0\.01 in batches of {found} ",
+    ):
+        build_engine(tiny_bundle, OPTIONS)
+    assert engine_files(tiny_bundle) == []
+
+
+def test_an_engine_whose_answers_are_no_numbers_is_never_written(simulated: Library, tiny_bundle: Path) -> None:
+    simulated.falsify = lambda answers: answers * np.float32("nan")
+    with pytest.raises(
+        ConversionError, match=r"batches of 1 with numbers, found values that are not finite; no engine"
+    ):
+        build_engine(tiny_bundle, OPTIONS)
+    assert engine_files(tiny_bundle) == []
 
 
 @pytest.mark.parametrize("suffix", [".engine", ".json", ".timing"])
@@ -361,26 +468,29 @@ def test_the_command_says_what_it_wrote_and_what_to_run_next(
 def test_an_engine_is_built_and_run_where_nothing_else_is_installed(tmp_path: Path) -> None:
     """No TensorFlow, Keras, onnx or ONNX Runtime can be imported; the simulator computes with numpy."""
     bundle = write_tiny_bundle(tmp_path / "bundle", ("fp16",))
+    cells = Bundle.open(bundle).golden().cells
+    put_golden_answers(bundle, "fp16", Graph().run({"cells": cells})["p_all"])
     code = f"""
 import ctypes, pathlib, sys
 for name in ("tensorflow", "keras", "onnx", "onnxruntime", "tf2onnx", "scipy", "sklearn", "cv2", "h5py"):
     sys.modules[name] = None
 sys.modules["cuda"] = None
-from tests.tensorrt_simulator.cuda import SimulatedGpu, driver_library, runtime_library
+from tests.tensorrt_simulator.cuda import SimulatedGpu, driver_library, management_library, runtime_library
 from tests.tensorrt_simulator.graph import Graph
 from tests.tensorrt_simulator.library import Library, tensorrt_module
 gpu = SimulatedGpu()
 libraries = {{"libcuda.so.1": driver_library(gpu), "libcudart.so.13": runtime_library(gpu)}}
+libraries["libnvidia-ml.so.1"] = management_library(gpu)
 ctypes.CDLL = lambda name: libraries[name]
 sys.modules["tensorrt"] = tensorrt_module(Library("10.3", gpu, lambda path: Graph(), Graph))
 from export.__main__ import main
 status = main(["engine", {str(bundle)!r}])
-from runtime.backends.tensorrt import TensorRTBackend
+from runtime.backends.tensorrt import open_engine
 from runtime.bundle import Bundle
 import numpy as np
 opened = Bundle.open(pathlib.Path({str(bundle)!r}))
 engine = opened.folder / "engines" / "simulated-orin-fp16.engine"
-with TensorRTBackend(engine, opened.manifest.image, opened.variant("fp16").sha256) as backend:
+with open_engine(engine, opened.manifest.image, opened.variant("fp16").sha256) as backend:
     print(backend.infer(np.full((40, 12, 12, 3), 255, np.uint8)).sum())
 raise SystemExit(status)
 """
@@ -388,3 +498,22 @@ raise SystemExit(status)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "40.0"
     assert record_path(bundle / "engines" / "simulated-orin-fp16.engine").exists()
+
+
+def test_the_command_for_the_real_tensorrt_needs_no_training_libraries() -> None:
+    files = ["tests/export/test_engine.py", "tests/runtime/test_tensorrt.py"]
+    command = f"`python -m pytest -m tensorrt {' '.join(files)}`"
+    for document in ("README.md", "pyproject.toml"):
+        assert command in (ROOT / document).read_text(encoding="utf-8")
+    code = f"""
+import sys
+for name in ("tensorflow", "keras", "tf2onnx", "scipy", "sklearn", "cv2", "h5py", "matplotlib", "ray", "jax"):
+    sys.modules[name] = None
+import pytest
+raise SystemExit(pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", "-m", "tensorrt", *{files}]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    chosen = [line for line in done.stdout.splitlines() if "::" in line]
+    assert {line.split("::")[0] for line in chosen} == set(files)
+    assert all("real" in line for line in chosen)

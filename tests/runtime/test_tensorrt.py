@@ -24,6 +24,7 @@ from runtime.backends.tensorrt import (
     read_record,
     record_path,
 )
+from runtime.backends.tensorrt import open_engine as open_engine_file
 from runtime.bundle import Bundle
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.classify import main as classify
@@ -146,6 +147,15 @@ def test_a_record_with_a_key_too_many_is_refused(engine: Path, tiny_bundle: Path
         open_engine(tiny_bundle)
 
 
+def test_a_record_of_an_earlier_version_says_to_build_it_again(engine: Path, tiny_bundle: Path) -> None:
+    record = json.loads(record_path(engine).read_text(encoding="utf-8"))
+    for key in ("driver_version", "driver_cuda_version", "layers"):
+        del record[key]
+    record_path(engine).write_text(json.dumps({**record, "driver": "12.6"}), encoding="utf-8")
+    with pytest.raises(BackendError, match=r"unknown \['driver'\]; build the engine again"):
+        open_engine(tiny_bundle)
+
+
 def test_an_engine_that_tensorrt_cannot_read_is_refused_with_what_it_said(any_tensorrt: str, tiny_bundle: Path) -> None:
     engine = build_engine(tiny_bundle, EngineOptions())
     engine.write_bytes(engine.read_bytes()[:-200])
@@ -158,7 +168,7 @@ def test_an_engine_that_tensorrt_cannot_read_is_refused_with_what_it_said(any_te
 
 def test_an_engine_for_cells_of_another_size_is_refused(simulated: Library, engine: Path) -> None:
     with pytest.raises(BackendError, match=r"expected .* to take and give .*99, 99.*found .*12, 12"):
-        TensorRTBackend(engine, ImageSpec(99, 99), read_record(engine).onnx_sha256)
+        open_engine_file(engine, ImageSpec(99, 99), read_record(engine).onnx_sha256)
     assert simulated.gpu.held == 0
 
 
@@ -434,6 +444,7 @@ def test_an_engine_that_cannot_be_captured_runs_without_graphs_and_says_so_once(
     simulated: Library, engine: Path, tiny_bundle: Path, is_known_at_once: bool
 ) -> None:
     simulated.bears_capture = not is_known_at_once
+    simulated.gpu.calls.clear()  # the build's
     cells = some_cells(3)
     with open_engine(tiny_bundle) as backend:
         simulated.bears_capture = False

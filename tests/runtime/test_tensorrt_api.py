@@ -18,11 +18,17 @@ import pytest
 from tests.tensorrt_simulator.rules import API, VERSIONS, members
 
 ROOT = Path(__file__).parents[2]
-FILES = ("runtime/backends/tensorrt.py", "runtime/backends/tensorrt_slot.py", "export/engine.py")
+FILES = (
+    "runtime/backends/tensorrt.py",
+    "runtime/backends/tensorrt_slot.py",
+    "export/engine.py",
+    "export/engine_layers.py",
+)
 MODULE = "tensorrt"
 
 NAME_TO_CLASS = {
     "trt": MODULE,
+    "before": "ILayer",
     "builder": "Builder",
     "cache": "ITimingCache",
     "config": "IBuilderConfig",
@@ -36,11 +42,13 @@ NAME_TO_CLASS = {
     "plan": "IHostMemory",
     "profile": "IOptimizationProfile",
     "runtime": "Runtime",
+    "source": "ILayer",
+    "taken": "ITensor",
 }
 ATTRIBUTE_TO_CLASS = {"_trt": MODULE, "_engine": "ICudaEngine", "_context": "IExecutionContext"}  # of self
 
 # What a method gives that is used at once, without a name.
-RESULT_TO_CLASS = {"get_timing_cache": "ITimingCache"}
+RESULT_TO_CLASS = {"get_input": "ITensor", "get_output": "ITensor", "get_timing_cache": "ITimingCache"}
 
 NOT_TENSORRT = {
     # modules and classes
@@ -66,7 +74,10 @@ NOT_TENSORRT = {
     # texts, numbers, tables and paths
     *(
         "DATATYPE_SPELLINGS",
+        "WEIGHTED_LAYERS",
         "aside",
+        "counts",
+        "datatypes",
         "engine_aside",
         "file",
         "folder",
@@ -74,10 +85,12 @@ NOT_TENSORRT = {
         "layer",
         "model",
         "msg",
+        "name_to_source",
+        "names",
         "part",
         "path",
     ),
-    *("reasons", "record_aside", "tensor", "texts", "version", "weights"),
+    *("reasons", "record_aside", "seen", "tensor", "told", "version", "waiting", "weights"),
     # the standard library's threads
     "pool",
 }

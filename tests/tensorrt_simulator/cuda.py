@@ -84,6 +84,7 @@ class SimulatedGpu:
         self.name = name
         self.capability = capability
         self.memory = memory
+        self.driver_version = "540.4.0"
         self.failures: dict[str, int] = {}  # error code by function, to be returned from now on
         self.calls: list[str] = []
         self._device: dict[int, np.ndarray[Any, Any]] = {}
@@ -386,6 +387,20 @@ def runtime_library(gpu: SimulatedGpu) -> Any:
     functions["cudaGetErrorName"] = ForeignFunction(lambda code: ERRORS[code][0].encode())
     functions["cudaGetErrorString"] = ForeignFunction(lambda code: ERRORS[code][1].encode())
     return SimpleNamespace(**functions)
+
+
+def management_library(gpu: SimulatedGpu) -> Any:
+    """Return NVML for a GPU, as ctypes would load it."""
+
+    def version_of(buffer: Any, size: int) -> int:
+        buffer.value = gpu.driver_version.encode()[: size - 1]
+        return 0
+
+    return SimpleNamespace(
+        nvmlInit_v2=ForeignFunction(lambda: 0),
+        nvmlShutdown=ForeignFunction(lambda: 0),
+        nvmlSystemGetDriverVersion=ForeignFunction(version_of),
+    )
 
 
 def driver_library(gpu: SimulatedGpu) -> Any:

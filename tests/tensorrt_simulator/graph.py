@@ -11,6 +11,15 @@ import numpy as np
 
 UNKNOWN_OPERATOR = "UNSUPPORTED_NODE"
 UNREADABLE = "MODEL_DESERIALIZE_FAILED"
+KINDS = {
+    "Cast": "CAST",
+    "Conv": "CONVOLUTION",
+    "DequantizeLinear": "DEQUANTIZE",
+    "Gemm": "MATRIX_MULTIPLY",
+    "MatMul": "MATRIX_MULTIPLY",
+    "QuantizeLinear": "QUANTIZE",
+    **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Transpose"), "SHUFFLE"),
+}  # by operator: a name of TensorRT's LayerType
 MOVED = {"Cast": "Cast", "Transpose": "Shuffle", "Reshape": "Shuffle", "Squeeze": "Shuffle", "Flatten": "Shuffle"}
 
 
@@ -21,6 +30,16 @@ class Tensor:
     name: str
     datatype: str  # a name of TensorRT's DataType
     shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One layer of a network, with the datatypes of its tensors by name."""
+
+    name: str
+    kind: str  # a name of TensorRT's LayerType
+    inputs: dict[str, str]
+    outputs: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -54,6 +73,9 @@ class Graph:
     outputs: list[Tensor] = field(default_factory=lambda: [Tensor("p_all", "FLOAT", (-1,))])
     layers: list[Layer] = field(
         default_factory=lambda: [Layer("conv", "CaskConvolution", {"x": "HALF"}, {"y": "HALF"}, "HALF")]
+    )
+    sources: list[Source] = field(
+        default_factory=lambda: [Source("conv", "CONVOLUTION", {"x": "HALF"}, {"p_all": "FLOAT"})]
     )
 
     def with_outputs(self, names: list[str]) -> Graph:
@@ -110,6 +132,7 @@ class OnnxGraph(Graph):
             [self._tensor(value) for value in graph.input],
             [self._tensor(value) for value in graph.output],
             [self._layer(node) for node in graph.node if node.op_type not in ("QuantizeLinear", "DequantizeLinear")],
+            [self._source(node) for node in graph.node],
         )
 
     def run(self, name_to_array: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
@@ -132,6 +155,14 @@ class OnnxGraph(Graph):
 
     def _datatype(self, name: str) -> str:
         return "INT8" if name in self._quantized else self._datatypes.get(name, "")
+
+    def _source(self, node: Any) -> Source:
+        return Source(
+            node.name or node.output[0],
+            KINDS.get(node.op_type, "ELEMENTWISE"),
+            {name: self._datatypes.get(name, "") for name in node.input if name not in self._weights},
+            {name: self._datatypes.get(name, "") for name in node.output},
+        )
 
     def _layer(self, node: Any) -> Layer:
         kinds = {"Conv": "CaskConvolution", "Gemm": "gemm", "MatMul": "gemm", **MOVED}

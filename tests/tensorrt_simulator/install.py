@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 
-from tests.tensorrt_simulator.cuda import SimulatedGpu, bindings_module, driver_library, runtime_library
+from tests.tensorrt_simulator.cuda import (
+    SimulatedGpu,
+    bindings_module,
+    driver_library,
+    management_library,
+    runtime_library,
+)
 from tests.tensorrt_simulator.library import Library, tensorrt_module
 
 
@@ -34,7 +40,11 @@ def install_cuda(monkeypatch: pytest.MonkeyPatch, gpu: SimulatedGpu, *, with_bin
     real = ctypes.CDLL
 
     def load(name: Any, *arguments: Any, **options: Any) -> Any:
-        ours = {"libcuda.so.1": driver_library, "nvcuda.dll": driver_library, "libcudart.so.12": runtime_library}
+        ours = {
+            **dict.fromkeys(("libcuda.so.1", "nvcuda.dll"), driver_library),
+            **dict.fromkeys(("libnvidia-ml.so.1", "nvml.dll"), management_library),
+            "libcudart.so.12": runtime_library,
+        }
         if name == "libcudart.so.13":
             raise OSError(f"{name}: cannot open shared object file")
         return ours[name](gpu) if name in ours else real(name, *arguments, **options)

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, ClassVar, TypeVar
 
 from tests.tensorrt_simulator.cuda import SimulatedGpu, Work
-from tests.tensorrt_simulator.graph import Graph, Layer, read_onnx, read_onnx_file
+from tests.tensorrt_simulator.graph import Graph, Layer, Source, read_onnx, read_onnx_file
 from tests.tensorrt_simulator.rules import API, FULL_VERSIONS, RuleBrokenError, members
 
 PLAN_MAGIC = b"ftrt"
@@ -53,6 +53,7 @@ class Library:
     reports_float: bool = False  # the inspector calls every layer Float
     at_each_step: Callable[[], None] = lambda: None  # called before a build's progress is told
     was_cancelled: bool = False
+    falsify: Callable[[Any], Any] = lambda answers: answers  # what an engine makes of the right answers
     hides_datatypes: bool = False  # the inspector gives no datatype even when it knows the shapes
     bears_capture: bool = True  # whether engines can be captured as CUDA graphs
     memory_to_stream: dict[int, int] = field(default_factory=dict)  # working memory that a stream's work will use
@@ -182,6 +183,13 @@ class INetworkDefinition(Visible):
         super().__setattr__(name, value)
 
     @property
+    def num_layers(self) -> int:
+        return len(self._graph.sources) if self._graph else 0
+
+    def get_layer(self, index: int) -> ILayer:
+        return _instance(self._library, ILayer, self._graph.sources[index])  # type: ignore[union-attr]
+
+    @property
     def num_outputs(self) -> int:
         return len(self._outputs)
 
@@ -192,7 +200,7 @@ class INetworkDefinition(Visible):
     def get_output(self, index: int) -> ITensor | None:
         if not 0 <= index < len(self._outputs):
             return None
-        return _instance(self._library, ITensor, self._outputs[index].name)
+        return _instance(self._library, ITensor, self._outputs[index].name, self._outputs[index].datatype)
 
     def unmark_output(self, tensor: ITensor) -> None:
         names = [output.name for output in self._outputs]
@@ -202,10 +210,44 @@ class INetworkDefinition(Visible):
 
 
 class ITensor(Visible):
-    """An output of a network."""
+    """What a layer of a network takes or gives."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, datatype: str) -> None:
         self.name = name
+        self._datatype = datatype
+
+    @property
+    def dtype(self) -> Any:
+        return getattr(self._library.enums["DataType"], self._datatype)
+
+
+class ILayer(Visible):
+    """One layer of a network."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.name = source.name
+
+    @property
+    def type(self) -> Any:
+        return getattr(self._library.enums["LayerType"], self._source.kind)
+
+    @property
+    def num_inputs(self) -> int:
+        return len(self._source.inputs)
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self._source.outputs)
+
+    def get_input(self, index: int) -> ITensor:
+        return self._tensor(self._source.inputs, index)
+
+    def get_output(self, index: int) -> ITensor:
+        return self._tensor(self._source.outputs, index)
+
+    def _tensor(self, tensors: dict[str, str], index: int) -> ITensor:
+        return _instance(self._library, ITensor, *list(tensors.items())[index])
 
 
 class ParserError(Visible):
@@ -607,7 +649,8 @@ class IExecutionContext(Visible):
 
     def _compute(self, name_to_bytes: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> None:
         inputs = {name: name_to_bytes[name].reshape(shape).copy() for name, shape in shapes.items()}
-        for name, array in self._engine._graph.run(inputs).items():
+        for name, right in self._engine._graph.run(inputs).items():
+            array = self._library.falsify(right)
             name_to_bytes[name][:] = array.view("uint8").reshape(-1)
         self._library.memory_to_stream.pop(self._working_memory, None)
 
@@ -659,6 +702,7 @@ class _EnumMember(enum.Enum):
 SIMULATED = (
     INetworkDefinition,
     ITensor,
+    ILayer,
     ParserError,
     OnnxParser,
     IOptimizationProfile,
