@@ -26,6 +26,7 @@ STRINGS_OF_EMPTY_TABLE = 258
 # the first, holds 511, 1023 and 2047. The last strings are spare: an encoder sends CLEAR at 4094.
 CODE_BITS = np.repeat([9, 10, 11, 12], [254, 512, 1024, 2306])
 CODE_STARTS = np.cumsum(CODE_BITS) - CODE_BITS
+MOST_TABLE_BYTES = int(CODE_BITS.sum()) // 8 + 2
 # Encoders empty a full table, of 3,837 strings, and libtiff's one that does badly over 10,000 bytes. Here each costs a
 # look at thousands of codes: a file that holds nothing else must not take minutes.
 FEWEST_BYTES_OF_TABLE = 1000
@@ -40,7 +41,7 @@ def unpacked_length(piece: bytes, compression: int, row_bytes: int, most: int) -
     if compression == LZW:
         return _lzw_length(piece, most)
     if compression == PACKBITS:
-        return _packbits_length(piece, row_bytes)
+        return _packbits_length(piece, row_bytes, most)
     return _deflate_length(piece, most)
 
 
@@ -53,11 +54,11 @@ def _deflate_length(piece: bytes, most: int) -> int:
     return length if unpacking.eof else DAMAGED
 
 
-def _packbits_length(piece: bytes, row_bytes: int) -> int:
+def _packbits_length(piece: bytes, row_bytes: int, most: int) -> int:
     """Add up runs; none may go on in the next row (TIFF 6.0, section 9), by which most damage shows."""
     place = length = 0
     row_end = row_bytes
-    while place < len(piece):
+    while place < len(piece) and length <= most:
         head = piece[place]
         if head == NO_OPERATION:
             place += 1
@@ -73,11 +74,9 @@ def _packbits_length(piece: bytes, row_bytes: int) -> int:
 
 def _lzw_length(piece: bytes, most: int) -> int:
     """Add up the strings of all codes, from one emptied table to the next; the end of the piece may stand for END."""
-    octets = np.frombuffer(piece + b"\0\0\0", np.uint8).astype(np.uint32)
-    words = octets[:-2] << 16 | octets[1:-1] << 8 | octets[2:]  # the 24 bits from each byte on
     place = length = tables = 0  # place: in bits
     while length <= most:
-        codes = _codes(words, place, len(piece) * 8)
+        codes = _codes(piece, place)
         stops = np.flatnonzero((codes == CLEAR) | (codes == END))
         count = int(stops[0]) if stops.size else len(codes)
         strings = _string_lengths(codes[:count].tolist())
@@ -95,12 +94,17 @@ def _lzw_length(piece: bytes, most: int) -> int:
     return length
 
 
-def _codes(words: NDArray[np.uint32], place: int, end: int) -> NDArray[np.int64]:
-    """Return the codes from a place on, in bits, up to the end or as many as a table can take."""
-    starts = place + CODE_STARTS
-    count = int(np.searchsorted(starts + CODE_BITS, end, side="right"))
+def _codes(piece: bytes, place: int) -> NDArray[np.int64]:
+    """Return the codes from a place on, in bits: all up to the end, or as many as a table can take."""
+    start = place // 8
+    content = piece[start : start + MOST_TABLE_BYTES]
+    octets = np.frombuffer(content + b"\0\0\0", np.uint8).astype(np.int64)
+    words = octets[:-2] << 16 | octets[1:-1] << 8 | octets[2:]  # the 24 bits from each byte on
+    starts = place % 8 + CODE_STARTS
+    count = int(np.searchsorted(starts + CODE_BITS, len(content) * 8, side="right"))
     starts, bits = starts[:count], CODE_BITS[:count]
-    return words[starts >> 3] >> (24 - bits - (starts & 7)) & ((1 << bits) - 1)
+    codes: NDArray[np.int64] = words[starts >> 3] >> (24 - bits - (starts & 7)) & ((1 << bits) - 1)
+    return codes
 
 
 def _string_lengths(codes: list[int]) -> list[int] | None:

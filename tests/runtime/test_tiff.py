@@ -273,6 +273,12 @@ def test_compressed_pieces_lie_side_by_side(kind: str) -> None:
             decode_picture(with_tags(tiff, damage).content())
 
 
+def test_a_tile_of_gigabytes_is_not_unpacked() -> None:
+    tiff = compressed("one tile", "tiff_adobe_deflate")
+    with pytest.raises(UnreadableCellError, match="do not make up 60x50 pixels"):
+        decode_picture(with_tags(tiff, {"tile width": [2**15], "tile height": [2**15]}).content())
+
+
 @pytest.mark.parametrize("damage", [{"tile width": [64]}, {"bytes": []}], ids=["both", "none"])
 def test_compressed_pixels_lie_in_strips_or_in_tiles(damage: dict[str, list[int]]) -> None:
     with pytest.raises(UnreadableCellError, match="do not state how many compressed bytes"):
