@@ -12,8 +12,9 @@ import logging
 import re
 import stat
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -23,7 +24,7 @@ from runtime.errors import UnopenableCellError, UnreadableCellError, one_line
 from runtime.jpeg import scan_damage
 from runtime.resizing import Picture, resize_to_spec
 from runtime.schema import ImageSpec
-from runtime.tiff import layout_contradiction
+from runtime.tiff import can_show_damage, pixel_damage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -109,16 +110,25 @@ def _refuse_damaged(data: bytes, image: Image.Image) -> None:
     if image.format == "PNG":
         with Image.open(io.BytesIO(data), formats=("PNG",)) as other:
             other.verify()  # the checksums, at which decoding does not look
+    if image.format == "TIFF":  # before it is decoded: libtiff writes what it finds to the standard error
+        _refuse_for(pixel_damage(data, _tags(image)))
     image.load()
-    if damage := _found_damage(data, image):
+    _refuse_for(_found_damage(data, image))
+
+
+def _refuse_for(damage: str) -> None:
+    if damage:
         raise UnreadableCellError(f"damaged image: {damage}")
+
+
+def _tags(image: Image.Image) -> Mapping[int, Any]:
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    return tags
 
 
 def _found_damage(data: bytes, image: Image.Image) -> str:
     if image.format == "BMP":
         return size_contradiction(data)
-    if image.format == "TIFF":
-        return layout_contradiction(getattr(image, "tag_v2", {}))
     if image.format == "JPEG":
         return scan_damage(data, image)
     return ""
@@ -133,6 +143,11 @@ def _refuse_unsuitable(image: Image.Image) -> None:
     # bits, which it opens as RGB: its decoder's arguments alone tell them.
     if image.mode not in MODES_OF_8_BITS or SIXTEEN_BITS.search(str(getattr(image, "tile", ""))):
         raise UnreadableCellError(f"expected 8 bits per channel, found pixels of type {_pixel_type(image)}")
+    if image.format == "TIFF" and not can_show_damage(_tags(image)):
+        raise UnreadableCellError(
+            f"expected a TIFF file without compression or with LZW, Deflate or PackBits, found "
+            f"{image.info['compression']}; save the picture as such a file, or as BMP, PNG or JPEG"
+        )
     if getattr(image, "n_frames", 1) != 1:
         raise UnreadableCellError(f"expected one image in the file, found {getattr(image, 'n_frames', 0)}")
 

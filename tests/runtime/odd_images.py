@@ -54,7 +54,18 @@ class _File:
 
 def make_odd_images(folder: Path) -> list[OddImage]:
     """Write the whole corpus into a folder."""
-    families = (bmp_headers, bmp_kinds, png_files, jpeg_files, tiff_files, orientations, frames, claims, other_content)
+    families = (
+        bmp_headers,
+        bmp_kinds,
+        png_files,
+        jpeg_files,
+        tiff_files,
+        tiff_strips,
+        orientations,
+        frames,
+        claims,
+        other_content,
+    )
     files = [file for family in families for file in family()]
     made = [_write(folder / f"{number:03} {file.name}", file) for number, file in enumerate(files)]
     return made + list(odd_names(folder)) + list(no_files(folder))
@@ -340,6 +351,30 @@ def tiff_files() -> Iterator[_File]:
     for name, samples in kinds.items():
         yield _File(f"{name}.tif", encoded(Image.fromarray(samples), "TIFF"))
     yield _File("Lab.tif", encoded(CELL.convert("LAB"), "TIFF"))
+
+
+def tiff_strips() -> Iterator[_File]:
+    """Compressed strips that are overwritten or not yet written, and compressions in which that would not show."""
+    for compression in ("tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "jpeg"):
+        data = encoded(CELL, "TIFF", compression=compression, strip_size=4000)
+        strips = strips_of(data)
+        yield _File(f"{compression} in strips.tif", data, None if compression == "jpeg" else PIXELS)
+        for number, (start, count) in enumerate(strips):
+            third = count // 3
+            for name, byte in {"zeros": b"\0", "ones": b"\xff"}.items():
+                content = data[: start + third] + byte * third + data[start + 2 * third :]
+                yield _File(f"{compression}, {name} in strip {number}.tif", content)
+        first, end = strips[0][0], sum(strips[-1])
+        written = first + (end - first) * 6 // 10
+        yield _File(f"{compression}, half written.tif", data[:written] + bytes(end - written) + data[end:])
+    yield _File("fax.tif", encoded(CELL.convert("1"), "TIFF", compression="group4"))
+
+
+def strips_of(tiff: bytes) -> list[tuple[int, int]]:
+    """Return the first byte of each strip, and how many it has."""
+    with Image.open(io.BytesIO(tiff)) as image:
+        tags: Any = getattr(image, "tag_v2", {})
+        return list(zip(tags[273], tags[279], strict=True))
 
 
 def orientations() -> Iterator[_File]:
