@@ -11,6 +11,7 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from runtime.classifier import Classifier
@@ -20,8 +21,9 @@ from runtime.errors import UsageError
 from runtime.folder_events import has_events
 from runtime.folder_news import Bell, News
 from runtime.inputs import is_companion
-from runtime.result_store import ResultStore, own_files, stored_predictions
+from runtime.result_store import ResultStore, own_files, read_predictions
 from runtime.results import ResultsFile, check_results_name
+from runtime.schema import Prediction
 from runtime.stopping import stop_signals
 from runtime.systemd import Notifier, unit_text
 from runtime.watch_service import WatchService
@@ -70,11 +72,16 @@ def main(arguments: list[str] | None = None) -> int:
 def export(options: argparse.Namespace) -> int:
     """Write the database's rows, in the order in which they came, to a results file."""
     check_results_name(options.export)
-    rows = 0
-    with stored_predictions(options.db) as predictions, ResultsFile(options.export, audited=True) as results:
-        for prediction in predictions:
-            results.write(prediction)
-            rows += 1
+
+    def write(predictions: Iterator[Prediction]) -> int:
+        rows = 0
+        with ResultsFile(options.export, audited=True) as results:
+            for prediction in predictions:
+                results.write(prediction)
+                rows += 1
+        return rows
+
+    rows = read_predictions(options.db, write)
     tell(f"Results: {options.export}, {rows} rows")
     return DONE
 
