@@ -296,8 +296,8 @@ class WatchedFolder(Closing):
                 self._tell_unreadable(place, error)
 
     def _tell_unreadable(self, folder: str, error: OSError) -> None:
-        """Say once that a folder cannot be read; one that has gone is no matter, and the root has its own check."""
-        if not isinstance(error, FileNotFoundError) and folder not in self._unreadable:
+        """Say once that a folder cannot be read; what has gone is no matter, and the root has its own check."""
+        if not isinstance(error, (FileNotFoundError, NotADirectoryError)) and folder not in self._unreadable:
             self._unreadable.add(folder)
             self._tell(f"{printable(folder)} cannot be read: {error.strerror}; it is tried again with each look")
 
@@ -314,12 +314,15 @@ class WatchedFolder(Closing):
         return found.st_ctime_ns if found else 0
 
     def _found(self, file: str) -> os.stat_result | None:
-        """Return what the system says of a file; a link that leads nowhere counts as itself."""
+        """Return what the system says of a file, None for no file; a link that leads nowhere counts as itself."""
         path = os.path.join(self.root, file)  # noqa: PTH118
-        for ask in (os.stat, os.lstat):
-            with suppress(OSError):
-                return ask(path)
-        return None
+        with suppress(OSError):
+            return os.stat(path)  # noqa: PTH116
+        try:
+            return os.lstat(path)
+        except OSError as error:  # such as that of a folder that can be listed and not entered
+            self._tell_unreadable(os.path.dirname(path), error)  # noqa: PTH120
+            return None
 
 
 @dataclass

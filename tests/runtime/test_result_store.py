@@ -3,9 +3,8 @@ from __future__ import annotations
 import csv
 import os
 import sqlite3
-import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from runtime.errors import OutputError
 from runtime.result_store import APPLICATION_ID, STORE_VERSION, FileVersion, ResultStore, own_files, read_predictions
 from runtime.results import AUDIT_COLUMNS, COLUMNS, ResultsFile
 from runtime.schema import Prediction
+from tests.runtime.another_user import another_user, needs_root, open_folder
 from tests.runtime.audits import AUDIT
 from tests.runtime.stored_rows import stored_rows
 
@@ -194,24 +194,11 @@ def write_a_row(path: Path, name: str = "a.bmp") -> None:
         store.commit()
 
 
-@contextmanager
-def another_user() -> Iterator[None]:
-    """Be one who owns nothing here."""
-    os.setegid(65534)
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can be another user")
+@needs_root
 @pytest.mark.parametrize("mode", [0o777, 0o755])
 def test_another_user_reads_a_database_at_rest_and_leaves_its_folder_as_it_was(mode: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "results.sqlite")
-        path.parent.chmod(mode)
+    with open_folder(mode) as folder:
+        path = folder / "results.sqlite"
         write_a_row(path)
         before = names_beside(path)
         with another_user():

@@ -12,6 +12,7 @@ from runtime.folder_events import FolderEvents, has_events
 from runtime.folder_news import Bell, News
 from runtime.result_store import FileVersion
 from runtime.watched_folder import RETRY_PAUSES_S, Candidate, WatchedFolder
+from tests.runtime.another_user import another_user, needs_root, open_folder
 from tests.runtime.fake_clock import FakeClock
 
 INTERVAL_S = 2.0
@@ -312,6 +313,26 @@ def test_a_sub_folder_that_cannot_be_read_is_told_once_and_costs_the_others_noth
     assert folder.said == [
         f"{folder.root / 'closed'} cannot be read: Permission denied; it is tried again with each look"
     ]
+
+
+@needs_root
+def test_a_folder_that_can_be_listed_and_not_entered_is_told_once_and_taken_when_it_can() -> None:
+    with open_folder() as place:
+        folder = Folder(place / "cells")
+        folder.write("a.bmp")
+        closed = folder.write("plate/b.bmp").parent
+        folder.write("plate/c.bmp")
+        closed.chmod(0o644)
+        with another_user():
+            folder.take()
+            assert folder.take_later() == ["a.bmp"]
+            folder.take_later()
+        assert folder.said == [f"{closed} cannot be read: Permission denied; it is tried again with each look"]
+        closed.chmod(0o755)
+        with another_user():
+            folder.take_later()
+            assert folder.take_later() == ["plate/b.bmp", "plate/c.bmp"]
+        folder.watched.close()
 
 
 def test_looks_at_a_large_folder_leave_it_time_to_rest(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
