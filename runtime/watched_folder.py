@@ -110,12 +110,12 @@ class WatchedFolder(Closing):
             elif self._is_settled(candidate):
                 yield candidate
 
-    def is_unchanged(self, version: FileVersion) -> bool:
-        """Say whether a file still is this version; where it is another one, that waits from now on."""
+    def current(self, version: FileVersion) -> FileVersion | None:
+        """Return the version of its file as it is now, None for no file; one that is another waits from now on."""
         now = self._version_of(version.file)
         if now is not None and now != version:
             self._wait(now, self._interval)
-        return now == version
+        return now
 
     def try_again(self, candidate: Candidate) -> bool:
         """Let a file that could not be used wait for the next try; return False after the last."""
@@ -230,7 +230,7 @@ class WatchedFolder(Closing):
         return None
 
     def _is_settled(self, candidate: Candidate) -> bool:
-        return self.is_unchanged(candidate.version) and not self._is_done(candidate.version)
+        return self.current(candidate.version) == candidate.version and not self._is_done(candidate.version)
 
     def _is_done(self, version: FileVersion) -> bool:
         """Say whether a version needs no further look: it is known, or was tried in vain and has not changed."""
