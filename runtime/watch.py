@@ -20,7 +20,7 @@ from runtime.command_line import DONE, INTERRUPTED, REFUSED, ArgumentParser, pos
 from runtime.errors import UsageError
 from runtime.folder_events import has_events
 from runtime.folder_news import Bell, News
-from runtime.inputs import is_companion
+from runtime.inputs import is_not_yet_a_cell
 from runtime.result_store import ResultStore, own_files, read_predictions
 from runtime.results import ResultsFile, check_results_name
 from runtime.schema import Prediction
@@ -115,7 +115,7 @@ def watched_folder(options: argparse.Namespace, service: WatchService, news: New
         str(options.folder.absolute()),
         news,
         is_known=service.is_known,
-        is_left_out=lambda file: is_companion(file) or os.path.basename(file) in own,  # noqa: PTH119
+        is_left_out=lambda file: is_not_yet_a_cell(file) or os.path.basename(file) in own,  # noqa: PTH119
         with_events=has_events() and not options.poll,
         interval=options.interval,
         tell=tell,

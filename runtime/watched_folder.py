@@ -20,7 +20,7 @@ from runtime.closing import Closing
 from runtime.errors import UsageError
 from runtime.folder_events import FolderEvents
 from runtime.folder_news import News
-from runtime.inputs import is_companion
+from runtime.inputs import is_not_yet_a_cell
 from runtime.result_store import FileVersion
 
 MOST_WAITING = 10_000  # files
@@ -48,7 +48,7 @@ class WatchedFolder(Closing):
         news: News,
         *,
         is_known: Callable[[FileVersion], bool],
-        is_left_out: Callable[[str], bool] = is_companion,
+        is_left_out: Callable[[str], bool] = is_not_yet_a_cell,
         with_events: bool,
         interval: float,
         tell: Callable[[str], None],

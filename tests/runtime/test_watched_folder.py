@@ -173,6 +173,16 @@ def test_links_in_a_circle_end_and_a_link_to_nowhere_is_one_version(folder: Fold
     assert folder.take_later() == folder.take_later() == []
 
 
+@pytest.mark.parametrize("suffix", [".tmp", ".part", ".filepart", ".crdownload", ".TMP"])
+def test_a_copy_is_a_cell_when_it_has_its_name(suffix: str, folder: Folder) -> None:
+    path = folder.write(f"a.bmp{suffix}")
+    folder.news.file(str(path), complete=True)
+    assert folder.take() == folder.take_later() == []
+    path.rename(folder.root / "a.bmp")
+    folder.take_later()
+    assert folder.take_later() == ["a.bmp"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="on Windows all names are text")
 def test_a_name_may_hold_bytes_that_are_no_text(folder: Folder) -> None:
     name = os.fsdecode(b"\xff\xfe.bmp")
