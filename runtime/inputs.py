@@ -21,6 +21,9 @@ from runtime.errors import UsageError
 # format that is not known must show up as an error, not be passed over in silence.
 COMPANION_SUFFIXES = (".csv", ".db", ".html", ".json", ".jsonl", ".md", ".partial", ".sqlite", ".ini")
 
+# Names that programs give a file while they copy it; then it is renamed. In a folder that is watched they will be.
+UNFINISHED_COPY_SUFFIXES = (".crdownload", ".filepart", ".part", ".tmp")
+
 STANDARD_INPUT = "-"
 SEPARATOR = "[/\\\\]" if os.sep == "\\" else "/"  # of a pattern, as a regular expression
 
@@ -160,6 +163,11 @@ def is_wanted(path: str, folder: str, include: Sequence[str]) -> bool:
 def is_companion(path: str) -> bool:
     """Say whether a file, by its path inside a named folder, is hidden or of a kind that lies beside images."""
     return is_hidden(path) or path.lower().endswith(COMPANION_SUFFIXES)
+
+
+def is_not_yet_a_cell(path: str) -> bool:
+    """Say whether a file of a watched folder, by its path inside it, is a companion or a copy that is not finished."""
+    return is_companion(path) or path.lower().endswith(UNFINISHED_COPY_SUFFIXES)
 
 
 def is_hidden(path: str) -> bool:

@@ -3,28 +3,35 @@
 A row of a file that could not be opened says nothing of its content, and gives way to the next one of that version.
 
 A row is the results table's with its audit and, before it, what tells one version of a file from another.
-The write-ahead log lets others read, and `stored_predictions` export, while a service writes. `synchronous=FULL` puts
+The write-ahead log lets others `read`, and `read_predictions` export, while a service writes. `synchronous=FULL` puts
 a transaction on the disk before it counts: a row that was seen survives a power cut, so its file may be moved away.
+At rest the database is one file without a log. A reader makes no files beside it: they would be its user's, and the
+service could not write them.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import astuple, replace
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 from runtime.closing import Closing
 from runtime.errors import OutputError, UnopenableCellError
 from runtime.results import AUDIT_COLUMNS, COLUMNS
 from runtime.schema import Audit, Prediction
 
+Answer = TypeVar("Answer")
+
 STORE_VERSION = 1  # PRAGMA user_version; another set of columns is another version
 APPLICATION_ID = 0x414C4C65  # "ALLe": tells this project's databases from others
 OPENING_TIMEOUT_S = 5.0
 BUSY_TIMEOUT_MS = 200  # of one try; what could not be written is kept and tried again
+INDEX_DELAY_S = 0.1  # a service that begins has made its log's index by then
+READING_TRIES = 5  # each but the last ended by a service that began or ended meanwhile
 
 
 class FileVersion(NamedTuple):
@@ -96,6 +103,8 @@ class ResultStore(Closing):
 
     def close(self) -> None:
         """Close the database and let another service have it; rows that wait are dropped."""
+        with suppress(sqlite3.Error):  # a reader is at it: the log stays
+            self._connection.execute("PRAGMA journal_mode = DELETE")
         self._connection.close()
         self._lock.close()
 
@@ -137,36 +146,103 @@ class ResultStore(Closing):
             raise
 
 
-@contextmanager
-def stored_predictions(path: Path) -> Iterator[Iterator[Prediction]]:
-    """Yield the predictions of a database in the order in which they were written, also while a service writes it.
+def read_predictions(path: Path, use: Callable[[Iterator[Prediction]], Answer]) -> Answer:
+    """Return what `use` makes of all predictions, in the order in which they were written.
 
-    Raises OutputError where it cannot be read or is not this version's.
+    Works and raises as `read` does, and calls `use` anew as that does: the predictions end only where they are right.
     """
-    with reading(path) as connection:
-        if connection is None:
-            yield iter(())
-            return
+
+    def ask(reader: Reader) -> Answer:
+        return use(_predictions(reader))
+
+    return read(path, ask)
+
+
+def read(path: Path, ask: Callable[[Reader], Answer]) -> Answer:
+    """Return the answer to what is asked of a database, also while a service writes it; reading makes no file.
+
+    Where a service has begun or ended while `ask` was reading, `ask` is called anew and its answer before is dropped.
+    Raises OutputError where the database cannot be read or is not this version's.
+    """
+    for _ in range(READING_TRIES):
+        if not path.is_file():
+            raise OutputError(f"expected the database of a watched folder at {path}, found none; check the path")
+        rest = _Rest.of(path)
+        try:
+            with closing(_connect(path, rest.way_to_open())) as connection, _database_errors(path):
+                reader = Reader(connection if _refuse_foreign(connection, path) else None, rest)
+                answer = ask(reader)
+        except OutputError:
+            if rest.is_over():
+                continue
+            raise
+        if not rest.is_over():
+            return answer
+    raise OutputError(f"cannot read {path}: services begin and end to write it all the time; try again later")
+
+
+def _predictions(reader: Reader) -> Iterator[Prediction]:
+    if reader.connection is not None:
         names = ", ".join((*COLUMNS, *AUDIT_COLUMNS))
-        rows = connection.execute(f"SELECT {names} FROM results ORDER BY rowid")  # noqa: S608
-        yield (replace(Prediction(*row[: len(COLUMNS)]), audit=Audit(*row[len(COLUMNS) :])) for row in rows)
+        rows = reader.connection.execute(f"SELECT {names} FROM results ORDER BY rowid")  # noqa: S608
+        for row in rows:
+            yield replace(Prediction(*row[: len(COLUMNS)]), audit=Audit(*row[len(COLUMNS) :]))
+    reader.check()
 
 
-@contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection | None]:
-    """Yield a connection that can only read, also while a service writes; None where no service has set it up yet.
+class Reader(NamedTuple):
+    """A database that is being read."""
 
-    Raises OutputError where it cannot be read or is not this version's.
+    connection: sqlite3.Connection | None  # can only read; None where no service has set the database up yet
+    rest: _Rest
+
+    def check(self) -> None:
+        """Raise OutputError where what was read may be wrong, and is read anew; for what cannot be taken back."""
+        if self.rest.is_over():
+            raise OutputError("expected a database at rest, found that a service began to write it")
+
+
+@dataclass(frozen=True)
+class _Rest:
+    """Whether a service writes a database or left it without its log, and what the file was like then.
+
+    SQLite reads a database at rest without any lock (`immutable`): a service that begins has its log beside the
+    database before it changes a row, and changes the file's head before that and again when it ends.
     """
-    if not path.is_file():
-        raise OutputError(f"expected the database of a watched folder at {path}, found none; check the path")
-    with closing(_connect(path, "ro")) as connection, _database_errors(path):
-        yield connection if _refuse_foreign(connection, path) else None
+
+    path: Path
+    seen: tuple[int, ...] | None  # None: with a log, which SQLite's locks guard
+
+    @classmethod
+    def of(cls, path: Path) -> _Rest:
+        return cls(path, cls._look(path))
+
+    def way_to_open(self) -> str:
+        """Return the mode in which the database is opened, as SQLite's URIs say it, without making a file beside it."""
+        if self.seen is not None:
+            return "ro&immutable=1"
+        index = Path(f"{self.path}-shm")
+        if not index.exists():
+            time.sleep(INDEX_DELAY_S)
+        # A copy may come without the log's index; then it has to be made.
+        return "ro&readonly_shm=1" if index.exists() else "ro"
+
+    def is_over(self) -> bool:
+        """Say whether the database was at rest and may have been written since."""
+        return self.seen is not None and self._look(self.path) != self.seen
+
+    @staticmethod
+    def _look(path: Path) -> tuple[int, ...] | None:
+        with _database_errors(path):
+            found = path.stat()  # before the log is looked for: a service may end in between
+            if Path(f"{path}-wal").exists():
+                return None
+            return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def own_files(path: Path) -> set[str]:
     """Return the names of the files that a database consists of while it is used; none of them is a cell."""
-    return {path.name + suffix for suffix in ("", "-wal", "-shm", "-lock")}
+    return {path.name + suffix for suffix in ("", "-wal", "-shm", "-journal", "-lock")}
 
 
 def _connect(path: Path, mode: str = "rwc") -> sqlite3.Connection:

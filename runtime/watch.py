@@ -11,6 +11,7 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from runtime.classifier import Classifier
@@ -19,9 +20,10 @@ from runtime.command_line import DONE, INTERRUPTED, REFUSED, ArgumentParser, pos
 from runtime.errors import UsageError
 from runtime.folder_events import has_events
 from runtime.folder_news import Bell, News
-from runtime.inputs import is_companion
-from runtime.result_store import ResultStore, own_files, stored_predictions
+from runtime.inputs import is_not_yet_a_cell
+from runtime.result_store import ResultStore, own_files, read_predictions
 from runtime.results import ResultsFile, check_results_name
+from runtime.schema import Prediction
 from runtime.stopping import stop_signals
 from runtime.systemd import Notifier, unit_text
 from runtime.watch_service import WatchService
@@ -70,11 +72,16 @@ def main(arguments: list[str] | None = None) -> int:
 def export(options: argparse.Namespace) -> int:
     """Write the database's rows, in the order in which they came, to a results file."""
     check_results_name(options.export)
-    rows = 0
-    with stored_predictions(options.db) as predictions, ResultsFile(options.export, audited=True) as results:
-        for prediction in predictions:
-            results.write(prediction)
-            rows += 1
+
+    def write(predictions: Iterator[Prediction]) -> int:
+        rows = 0
+        with ResultsFile(options.export, audited=True) as results:
+            for prediction in predictions:
+                results.write(prediction)
+                rows += 1
+        return rows
+
+    rows = read_predictions(options.db, write)
     tell(f"Results: {options.export}, {rows} rows")
     return DONE
 
@@ -108,7 +115,7 @@ def watched_folder(options: argparse.Namespace, service: WatchService, news: New
         str(options.folder.absolute()),
         news,
         is_known=service.is_known,
-        is_left_out=lambda file: is_companion(file) or os.path.basename(file) in own,  # noqa: PTH119
+        is_left_out=lambda file: is_not_yet_a_cell(file) or os.path.basename(file) in own,  # noqa: PTH119
         with_events=has_events() and not options.poll,
         interval=options.interval,
         tell=tell,

@@ -136,14 +136,19 @@ class WatchService:
         return self._is_stopping() or is_full
 
     def _receive(self, prediction: Prediction, folder: WatchedFolder) -> None:
-        """Keep the row of a file that is still what it was when it was taken."""
+        """Keep the row of a file that is still what it was when it was taken, or that went after it was read.
+
+        Another one in its place may be what was read; one that has gone without an answer may have gone before.
+        """
         version = next(iter(self._in_flight))
         candidate = self._in_flight.pop(version)
-        if not folder.is_unchanged(version):
+        now = folder.current(version)
+        is_error = prediction.status == "error"
+        if now != version and (now is not None or is_error):
             return
-        if prediction.status == "error" and folder.try_again(candidate):
+        if is_error and folder.try_again(candidate):
             return
-        if prediction.status == "error":
+        if is_error:
             self._tell(f"{printable(prediction.path)}: {prediction.reason}; set aside until it changes")
         self._store.add(version, prediction)
         self.outcomes.add(prediction)

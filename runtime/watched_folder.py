@@ -20,7 +20,7 @@ from runtime.closing import Closing
 from runtime.errors import UsageError
 from runtime.folder_events import FolderEvents
 from runtime.folder_news import News
-from runtime.inputs import is_companion
+from runtime.inputs import is_not_yet_a_cell
 from runtime.result_store import FileVersion
 
 MOST_WAITING = 10_000  # files
@@ -48,7 +48,7 @@ class WatchedFolder(Closing):
         news: News,
         *,
         is_known: Callable[[FileVersion], bool],
-        is_left_out: Callable[[str], bool] = is_companion,
+        is_left_out: Callable[[str], bool] = is_not_yet_a_cell,
         with_events: bool,
         interval: float,
         tell: Callable[[str], None],
@@ -110,12 +110,12 @@ class WatchedFolder(Closing):
             elif self._is_settled(candidate):
                 yield candidate
 
-    def is_unchanged(self, version: FileVersion) -> bool:
-        """Say whether a file still is this version; where it is another one, that waits from now on."""
+    def current(self, version: FileVersion) -> FileVersion | None:
+        """Return the version of its file as it is now, None for no file; one that is another waits from now on."""
         now = self._version_of(version.file)
         if now is not None and now != version:
             self._wait(now, self._interval)
-        return now == version
+        return now
 
     def try_again(self, candidate: Candidate) -> bool:
         """Let a file that could not be used wait for the next try; return False after the last."""
@@ -230,7 +230,7 @@ class WatchedFolder(Closing):
         return None
 
     def _is_settled(self, candidate: Candidate) -> bool:
-        return self.is_unchanged(candidate.version) and not self._is_done(candidate.version)
+        return self.current(candidate.version) == candidate.version and not self._is_done(candidate.version)
 
     def _is_done(self, version: FileVersion) -> bool:
         """Say whether a version needs no further look: it is known, or was tried in vain and has not changed."""
@@ -296,8 +296,8 @@ class WatchedFolder(Closing):
                 self._tell_unreadable(place, error)
 
     def _tell_unreadable(self, folder: str, error: OSError) -> None:
-        """Say once that a folder cannot be read; one that has gone is no matter, and the root has its own check."""
-        if not isinstance(error, FileNotFoundError) and folder not in self._unreadable:
+        """Say once that a folder cannot be read; what has gone is no matter, and the root has its own check."""
+        if not isinstance(error, (FileNotFoundError, NotADirectoryError)) and folder not in self._unreadable:
             self._unreadable.add(folder)
             self._tell(f"{printable(folder)} cannot be read: {error.strerror}; it is tried again with each look")
 
@@ -314,12 +314,15 @@ class WatchedFolder(Closing):
         return found.st_ctime_ns if found else 0
 
     def _found(self, file: str) -> os.stat_result | None:
-        """Return what the system says of a file; a link that leads nowhere counts as itself."""
+        """Return what the system says of a file, None for no file; a link that leads nowhere counts as itself."""
         path = os.path.join(self.root, file)  # noqa: PTH118
-        for ask in (os.stat, os.lstat):
-            with suppress(OSError):
-                return ask(path)
-        return None
+        with suppress(OSError):
+            return os.stat(path)  # noqa: PTH116
+        try:
+            return os.lstat(path)
+        except OSError as error:  # such as that of a folder that can be listed and not entered
+            self._tell_unreadable(os.path.dirname(path), error)  # noqa: PTH120
+            return None
 
 
 @dataclass

@@ -20,7 +20,7 @@ from runtime.contact_sheet import as_jpeg
 from runtime.errors import UnreadableCellError
 from runtime.outcomes import Outcomes
 from runtime.preprocessing import MAX_FILE_BYTES, decode_cell
-from runtime.result_store import FileVersion, reading
+from runtime.result_store import FileVersion, Reader, read
 from runtime.results import row_of
 from runtime.schema import ImageSpec, Prediction
 
@@ -73,16 +73,19 @@ class WatchFeed:
 
     def news(self, after: int, limit: int) -> NewRows:
         """Return at most `limit` of the newest rows after the row `after`; raise OutputError without a database."""
-        with reading(self._database) as connection:
+
+        def ask(reader: Reader) -> tuple[_Tally, list[dict[str, Any]]]:
+            connection = reader.connection
             if connection is None:
-                return NewRows([], 0, _Tally().counts, "")
+                return _Tally(), []
             connection.execute("BEGIN")  # rows and counts of one moment
-            database = _identity_of(connection)
             [last] = connection.execute("SELECT coalesce(max(rowid), 0) FROM results").fetchone()
-            with self._counting:
-                self._tally = self._tally.up_to(connection, database, last)
-                counts = self._tally.counts
-            return NewRows(_rows_after(connection, after, limit), last, counts, database)
+            tally = self._tally.up_to(connection, _identity_of(connection), last)
+            return tally, _rows_after(connection, after, limit)
+
+        with self._counting:
+            self._tally, rows = read(self._database, ask)
+            return NewRows(rows, self._tally.last, self._tally.counts, self._tally.database)
 
     def picture(self, row: int) -> bytes:
         """Return the cell of a row as a small JPEG file; raises what `cell` raises."""
@@ -108,8 +111,11 @@ class WatchFeed:
     def _row(self, row: int) -> tuple[FileVersion, list[Any]]:
         """Return which file a row is of, and its p_all, precision and bundle."""
         question = "SELECT file, size, mtime_ns, p_all, precision, bundle FROM results WHERE rowid = ?"
-        with reading(self._database) as connection:
-            found = connection and connection.execute(question, (row,)).fetchone()
+
+        def ask(reader: Reader) -> Any:
+            return reader.connection and reader.connection.execute(question, (row,)).fetchone()
+
+        found = read(self._database, ask)
         if not found:
             raise NoPictureError(f"expected the number of a row, found {row}; ask for the newest rows again")
         file, size, mtime_ns, *answer = found

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import OutputError
-from runtime.result_store import APPLICATION_ID, STORE_VERSION, FileVersion, ResultStore, own_files
+from runtime.result_store import APPLICATION_ID, STORE_VERSION, FileVersion, ResultStore, own_files, read_predictions
 from runtime.results import AUDIT_COLUMNS, COLUMNS, ResultsFile
 from runtime.schema import Prediction
+from tests.runtime.another_user import another_user, needs_root, open_folder
 from tests.runtime.audits import AUDIT
 from tests.runtime.stored_rows import stored_rows
 
@@ -181,6 +182,52 @@ def test_rows_are_read_while_a_service_writes(store: ResultStore, path: Path) ->
     store._connection.execute("BEGIN IMMEDIATE")
     assert len(stored_rows(path)) == 1
     store._connection.execute("ROLLBACK")
+
+
+def names_beside(path: Path) -> list[str]:
+    return sorted(file.name for file in path.parent.iterdir())
+
+
+def write_a_row(path: Path, name: str = "a.bmp") -> None:
+    with ResultStore(path) as store:
+        store.add(version(name), prediction(name))
+        store.commit()
+
+
+@needs_root
+@pytest.mark.parametrize("mode", [0o777, 0o755])
+def test_another_user_reads_a_database_at_rest_and_leaves_its_folder_as_it_was(mode: int) -> None:
+    with open_folder(mode) as folder:
+        path = folder / "results.sqlite"
+        write_a_row(path)
+        before = names_beside(path)
+        with another_user():
+            assert len(stored_rows(path)) == 1
+        assert names_beside(path) == before == ["results.sqlite", "results.sqlite-lock"]
+
+
+def test_a_database_that_an_older_version_left_is_read_without_a_file_beside_it(path: Path) -> None:
+    write_a_row(path)
+    make_database(path, "PRAGMA journal_mode = WAL")
+    before = names_beside(path)
+    assert len(stored_rows(path)) == 1
+    assert names_beside(path) == before
+
+
+def test_what_was_read_while_a_service_began_and_ended_is_read_anew(path: Path) -> None:
+    for number in range(3):
+        write_a_row(path, f"{number}.bmp")
+    read: list[list[str]] = []
+
+    def use(predictions: Iterator[Prediction]) -> int:
+        read.append([next(predictions).path])
+        if len(read) == 1:
+            write_a_row(path, "late.bmp")
+        read[-1] += [one.path for one in predictions]
+        return len(read[-1])
+
+    assert read_predictions(path, use) == 4
+    assert len(read) == 2
 
 
 def test_the_own_files_are_those_that_lie_there(store: ResultStore, path: Path) -> None:

@@ -209,13 +209,37 @@ def test_a_file_that_is_replaced_while_it_is_read_is_recorded_as_what_it_became(
     assert watch.rows() == [("a.bmp", "ok")]
 
 
-def test_a_file_that_goes_while_it_is_read_leaves_no_row(watch: Watch) -> None:
+def test_a_file_that_goes_after_it_was_read_has_its_row(watch: Watch) -> None:
     watch.drop("a.bmp")
     watch.classifier.before_answer = lambda path: Path(path).unlink()
     watch.step()
     watch.settle()
-    assert watch.rows() == []
+    assert watch.rows() == [("a.bmp", "ok")]
     assert watch.said == []
+
+
+def test_a_file_that_goes_without_an_answer_leaves_no_row(watch: Watch) -> None:
+    watch.drop("a.bmp", content="text")
+    for pause in (0.0, *RETRY_PAUSES_S[:-1]):
+        watch.step(pause)
+    watch.classifier.before_answer = lambda path: Path(path).unlink()
+    watch.step(RETRY_PAUSES_S[-1])
+    assert len(watch.classifier.read) == 1 + len(RETRY_PAUSES_S)
+    assert (watch.rows(), watch.said) == ([], [])
+
+
+def test_a_file_that_goes_to_be_replaced_is_one_row_for_each_version(watch: Watch) -> None:
+    watch.drop("a.bmp")
+    os.utime(watch.root / "a.bmp", (3600, 3600))
+    watch.classifier.before_answer = lambda path: Path(path).unlink()
+    watch.step()
+    watch.classifier.before_answer = lambda _: None
+    for hour in (2, 1):
+        watch.drop("a.bmp")
+        os.utime(watch.root / "a.bmp", (3600 * hour, 3600 * hour))
+        watch.settle()
+    assert watch.rows() == [("a.bmp", "ok"), ("a.bmp", "ok")]
+    assert len(watch.classifier.read) == 2, "the first version is known when it comes back"
 
 
 def test_other_content_under_a_name_is_a_new_row(watch: Watch) -> None:

@@ -12,6 +12,7 @@ from runtime.folder_events import FolderEvents, has_events
 from runtime.folder_news import Bell, News
 from runtime.result_store import FileVersion
 from runtime.watched_folder import RETRY_PAUSES_S, Candidate, WatchedFolder
+from tests.runtime.another_user import another_user, needs_root, open_folder
 from tests.runtime.fake_clock import FakeClock
 
 INTERVAL_S = 2.0
@@ -172,6 +173,16 @@ def test_links_in_a_circle_end_and_a_link_to_nowhere_is_one_version(folder: Fold
     assert folder.take_later() == folder.take_later() == []
 
 
+@pytest.mark.parametrize("suffix", [".tmp", ".part", ".filepart", ".crdownload", ".TMP"])
+def test_a_copy_is_a_cell_when_it_has_its_name(suffix: str, folder: Folder) -> None:
+    path = folder.write(f"a.bmp{suffix}")
+    folder.news.file(str(path), complete=True)
+    assert folder.take() == folder.take_later() == []
+    path.rename(folder.root / "a.bmp")
+    folder.take_later()
+    assert folder.take_later() == ["a.bmp"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="on Windows all names are text")
 def test_a_name_may_hold_bytes_that_are_no_text(folder: Folder) -> None:
     name = os.fsdecode(b"\xff\xfe.bmp")
@@ -193,13 +204,13 @@ def test_a_version_that_changed_is_not_itself_any_more_and_waits(folder: Folder)
     folder.take()
     folder.clock.pass_by(INTERVAL_S)
     [candidate] = folder.candidates()
-    assert folder.watched.is_unchanged(candidate.version)
+    assert folder.watched.current(candidate.version) == candidate.version
     path.write_text("something else")
-    assert not folder.watched.is_unchanged(candidate.version)
+    assert folder.watched.current(candidate.version) not in (candidate.version, None)
     assert folder.take() == []
     assert folder.take_later() == ["a.bmp"]
     path.unlink()
-    assert not folder.watched.is_unchanged(candidate.version)
+    assert folder.watched.current(candidate.version) is None
 
 
 def test_a_failure_is_tried_again_after_growing_pauses_a_few_times(folder: Folder) -> None:
@@ -312,6 +323,26 @@ def test_a_sub_folder_that_cannot_be_read_is_told_once_and_costs_the_others_noth
     assert folder.said == [
         f"{folder.root / 'closed'} cannot be read: Permission denied; it is tried again with each look"
     ]
+
+
+@needs_root
+def test_a_folder_that_can_be_listed_and_not_entered_is_told_once_and_taken_when_it_can() -> None:
+    with open_folder() as place:
+        folder = Folder(place / "cells")
+        folder.write("a.bmp")
+        closed = folder.write("plate/b.bmp").parent
+        folder.write("plate/c.bmp")
+        closed.chmod(0o644)
+        with another_user():
+            folder.take()
+            assert folder.take_later() == ["a.bmp"]
+            folder.take_later()
+        assert folder.said == [f"{closed} cannot be read: Permission denied; it is tried again with each look"]
+        closed.chmod(0o755)
+        with another_user():
+            folder.take_later()
+            assert folder.take_later() == ["plate/b.bmp", "plate/c.bmp"]
+        folder.watched.close()
 
 
 def test_looks_at_a_large_folder_leave_it_time_to_rest(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
