@@ -1,12 +1,16 @@
-"""python -m benchmarks.footprint: start-up time and memory of `python -m runtime.classify` as a process of its own."""
+"""python -m benchmarks.footprint: start-up time and memory of `python -m runtime.classify` as a process of its own.
+
+In each round it is started beside a process that does nothing but open the same model with ONNX Runtime.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
@@ -16,9 +20,24 @@ import numpy as np
 from benchmarks.cells import bmp_cells
 from benchmarks.peak_memory import last_line, refuse_system_without_peak, run_measured
 from benchmarks.record import Row, check_record_folder, write_record
-from runtime.bundle import DEFAULT_BUNDLE
+from benchmarks.turns import ratio_columns
+from runtime.backends.select import best_variant
+from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.command_line import DONE, ArgumentParser, positive_int, print_table, run_command
 from runtime.errors import BackendError
+
+FIRST_ROW, OPENING, IMPORT = "classify: first row", "ONNX Runtime: model open", "import runtime"
+# What one would write by hand; it prints how long that took.
+OPEN_MODEL = """
+import sys, time
+import onnxruntime
+options = onnxruntime.SessionOptions()
+options.log_severity_level = 3
+started = time.perf_counter()
+onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+print(time.perf_counter() - started)
+"""
+IMPORT_RUNTIME = "import time; started = time.perf_counter(); import runtime; print(time.perf_counter() - started)"
 
 
 def build_parser() -> ArgumentParser:
@@ -29,7 +48,7 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE)
     parser.add_argument("--starts", type=positive_int, default=5, help="how often it is started; default 5")
-    parser.add_argument("--files", type=positive_int, nargs="+", default=[1000, 20000], metavar="N")
+    parser.add_argument("--files", type=positive_int, nargs="+", default=[1000, 50000], metavar="N")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where footprint.json is written")
     return parser
 
@@ -41,18 +60,49 @@ def main(arguments: list[str] | None = None) -> int:
     refuse_system_without_peak()
     with bmp_cells() as cells:
         classify = command(options.bundle)
-        starts = [seconds_to_first_row(classify, cells[0]) for _ in range(options.starts)]
-        start_rows: list[Row] = [
-            {"starts": len(starts), "median_s": float(np.median(starts)), "slowest_s": max(starts)}
-        ]
+        seconds = start_seconds(options, classify, cells[0])
         memory_rows = [memory_row(classify, cells, count) for count in options.files]
-    print("From the start of the process to the first row on standard output")
+    start_rows = [start_row(name, own, seconds[OPENING]) for name, own in seconds.items()]
     print_table(start_rows)
+    print(
+        "classify: from the start of its process; the others without that of Python. ratio: to ONNX Runtime's opening"
+    )
     print("Peak resident memory while classifying")
     print_table(memory_rows)
     if options.out:
-        write_record(options.out, "footprint", options.bundle, {"start": start_rows, "memory": memory_rows})
+        write_record(
+            options.out, "footprint", options.bundle, {"start": start_rows, "seconds": seconds, "memory": memory_rows}
+        )
     return DONE
+
+
+def start_seconds(options: argparse.Namespace, classify: list[str], cell: str) -> dict[str, list[float]]:
+    """Return the seconds of each start, in turns."""
+    bundle = Bundle.open(options.bundle)
+    model = bundle.path(best_variant(bundle, "cpu", "auto"))
+    ways: dict[str, Callable[[], float]] = {
+        FIRST_ROW: lambda: seconds_to_first_row(classify, cell),
+        OPENING: lambda: told_seconds(OPEN_MODEL, str(model)),
+        IMPORT: lambda: told_seconds(IMPORT_RUNTIME),
+    }
+    rounds = [{name: way() for name, way in ways.items()} for _ in range(options.starts)]
+    return {name: [one[name] for one in rounds] for name in ways}
+
+
+def told_seconds(code: str, *arguments: str) -> float:
+    """Run code in a process of its own; return the seconds that it prints."""
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BackendError(
+            f"expected the seconds of a start, found exit code {done.returncode}; {last_line(done.stderr)}"
+        )
+    return float(done.stdout)
+
+
+def start_row(name: str, seconds: list[float], opening: list[float]) -> Row:
+    """Sum up one way of starting."""
+    row = {"start": name, "starts": len(seconds), "median_s": round(float(np.median(seconds)), 4)}
+    return {**row, "slowest_s": round(max(seconds), 4), **ratio_columns(seconds, opening)}
 
 
 def seconds_to_first_row(classify: list[str], cell: str) -> float:
