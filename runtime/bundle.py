@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -72,8 +73,10 @@ class Bundle:
                 f"({getattr(error, 'strerror', None) or error}); make one with `python -m export onnx`"
             ) from error
         manifest = manifest_from_json(text)
-        for variant in manifest.variants:
-            _check(folder, variant.file, variant.sha256)
+        with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter free
+            checks = [pool.submit(_check, folder, variant.file, variant.sha256) for variant in manifest.variants]
+            for check in checks:
+                check.result()
         _check(folder, GOLDEN_NAME, manifest.golden_sha256)
         return cls(folder, manifest, _card(folder, manifest.card_sha256))
 
