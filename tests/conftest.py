@@ -21,12 +21,9 @@ from tests.tiny_bundle import write_tiny_bundle
 REAL_CELLS = Path(__file__).parents[2] / "shared" / "cnmc"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def control_c() -> Iterator[None]:
-    """Ctrl-C as it is in a terminal: a shell's background job ignores it, and so would all that it starts.
-
-    For each test anew, since a library may leave another handler behind.
-    """
+    """Ctrl-C as it is in a terminal: a shell's background job ignores it, and so would all that it starts."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
