@@ -93,8 +93,14 @@ def _tiles(record: Record) -> str:
 def _budget(record: Record) -> str:
     if record["budget"] is None:
         return _section("budget", "<p>No budget was given (--budget).</p>")
+    # As texts: limits of other units stand below each other, and one of 400 would leave one of 0.01 no decimals.
     rows = [
-        {**row, "found": "not measured" if row["found"] is None else row["found"], "kept": _kept(row)}
+        {
+            **row,
+            "value": f"{row['value']:g}",
+            "found": "not measured" if row["found"] is None else f"{row['found']:g}",
+            "kept": _kept(row),
+        }
         for row in record["budget"]
     ]
     columns = {"limit": "limit", "sense": "", "value": "value", "found": "found", "kept": "verdict"}

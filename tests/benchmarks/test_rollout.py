@@ -508,6 +508,15 @@ def test_a_page_shows_names_as_text_and_a_failed_row_with_its_reason() -> None:
     assert [number(value) for value in (None, True, 12, 0.1234, 56.78)] == ["-", "yes", "12", "0.123", "56.78"]
 
 
+def test_limits_of_any_size_are_shown_with_their_decimals(tmp_path: Path, no_processes: None) -> None:
+    (tmp_path / "budget.json").write_text('{"p95_ms": 400000, "slowdown": 0.9875, "memory_mb": 0.25}')
+    rollout.main(["--out", str(tmp_path), "--precisions", "fp32", "--budget", str(tmp_path / "budget.json"), *SHORT])
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    budget = page[page.index('id="budget"') : page.index('id="parity"')]
+    for limit in ("400000", "0.9875", "0.25"):
+        assert f'<td class="number">{limit}</td>' in budget
+
+
 def test_a_page_of_failures_alone_can_be_written(tmp_path: Path, no_processes: None) -> None:
     assert rollout.main(["--out", str(tmp_path), "--precisions", "fp32", *SHORT]) == DONE
     record = record_in(tmp_path)
