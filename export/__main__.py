@@ -31,7 +31,7 @@ from runtime.command_line import (
     run_command,
 )
 from runtime.errors import UsageError
-from runtime.schema import PRECISIONS, TOLERANCES, Tolerance
+from runtime.schema import ENGINE_PRECISIONS, PRECISIONS, TOLERANCES, Tolerance
 
 if TYPE_CHECKING:
     from export.gate import Verdict
@@ -73,7 +73,7 @@ def _add_onnx(commands: Any) -> None:
         type=Path,
         metavar="DIR",
         help=f"where the run's training cells lie now, or {FEWEST_TO_CONVERT} or more of each class: their look goes "
-        "into the bundle, and fp16 and int8 are fitted to them; default: --data",
+        "into the bundle, and all but fp32 is fitted to them; default: --data",
     )
     onnx.add_argument(
         "--cells",
@@ -142,7 +142,7 @@ def _add_triton(commands: Any) -> None:
 def _add_engine(commands: Any) -> None:
     engine = commands.add_parser("engine", help="build a TensorRT engine on the device that will run it")
     engine.add_argument("bundle", type=Path, metavar="BUNDLE", help="the engine is put into it")
-    engine.add_argument("--precision", choices=PRECISIONS, help="of the bundle's variant; default: fp16")
+    engine.add_argument("--precision", choices=ENGINE_PRECISIONS, help="of the bundle's variant; default: fp16")
     engine.add_argument(
         "--batch",
         type=batch_size,

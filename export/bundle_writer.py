@@ -38,6 +38,7 @@ from runtime.preprocessing import load_cell
 from runtime.schema import (
     CARD_NAME,
     CLASSES,
+    ENGINE_PRECISIONS,
     ENGINES_FOLDER,
     GOLDEN_NAME,
     MANIFEST_NAME,
@@ -176,12 +177,15 @@ def _convert(
             # ONNX Runtime computes fp16 in float32 on a CPU, where nothing overflows: no comparison there would tell.
             of_compared = largest_activations(fp32, load_cells(spread_over(compared, OVERFLOW_CELLS), image))
             converted.append(_Converted("fp16", file, write_fp16(fp32, file, larger(peaks, of_compared)), hashes))
-        if "int8" in precisions:
-            tell(f"converting to int8, calibrated on {len(pixels)} training cells")
-            file = fp32.with_name(_file_name("int8"))
-            converted.append(_Converted("int8", file, write_int8(fp32, file, pixels, peaks), hashes))
+        for precision in ("int8", "int8_cpu"):
+            if precision in precisions:
+                tell(f"converting to {precision}, calibrated on {len(pixels)} training cells")
+                file = fp32.with_name(_file_name(precision))
+                kept = write_int8(fp32, file, pixels, peaks, for_cpu=precision == "int8_cpu")
+                converted.append(_Converted(precision, file, kept, hashes))
     for each in converted:
-        refuse_unsupported(each.file)
+        if each.precision in ENGINE_PRECISIONS:
+            refuse_unsupported(each.file)
     return converted
 
 

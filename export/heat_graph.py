@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Between a cell's two maps, in the mean over the cells. Where several places are equally large, as in a black
 # background, rounding decides which of them a pooling takes.
-SMALLEST_CORRELATION = {"fp32": 0.99, "fp16": 0.99, "int8": 0.9}
+SMALLEST_CORRELATION = {"fp32": 0.99, "fp16": 0.99, "int8": 0.9, "int8_cpu": 0.9}
 
 
 class Explains(Protocol):

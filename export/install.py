@@ -12,9 +12,9 @@ from export.installed import CURRENT, InstallFolder, held_install_folder, is_of_
 from export.self_test import self_test_apart
 from runtime.backends.tensorrt import numbers
 from runtime.bundle import Bundle, read_bundle_file, refuse_unproved
-from runtime.errors import AllnetError, BackendError, BundleError, OutputError
+from runtime.errors import AllnetError, BackendError, BundleError, OutputError, UsageError
 from runtime.files import flush_folder, folder_written_aside, output_errors
-from runtime.schema import CARD_NAME, ENGINES_FOLDER, GOLDEN_NAME, MANIFEST_NAME, SIGNATURE_NAME
+from runtime.schema import CARD_NAME, ENGINE_PRECISIONS, ENGINES_FOLDER, GOLDEN_NAME, MANIFEST_NAME, SIGNATURE_NAME
 
 SelfTest = Callable[[Path, str, str], str]  # bundle, backend, precision -> what runs it
 
@@ -115,7 +115,12 @@ def _checked(source: Path, public_key: Path | None) -> _Source:
 
 def _planned_run(bundle: Bundle, options: InstallOptions, tell: Callable[[str], None]) -> _Run:
     """Decide whether an engine is built; raise BackendError where one is asked for and cannot be."""
-    if options.engine is not False:
+    takes_engine = options.precision in (None, *ENGINE_PRECISIONS)
+    if options.engine and not takes_engine:
+        raise UsageError(
+            f"expected {', '.join(ENGINE_PRECISIONS)} for an engine, received {options.precision}; leave --engine out"
+        )
+    if options.engine is not False and takes_engine:
         try:
             refuse_no_tensorrt()
         except BackendError as error:

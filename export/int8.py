@@ -1,14 +1,17 @@
 """fp32 ONNX to int8 ONNX: pairs of QuantizeLinear and DequantizeLinear round what bears it.
 
-Weights are rounded channel by channel, activations tensor by tensor, all symmetrically round zero point 0: the form
-that TensorRT takes as it is.
+Weights are rounded channel by channel, symmetrically; activations tensor by tensor, in one of two forms:
+
+- int8 rounds them symmetrically round zero point 0: the form that TensorRT takes as it is.
+- int8_cpu rounds them to uint8, from 0 where a value cannot be negative. A ReLU is then part of the rounding before it,
+  and ONNX Runtime computes from convolution to convolution in integers, where int8 goes through float32 at each ReLU.
 """
 
 from __future__ import annotations
 
 import logging
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +23,7 @@ from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from tqdm import tqdm
 
-from export.graph import check, open_for_reading, put_in_order, weighted_nodes
+from export.graph import check, open_for_reading, producers, put_in_order, weighted_nodes
 from export.onnx_session import open_session, options_of_a_short_life
 from runtime.errors import ConversionError
 from runtime.schema import INPUT_NAME, OUTPUT_NAME
@@ -32,9 +35,14 @@ if TYPE_CHECKING:
 # gate, on other cells and by sensitivity and specificity.
 LARGEST_MEAN_DIFFERENCE = 0.005
 SCAN_CELLS = 16  # that each layer is tried on, alone
+WEIGHTED = ("Conv", "Gemm", "MatMul")
+PASSING_ON = ("Concat", "MaxPool")  # choose among the values they take
+NEVER_ADDING_A_SIGN = (*PASSING_ON, "AveragePool", "GlobalAveragePool", "Transpose")
 
 
-def write_int8(fp32: Path, target: Path, cells: NDArray[np.uint8], peaks: dict[str, float]) -> tuple[str, ...]:
+def write_int8(
+    fp32: Path, target: Path, cells: NDArray[np.uint8], peaks: dict[str, float], *, for_cpu: bool = False
+) -> tuple[str, ...]:
     """Convert a fp32 graph of a bundle; return the names of the layers that stay in float32.
 
     Where rounding every layer moves the answers too far, each layer is rounded alone, and those that move them most
@@ -45,10 +53,11 @@ def write_int8(fp32: Path, target: Path, cells: NDArray[np.uint8], peaks: dict[s
         target: Where the int8 graph is written.
         cells: uint8 RGB [N, height, width, 3], of the training part, on which the answers are compared.
         peaks: By tensor its largest absolute value on them: the ranges that are divided into 255 steps.
+        for_cpu: Write int8_cpu.
 
     Raises ConversionError where the graph is not valid, or where too few layers bear being rounded.
     """
-    rounding = _Rounding(fp32, cells, peaks)
+    rounding = _Rounding(fp32, cells, peaks, for_cpu=for_cpu)
     kept: list[str] = []
     if not rounding.is_close(kept):
         most_sensitive = rounding.most_sensitive_first()
@@ -73,14 +82,17 @@ def _fewest(most: int, is_enough: Callable[[int], bool]) -> int:
 class _Rounding:
     """A fp32 graph, the ranges of its activations and its answers: what is needed to round some of its layers."""
 
-    def __init__(self, fp32: Path, cells: NDArray[np.uint8], peaks: dict[str, float]) -> None:
+    def __init__(self, fp32: Path, cells: NDArray[np.uint8], peaks: dict[str, float], *, for_cpu: bool) -> None:
         self._model = open_for_reading(fp32)
         self._cells = cells
+        self._for_cpu = for_cpu
         self._answers = _answers(self._model, cells)
         weighted = weighted_nodes(self._model)
         self.layers = [node.name for node in self._model.graph.node if node.name in weighted]
+        from_zero = _never_negative(self._model) if for_cpu else set()
         ranges = {
-            tensor: TensorData(lowest=np.float32(-peak), highest=np.float32(peak)) for tensor, peak in peaks.items()
+            tensor: TensorData(lowest=np.float32(0 if tensor in from_zero else -peak), highest=np.float32(peak))
+            for tensor, peak in peaks.items()
         }
         self._ranges = TensorsData(CalibrationMethod.MinMax, ranges)
 
@@ -93,17 +105,17 @@ class _Rounding:
             per_channel=True,
             reduce_range=False,
             weight_qType=QuantType.QInt8,
-            activation_qType=QuantType.QInt8,
+            activation_qType=QuantType.QUInt8 if self._for_cpu else QuantType.QInt8,
             tensors_range=self._ranges,
-            nodes_to_quantize=list(layers),
+            nodes_to_quantize=[*layers, *(_between(model, layers) if self._for_cpu else ())],
             nodes_to_exclude=[],
-            op_types_to_quantize=["Conv", "Gemm", "MatMul"],
-            # A pair for each layer, even where several take one tensor: ONNX Runtime then computes each in int8.
+            op_types_to_quantize=[*WEIGHTED, "Relu", *PASSING_ON],
             extra_options={
-                "ActivationSymmetric": True,
+                "ActivationSymmetric": not self._for_cpu,
                 "WeightSymmetric": True,
                 "QuantizeBias": False,
-                "DedicatedQDQPair": True,
+                # A pair for each layer, even where several take one tensor: ONNX Runtime then computes each in int8.
+                "DedicatedQDQPair": not self._for_cpu,
             },
         )
         with _quiet_log():
@@ -129,6 +141,26 @@ class _Rounding:
     def _mean_difference(self, answers: NDArray[np.float64]) -> float:
         """Return the mean absolute difference from the fp32 graph's answers for the first cells."""
         return float(np.abs(answers - self._answers[: len(answers)]).mean())
+
+
+def _never_negative(model: Any) -> Set[str]:
+    """Return the tensors behind a ReLU, as far as no operator can bring a sign."""
+    found: set[str] = set()
+    for node in model.graph.node:  # in the order of computation
+        if node.op_type == "Relu" or (node.op_type in NEVER_ADDING_A_SIGN and found.issuperset(node.input)):
+            found.update(node.output)
+    return found
+
+
+def _between(model: Any, layers: Collection[str]) -> list[str]:
+    """Return the names of the nodes behind rounded layers that can take and give integers as well."""
+    source, rounded = producers(model), set(layers)
+    for node in model.graph.node:
+        if node.op_type == "Relu" or node.op_type in PASSING_ON:
+            before = [source[tensor] for tensor in node.input if tensor in source]
+            if before and all(each.name in rounded for each in before):
+                rounded.add(node.name)
+    return [node.name for node in model.graph.node if node.name in rounded.difference(layers)]
 
 
 @contextmanager

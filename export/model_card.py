@@ -59,6 +59,7 @@ PRECISION_TO_NOTE = {
         "arithmetic in fp16 does is judged on the device that does it: `python -m benchmarks.rollout`."
     ),
     "int8": "Of int8 the layers stay in float32 whose rounding would move `p_all` most.",
+    "int8_cpu": "The same holds of int8_cpu, which is for CPUs alone.",
 }
 
 SEEN_SUBJECTS = (

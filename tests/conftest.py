@@ -13,6 +13,7 @@ from runtime.backends.cuda_runtime import open_cuda
 from runtime.backends.tensorrt import import_tensorrt, this_machine
 from runtime.demo import demo_cells
 from runtime.errors import BackendError
+from runtime.schema import PRECISIONS
 from tests.tensorrt_simulator.install import install
 from tests.tensorrt_simulator.library import Library
 from tests.tensorrt_simulator.rules import VERSIONS
@@ -99,9 +100,7 @@ def full_bundle(finished_run: Path) -> Path:
     from export.finished_run import find_run
 
     folder = finished_run.parent / "full_bundle"
-    write_bundle(
-        find_run(finished_run), folder, ExportOptions(precisions=("fp32", "fp16", "int8"), source="drawn cells")
-    )
+    write_bundle(find_run(finished_run), folder, ExportOptions(precisions=PRECISIONS, source="drawn cells"))
     return folder
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from benchmarks.rollout.options import RolloutOptions
 from runtime.backends.onnxruntime import has_provider
-from runtime.backends.select import open_model
+from runtime.backends.select import PREFERENCES, open_model
 from runtime.backends.tensorrt import built_engines
 from runtime.bundle import Bundle
 from runtime.classifier import Classifier, ClassifierOptions
@@ -51,7 +51,8 @@ def cases_of(bundle: Bundle, options: RolloutOptions, deployed: Case) -> list[Ca
         Case(backend, precision)
         for backend in options.backends or usable_backends(bundle)
         for precision in precisions
-        if options.backends or backend != "tensorrt" or built_engines(bundle.folder, precision)
+        if precision in PREFERENCES[backend]
+        and (options.backends or backend != "tensorrt" or built_engines(bundle.folder, precision))
     ]
     return [deployed, *(case for case in cases if case != deployed)]
 

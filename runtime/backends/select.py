@@ -7,12 +7,17 @@ from runtime.backends.onnxruntime import OnnxRuntimeBackend, has_provider
 from runtime.backends.tensorrt import built_engines, find_engine, open_engine
 from runtime.bundle import Bundle
 from runtime.errors import BackendError
-from runtime.schema import Variant
+from runtime.schema import ENGINE_PRECISIONS, Variant
 
 BACKENDS = ("auto", "tensorrt", "cuda", "cpu")
-# Where a user names no precision: the first of these that is proved. On a GPU fp16 is the fastest; on a CPU it is no
-# faster than fp32, and int8 is faster but further from the Keras model, so that it has to be asked for.
-PREFERENCES = {"tensorrt": ("fp16", "int8", "fp32"), "cuda": ("fp16", "fp32", "int8"), "cpu": ("fp32", "fp16", "int8")}
+# What a backend takes, and where a user names no precision the first of these that is proved. On a GPU fp16 is the
+# fastest; on a CPU it is no faster than fp32, and the int8 ones are faster but further from the Keras model, so that
+# they have to be asked for.
+PREFERENCES = {
+    "tensorrt": ("fp16", "int8", "fp32"),
+    "cuda": ("fp16", "fp32", "int8"),
+    "cpu": ("fp32", "fp16", "int8_cpu", "int8"),
+}
 
 
 def open_model(bundle: Bundle, backend: str, precision: str, threads: int | None = None) -> tuple[Backend, Variant]:
@@ -22,7 +27,8 @@ def open_model(bundle: Bundle, backend: str, precision: str, threads: int | None
     CPU; its description says why one before it was not taken. A precision "auto" is the one that is best for the
     backend among those that are proved, and for TensorRT among those that were built.
 
-    Raises BackendError where the backend is not available here, BundleError where the bundle has no such variant.
+    Raises BackendError where the backend is not available here or does not take the precision, BundleError where the
+    bundle has no such variant.
     """
     if backend != "auto":
         variant = best_variant(bundle, backend, precision)
@@ -44,10 +50,20 @@ def open_model(bundle: Bundle, backend: str, precision: str, threads: int | None
 
 
 def best_variant(bundle: Bundle, backend: str, precision: str) -> Variant:
-    """Return the variant of that precision; for "auto" the best for the backend, a proved one where there is any."""
+    """Return the variant of that precision; for "auto" the best for the backend, a proved one where there is any.
+
+    Raises BackendError where the backend does not take that precision, BundleError where the bundle has none of it.
+    """
+    taken = PREFERENCES[backend]
     if precision != "auto":
+        if precision not in taken:
+            raise BackendError(
+                f"expected {', '.join(taken)} for {backend}, received {precision}, which is for a CPU alone; choose "
+                "one of them, or --backend cpu"
+            )
         return bundle.variant(precision)
-    ranked = sorted(bundle.manifest.variants, key=lambda variant: PREFERENCES[backend].index(variant.precision))
+    held = [variant for variant in bundle.manifest.variants if variant.precision in taken]
+    ranked = sorted(held, key=lambda variant: taken.index(variant.precision))
     proved = [variant for variant in ranked if variant.proof.passed] or ranked
     if backend == "tensorrt":
         proved = [variant for variant in proved if built_engines(bundle.folder, variant.precision)] or proved
@@ -66,6 +82,8 @@ def open_backend(bundle: Bundle, backend: str, variant: Variant, threads: int | 
 
 
 def _worth_a_try(bundle: Bundle, precision: str) -> list[str]:
-    """Return the backends before the CPU that this machine and this bundle may have."""
+    """Return the backends before the CPU that this machine and this bundle may have, and that take the precision."""
+    if precision not in ("auto", *ENGINE_PRECISIONS):
+        return []
     has_engine = bool(built_engines(bundle.folder, best_variant(bundle, "tensorrt", precision).precision))
     return ["tensorrt"] * has_engine + ["cuda"] * has_provider("cuda")

@@ -35,7 +35,7 @@ from runtime.command_line import DONE, PARTLY_DONE, REFUSED
 from runtime.errors import BackendError, BundleError, DataError, OutputError, UsageError
 from runtime.schema import ImageSpec, Prediction
 from tests.benchmarks.a_record import a_record
-from tests.tiny_bundle import onnx_answers, record_hashes, write_onnx
+from tests.tiny_bundle import onnx_answers, record_hashes, write_onnx, write_tiny_bundle
 
 CellFile = Callable[[str], Path]
 SHORT = [
@@ -527,6 +527,15 @@ def test_a_page_of_failures_alone_can_be_written(tmp_path: Path, no_processes: N
     page = write_report(record, tmp_path).read_text(encoding="utf-8")
     assert page.count("failed: no card</td>") == 6
     assert "nothing could be measured" in page
+
+
+def test_a_variant_for_a_cpu_is_measured_on_the_cpu_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = Bundle.open(write_tiny_bundle(tmp_path / "bundle", ("fp32", "int8_cpu")))
+    monkeypatch.setattr(cases_module, "has_provider", lambda _: True)  # there seems to be a GPU
+    found = cases_module.cases_of(
+        bundle, RolloutOptions(bundle.folder, bundle.folder), cases_module.Case("cuda", "fp32")
+    )
+    assert [case.name for case in found] == ["cuda fp32", "cpu fp32", "cpu int8_cpu"]
 
 
 def test_engines_are_measured_in_the_precisions_that_were_built(

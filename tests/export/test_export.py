@@ -37,7 +37,7 @@ from runtime.demo import DEMO_CELLS
 from runtime.errors import BackendError, BundleError, ConversionError, DataError, OutputError, RunError
 from runtime.files import sha256_of_file
 from runtime.preprocessing import load_cell
-from runtime.schema import TOLERANCES, ImageSpec, Range, Tolerance
+from runtime.schema import ENGINE_PRECISIONS, PRECISIONS, TOLERANCES, ImageSpec, Range, Tolerance
 from tests.small_network import types_of
 from tests.tiny_bundle import onnx_answers, record_hashes
 from train.splits import read_cells
@@ -300,7 +300,7 @@ def test_another_export_in_another_process_and_from_another_place_gives_the_same
     words = ["--run", str(run), "--out", str(again), "--data-source", "drawn cells"]
     few_cells_prove = "import export.fewest_cells; export.fewest_cells.FEWEST_TO_PROVE = 1"
     code = f"{few_cells_prove}; from export.__main__ import main; raise SystemExit(main())"
-    command = [sys.executable, "-c", code, "onnx", *words, "--precision", "fp32", "fp16", "int8"]
+    command = [sys.executable, "-c", code, "onnx", *words, "--precision", *PRECISIONS]
     environment = os.environ | {"PYTHONHASHSEED": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -311,6 +311,7 @@ def test_another_export_in_another_process_and_from_another_place_gives_the_same
         "model.fp16.onnx",
         "model.fp32.onnx",
         "model.int8.onnx",
+        "model.int8_cpu.onnx",
     ]
     assert hashes(again) == hashes(full_bundle)
     assert Bundle.open(again).content_sha256 == Bundle.open(full_bundle).content_sha256
@@ -318,12 +319,13 @@ def test_another_export_in_another_process_and_from_another_place_gives_the_same
         assert not re.search(rb"mueller|ward7", file.read_bytes()), "a bundle travels, and a path may name a person"
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_each_variant_is_proved_and_used_by_the_runtime(full_bundle: Path, drawn: Path, precision: str) -> None:
     variant = Bundle.open(full_bundle).variant(precision)
     assert variant.proof.passed
     assert variant.proof.tolerance == TOLERANCES[precision]
-    refuse_unsupported(full_bundle / variant.file)
+    if precision in ENGINE_PRECISIONS:
+        refuse_unsupported(full_bundle / variant.file)
     names = {node.name for node in onnx.load(full_bundle / variant.file).graph.node}
     assert set(variant.kept_in_fp32) <= names
     with Classifier(ClassifierOptions(full_bundle, backend="cpu", precision=precision)) as classifier:
@@ -337,10 +339,11 @@ def test_the_layers_that_stay_in_float32_are_recorded(full_bundle: Path) -> None
     fp16 = onnx.load(full_bundle / "model.fp16.onnx")
     wide = {node.name for node in fp16.graph.node if types_of(fp16)[node.output[0]] == onnx.TensorProto.FLOAT}
     assert set(bundle.variant("fp16").kept_in_fp32) == weighted_nodes(fp16) & wide
-    int8 = bundle.variant("int8")
-    unrounded = weighted_nodes(onnx.load(full_bundle / int8.file))  # the others take their weights rounded
-    assert set(int8.kept_in_fp32) == unrounded
-    assert len(unrounded) < len(weighted_nodes(onnx.load(full_bundle / "model.fp32.onnx")))
+    for precision in ("int8", "int8_cpu"):
+        int8 = bundle.variant(precision)
+        unrounded = weighted_nodes(onnx.load(full_bundle / int8.file))  # the others take their weights rounded
+        assert set(int8.kept_in_fp32) == unrounded
+        assert len(unrounded) < len(weighted_nodes(onnx.load(full_bundle / "model.fp32.onnx")))
 
 
 def test_the_card_tells_of_every_variant(full_bundle: Path) -> None:
@@ -359,7 +362,7 @@ def test_the_cells_that_a_conversion_looked_at_are_recorded_and_of_the_training_
     training = {cell.sha256 for cell in read_cells(finished_run / "cells.csv") if cell.part == "training"}
     recorded = {variant.precision: variant.calibration_sha256 for variant in manifest.variants}
     assert recorded["fp32"] == ()
-    for precision in ("fp16", "int8"):
+    for precision in ("fp16", "int8", "int8_cpu"):
         assert len(recorded[precision]) == len(training), "all of them, since they are few"
         assert set(recorded[precision]) == training
 
@@ -367,8 +370,8 @@ def test_the_cells_that_a_conversion_looked_at_are_recorded_and_of_the_training_
 def test_the_golden_cells_hold_what_each_variant_itself_says(full_bundle: Path) -> None:
     opened = Bundle.open(full_bundle)
     golden = opened.golden()
-    assert set(golden.p_all) == {"keras", "fp32", "fp16", "int8"}
-    for precision in ("fp32", "fp16", "int8"):
+    assert set(golden.p_all) == {"keras", *PRECISIONS}
+    for precision in PRECISIONS:
         file = opened.path(opened.variant(precision))
         with OnnxRuntimeBackend(file, opened.manifest.image, "cpu") as backend:
             np.testing.assert_allclose(golden.p_all[precision], backend.infer(golden.cells), atol=1e-6)

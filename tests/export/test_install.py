@@ -12,7 +12,7 @@ from export.install import InstallOptions, install_bundle, roll_back
 from export.signature import sign_bundle
 from runtime.bundle import Bundle
 from runtime.classifier import Classifier, ClassifierOptions
-from runtime.errors import BackendError, BundleError, OutputError
+from runtime.errors import BackendError, BundleError, OutputError, UsageError
 from runtime.held import held_folder
 from runtime.schema import to_json
 from tests.export.test_signature import write_keys
@@ -241,6 +241,16 @@ def test_without_tensorrt_an_engine_is_left_out_or_refused_where_it_is_asked_for
         install(three[0], to, InstallOptions(public_key=None, engine=True))
     assert not to.exists()
     assert "No engine is built: expected TensorRT" in install(three[0], to, InstallOptions(public_key=None))
+
+
+def test_of_a_precision_for_a_cpu_no_engine_is_built(to: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = write_tiny_bundle(tmp_path / "bundle", ("fp32", "int8_cpu"))
+    install_tensorrt(monkeypatch, "10.3")
+    with pytest.raises(UsageError, match="expected fp32, fp16, int8 for an engine, received int8_cpu"):
+        install(bundle, to, InstallOptions(public_key=None, engine=True, precision="int8_cpu"))
+    assert not to.exists()
+    said = install(bundle, to, InstallOptions(public_key=None, precision="int8_cpu"))
+    assert "in use: compact int8_cpu on ONNX Runtime" in said
 
 
 def test_a_running_classifier_keeps_its_bundle_when_its_folder_is_removed(three: list[Path], to: Path) -> None:

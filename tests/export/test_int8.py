@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import helper
 
 import export.int8
 from export.activations import largest_activations
 from export.int8 import LARGEST_MEAN_DIFFERENCE, write_int8
+from runtime.backends.onnxruntime import DISABLED_OPTIMIZERS
 from runtime.errors import ConversionError
 from tests.small_network import constants_of, named, saved, small_network
 from tests.tiny_bundle import onnx_answers, some_cells
@@ -40,9 +43,9 @@ def fp32(tmp_path: Path) -> Path:
     return saved(small_network(inner_layers=3), tmp_path / "model.fp32.onnx")
 
 
-def converted(fp32: Path) -> tuple[tuple[str, ...], Any]:
-    target = fp32.with_name("model.int8.onnx")
-    kept = write_int8(fp32, target, CELLS, largest_activations(fp32, CELLS))
+def converted(fp32: Path, *, for_cpu: bool = False) -> tuple[tuple[str, ...], Any]:
+    target = fp32.with_name("model.int8_cpu.onnx" if for_cpu else "model.int8.onnx")
+    kept = write_int8(fp32, target, CELLS, largest_activations(fp32, CELLS), for_cpu=for_cpu)
     model = onnx.load(target)
     onnx.checker.check_model(model, full_check=True)
     return kept, model
@@ -133,21 +136,20 @@ def test_the_range_of_an_activation_is_its_largest_value_on_the_cells(fp32: Path
         assert scale == pytest.approx(peaks[tensor] / 127, rel=0.01)
 
 
-def test_layers_that_do_not_bear_int8_are_kept_and_only_they(tmp_path: Path) -> None:
+@pytest.mark.parametrize("for_cpu", [False, True])
+def test_layers_that_do_not_bear_int8_are_kept_and_only_they(tmp_path: Path, *, for_cpu: bool) -> None:
     fp32 = saved(small_network(OUTLIER, inner_layers=3), tmp_path / "model.fp32.onnx")
-    kept, model = converted(fp32)
+    kept, model = converted(fp32, for_cpu=for_cpu)
     assert set(kept) == {"inner1/conv", "inner2/conv"}, "the one that gives the outlier and the one that takes it"
     source, constants = producers(model), constants_of(model)
     for layer in LAYERS:
         node = named(model, layer)
-        kinds = [source[tensor].op_type for tensor in node.input[:2] if tensor in source]
         if layer in kept:
-            assert "DequantizeLinear" not in kinds
             assert constants[node.input[1]].dtype == np.float32
         else:
-            assert kinds == ["DequantizeLinear"] * 2
-    difference = np.abs(onnx_answers(fp32.with_name("model.int8.onnx"), CELLS) - onnx_answers(fp32, CELLS))
-    assert difference.mean() <= LARGEST_MEAN_DIFFERENCE
+            assert [source[tensor].op_type for tensor in node.input[:2]] == ["DequantizeLinear"] * 2
+    rounded = fp32.with_name("model.int8_cpu.onnx" if for_cpu else "model.int8.onnx")
+    assert np.abs(onnx_answers(rounded, CELLS) - onnx_answers(fp32, CELLS)).mean() <= LARGEST_MEAN_DIFFERENCE
 
 
 def test_without_the_scan_the_outlier_would_cost_the_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,3 +191,74 @@ def test_two_conversions_give_the_same_file(tmp_path: Path) -> None:
     for name in ("a.onnx", "b.onnx"):
         write_int8(fp32, tmp_path / name, CELLS, largest_activations(fp32, CELLS))
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_for_a_cpu_what_cannot_be_negative_is_rounded_from_zero(fp32: Path) -> None:
+    kept, model = converted(fp32, for_cpu=True)
+    assert kept == ()
+    constants, source = constants_of(model), producers(model)
+    peaks = largest_activations(fp32, CELLS)
+    for layer, tensor, steps in (
+        ("stem/conv", "standardization/transpose:0", 127.5),
+        ("inner2/conv", "inner1/relu:0", 255),
+        ("inner3/conv", "inner2/relu:0", 255),
+    ):
+        rounding = source[named(model, layer).input[0]]
+        assert constants[rounding.input[1]] == pytest.approx(peaks[tensor] / steps, rel=1e-5)
+        zero = constants[rounding.input[2]]
+        assert zero.dtype == np.uint8
+        assert (zero == 0) == (steps == 255)
+
+
+def branches_network() -> Any:
+    """The small network, in which inner2 takes the larger values of two branches side by side."""
+    model = small_network(channels=8)
+    side = ["inner1/relu:0", "inner2/kernel", "inner2/bias"]
+    place = list(model.graph.node).index(named(model, "inner2/relu"))
+    # inner1 is read by both branches, as in InceptionV3.
+    for offset, node in enumerate(
+        [
+            helper.make_node("Conv", side, ["side:0"], "side/conv", pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", ["side:0"], ["side/relu:0"], "side/relu"),
+            helper.make_node("Relu", ["inner2/conv:0"], ["first/relu:0"], "first/relu"),
+            helper.make_node("Concat", ["first/relu:0", "side/relu:0"], ["both:0"], "both/concat", axis=2),
+            helper.make_node("MaxPool", ["both:0"], ["larger:0"], "both/pool", kernel_shape=[2, 2]),
+            helper.make_node("Conv", ["larger:0", "inner2/kernel", "inner2/bias"], ["last:0"], "last/conv"),
+        ]
+    ):
+        model.graph.node.insert(place + offset, node)
+    named(model, "inner2/relu").input[0] = "last:0"
+    return model
+
+
+def test_for_a_cpu_onnx_runtime_computes_from_layer_to_layer_in_integers(tmp_path: Path) -> None:
+    fp32 = saved(branches_network(), tmp_path / "model.fp32.onnx")
+
+    def as_run(file: Path) -> Counter[str]:
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "as_run.onnx")
+        onnxruntime.InferenceSession(
+            file, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED_OPTIMIZERS
+        )
+        return Counter(node.op_type for node in onnx.load(tmp_path / "as_run.onnx").graph.node)
+
+    converted(fp32, for_cpu=True)
+    converted(fp32)
+    cpu, portable = as_run(tmp_path / "model.int8_cpu.onnx"), as_run(tmp_path / "model.int8.onnx")
+    assert cpu["QLinearConv"] == portable["QLinearConv"] == 5
+    assert cpu["Conv"] == cpu["Relu"] == 0
+    assert cpu["QLinearConcat"] == 1
+    assert cpu["QuantizeLinear"] == 2, "of the cells, and of their mean before the last layer"
+    assert portable["Relu"] == 5, "which this form is there to save"
+
+
+def test_for_a_cpu_answers_are_nearer_to_those_of_fp32(fp32: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export.int8, "LARGEST_MEAN_DIFFERENCE", 1.0)  # every layer is rounded
+    converted(fp32)
+    converted(fp32, for_cpu=True)
+    expected = onnx_answers(fp32, CELLS)
+    portable, cpu = (
+        np.abs(onnx_answers(fp32.with_name(f"model.{name}.onnx"), CELLS) - expected).mean()
+        for name in ("int8", "int8_cpu")
+    )
+    assert 0 < cpu < portable

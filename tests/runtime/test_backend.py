@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from runtime.backends import select
 from runtime.backends.base import Backend
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
 from runtime.backends.select import PREFERENCES, best_variant, open_model
@@ -117,6 +118,30 @@ def test_a_precision_that_is_not_named_is_the_best_proved_one_for_the_backend(ti
     bundle = Bundle.open(tiny_bundle)
     assert [best_variant(bundle, name, "auto").precision for name in PREFERENCES] == ["fp16", "fp16", "fp32"]
     assert best_variant(bundle, "cuda", "int8").precision == "int8"
+
+
+def holding(bundle: Bundle, precision: str) -> Bundle:
+    """The bundle, whose int8 variant is called otherwise."""
+    variants = tuple(
+        replace(variant, precision=precision) if variant.precision == "int8" else variant
+        for variant in bundle.manifest.variants
+    )
+    return replace(bundle, manifest=replace(bundle.manifest, variants=variants))
+
+
+def test_a_variant_for_a_cpu_alone_is_refused_elsewhere_and_never_chosen_there(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = holding(Bundle.open(tiny_bundle), "int8_cpu")
+    for name in ("tensorrt", "cuda"):
+        assert best_variant(bundle, name, "auto").precision == "fp16"
+        with pytest.raises(BackendError, match=f"expected .* for {name}, received int8_cpu, which is for a CPU alone"):
+            best_variant(bundle, name, "int8_cpu")
+    monkeypatch.setattr(select, "has_provider", lambda _: True)  # there seems to be a GPU
+    backend, variant = open_model(bundle, "auto", "int8_cpu")
+    with backend:
+        assert (backend.name, variant.precision) == ("cpu", "int8_cpu")
+        assert "not on" not in backend.description
 
 
 def test_a_variant_that_failed_is_not_chosen_where_another_passed(tiny_bundle: Path) -> None:
