@@ -115,10 +115,9 @@ def costs(record: Record) -> Iterator[tuple[str, Measured]]:
         yield name, over(row["windows_cells_per_second"], more_is_better=True, of_files=not is_model)
     for row in measured_rows(record, "sustained"):
         rates = record["sections"]["sustained"]["cells_per_minute"]
-        low, median, high = (float(value) for value in np.percentile(rates, [25, 50, 75]))
         yield (
             f"{row['backend']} {row['precision']}, sustained: cells a minute",
-            Measured(median, low, high, more_is_better=True),
+            overall(row["cells_per_minute"], rates),
         )
     for row in measured_rows(record, "cold_start"):
         yield f"{row['backend']} {row['precision']}, cold start: s", over(row["starts_s"])
@@ -137,6 +136,18 @@ def measured_rows(record: Record, section: str) -> list[Row]:
 def over(values: Sequence[float], *, more_is_better: bool = False, of_files: bool = True) -> Measured:
     """Return the median of repetitions and their range."""
     return Measured(float(np.median(values)), min(values), max(values), more_is_better, of_files)
+
+
+def overall(rate: float, slots: Sequence[float]) -> Measured:
+    """Return the rate of a whole run, slow parts too, with the range that chance leaves it: two standard errors.
+
+    Chance is what a slot differs by from the next (the mean square successive difference, von Neumann 1941): a device
+    that throttles halfway differs once, and so its run is no wide range into which any rate would fit.
+    """
+    if len(slots) < 2:
+        return Measured(rate, rate, rate, more_is_better=True)
+    error = float(np.sqrt(np.mean(np.square(np.diff(slots))) / 2 / len(slots)))
+    return Measured(rate, rate - 2 * error, rate + 2 * error, more_is_better=True)
 
 
 def accuracy_rows(old: Record, new: Record) -> Iterator[Row]:

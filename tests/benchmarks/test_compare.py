@@ -174,14 +174,35 @@ def test_a_busy_machine_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
     [
         ("{", "expected a record of benchmarks.rollout at .*, found: "),
         ('{"measurement": "latency"}', "found another file"),
-        ('{"measurement": "rollout", "schema_version": 99}', "expected a record of schema version 3 at .*, found 99"),
-        ('{"measurement": "rollout", "schema_version": 3}', "missing environment, bundle"),
+        ('{"measurement": "rollout", "schema_version": 99}', "expected a record of schema version 4 at .*, found 99"),
+        ('{"measurement": "rollout", "schema_version": 4}', "missing environment, bundle"),
     ],
 )
 def test_what_is_no_record_is_refused(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "record.json").write_text(content)
     with pytest.raises(DataError, match=message):
         compare.main([str(tmp_path), str(tmp_path)])
+
+
+def test_a_device_that_throttles_late_is_worse_and_keeps_no_limit_that_it_misses_over_all_the_time() -> None:
+    steady, throttled = a_record(rates=[1000.0] * 10), a_record(rates=[1000.0] * 6 + [100.0] * 4)
+    assert verdicts(steady, throttled)["cpu fp32, sustained: cells a minute"] == WORSE
+    assert verdicts(throttled, steady)["cpu fp32, sustained: cells a minute"] == BETTER
+    [row] = judge_budget(Budget(cells_per_second=15.0), throttled)
+    assert (row["found"], row["kept"]) == (10.666667, False)
+
+
+def test_slots_that_go_up_and_down_make_no_rate_worse() -> None:
+    old, new = a_record(rates=[800.0, 1200.0] * 3), a_record(rates=[700.0, 1050.0] * 3)
+    assert verdicts(old, new)["cpu fp32, sustained: cells a minute"] == WITHIN
+
+
+def test_a_sustained_run_of_one_slot_is_compared_without_a_range() -> None:
+    one = a_record(rates=[300.0])
+    one["sections"]["sustained"]["rows"][0]["last_to_first"] = None
+    assert verdicts(one, one)["cpu fp32, sustained: cells a minute"] == SAME
+    [row] = judge_budget(Budget(slowdown=0.05), one)
+    assert (row["found"], row["kept"]) == (None, False)
 
 
 def test_a_limit_on_a_cost_is_kept_up_to_it_and_one_on_a_rate_down_to_it() -> None:

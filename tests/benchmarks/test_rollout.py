@@ -9,9 +9,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -125,7 +127,7 @@ def test_a_short_rollout_of_the_packages_bundle_measures_everything(
     for row in sections["peers"]["rows"]:
         assert row["status"] == "skipped" or row["largest_difference"] < 1e-4, "it is the same network"
     assert record["environment"]["cpu_flags"]
-    assert (record["schema_version"], record["options"]["batch_size"]) == (3, 4)
+    assert (record["schema_version"], record["options"]["batch_size"]) == (4, 4)
     check_page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
     assert "python -m benchmarks.compare OLD" in capsys.readouterr().out
 
@@ -419,6 +421,53 @@ def test_a_machine_that_slows_down_when_warm_is_seen(last: float, slowed: bool) 
     row = sustained.summary([100.0, 100.0, 100.0, 97.0, last, last])
     assert row["slowed_down"] is slowed
     assert row["last_to_first"] == last / 100
+
+
+def test_a_run_within_one_slot_has_the_rate_of_the_time_that_passed_and_no_slowdown(
+    tmp_path: Path, no_processes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 0.2 s a cell, in batches of 16: two of them in a slot of 13 s.
+    moments = [*[3.2] * 16, *[6.4] * 16]
+    monkeypatch.setattr(sustained, "classify_for", lambda *_: (moments, [200.0] * 32))
+    monkeypatch.setattr(sustained, "slot_seconds", lambda *_: 13.0)
+    (tmp_path / "budget.json").write_text('{"slowdown": 0.05}')
+    arguments = ["--out", str(tmp_path), "--precisions", "fp32", "--budget", str(tmp_path / "budget.json"), *SHORT]
+    assert rollout.main(arguments) == REFUSED
+    record = record_in(tmp_path)
+    [row] = record["sections"]["sustained"]["rows"]
+    assert (row["cells_per_minute"], row["median_slot"], row["slowest"], row["fastest"]) == (300, 300, 300, 300)
+    assert record["sections"]["sustained"]["cells_per_minute"] == [300]
+    assert (row["last_to_first"], row["slowed_down"]) == (None, None)
+    assert record["verdict"]["against"] == ["budget: slowdown is not measured, at most 0.05 is allowed"]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "The run filled fewer than 3 slots: whether it slowed down was not measured." in page
+    assert ">not measured</td>" in page
+
+
+@pytest.mark.parametrize(
+    ("rates", "found"),
+    [
+        ([100.0], None),
+        ([100.0, 50.0], None),
+        ([0.0, 50.0, 50.0], None),
+        ([100.0, 75.0, 50.0], 0.5),
+        ([100.0, 100.0, 75.0, 75.0, 60.0, 40.0], 0.5),
+    ],
+)
+def test_thirds_are_compared_where_there_are_slots_enough(rates: list[float], found: float | None) -> None:
+    assert sustained.last_to_first(rates) == found
+
+
+def test_the_sustained_rate_is_of_all_the_time_its_slow_part_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast, slow = 0.03 + 0.06 * np.arange(6000), 360.3 + 0.6 * np.arange(400)
+    moments = [*fast.tolist(), *slow.tolist(), 600.0]
+    monkeypatch.setattr(sustained, "opened", lambda *_: nullcontext(Mock(classify=lambda _: [])))
+    monkeypatch.setattr(sustained, "classify_for", lambda *_: (moments, [60.0] * len(moments)))
+    options = RolloutOptions(Path(), Path(), slot_seconds=60)
+    section = sustained.sustained(options, cases_module.Case("cpu", "fp32"), ["a.bmp"], Mock(read=dict, left_out=[]))
+    [row] = section["rows"]
+    assert section["cells_per_minute"] == [1000] * 6 + [100] * 4
+    assert (row["cells_per_minute"], row["median_slot"], row["slowest"]) == (640.1, 1000, 100)
 
 
 def test_a_sustained_run_ends_when_its_time_is_over(tmp_path: Path, cell_file: CellFile) -> None:
