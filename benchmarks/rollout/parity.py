@@ -16,7 +16,7 @@ from benchmarks.rollout.cases import Case
 from benchmarks.rollout.options import RolloutOptions
 from benchmarks.wrapped import GuardedBackend
 from export.fewest_cells import FEWEST_TO_PROVE
-from export.gate import Verdict, judge_all, recorded_tolerances, verdict_row
+from export.gate import Verdict, judge_all, recorded_tolerances, verdict_row, wrong_for_nan
 from export.reference import reference_file
 from export.scoring import BATCH_SIZE, Reference, Scores, infer_in_batches, limited, score_cells
 from export.seen import count_fitted, unseen_groups
@@ -178,13 +178,11 @@ def judged(bundle: Bundle, scores: Scores, verdicts: Sequence[Verdict], groups: 
     `groups` are those of the cells' subjects where the model was fitted on none of them: intervals are then over them.
     """
     threshold = bundle.manifest.decision.threshold
-    answers = scores.whole_answers()
+    answers = counted_answers(scores)
     return {
         "passed": bool(verdicts) and all(verdict.proof.passed for verdict in verdicts),
         "proofs": {verdict.precision: asdict(verdict.proof) for verdict in verdicts},
-        "metrics": {
-            name: asdict(measure(scores.labels, _numbers(p_all), threshold, groups)) for name, p_all in answers.items()
-        },
+        "metrics": {name: asdict(measure(scores.labels, p_all, threshold, groups)) for name, p_all in answers.items()},
         "flipped": [flip for verdict in verdicts for flip in flips(verdict, scores)],
         "subjects": subject_rows(scores, verdicts, threshold),
         "unreadable": scores.unreadable,
@@ -192,13 +190,18 @@ def judged(bundle: Bundle, scores: Scores, verdicts: Sequence[Verdict], groups: 
             {"path": str(cell.path), "sha256": cell.sha256, "subject": cell.subject, "label": cell.label}
             for cell in scores.cells
         ],
-        "answers": {name: [round(float(p), DIGITS) for p in _numbers(p_all)] for name, p_all in answers.items()},
+        "answers": {name: [round(float(p), DIGITS) for p in p_all] for name, p_all in answers.items()},
     }
+
+
+def counted_answers(scores: Scores) -> dict[str, NDArray[np.float32]]:
+    """Return p_all of all cells by name, as the gate counts it: NaN, which JSON has not, as the wrongest answer."""
+    return {name: wrong_for_nan(p_all, scores.labels) for name, p_all in scores.whole_answers().items()}
 
 
 def flips(verdict: Verdict, scores: Scores) -> list[Row]:
     """Return the cells to which a case gives another label than the reference."""
-    own = _numbers(scores.whole_answers()[verdict.precision])
+    own = counted_answers(scores)[verdict.precision]
     return [
         {
             "variant": verdict.precision,
@@ -218,14 +221,11 @@ def subject_rows(scores: Scores, verdicts: Sequence[Verdict], threshold: float) 
     The interval is Wilson's, of the reference's share; those with most flipped cells come first.
     """
     subjects = np.array([cell.subject or "unknown" for cell in scores.cells])
-    answers = scores.whole_answers()
+    answers = counted_answers(scores)
     rows = []
     for subject in np.unique(subjects):
         own = subjects == subject
-        right = {
-            name: int(((_numbers(p_all)[own] >= threshold) == scores.labels[own]).sum())
-            for name, p_all in answers.items()
-        }
+        right = {name: int(((p_all[own] >= threshold) == scores.labels[own]).sum()) for name, p_all in answers.items()}
         share = wilson_interval(next(iter(right.values())), int(own.sum()))
         rows.append(
             {
@@ -238,8 +238,3 @@ def subject_rows(scores: Scores, verdicts: Sequence[Verdict], threshold: float) 
             }
         )
     return sorted(rows, key=lambda row: (-sum(row["flipped"].values()), -row["ALL"] - row["healthy"], row["subject"]))
-
-
-def _numbers(p_all: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return p_all with the healthy side's 0 for what is no number, which JSON has not; the gate counts those apart."""
-    return np.nan_to_num(p_all, nan=0.0)

@@ -30,6 +30,7 @@ from benchmarks.rollout.record import failures_of, verdict_of
 from benchmarks.rollout.report import write_report
 from benchmarks.rollout.scaling import cpu_counts
 from benchmarks.windows import WindowPlan
+from export.scoring import BATCH_SIZE, Scores
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import Classifier, ClassifierOptions
@@ -38,6 +39,7 @@ from runtime.errors import BackendError, BundleError, DataError, OutputError, Us
 from runtime.schema import ImageSpec, Prediction
 from tests.benchmarks.a_record import a_record
 from tests.tiny_bundle import onnx_answers, record_hashes, write_onnx
+from train.dataset import Cell
 
 CellFile = Callable[[str], Path]
 SHORT = [
@@ -305,6 +307,25 @@ def test_a_reference_that_has_no_number_for_a_cell_judges_nothing(
     assert reasons["parity"]["reason"].startswith(
         "expected a number of the fp32 graph for each of 30 cells, found none"
     )
+
+
+def test_answers_that_are_no_numbers_count_as_the_wrongest_everywhere(tiny_bundle: Path) -> None:
+    cells = [Cell(Path(f"{number}.bmp"), int(number % 2 == 0), "5", f"{number}") for number in range(40)]
+    labels = np.array([cell.label == 1 for cell in cells])
+    reference = np.where(labels, 0.9, 0.1).astype(np.float32)
+    answers = reference.copy()
+    answers[[0, 1, 3]] = np.nan  # one ALL cell and two healthy ones of twenty each
+    scores = Scores(cells, labels, reference, {"cpu fp32": {BATCH_SIZE: answers}}, {})
+    bundle = Bundle.open(tiny_bundle)
+    section = parity.judged(bundle, scores, parity.verdicts_of(bundle, scores, None), None)
+    metrics = section["metrics"]["cpu fp32"]
+    assert (metrics["sensitivity"]["value"], metrics["specificity"]["value"]) == (0.95, 0.9)
+    figures = section["proofs"]["cpu fp32"]["variant"]
+    assert {name: metrics[name]["value"] for name in figures} == pytest.approx(figures, abs=1e-6)
+    assert [section["answers"]["cpu fp32"][number] for number in (0, 1, 3)] == [0, 1, 1]
+    assert [(flip["path"], flip["p_all"]) for flip in section["flipped"]] == [("0.bmp", 0), ("1.bmp", 1), ("3.bmp", 1)]
+    [subject] = section["subjects"]
+    assert (subject["right"], subject["flipped"]) == ({"keras": 40, "cpu fp32": 37}, {"cpu fp32": 3})
 
 
 def test_a_bundle_of_another_schema_is_refused(tmp_path: Path, tiny_bundle: Path) -> None:
