@@ -19,7 +19,7 @@ from export.fewest_cells import FEWEST_TO_PROVE
 from export.gate import Verdict, judge_all, recorded_tolerances, verdict_row, wrong_for_nan
 from export.reference import reference_file
 from export.scoring import BATCH_SIZE, Reference, Scores, infer_in_batches, limited, score_cells
-from export.seen import count_fitted, unseen_groups
+from export.seen import Seen, count_seen, unseen_groups
 from runtime.backends.base import Backend
 from runtime.backends.select import open_backend
 from runtime.bundle import Bundle
@@ -65,7 +65,7 @@ def parity(options: RolloutOptions, bundle: Bundle, cases: Sequence[Case], cells
             failures[case_name] = backend.error
             del scores.answers[case_name]
     verdicts = verdicts_of(bundle, scores, options.data)
-    fitted = fitted_cells(bundle, options.run, scores.cells)
+    seen = seen_cells(bundle, options.run, scores.cells)
     return {
         "reference": name,
         "reference_case": None if name == KERAS else FP32Graph.case.name,
@@ -74,8 +74,9 @@ def parity(options: RolloutOptions, bundle: Bundle, cases: Sequence[Case], cells
             *({"variant": case_name, **failed(error)} for case_name, error in failures.items()),
         ],
         "threshold": bundle.manifest.decision.threshold,
-        "fitted": fitted,
-        "doubts": list(doubts(name, why, fitted, scores)),
+        "fitted": seen and seen.fitted,
+        "chosen_on": seen and seen.chosen_on,
+        "doubts": list(doubts(name, why, seen, scores)),
         **judged(bundle, scores, verdicts, unseen(bundle, options.run, scores.cells)),
     }
 
@@ -89,15 +90,15 @@ def _refuse_no_numbers(name: str, scores: Scores) -> None:
         )
 
 
-def fitted_cells(bundle: Bundle, run: Path | None, cells: Sequence[Cell]) -> int | None:
-    """Return how many of the cells the model was fitted on; None where the run is not at hand to tell."""
+def seen_cells(bundle: Bundle, run: Path | None, cells: Sequence[Cell]) -> Seen | None:
+    """Return how many of the cells the run has seen; None where it is not at hand to tell."""
     try:
-        return count_fitted(reference_file(bundle, run), cells)
+        return count_seen(reference_file(bundle, run), cells)
     except (BundleError, RunError):
         return None
 
 
-def doubts(reference: str, why: str, fitted: int | None, scores: Scores) -> Iterator[str]:
+def doubts(reference: str, why: str, seen: Seen | None, scores: Scores) -> Iterator[str]:
     """Yield what keeps the verdicts from being sure, a line each."""
     if reference != KERAS:
         yield f"parity is with the {reference}, which differs from the Keras model by what converting changed: {why}"
@@ -108,10 +109,14 @@ def doubts(reference: str, why: str, fitted: int | None, scores: Scores) -> Iter
             f"parity was judged on {positives} ALL and {negatives} healthy cells: fewer than {FEWEST_TO_PROVE} of a "
             "class prove nothing"
         )
-    if fitted:
-        yield f"accuracy flatters the model: it was fitted on {fitted} of the {len(scores.cells)} cells"
-    elif fitted is None:
+    if seen is None:
         yield "whether the model was fitted on these cells is not known: its run is not at hand (--run)"
+        return
+    flatters, of_all = "accuracy flatters the model:", f"of the {len(scores.cells)} cells"
+    if seen.fitted:
+        yield f"{flatters} it was fitted on {seen.fitted} {of_all}"
+    if seen.chosen_on:
+        yield f"{flatters} epoch, temperature and threshold were chosen on {seen.chosen_on} {of_all}"
 
 
 def _opened(

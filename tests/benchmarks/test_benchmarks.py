@@ -96,6 +96,7 @@ def test_parity_lists_what_it_could_not_read(
     said = capsys.readouterr().out
     assert "broken.bmp: not an image that can be read" in said
     assert "18 of these cells are of the run's training part" in said
+    assert "12 are of its validation part: epoch, temperature and threshold were chosen on them" in said
 
 
 def test_latency_has_a_row_for_the_model_and_the_files_at_each_batch_size(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from benchmarks.rollout.report import write_report
 from benchmarks.rollout.scaling import cpu_counts
 from benchmarks.windows import WindowPlan
 from export.scoring import BATCH_SIZE, Scores
+from export.seen import Seen
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import Classifier, ClassifierOptions
@@ -279,9 +280,13 @@ def test_the_keras_model_is_the_reference_where_it_is_at_hand(
     assert rollout.main([*arguments, *SHORT]) == DONE
     sections = record_in(tmp_path)["sections"]
     assert (sections["parity"]["reference"], sections["parity"]["reference_case"]) == ("Keras model", None)
-    fitted = sections["parity"]["fitted"]
+    fitted, chosen_on = sections["parity"]["fitted"], sections["parity"]["chosen_on"]
     assert 0 < fitted < 30
-    assert sections["parity"]["doubts"] == [f"accuracy flatters the model: it was fitted on {fitted} of the 30 cells"]
+    assert fitted + chosen_on == 30
+    assert sections["parity"]["doubts"] == [
+        f"accuracy flatters the model: it was fitted on {fitted} of the 30 cells",
+        f"accuracy flatters the model: epoch, temperature and threshold were chosen on {chosen_on} of the 30 cells",
+    ]
     assert "Intervals: bootstrap over images, " in (tmp_path / "report.html").read_text(encoding="utf-8")
     [keras] = [row for row in sections["peers"]["rows"] if row["peer"].startswith("keras")]
     assert keras["largest_difference"] < 1e-4
@@ -307,6 +312,27 @@ def test_a_reference_that_has_no_number_for_a_cell_judges_nothing(
     assert reasons["parity"]["reason"].startswith(
         "expected a number of the fp32 graph for each of 30 cells, found none"
     )
+
+
+@pytest.mark.parametrize(
+    ("seen", "found"),
+    [
+        (Seen(0, 0), []),
+        (
+            Seen(0, 20),
+            ["accuracy flatters the model: epoch, temperature and threshold were chosen on 20 of the 20 cells"],
+        ),
+        (None, ["whether the model was fitted on these cells is not known: its run is not at hand (--run)"]),
+    ],
+)
+def test_cells_on_which_the_threshold_was_chosen_keep_a_verdict_open(seen: Seen | None, found: list[str]) -> None:
+    labels = np.arange(20) % 2 == 0
+    cells = [Cell(Path(), int(label), "5", "") for label in labels]
+    scores = Scores(cells, labels, np.zeros(20, np.float32), {}, {})
+    record = a_record(budget=[{"limit": "sensitivity", "kept": True}])
+    assert list(parity.doubts(parity.KERAS, "", seen, scores)) == found
+    record["sections"]["parity"]["doubts"] = found
+    assert verdict_of(record)["may_be_deployed"] == ("open" if found else "yes")
 
 
 def test_answers_that_are_no_numbers_count_as_the_wrongest_everywhere(tiny_bundle: Path) -> None:

@@ -166,6 +166,7 @@ def test_a_bundle_that_decides_like_keras_passes_and_the_proof_is_written_into_i
     said = capsys.readouterr().out
     assert said.count(" passed\n") == 3
     assert "2 of these cells are of the run's training part\n" in said
+    assert "7 are of its validation part: epoch, temperature and threshold were chosen on them\n" in said
     assert said.endswith(f"sign it again: python -m export sign\nThe verdict is written into {bundle}\n")
 
 
