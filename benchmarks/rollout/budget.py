@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.latency import FILE_TO_RESULT
 from benchmarks.record import OK, Row
+from benchmarks.rollout.record import Record
 from runtime.errors import UsageError
 
 if sys.version_info >= (3, 11):
@@ -18,7 +19,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-Record = dict[str, Any]
 AT_MOST, AT_LEAST = "at most", "at least"
 
 
