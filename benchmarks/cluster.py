@@ -38,7 +38,7 @@ from runtime.command_line import (
     run_command,
 )
 from runtime.demo import demo_cells
-from runtime.errors import AllnetError, BackendError
+from runtime.errors import AllnetError, MeasurementError
 from runtime.inputs import find_inputs, spread_over
 from runtime.reading import CellReader
 
@@ -204,15 +204,17 @@ def rate_rows(turns: Turns, small: int, large: int) -> list[Row]:
 def steady_rates(turns: Turns, name: str, small: int, large: int) -> list[float]:
     """Return the cells a second of each round, from what the large job takes more than the small one.
 
-    Raises BackendError where a job failed, and where the difference is lost in the noise.
+    Raises MeasurementError where a job failed, and where the difference is lost in the noise.
     """
     jobs = [turn_name(name, cells) for cells in (small, large)]
     for job in jobs:
         if job in turns.failures:
-            raise BackendError(turns.failures[job])
+            raise MeasurementError(turns.failures[job])
     more = [long - short for short, long in zip(*(turns.seconds[job] for job in jobs), strict=True)]
     if min(more) <= 0:
-        raise BackendError(f"expected {large} cells to take longer than {small}, found that they did not; give more")
+        raise MeasurementError(
+            f"expected {large} cells to take longer than {small}, found that they did not; give more"
+        )
     return [(large - small) / seconds for seconds in more]
 
 

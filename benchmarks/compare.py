@@ -25,7 +25,8 @@ def build_parser() -> ArgumentParser:
         prog="python -m benchmarks.compare",
         description="Compare two records of benchmarks.rollout. A time is worse where it grew by more than the "
         "tolerance and the ranges of its repetitions do not overlap; accuracy, where a test on the same cells says so, "
-        "or where intervals lie apart, or a variant does not pass its parity any more.",
+        "its p corrected for all tests of the comparison (Holm), or where intervals lie apart, or a variant does not "
+        "pass its parity any more.",
         epilog="Exit codes: 0 nothing is worse; 1 something is, or a limit of the budget is not kept, or the records "
         "cannot be read; 2 nothing is worse, but something was not measured any more.",
     )

@@ -17,8 +17,16 @@ from runtime.files import sha256_of_file
 from runtime.schema import MANIFEST_NAME
 
 LIBRARIES = (
-    *("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt"),
-    *("keras", "tensorflow", "jax", "torch"),
+    "numpy",
+    "pillow",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "keras",
+    "tensorflow",
+    "jax",
+    "torch",
 )
 LONGEST_WAIT_S = 20.0  # for a program that describes the machine
 CPUINFO = Path("/proc/cpuinfo")

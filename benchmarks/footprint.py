@@ -24,7 +24,7 @@ from benchmarks.turns import ratio_columns
 from runtime.backends.select import best_variant
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.command_line import DONE, ArgumentParser, positive_int, print_table, run_command
-from runtime.errors import BackendError
+from runtime.errors import MeasurementError
 
 FIRST_ROW, OPENING, IMPORT = "classify: first row", "ONNX Runtime: model open", "import runtime"
 # What one would write by hand; it prints how long that took.
@@ -93,7 +93,7 @@ def told_seconds(code: str, *arguments: str) -> float:
     """Run code in a process of its own; return the seconds that it prints."""
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise BackendError(
+        raise MeasurementError(
             f"expected the seconds of a start, found exit code {done.returncode}; {last_line(done.stderr)}"
         )
     return float(done.stdout)
@@ -116,7 +116,9 @@ def seconds_to_first_row(classify: list[str], cell: str) -> float:
         seconds = time.perf_counter() - started
         if process.wait() or not all(lines):
             said.seek(0)
-            raise BackendError(f"runtime.classify failed with exit code {process.returncode}; {last_line(said.read())}")
+            raise MeasurementError(
+                f"runtime.classify failed with exit code {process.returncode}; {last_line(said.read())}"
+            )
     return seconds
 
 

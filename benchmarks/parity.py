@@ -52,13 +52,13 @@ def main(arguments: list[str] | None = None) -> int:
     keras_file = reference_file(bundle, options.run)
     with quiet_tensorflow():
         from export.gate import recorded_tolerances, verdict_row
-        from export.seen import count_fitted
+        from export.seen import count_seen
         from export.verify import chosen_cells, tell, verify
 
     cells = chosen_cells(options.data, options.limit)
     verification = verify(bundle, keras_file, cells, recorded_tolerances(bundle), options.data.resolve().name)
     tell(verification)
-    print(f"{count_fitted(keras_file, verification.scores.cells)} of these cells are of the run's training part")
+    print(count_seen(keras_file, verification.scores.cells))
     if options.out:
         content = {
             "rows": [verdict_row(verdict) for verdict in verification.verdicts],

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from runtime.errors import BackendError
+from runtime.errors import MeasurementError
 
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 POLL_S = 0.05  # between two looks at a process that has others below it
@@ -34,13 +34,13 @@ class Finished:
 
 
 def refuse_system_without_peak() -> None:
-    """Raise BackendError where the system does not tell a process's peak memory."""
+    """Raise MeasurementError where the system does not tell a process's peak memory."""
     if os.name == "nt":
-        raise BackendError("expected a system that tells a process's peak memory (Linux, macOS), found another")
+        raise MeasurementError("expected a system that tells a process's peak memory (Linux, macOS), found another")
 
 
 def run_measured(command: Sequence[str], *, quiet: bool = False) -> Finished:
-    """Run `command` to its end, without its standard output; raise BackendError where its exit code is not 0.
+    """Run `command` to its end, without its standard output; raise MeasurementError where its exit code is not 0.
 
     What it says on standard error is shown, or with `quiet` held back and its last line given as the reason.
     """
@@ -55,14 +55,14 @@ def run_measured(command: Sequence[str], *, quiet: bool = False) -> Finished:
     seconds = time.perf_counter() - started
     if done.returncode:
         reason = last_line(done.stderr) if quiet else "its message stands above"
-        raise BackendError(f"{' '.join(command[1:3])} failed with exit code {done.returncode}; {reason}")
+        raise MeasurementError(f"{' '.join(command[1:3])} failed with exit code {done.returncode}; {reason}")
     return Finished(seconds, round(int(done.stdout) * RSS_UNIT / 2**20, 1))
 
 
 def run_alone_measured(command: Sequence[str]) -> Finished:
     """Run `command` as `run_measured` does, quietly; its peak is its own, without the processes that it starts.
 
-    Raises BackendError too where the system does not tell (only Linux does).
+    Raises MeasurementError too where the system does not tell (only Linux does).
     """
     started, peak = time.perf_counter(), 0
     with TemporaryFile("w+") as said:
@@ -73,11 +73,13 @@ def run_alone_measured(command: Sequence[str]) -> Finished:
         seconds = time.perf_counter() - started
         if process.returncode:
             said.seek(0)
-            raise BackendError(
+            raise MeasurementError(
                 f"{' '.join(command[1:3])} failed with exit code {process.returncode}; {last_line(said.read())}"
             )
     if not peak:
-        raise BackendError("expected a system that tells the peak memory of one process alone (Linux), found another")
+        raise MeasurementError(
+            "expected a system that tells the peak memory of one process alone (Linux), found another"
+        )
     return Finished(seconds, round(peak / 2**20, 1))
 
 

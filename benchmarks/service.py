@@ -40,7 +40,7 @@ from runtime.command_line import (
     print_table,
     run_command,
 )
-from runtime.errors import BackendError
+from runtime.errors import MeasurementError
 from runtime.inputs import find_inputs, spread_over
 from runtime.results import ResultsFile
 
@@ -57,7 +57,7 @@ class Service:
         self.first_line = self._process.stderr.readline().strip() if self._process.stderr else ""
         if " answers: " not in self.first_line:
             self._process.communicate(timeout=60)
-            raise BackendError(f"runtime.serve did not start: {self.first_line}")
+            raise MeasurementError(f"runtime.serve did not start: {self.first_line}")
         self.host = self.first_line.split()[0].removeprefix("http://")
         name, _, port = self.host.rpartition(":")
         self.address = (name, int(port))
@@ -189,12 +189,12 @@ def rate_of_classify(classifier: Classifier, paths: list[str], seconds: float) -
     """Return how many cells a second go from files to a results table, and the processors' seconds of a cell."""
     started, own_cpu, cells = time.perf_counter(), time.process_time(), 0
     with TemporaryDirectory() as folder, ResultsFile(Path(folder) / "results.csv") as results:
-        until_over = islice(cycle(paths), 10**9)
+        over_and_over = cycle(paths)
         end = started + seconds
 
         def names() -> Iterator[str]:
             while time.perf_counter() < end:
-                yield next(until_over)
+                yield next(over_and_over)
 
         for prediction in classifier.classify(names()):
             results.write(prediction)

@@ -27,7 +27,7 @@ from benchmarks.turns import ratio_columns
 from runtime.bundle import DEFAULT_BUNDLE
 from runtime.classifier import DEFAULT_BATCH_SIZE, Classifier, ClassifierOptions
 from runtime.command_line import DONE, ArgumentParser, batch_size, positive_int, print_table, run_command
-from runtime.errors import BackendError
+from runtime.errors import MeasurementError
 from runtime.inputs import find_inputs, spread_over
 from runtime.results import ResultsFile
 
@@ -51,15 +51,15 @@ class Service:
         self.first_line = self._process.stderr.readline().strip() if self._process.stderr else ""
         if "is watched" not in self.first_line:
             self._process.communicate(timeout=60)
-            raise BackendError(f"runtime.watch did not start: {self.first_line}")
+            raise MeasurementError(f"runtime.watch did not start: {self.first_line}")
         self._reader = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)
 
     def wait_for(self, rows: int, poll_s: float) -> None:
-        """Return when the database holds so many rows; raise BackendError where it never does."""
+        """Return when the database holds so many rows; raise MeasurementError where it never does."""
         give_up = time.perf_counter() + LONGEST_WAIT_S
         while self.rows() < rows:
             if time.perf_counter() > give_up or self._process.poll() is not None:
-                raise BackendError(f"expected {rows} rows of runtime.watch, found {self.rows()}")
+                raise MeasurementError(f"expected {rows} rows of runtime.watch, found {self.rows()}")
             time.sleep(poll_s)
 
     def rows(self) -> int:

@@ -318,14 +318,14 @@ def _verify(options: argparse.Namespace) -> int:
     with quiet_tensorflow():
         from export.gate import recorded_tolerances
         from export.reference import reference_file
-        from export.seen import count_fitted
+        from export.seen import count_seen
         from export.verify import chosen_cells, debug, failed_on_more, tell, verify, write_answers, write_verdicts
     keras_file = reference_file(bundle, options.run)
     cells = chosen_cells(options.data, options.cells)
     tolerances = _tolerances(options, recorded_tolerances(bundle))
     verification = verify(bundle, keras_file, cells, tolerances, options.data.resolve().name)
     tell(verification)
-    print(f"{count_fitted(keras_file, verification.scores.cells)} of these cells are of the run's training part")
+    print(count_seen(keras_file, verification.scores.cells))
     if options.debug_precision:
         debug(bundle, verification)
     if options.out:

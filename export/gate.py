@@ -51,7 +51,7 @@ def judge(
     difference = np.zeros(len(reference))
     flipped = np.zeros(len(reference), bool)
     not_finite = sum(int(np.isnan(p_all).sum()) for p_all in answers.values())
-    answers = {size: _wrong_for_nan(p_all, labels) for size, p_all in answers.items()}
+    answers = {size: wrong_for_nan(p_all, labels) for size, p_all in answers.items()}
     for p_all in answers.values():
         own = reference[: len(p_all)]
         difference[: len(p_all)] = np.maximum(difference[: len(p_all)], np.abs(p_all.astype(np.float64) - own))
@@ -116,7 +116,8 @@ def verdict_row(verdict: Verdict) -> dict[str, str | int]:
     }
 
 
-def _wrong_for_nan(p_all: NDArray[np.float32], labels: NDArray[np.bool_]) -> NDArray[np.float32]:
+def wrong_for_nan(p_all: NDArray[np.float32], labels: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return p_all of the first cells with the wrongest answer in the place of NaN: 0 for ALL, 1 for healthy."""
     wrong: NDArray[np.float32] = np.where(labels[: len(p_all)], 0, 1).astype(np.float32)
     return np.where(np.isnan(p_all), wrong, p_all)
 

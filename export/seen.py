@@ -1,24 +1,41 @@
-"""What a run has seen of labelled cells: the files that it was fitted on, and their subjects."""
+"""What a run has seen of labelled cells: the files that it was fitted and chosen on, and their subjects."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from train.dataset import Cell
-from train.splits import TRAINING, cells_of_part, read_cells
+from train.splits import TRAINING, VALIDATION, cells_of_part, read_cells
 
 
-def count_fitted(keras_file: Path, cells: Sequence[Cell]) -> int:
-    """Return how many of the cells the run was fitted on: on those the metrics flatter the model."""
-    fitted = {cell.sha256 for cell in cells_of_part(read_cells(keras_file.parent / "cells.csv"), TRAINING)}
-    return sum(cell.sha256 in fitted for cell in cells)
+@dataclass(frozen=True)
+class Seen:
+    """How many of some cells a run has seen: on those the metrics flatter the model."""
+
+    fitted: int  # of its training part
+    chosen_on: int  # of its validation part, on which epoch, temperature and threshold were chosen
+
+    def __str__(self) -> str:
+        return (
+            f"{self.fitted} of these cells are of the run's training part\n"
+            f"{self.chosen_on} are of its validation part: epoch, temperature and threshold were chosen on them"
+        )
+
+
+def count_seen(keras_file: Path, cells: Sequence[Cell]) -> Seen:
+    """Return how many of the cells the run was fitted on, and how many chose epoch, temperature and threshold."""
+    placed = read_cells(keras_file.parent / "cells.csv")
+    fitted, chosen_on = ({cell.sha256 for cell in cells_of_part(placed, part)} for part in (TRAINING, VALIDATION))
+    return Seen(sum(cell.sha256 in fitted for cell in cells), sum(cell.sha256 in chosen_on for cell in cells))
 
 
 def unseen_groups(keras_file: Path, cells: Sequence[Cell]) -> list[str] | None:
     """Return the group of subjects of each cell; None unless all subjects are known and the run was fitted on none.
 
     Subjects who share identical files in the run are one group; one whom the run does not know is a group of its own.
+    Those of the validation part are unseen here, as in the run's own intervals: `count_seen` tells of them.
     """
     placed = read_cells(keras_file.parent / "cells.csv")
     fitted = cells_of_part(placed, TRAINING)

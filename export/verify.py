@@ -13,7 +13,7 @@ import numpy as np
 
 from export.departures import DEBUG_CELLS, departures
 from export.fewest_cells import is_not_proved, too_few_to_prove
-from export.gate import Verdict, judge_all, verdict_row
+from export.gate import Verdict, judge_all, verdict_row, wrong_for_nan
 from export.model_card import card_with_proofs
 from export.scoring import Scores, limited, load_cells, score_cells
 from export.seen import unseen_groups
@@ -57,9 +57,10 @@ class Verification:
 
     @cached_property
     def metrics(self) -> dict[str, Metrics]:
-        """The five metrics, with intervals, of the Keras model and of each variant."""
+        """The five metrics, with intervals, of the Keras model and of each variant; NaN counts as in the gate."""
+        labels = self.scores.labels
         return {
-            name: measure(self.scores.labels, p_all, self.threshold, self.groups)
+            name: measure(labels, wrong_for_nan(p_all, labels), self.threshold, self.groups)
             for name, p_all in self.scores.whole_answers().items()
         }
 

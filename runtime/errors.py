@@ -10,6 +10,7 @@ AllnetError
 ├── ConversionError     a converted model does not decide like the one it came from
 ├── ClusterError        a cluster or an object store does not do its part
 ├── ServerError         a server does not answer, or not as was agreed
+├── MeasurementError    a benchmark cannot take what it measures
 ├── OutputError         a result cannot be written
 └── UnreadableCellError one image cannot be used; costs its own row, never the run
     └── UnopenableCellError its file could not be read just now, whatever it holds
@@ -57,6 +58,10 @@ class ClusterError(AllnetError):
 
 class ServerError(AllnetError):
     """A server cannot be reached, refuses, or answers with something else."""
+
+
+class MeasurementError(AllnetError):
+    """A benchmark cannot take what it measures: a process failed, or a difference is lost in the noise."""
 
 
 class OutputError(AllnetError):

@@ -167,7 +167,7 @@ def summarize(record: Record) -> None:
 
 
 def _columns(row: Row, names: tuple[str, ...]) -> Row:
-    return {name: row.get(name, "") for name in names}
+    return {name: "not measured" if row.get(name, "") is None else row.get(name, "") for name in names}
 
 
 if __name__ == "__main__":

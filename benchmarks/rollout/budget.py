@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.latency import FILE_TO_RESULT
 from benchmarks.record import OK, Row
+from benchmarks.rollout.record import Record
 from runtime.errors import UsageError
 
 if sys.version_info >= (3, 11):
@@ -18,7 +19,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-Record = dict[str, Any]
 AT_MOST, AT_LEAST = "at most", "at least"
 
 
@@ -29,7 +29,7 @@ class Budget:
     p50_ms: float | None = None  # of a single file, from file to result
     p95_ms: float | None = None
     p99_ms: float | None = None
-    cells_per_second: float | None = None  # file to result, sustained
+    cells_per_second: float | None = None  # file to result, sustained: all cells by all the time
     slowdown: float | None = None  # share of the rate that is lost from the first third of the run to the last, 0..1
     cold_start_s: float | None = None  # the slowest start
     memory_mb: float | None = None  # peak resident memory

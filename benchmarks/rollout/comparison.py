@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from benchmarks.rollout.record import Record
 from benchmarks.windows import AGREEING
 from train.comparison import delong, mcnemar
 
-SIGNIFICANT = 0.05  # p-value below which a difference in accuracy is not chance
+SIGNIFICANT = 0.05  # corrected p-value below which a difference in accuracy is not chance
 SAME, WITHIN, BETTER, WORSE = "same", "within the spread", "better", "WORSE"
 GONE, OTHER_MACHINE, OTHER_FILES = "not measured any more", "other machine", "other files"
 
@@ -37,7 +38,8 @@ def compare(old: Record, new: Record, tolerance: float) -> list[Row]:
     A cost is WORSE where it grew by more than `tolerance` (a share) and the ranges of both records do not overlap. It
     is not judged where the machine is another, nor, unless it is the model's alone, where the files or batches are.
     Accuracy is WORSE where a test says so, McNemar's or DeLong's on the same cells, which take cells for independent,
-    or where intervals lie apart; and where a variant passed its parity and does not any more.
+    or where intervals lie apart; and where a variant passed its parity and does not any more. The p-values of one
+    comparison are corrected together: each of many tests would find something by chance.
     """
     is_other_machine, is_other_work = bool(other_machine(old, new)), bool(other_work(old, new))
     after = dict(costs(new))
@@ -76,7 +78,7 @@ def _machine(record: Record) -> dict[str, str]:
 
 def cost_row(name: str, old: Measured, new: Measured | None, tolerance: float, other: str = "") -> Row:
     """Judge one figure; `other` is the verdict where the two cannot be compared."""
-    row: Row = {"figure": name, "old": text_of(old), "new": text_of(new) if new else "", "change": ""}
+    row: Row = {"figure": name, "old": text_of(old), "new": text_of(new) if new else "", "change": "", "p": ""}
     if new is None:
         return row | {"verdict": GONE}
     change = new.value / old.value - 1 if old.value else 0.0
@@ -115,10 +117,9 @@ def costs(record: Record) -> Iterator[tuple[str, Measured]]:
         yield name, over(row["windows_cells_per_second"], more_is_better=True, of_files=not is_model)
     for row in measured_rows(record, "sustained"):
         rates = record["sections"]["sustained"]["cells_per_minute"]
-        low, median, high = (float(value) for value in np.percentile(rates, [25, 50, 75]))
         yield (
             f"{row['backend']} {row['precision']}, sustained: cells a minute",
-            Measured(median, low, high, more_is_better=True),
+            overall(row["cells_per_minute"], rates),
         )
     for row in measured_rows(record, "cold_start"):
         yield f"{row['backend']} {row['precision']}, cold start: s", over(row["starts_s"])
@@ -139,26 +140,40 @@ def over(values: Sequence[float], *, more_is_better: bool = False, of_files: boo
     return Measured(float(np.median(values)), min(values), max(values), more_is_better, of_files)
 
 
+def overall(rate: float, slots: Sequence[float]) -> Measured:
+    """Return the rate of a whole run, slow parts too, with the range that chance leaves it: two standard errors.
+
+    Chance is what a slot differs by from the next (the mean square successive difference, von Neumann 1941): a device
+    that throttles halfway differs once, and so its run is no wide range into which any rate would fit.
+    """
+    if len(slots) < 2:
+        return Measured(rate, rate, rate, more_is_better=True)
+    error = float(np.sqrt(np.mean(np.square(np.diff(slots))) / 2 / len(slots)))
+    return Measured(rate, rate - 2 * error, rate + 2 * error, more_is_better=True)
+
+
 def accuracy_rows(old: Record, new: Record) -> Iterator[Row]:
     """Yield a row for each metric of each case that the old record judged."""
     before, after = old["sections"]["parity"], new["sections"]["parity"]
-    same_cells = sha256s(before) == sha256s(after)
+    both = [name for name in before.get("proofs", {}) if name in after.get("proofs", {})]
+    tests = corrected_tests(before, after, both) if sha256s(before) == sha256s(after) else {}
     for name, proof in before.get("proofs", {}).items():
         if name not in after.get("proofs", {}):
-            yield {"figure": f"{name}: accuracy", "old": "", "new": "", "change": "", "verdict": GONE}
+            yield {"figure": f"{name}: accuracy", "old": "", "new": "", "change": "", "p": "", "verdict": GONE}
             continue
         if not proof["failures"] and after["proofs"][name]["failures"]:
             found = "; ".join(after["proofs"][name]["failures"])
-            yield {"figure": f"{name}: parity", "old": "passed", "new": found, "change": "", "verdict": WORSE}
-        tested = paired_verdicts(before, after, name) if same_cells else {}
+            yield {"figure": f"{name}: parity", "old": "passed", "new": found, "change": "", "p": "", "verdict": WORSE}
         for metric in ("sensitivity", "specificity", "auc"):
             own, other = before["metrics"][name][metric], after["metrics"][name][metric]
+            test = tests.get((name, metric))
             yield {
                 "figure": f"{name}: {metric}",
                 "old": interval_text(own),
                 "new": interval_text(other),
                 "change": f"{other['value'] - own['value']:+.4f}",
-                "verdict": accuracy_verdict(tested.get(metric), unpaired_verdict(own, other)),
+                "p": f"{test.p_value:.3g}" if test else "",
+                "verdict": accuracy_verdict(test.verdict if test else None, unpaired_verdict(own, other)),
             }
 
 
@@ -167,17 +182,64 @@ def sha256s(parity: dict[str, Any]) -> list[tuple[str, int]]:
     return [(cell["sha256"], cell["label"]) for cell in parity.get("cells", [])]
 
 
-def paired_verdicts(old: dict[str, Any], new: dict[str, Any], name: str) -> dict[str, str]:
-    """Test the answers of both records to the same cells."""
+@dataclass(frozen=True)
+class PairedTest:
+    """What a test on the same cells says of a metric."""
+
+    gain: float  # above 0 where the new record is better
+    p_value: float  # two-sided
+
+    @property
+    def verdict(self) -> str:
+        """Whether the metric changed by more than chance."""
+        if self.gain == 0:
+            return SAME
+        if not self.p_value < SIGNIFICANT:
+            return WITHIN
+        return BETTER if self.gain > 0 else WORSE
+
+
+def corrected_tests(
+    old: dict[str, Any], new: dict[str, Any], names: Sequence[str]
+) -> dict[tuple[str, str], PairedTest]:
+    """Test each metric of each case, by both, with p-values that are corrected for all of them.
+
+    A test that is not defined, whose p-value is NaN, takes no part and is left out.
+    """
+    tests = {
+        (name, metric): test
+        for name in names
+        for metric, test in paired_tests(old, new, name).items()
+        if not math.isnan(test.p_value)
+    }
+    p_values = holm([test.p_value for test in tests.values()])
+    return {key: replace(test, p_value=p) for (key, test), p in zip(tests.items(), p_values, strict=True)}
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p-values of tests that are judged together, however they depend on each other.
+
+    The smallest of m counts m-fold, the next (m - 1)-fold, and none less than one before it: of tests that all find
+    nothing, any is below a level in at most that share of the comparisons (Holm 1979).
+    """
+    order = np.argsort(p_values, kind="stable")
+    steps = np.asarray(p_values)[order] * np.arange(len(order), 0, -1)
+    corrected = np.empty(len(order))
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return [float(p) for p in corrected]
+
+
+def paired_tests(old: dict[str, Any], new: dict[str, Any], name: str) -> dict[str, PairedTest]:
+    """Test the answers of both records to the same cells, by metric; p-values are as each test alone gives them."""
     labels = np.array([cell["label"] == 1 for cell in old["cells"]])
     first, second = (np.array(parity["answers"][name]) for parity in (old, new))
     called = [answers >= parity["threshold"] for answers, parity in ((first, old), (second, new))]
-    verdicts = {}
+    tests = {}
     for metric, chosen in (("sensitivity", labels), ("specificity", ~labels)):
         test = mcnemar(labels[chosen], called[0][chosen], called[1][chosen])
-        verdicts[metric] = _tested(test.only_second - test.only_first, test.p_value)
+        tests[metric] = PairedTest(test.only_second - test.only_first, test.p_value)
     areas = delong(labels, first, second)
-    return {**verdicts, "auc": _tested(-areas.difference, areas.p_value)}
+    return {**tests, "auc": PairedTest(-areas.difference, areas.p_value)}
 
 
 def accuracy_verdict(tested: str | None, by_intervals: str) -> str:
@@ -195,11 +257,3 @@ def unpaired_verdict(old: Row, new: Row) -> str:
 def interval_text(interval: Row) -> str:
     """Return a metric with its interval."""
     return f"{interval['value']:.4f} ({interval['low']:.3f} to {interval['high']:.3f})"
-
-
-def _tested(gain: float, p_value: float) -> str:
-    if gain == 0:
-        return SAME
-    if not p_value < SIGNIFICANT:
-        return WITHIN
-    return BETTER if gain > 0 else WORSE

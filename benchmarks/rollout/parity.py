@@ -16,10 +16,10 @@ from benchmarks.rollout.cases import Case
 from benchmarks.rollout.options import RolloutOptions
 from benchmarks.wrapped import GuardedBackend
 from export.fewest_cells import FEWEST_TO_PROVE
-from export.gate import Verdict, judge_all, recorded_tolerances, verdict_row
+from export.gate import Verdict, judge_all, recorded_tolerances, verdict_row, wrong_for_nan
 from export.reference import reference_file
 from export.scoring import BATCH_SIZE, Reference, Scores, infer_in_batches, limited, score_cells
-from export.seen import count_fitted, unseen_groups
+from export.seen import Seen, count_seen, unseen_groups
 from runtime.backends.base import Backend
 from runtime.backends.select import open_backend
 from runtime.bundle import Bundle
@@ -65,7 +65,7 @@ def parity(options: RolloutOptions, bundle: Bundle, cases: Sequence[Case], cells
             failures[case_name] = backend.error
             del scores.answers[case_name]
     verdicts = verdicts_of(bundle, scores, options.data)
-    fitted = fitted_cells(bundle, options.run, scores.cells)
+    seen = seen_cells(bundle, options.run, scores.cells)
     return {
         "reference": name,
         "reference_case": None if name == KERAS else FP32Graph.case.name,
@@ -74,8 +74,9 @@ def parity(options: RolloutOptions, bundle: Bundle, cases: Sequence[Case], cells
             *({"variant": case_name, **failed(error)} for case_name, error in failures.items()),
         ],
         "threshold": bundle.manifest.decision.threshold,
-        "fitted": fitted,
-        "doubts": list(doubts(name, why, fitted, scores)),
+        "fitted": seen and seen.fitted,
+        "chosen_on": seen and seen.chosen_on,
+        "doubts": list(doubts(name, why, seen, scores)),
         **judged(bundle, scores, verdicts, unseen(bundle, options.run, scores.cells)),
     }
 
@@ -89,15 +90,15 @@ def _refuse_no_numbers(name: str, scores: Scores) -> None:
         )
 
 
-def fitted_cells(bundle: Bundle, run: Path | None, cells: Sequence[Cell]) -> int | None:
-    """Return how many of the cells the model was fitted on; None where the run is not at hand to tell."""
+def seen_cells(bundle: Bundle, run: Path | None, cells: Sequence[Cell]) -> Seen | None:
+    """Return how many of the cells the run has seen; None where it is not at hand to tell."""
     try:
-        return count_fitted(reference_file(bundle, run), cells)
+        return count_seen(reference_file(bundle, run), cells)
     except (BundleError, RunError):
         return None
 
 
-def doubts(reference: str, why: str, fitted: int | None, scores: Scores) -> Iterator[str]:
+def doubts(reference: str, why: str, seen: Seen | None, scores: Scores) -> Iterator[str]:
     """Yield what keeps the verdicts from being sure, a line each."""
     if reference != KERAS:
         yield f"parity is with the {reference}, which differs from the Keras model by what converting changed: {why}"
@@ -108,10 +109,14 @@ def doubts(reference: str, why: str, fitted: int | None, scores: Scores) -> Iter
             f"parity was judged on {positives} ALL and {negatives} healthy cells: fewer than {FEWEST_TO_PROVE} of a "
             "class prove nothing"
         )
-    if fitted:
-        yield f"accuracy flatters the model: it was fitted on {fitted} of the {len(scores.cells)} cells"
-    elif fitted is None:
+    if seen is None:
         yield "whether the model was fitted on these cells is not known: its run is not at hand (--run)"
+        return
+    flatters, of_all = "accuracy flatters the model:", f"of the {len(scores.cells)} cells"
+    if seen.fitted:
+        yield f"{flatters} it was fitted on {seen.fitted} {of_all}"
+    if seen.chosen_on:
+        yield f"{flatters} epoch, temperature and threshold were chosen on {seen.chosen_on} {of_all}"
 
 
 def _opened(
@@ -178,13 +183,11 @@ def judged(bundle: Bundle, scores: Scores, verdicts: Sequence[Verdict], groups: 
     `groups` are those of the cells' subjects where the model was fitted on none of them: intervals are then over them.
     """
     threshold = bundle.manifest.decision.threshold
-    answers = scores.whole_answers()
+    answers = counted_answers(scores)
     return {
         "passed": bool(verdicts) and all(verdict.proof.passed for verdict in verdicts),
         "proofs": {verdict.precision: asdict(verdict.proof) for verdict in verdicts},
-        "metrics": {
-            name: asdict(measure(scores.labels, _numbers(p_all), threshold, groups)) for name, p_all in answers.items()
-        },
+        "metrics": {name: asdict(measure(scores.labels, p_all, threshold, groups)) for name, p_all in answers.items()},
         "flipped": [flip for verdict in verdicts for flip in flips(verdict, scores)],
         "subjects": subject_rows(scores, verdicts, threshold),
         "unreadable": scores.unreadable,
@@ -192,13 +195,18 @@ def judged(bundle: Bundle, scores: Scores, verdicts: Sequence[Verdict], groups: 
             {"path": str(cell.path), "sha256": cell.sha256, "subject": cell.subject, "label": cell.label}
             for cell in scores.cells
         ],
-        "answers": {name: [round(float(p), DIGITS) for p in _numbers(p_all)] for name, p_all in answers.items()},
+        "answers": {name: [round(float(p), DIGITS) for p in p_all] for name, p_all in answers.items()},
     }
+
+
+def counted_answers(scores: Scores) -> dict[str, NDArray[np.float32]]:
+    """Return p_all of all cells by name, as the gate counts it: NaN, which JSON has not, as the wrongest answer."""
+    return {name: wrong_for_nan(p_all, scores.labels) for name, p_all in scores.whole_answers().items()}
 
 
 def flips(verdict: Verdict, scores: Scores) -> list[Row]:
     """Return the cells to which a case gives another label than the reference."""
-    own = _numbers(scores.whole_answers()[verdict.precision])
+    own = counted_answers(scores)[verdict.precision]
     return [
         {
             "variant": verdict.precision,
@@ -218,14 +226,11 @@ def subject_rows(scores: Scores, verdicts: Sequence[Verdict], threshold: float) 
     The interval is Wilson's, of the reference's share; those with most flipped cells come first.
     """
     subjects = np.array([cell.subject or "unknown" for cell in scores.cells])
-    answers = scores.whole_answers()
+    answers = counted_answers(scores)
     rows = []
     for subject in np.unique(subjects):
         own = subjects == subject
-        right = {
-            name: int(((_numbers(p_all)[own] >= threshold) == scores.labels[own]).sum())
-            for name, p_all in answers.items()
-        }
+        right = {name: int(((p_all[own] >= threshold) == scores.labels[own]).sum()) for name, p_all in answers.items()}
         share = wilson_interval(next(iter(right.values())), int(own.sum()))
         rows.append(
             {
@@ -238,8 +243,3 @@ def subject_rows(scores: Scores, verdicts: Sequence[Verdict], threshold: float) 
             }
         )
     return sorted(rows, key=lambda row: (-sum(row["flipped"].values()), -row["ALL"] - row["healthy"], row["subject"]))
-
-
-def _numbers(p_all: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return p_all with the healthy side's 0 for what is no number, which JSON has not; the gate counts those apart."""
-    return np.nan_to_num(p_all, nan=0.0)

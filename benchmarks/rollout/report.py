@@ -12,6 +12,7 @@ from benchmarks.rollout import plots
 from benchmarks.rollout.budget import deployed_rows, measured_value
 from benchmarks.rollout.page import STYLE, bullets, facts, figure, folded, number, table, text
 from benchmarks.rollout.record import Record
+from benchmarks.rollout.sustained import FEWEST_SLOTS
 from runtime.contact_sheet import thumbnail
 from runtime.errors import UnreadableCellError
 from runtime.files import write_text_aside
@@ -266,6 +267,7 @@ def _sustained(record: Record) -> str:
         **CASE,
         "cells": "cells",
         "cells_per_minute": "cells/min",
+        "median_slot": "median slot",
         "slowest": "slowest",
         "fastest": "fastest",
         "last_to_first": "last third / first",
@@ -282,6 +284,11 @@ def _sustained(record: Record) -> str:
         return _section("sustained", table(rows, columns))
     slowed = any(row.get("slowed_down") for row in rows)
     warning = '<p class="open">The last third was slower than the first by more than 10 %.</p>' if slowed else ""
+    if all(row.get("last_to_first") is None for row in rows):
+        warning = (
+            f'<p class="soft">The run filled fewer than {FEWEST_SLOTS} slots: whether it slowed down was not measured.'
+            "</p>"
+        )
     told = {key for row in rows for key in row if row[key] is not None}
     picture = figure(
         plots.sustained_picture(record), f"Rate in slots of {section['slot_seconds']:g} s, and what the machine told"
@@ -291,7 +298,9 @@ def _sustained(record: Record) -> str:
     note = (
         f"<p>{record['options']['sustained_minutes']:g} minutes of files to a results file, in batches of "
         f"{record['options']['batch_size']}; the same {record['data']['timed_files']} files over and over, which the "
-        "system keeps in memory. A cell's own time is its reading and its share of the batch.</p>"
+        "system keeps in memory. <em>cells/min</em>: all cells by all the time, slow parts too; <em>median slot</em>, "
+        "<em>slowest</em> and <em>fastest</em>: of the slots. A cell's own time is its reading and its share of the "
+        "batch.</p>"
     )
     shown = {key: title for key, title in columns.items() if key in told}
     return _section("sustained", f"{note}{warning}{table(rows, shown)}{_pictures(picture)}{known}{silent}")

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from benchmarks.latency import FILE_TO_RESULT, MODEL, measure_at_once
 from benchmarks.record import OK, SKIPPED, Row, failed
 from benchmarks.rollout.cases import Case, opened
@@ -53,7 +55,7 @@ def _rows(options: RolloutOptions, case: Case, cpus: int, paths: Sequence[str]) 
     with opened(options, case) as classifier:
         for name, size in sizes.items():
             timing = measure_at_once(classifier, paths, size, options.window, name)
-            medians = [sorted(window)[len(window) // 2] for window in timing.windows_ms[-AGREEING:]]
+            medians = [float(np.median(window)) for window in timing.windows_ms[-AGREEING:]]
             rows.append(
                 {
                     **case.columns,

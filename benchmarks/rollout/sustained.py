@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.latency import refuse_without_answer
-from benchmarks.record import Row
+from benchmarks.record import OK, Row
 from benchmarks.rollout.cases import Case, opened
 from benchmarks.rollout.options import RolloutOptions
 from benchmarks.rollout.sensors import Sensors, Timeline
@@ -22,6 +22,7 @@ from runtime.results import ResultsFile
 
 SLOW_SHARE = 0.9  # of the first third's rate, below which the last third counts as slower
 THIRDS = 3
+FEWEST_SLOTS = 3  # that a run must fill for its last third to be compared with its first
 BATCHES_IN_A_SLOT = 4
 THROTTLE_SIGNS = ("gpu_throttled", "cpu_throttle_events")
 
@@ -37,10 +38,16 @@ def sustained(options: RolloutOptions, case: Case, paths: Sequence[str], sensors
             moments, milliseconds = classify_for(
                 classifier, paths, 60 * options.sustained_minutes, Path(folder) / "results.csv"
             )
-    rates = [60 * cells / slot for cells in cells_by_slot(moments, slot)]
-    row = {**case.columns, "cells": len(moments), **summary(rates), **cell_figures(milliseconds)}
+    rates = slot_rates(moments, slot)
+    row = {
+        **case.columns,
+        "cells": len(moments),
+        "cells_per_minute": round(60 * len(moments) / moments[-1], 1),  # all of the time, what slowed it too
+        **summary(rates),
+        **cell_figures(milliseconds),
+    }
     return {
-        "rows": [row | extremes(timeline.readings) | {"status": "ok"}],
+        "rows": [row | extremes(timeline.readings) | {"status": OK}],
         "slot_seconds": slot,
         "cells_per_minute": [round(rate, 1) for rate in rates],
         "readings": timeline.readings,
@@ -84,6 +91,12 @@ def classify_for(
     return moments, milliseconds
 
 
+def slot_rates(moments: Sequence[float], slot_seconds: float) -> list[float]:
+    """Return the cells a minute of each whole slot; of a run that fills none, those of the time that passed."""
+    seconds = min(slot_seconds, moments[-1])
+    return [60 * cells / seconds for cells in cells_by_slot(moments, slot_seconds)]
+
+
 def cells_by_slot(moments: Sequence[float], slot_seconds: float) -> list[int]:
     """Count rows by slot of time; the last slot, which is not whole, is left out where there are others."""
     slots = np.bincount((np.asarray(moments) / slot_seconds).astype(int))
@@ -92,16 +105,24 @@ def cells_by_slot(moments: Sequence[float], slot_seconds: float) -> list[int]:
 
 
 def summary(rates: Sequence[float]) -> Row:
-    """Return the rate, its extremes, and how the last third of the time lies to the first."""
-    third = max(len(rates) // THIRDS, 1)
-    first, last = float(np.median(rates[:third])), float(np.median(rates[-third:]))
+    """Return the slots' median and extremes, and how the last third of the time lies to the first."""
+    ratio = last_to_first(rates)
     return {
-        "cells_per_minute": round(float(np.median(rates)), 1),
+        "median_slot": round(float(np.median(rates)), 1),
         "slowest": round(min(rates), 1),
         "fastest": round(max(rates), 1),
-        "last_to_first": round(last / first, 3) if first else 0.0,
-        "slowed_down": last < SLOW_SHARE * first,
+        "last_to_first": None if ratio is None else round(ratio, 3),
+        "slowed_down": None if ratio is None else ratio < SLOW_SHARE,
     }
+
+
+def last_to_first(rates: Sequence[float]) -> float | None:
+    """Return the last third's rate as a share of the first's; None of less than FEWEST_SLOTS, or of nothing first."""
+    if len(rates) < FEWEST_SLOTS:
+        return None
+    third = len(rates) // THIRDS
+    first, last = float(np.mean(rates[:third])), float(np.mean(rates[-third:]))
+    return last / first if first else None
 
 
 def cell_figures(milliseconds: Sequence[float]) -> Row:

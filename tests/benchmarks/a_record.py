@@ -40,7 +40,7 @@ def a_record(**changes: Any) -> dict[str, Any]:
             "latency": {"rows": [latency_row(windows, name) for name in ("model", "file to result")]},
             "sustained": {
                 "cells_per_minute": rates,
-                "rows": [{**CASE, "cells_per_minute": float(np.median(rates)), "last_to_first": 0.95, "status": "ok"}],
+                "rows": [{**CASE, "cells_per_minute": float(np.mean(rates)), "last_to_first": 0.95, "status": "ok"}],
             },
             "cold_start": {
                 "rows": [

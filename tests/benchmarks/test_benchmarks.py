@@ -22,7 +22,7 @@ from benchmarks.http_load import Exchange
 from benchmarks.record import write_record
 from benchmarks.windows import AGREEING, WindowPlan
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED
-from runtime.errors import BackendError, BundleError, DataError, OutputError
+from runtime.errors import BundleError, DataError, MeasurementError, OutputError
 from tests.tiny_bundle import record_hashes
 
 CellFile = Callable[[str], Path]
@@ -96,6 +96,7 @@ def test_parity_lists_what_it_could_not_read(
     said = capsys.readouterr().out
     assert "broken.bmp: not an image that can be read" in said
     assert "18 of these cells are of the run's training part" in said
+    assert "12 are of its validation part: epoch, temperature and threshold were chosen on them" in said
 
 
 def test_latency_has_a_row_for_the_model_and_the_files_at_each_batch_size(tmp_path: Path) -> None:
@@ -215,13 +216,13 @@ def test_an_answer_is_right_where_classify_says_the_same(
 
 def test_the_service_measurement_says_why_it_does_not_start(tmp_path: Path) -> None:
     options = service.build_parser().parse_args(["--bundle", str(tmp_path)])
-    with pytest.raises(BackendError, match=r"runtime\.serve did not start: error: expected a bundle"):
+    with pytest.raises(MeasurementError, match=r"runtime\.serve did not start: error: expected a bundle"):
         service.Service(options)
 
 
 def test_watch_says_why_the_service_does_not_start(tmp_path: Path) -> None:
     options = watch.build_parser().parse_args(["--bundle", str(tmp_path)])
-    with pytest.raises(BackendError, match="did not start: error: expected a bundle"):
+    with pytest.raises(MeasurementError, match="did not start: error: expected a bundle"):
         watch.Service(tmp_path, options)
 
 

@@ -15,7 +15,7 @@ from benchmarks.peak_memory import Finished, run_alone_measured
 from benchmarks.record import FAILED, OK
 from benchmarks.turns import Turns
 from runtime.command_line import PARTLY_DONE
-from runtime.errors import BackendError
+from runtime.errors import MeasurementError
 
 CLUSTER = cluster.cluster(1)
 
@@ -69,7 +69,7 @@ def test_all_is_measured_on_the_same_cells_and_what_failed_does_not_end_it(
     def run(command: list[str], *, quiet: bool) -> Finished:
         given.append(len(list(Path(command[-3]).iterdir())))
         if "--workers" in command:
-            raise BackendError("no Ray here")
+            raise MeasurementError("no Ray here")
         return Finished(0.0, 0.0)
 
     monkeypatch.setattr(cluster, "run_measured", run)
@@ -92,5 +92,5 @@ def test_the_memory_of_a_process_is_told_without_those_that_it_starts() -> None:
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {large!r}], check=True)"
     assert 5 < run_alone_measured([sys.executable, "-c", parent]).peak_mb < 100
     assert run_alone_measured([sys.executable, "-c", large]).peak_mb > 400
-    with pytest.raises(BackendError, match="failed with exit code 3; why"):
+    with pytest.raises(MeasurementError, match="failed with exit code 3; why"):
         run_alone_measured([sys.executable, "-c", "import sys; print('why', file=sys.stderr); sys.exit(3)"])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import compare
+from benchmarks.rollout import comparison
 from benchmarks.rollout.budget import Budget, judge_budget, read_budget
 from benchmarks.rollout.comparison import (
     BETTER,
@@ -21,13 +22,16 @@ from benchmarks.rollout.comparison import (
     WORSE,
     Measured,
     accuracy_verdict,
+    corrected_tests,
     cost_verdict,
+    holm,
 )
 from benchmarks.rollout.comparison import compare as compared
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED
 from runtime.errors import DataError, UsageError
 from runtime.schema import Tolerance
 from tests.benchmarks.a_record import GOOD, LABELS, a_record
+from train.comparison import DeLong
 
 
 def written(folder: Path, name: str, record: dict[str, Any]) -> str:
@@ -95,6 +99,42 @@ def test_fewer_cells_decided_right_is_worse_where_it_is_no_chance() -> None:
     found = verdicts(a_record(), a_record(p_all=many))
     assert (found["cpu fp32: sensitivity"], found["cpu fp32: specificity"]) == (WORSE, SAME)
     assert verdicts(a_record(p_all=many), a_record())["cpu fp32: sensitivity"] == BETTER
+
+
+def test_p_values_that_are_judged_together_are_corrected_as_holm_says() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.7, 0.6]) == [1, 1]
+    assert holm([0.03]) == [0.03]
+    assert holm([]) == []
+
+
+def test_what_one_test_of_many_finds_by_chance_is_not_worse() -> None:
+    six = GOOD.copy()
+    six[np.flatnonzero(LABELS)[:6]] = 0.2  # exact p of McNemar: 2 * 0.5**6
+    rows = {row["figure"]: row for row in compared(a_record(), a_record(p_all=six), 0.1)}
+    assert (rows["cpu fp32: sensitivity"]["p"], rows["cpu fp32: sensitivity"]["verdict"]) == ("0.0938", WITHIN)
+    assert (rows["cpu fp32: specificity"]["p"], rows["cpu fp32: specificity"]["verdict"]) == ("1", SAME)
+    assert rows["cpu fp32: peak memory MB"]["p"] == ""
+
+
+def test_the_tests_of_all_cases_are_corrected_together() -> None:
+    missed = GOOD.copy()
+    missed[np.flatnonzero(LABELS)[:8]] = 0.2
+    old, new = (a_record(p_all=p_all)["sections"]["parity"] for p_all in (GOOD, missed))
+    for parity in (old, new):
+        parity["answers"]["cpu int8"] = old["answers"]["cpu fp32"]
+    alone, both = (corrected_tests(old, new, names) for names in (["cpu fp32"], ["cpu fp32", "cpu int8"]))
+    assert alone["cpu fp32", "sensitivity"].p_value == pytest.approx(3 * 2 * 0.5**8)
+    assert both["cpu fp32", "sensitivity"].p_value == pytest.approx(6 * 2 * 0.5**8)
+
+
+def test_a_test_that_is_not_defined_takes_no_part_and_gives_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    eight = GOOD.copy()
+    eight[np.flatnonzero(LABELS)[:8]] = 0.2
+    monkeypatch.setattr(comparison, "delong", lambda *_: DeLong(-0.1, float("nan"), float("nan")))
+    rows = {row["figure"]: row for row in compared(a_record(), a_record(p_all=eight), 0.1)}
+    assert rows["cpu fp32: sensitivity"]["p"] == f"{2 * 2 * 0.5**8:.3g}"
+    assert (rows["cpu fp32: auc"]["p"], rows["cpu fp32: auc"]["verdict"]) == ("", SAME)
 
 
 def test_accuracy_on_other_cells_is_judged_by_intervals() -> None:
@@ -174,14 +214,35 @@ def test_a_busy_machine_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
     [
         ("{", "expected a record of benchmarks.rollout at .*, found: "),
         ('{"measurement": "latency"}', "found another file"),
-        ('{"measurement": "rollout", "schema_version": 99}', "expected a record of schema version 3 at .*, found 99"),
-        ('{"measurement": "rollout", "schema_version": 3}', "missing environment, bundle"),
+        ('{"measurement": "rollout", "schema_version": 99}', "expected a record of schema version 4 at .*, found 99"),
+        ('{"measurement": "rollout", "schema_version": 4}', "missing environment, bundle"),
     ],
 )
 def test_what_is_no_record_is_refused(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "record.json").write_text(content)
     with pytest.raises(DataError, match=message):
         compare.main([str(tmp_path), str(tmp_path)])
+
+
+def test_a_device_that_throttles_late_is_worse_and_keeps_no_limit_that_it_misses_over_all_the_time() -> None:
+    steady, throttled = a_record(rates=[1000.0] * 10), a_record(rates=[1000.0] * 6 + [100.0] * 4)
+    assert verdicts(steady, throttled)["cpu fp32, sustained: cells a minute"] == WORSE
+    assert verdicts(throttled, steady)["cpu fp32, sustained: cells a minute"] == BETTER
+    [row] = judge_budget(Budget(cells_per_second=15.0), throttled)
+    assert (row["found"], row["kept"]) == (10.666667, False)
+
+
+def test_slots_that_go_up_and_down_make_no_rate_worse() -> None:
+    old, new = a_record(rates=[800.0, 1200.0] * 3), a_record(rates=[700.0, 1050.0] * 3)
+    assert verdicts(old, new)["cpu fp32, sustained: cells a minute"] == WITHIN
+
+
+def test_a_sustained_run_of_one_slot_is_compared_without_a_range() -> None:
+    one = a_record(rates=[300.0])
+    one["sections"]["sustained"]["rows"][0]["last_to_first"] = None
+    assert verdicts(one, one)["cpu fp32, sustained: cells a minute"] == SAME
+    [row] = judge_budget(Budget(slowdown=0.05), one)
+    assert (row["found"], row["kept"]) == (None, False)
 
 
 def test_a_limit_on_a_cost_is_kept_up_to_it_and_one_on_a_rate_down_to_it() -> None:

@@ -11,7 +11,7 @@ from benchmarks import conversion
 from benchmarks.peak_memory import Finished
 from runtime.bundle import Bundle
 from runtime.command_line import DONE
-from runtime.errors import BackendError
+from runtime.errors import MeasurementError
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_sizes_are_shares_of_fp32(full_bundle: Path) -> None:
 def test_an_export_that_fails_ends_the_benchmark_and_leaves_no_record(
     finished_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(BackendError, match=r"-m export failed with exit code 1; its message stands above"):
+    with pytest.raises(MeasurementError, match=r"-m export failed with exit code 1; its message stands above"):
         conversion.main(["--run", str(tmp_path / "none"), "--out", str(tmp_path)])
     assert "expected" in capfd.readouterr().err
     assert list(tmp_path.iterdir()) == []

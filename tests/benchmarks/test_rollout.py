@@ -9,9 +9,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -28,6 +30,8 @@ from benchmarks.rollout.record import failures_of, verdict_of
 from benchmarks.rollout.report import write_report
 from benchmarks.rollout.scaling import cpu_counts
 from benchmarks.windows import WindowPlan
+from export.scoring import BATCH_SIZE, Scores
+from export.seen import Seen
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import Classifier, ClassifierOptions
@@ -36,6 +40,7 @@ from runtime.errors import BackendError, BundleError, DataError, OutputError, Us
 from runtime.schema import ImageSpec, Prediction
 from tests.benchmarks.a_record import a_record
 from tests.tiny_bundle import onnx_answers, record_hashes, write_onnx, write_tiny_bundle
+from train.dataset import Cell
 
 CellFile = Callable[[str], Path]
 SHORT = [
@@ -69,8 +74,10 @@ def record_in(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows does not tell a process's peak memory")
 def test_a_short_rollout_of_the_packages_bundle_measures_everything(
-    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # However slow the machine is: a slot as long as the run would end without a reading of the sensors.
+    monkeypatch.setattr(sustained, "slot_seconds", lambda options, _: options.slot_seconds)
     (tmp_path / "budget.json").write_text('{"memory_mb": 100000}')
     bundle = shutil.copytree(DEFAULT_BUNDLE, tmp_path / "bundle")  # where its run is not at hand
     arguments = [
@@ -125,7 +132,7 @@ def test_a_short_rollout_of_the_packages_bundle_measures_everything(
     for row in sections["peers"]["rows"]:
         assert row["status"] == "skipped" or row["largest_difference"] < 1e-4, "it is the same network"
     assert record["environment"]["cpu_flags"]
-    assert (record["schema_version"], record["options"]["batch_size"]) == (3, 4)
+    assert (record["schema_version"], record["options"]["batch_size"]) == (4, 4)
     check_page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
     assert "python -m benchmarks.compare OLD" in capsys.readouterr().out
 
@@ -275,9 +282,13 @@ def test_the_keras_model_is_the_reference_where_it_is_at_hand(
     assert rollout.main([*arguments, *SHORT]) == DONE
     sections = record_in(tmp_path)["sections"]
     assert (sections["parity"]["reference"], sections["parity"]["reference_case"]) == ("Keras model", None)
-    fitted = sections["parity"]["fitted"]
+    fitted, chosen_on = sections["parity"]["fitted"], sections["parity"]["chosen_on"]
     assert 0 < fitted < 30
-    assert sections["parity"]["doubts"] == [f"accuracy flatters the model: it was fitted on {fitted} of the 30 cells"]
+    assert fitted + chosen_on == 30
+    assert sections["parity"]["doubts"] == [
+        f"accuracy flatters the model: it was fitted on {fitted} of the 30 cells",
+        f"accuracy flatters the model: epoch, temperature and threshold were chosen on {chosen_on} of the 30 cells",
+    ]
     assert "Intervals: bootstrap over images, " in (tmp_path / "report.html").read_text(encoding="utf-8")
     [keras] = [row for row in sections["peers"]["rows"] if row["peer"].startswith("keras")]
     assert keras["largest_difference"] < 1e-4
@@ -303,6 +314,46 @@ def test_a_reference_that_has_no_number_for_a_cell_judges_nothing(
     assert reasons["parity"]["reason"].startswith(
         "expected a number of the fp32 graph for each of 30 cells, found none"
     )
+
+
+@pytest.mark.parametrize(
+    ("seen", "found"),
+    [
+        (Seen(0, 0), []),
+        (
+            Seen(0, 20),
+            ["accuracy flatters the model: epoch, temperature and threshold were chosen on 20 of the 20 cells"],
+        ),
+        (None, ["whether the model was fitted on these cells is not known: its run is not at hand (--run)"]),
+    ],
+)
+def test_cells_on_which_the_threshold_was_chosen_keep_a_verdict_open(seen: Seen | None, found: list[str]) -> None:
+    labels = np.arange(20) % 2 == 0
+    cells = [Cell(Path(), int(label), "5", "") for label in labels]
+    scores = Scores(cells, labels, np.zeros(20, np.float32), {}, {})
+    record = a_record(budget=[{"limit": "sensitivity", "kept": True}])
+    assert list(parity.doubts(parity.KERAS, "", seen, scores)) == found
+    record["sections"]["parity"]["doubts"] = found
+    assert verdict_of(record)["may_be_deployed"] == ("open" if found else "yes")
+
+
+def test_answers_that_are_no_numbers_count_as_the_wrongest_everywhere(tiny_bundle: Path) -> None:
+    cells = [Cell(Path(f"{number}.bmp"), int(number % 2 == 0), "5", f"{number}") for number in range(40)]
+    labels = np.array([cell.label == 1 for cell in cells])
+    reference = np.where(labels, 0.9, 0.1).astype(np.float32)
+    answers = reference.copy()
+    answers[[0, 1, 3]] = np.nan  # one ALL cell and two healthy ones of twenty each
+    scores = Scores(cells, labels, reference, {"cpu fp32": {BATCH_SIZE: answers}}, {})
+    bundle = Bundle.open(tiny_bundle)
+    section = parity.judged(bundle, scores, parity.verdicts_of(bundle, scores, None), None)
+    metrics = section["metrics"]["cpu fp32"]
+    assert (metrics["sensitivity"]["value"], metrics["specificity"]["value"]) == (0.95, 0.9)
+    figures = section["proofs"]["cpu fp32"]["variant"]
+    assert {name: metrics[name]["value"] for name in figures} == pytest.approx(figures, abs=1e-6)
+    assert [section["answers"]["cpu fp32"][number] for number in (0, 1, 3)] == [0, 1, 1]
+    assert [(flip["path"], flip["p_all"]) for flip in section["flipped"]] == [("0.bmp", 0), ("1.bmp", 1), ("3.bmp", 1)]
+    [subject] = section["subjects"]
+    assert (subject["right"], subject["flipped"]) == ({"keras": 40, "cpu fp32": 37}, {"cpu fp32": 3})
 
 
 def test_a_bundle_of_another_schema_is_refused(tmp_path: Path, tiny_bundle: Path) -> None:
@@ -419,6 +470,53 @@ def test_a_machine_that_slows_down_when_warm_is_seen(last: float, slowed: bool) 
     row = sustained.summary([100.0, 100.0, 100.0, 97.0, last, last])
     assert row["slowed_down"] is slowed
     assert row["last_to_first"] == last / 100
+
+
+def test_a_run_within_one_slot_has_the_rate_of_the_time_that_passed_and_no_slowdown(
+    tmp_path: Path, no_processes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 0.2 s a cell, in batches of 16: two of them in a slot of 13 s.
+    moments = [*[3.2] * 16, *[6.4] * 16]
+    monkeypatch.setattr(sustained, "classify_for", lambda *_: (moments, [200.0] * 32))
+    monkeypatch.setattr(sustained, "slot_seconds", lambda *_: 13.0)
+    (tmp_path / "budget.json").write_text('{"slowdown": 0.05}')
+    arguments = ["--out", str(tmp_path), "--precisions", "fp32", "--budget", str(tmp_path / "budget.json"), *SHORT]
+    assert rollout.main(arguments) == REFUSED
+    record = record_in(tmp_path)
+    [row] = record["sections"]["sustained"]["rows"]
+    assert (row["cells_per_minute"], row["median_slot"], row["slowest"], row["fastest"]) == (300, 300, 300, 300)
+    assert record["sections"]["sustained"]["cells_per_minute"] == [300]
+    assert (row["last_to_first"], row["slowed_down"]) == (None, None)
+    assert record["verdict"]["against"] == ["budget: slowdown is not measured, at most 0.05 is allowed"]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "The run filled fewer than 3 slots: whether it slowed down was not measured." in page
+    assert ">not measured</td>" in page
+
+
+@pytest.mark.parametrize(
+    ("rates", "found"),
+    [
+        ([100.0], None),
+        ([100.0, 50.0], None),
+        ([0.0, 50.0, 50.0], None),
+        ([100.0, 75.0, 50.0], 0.5),
+        ([100.0, 100.0, 75.0, 75.0, 60.0, 40.0], 0.5),
+    ],
+)
+def test_thirds_are_compared_where_there_are_slots_enough(rates: list[float], found: float | None) -> None:
+    assert sustained.last_to_first(rates) == found
+
+
+def test_the_sustained_rate_is_of_all_the_time_its_slow_part_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast, slow = 0.03 + 0.06 * np.arange(6000), 360.3 + 0.6 * np.arange(400)
+    moments = [*fast.tolist(), *slow.tolist(), 600.0]
+    monkeypatch.setattr(sustained, "opened", lambda *_: nullcontext(Mock(classify=lambda _: [])))
+    monkeypatch.setattr(sustained, "classify_for", lambda *_: (moments, [60.0] * len(moments)))
+    options = RolloutOptions(Path(), Path(), slot_seconds=60)
+    section = sustained.sustained(options, cases_module.Case("cpu", "fp32"), ["a.bmp"], Mock(read=dict, left_out=[]))
+    [row] = section["rows"]
+    assert section["cells_per_minute"] == [1000] * 6 + [100] * 4
+    assert (row["cells_per_minute"], row["median_slot"], row["slowest"]) == (640.1, 1000, 100)
 
 
 def test_a_sustained_run_ends_when_its_time_is_over(tmp_path: Path, cell_file: CellFile) -> None:

@@ -19,7 +19,7 @@ from benchmarks.inputs import paper_batches
 from benchmarks.peak_memory import run_measured
 from benchmarks.training_memory import SIZE, memory_row, write_noise
 from runtime.command_line import DONE, PARTLY_DONE
-from runtime.errors import BackendError
+from runtime.errors import MeasurementError
 from runtime.preprocessing import load_cell
 from runtime.schema import ImageSpec, Recipe
 from train.dataset import find_cells
@@ -136,7 +136,7 @@ def test_the_share_is_that_of_all_epochs_and_the_first_is_to_warm_up(monkeypatch
 def test_the_peak_is_the_processes_own() -> None:
     done = run_measured([sys.executable, "-c", "b'.' * (300 * 2**20)"])
     assert 300 < done.peak_mb < 400
-    with pytest.raises(BackendError, match="failed with exit code 3; its message stands above"):
+    with pytest.raises(MeasurementError, match="failed with exit code 3; its message stands above"):
         run_measured([sys.executable, "-c", "import sys; sys.exit(3)"])
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from export.seen import unseen_groups
+from export.seen import Seen, count_seen, unseen_groups
 from train.dataset import Cell
 from train.splits import PlacedCell, write_cells
 
@@ -20,6 +20,13 @@ def groups_after(run: Path, *, subject: str = "5", group: str = "5", sha256: str
     ]
     write_cells(run / "cells.csv", placed)
     return unseen_groups(run / "best.keras", CELLS)
+
+
+def test_cells_that_were_fitted_on_and_those_that_chose_the_threshold_are_counted_apart(tmp_path: Path) -> None:
+    parts = {"a": "training", "b": "validation", "c": "validation", "d": "test"}
+    write_cells(tmp_path / "cells.csv", [PlacedCell("", 1, "5", "5", part, sha256) for sha256, part in parts.items()])
+    cells = [*CELLS, Cell(Path(), 0, "H8", "d"), Cell(Path(), 0, "H9", "e")]
+    assert count_seen(tmp_path / "best.keras", cells) == Seen(fitted=1, chosen_on=2)
 
 
 def test_unseen_subjects_are_grouped_as_the_run_groups_them(tmp_path: Path) -> None:

@@ -19,8 +19,11 @@ from export.__main__ import main, tolerance
 from export.activations import largest_activations
 from export.fewest_cells import too_few_to_prove
 from export.fp16 import write_fp16
+from export.gate import judge_all
 from export.int8 import write_int8
 from export.model_card import FILES_HEADING, model_card
+from export.scoring import BATCH_SIZE, Scores
+from export.verify import Verification
 from runtime.bundle import Bundle
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.command_line import run_command
@@ -163,7 +166,21 @@ def test_a_bundle_that_decides_like_keras_passes_and_the_proof_is_written_into_i
     said = capsys.readouterr().out
     assert said.count(" passed\n") == 3
     assert "2 of these cells are of the run's training part\n" in said
+    assert "7 are of its validation part: epoch, temperature and threshold were chosen on them\n" in said
     assert said.endswith(f"sign it again: python -m export sign\nThe verdict is written into {bundle}\n")
+
+
+def test_the_table_counts_answers_that_are_no_numbers_as_the_gate_does() -> None:
+    labels = np.arange(40) % 2 == 0
+    keras = np.where(labels, 0.9, 0.1).astype(np.float32)
+    answers = keras.copy()
+    answers[[0, 1, 3]] = np.nan  # one ALL cell and two healthy ones of twenty each
+    scores = Scores([], labels, keras, {"fp32": {BATCH_SIZE: answers}}, {})
+    [verdict] = judge_all(scores, 0.5, {"fp32": TOLERANCES["fp32"]}, "drawn")
+    metrics = Verification(scores, [verdict], 0.5, None).metrics["fp32"]
+    assert (metrics.sensitivity.value, metrics.specificity.value) == (0.95, 0.9)
+    figures = asdict(verdict.proof.variant)
+    assert {name: getattr(metrics, name).value for name in figures} == pytest.approx(figures, abs=1e-6)
 
 
 @pytest.mark.parametrize(("fewest", "code"), [(3, 0), (4, 2)], ids=["just enough", "too few"])
