@@ -23,6 +23,7 @@ from runtime.bmp import read_plain_bmp, size_contradiction
 from runtime.errors import UnopenableCellError, UnreadableCellError, one_line
 from runtime.files import identity_of
 from runtime.jpeg import scan_damage
+from runtime.png import load_with_damage
 from runtime.resizing import Picture, resize_to_spec
 from runtime.schema import ImageSpec
 from runtime.tiff import can_show_damage, pixel_damage
@@ -116,6 +117,7 @@ def _refuse_damaged(data: bytes, image: Image.Image) -> None:
     if image.format == "PNG":
         with Image.open(io.BytesIO(data), formats=("PNG",)) as other:
             other.verify()  # the checksums, at which decoding does not look
+        _refuse_for(load_with_damage(data, image))
     if image.format == "TIFF":  # before it is decoded: libtiff writes what it finds to the standard error
         _refuse_for(pixel_damage(data, _tags(image)))
     image.load()
