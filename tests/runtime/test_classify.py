@@ -22,7 +22,7 @@ from PIL import Image
 import runtime
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import Classifier
-from runtime.classify import MOST_PRINTED, main, report_groups
+from runtime.classify import MOST_EMPTY_TOLD, MOST_PRINTED, main, report_groups
 from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, REFUSED, TERMINATED
 from runtime.demo import demo_cells
 from runtime.errors import OutputError, UsageError
@@ -405,6 +405,24 @@ def test_images_that_changed_after_the_run_began_are_classified_anew(
     assert "\n3 rows of the run that was cut off are kept\n" in capsys.readouterr().err
     assert main([*command, str(six_cells / "whole.csv")]) == PARTLY_DONE
     assert sorted(answers(six_cells / "r.csv")) == sorted(answers(six_cells / "whole.csv"))
+
+
+def test_each_folder_without_images_is_told(
+    cell_file: CellFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell_file("cells/a.bmp")
+    for name in ("empty", "listed", *map(str, range(MOST_EMPTY_TOLD))):
+        (tmp_path / name).mkdir()
+    (tmp_path / "empty" / "notes.csv").touch()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.txt").write_text("listed\ncells/a.bmp\n")
+    assert main(["cells", "empty", "--list", "list.txt", "--out", "r.csv"]) == DONE
+    told = capsys.readouterr().err
+    assert [line for line in told.splitlines() if "no images" in line] == ["no images in empty", "no images in listed"]
+    assert main(["cells", "empty", *map(str, range(MOST_EMPTY_TOLD)), "--out", "r.csv"]) == DONE
+    told = capsys.readouterr().err
+    assert told.count("no images in ") == MOST_EMPTY_TOLD + 1
+    assert "\nno images in 1 more folders that were named\n" in told
 
 
 @pytest.mark.parametrize("way", ["another current folder", "a link", "a renamed folder"])
