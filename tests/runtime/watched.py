@@ -8,6 +8,7 @@ from pathlib import Path
 
 from runtime.demo import demo_cells
 from runtime.errors import UnopenableCellError
+from runtime.files import sha256_of_file
 from runtime.result_store import FileVersion, ResultStore, own_files
 from runtime.schema import Audit, Prediction
 from tests.runtime.audits import AUDIT
@@ -56,6 +57,8 @@ class Watched:
 
     def _prediction(self, name: str, p_all: float | None, status: str, audit: Audit) -> Prediction:
         path = str(self.folder / name)
+        if (self.folder / name).is_file():
+            audit = replace(audit, sha256=sha256_of_file(self.folder / name))
         if p_all is None:
             reason = str(UnopenableCellError("Permission denied"))
             return Prediction(path, "", None, "error", reason, 0.001, replace(audit, sha256=""))
