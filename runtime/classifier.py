@@ -107,11 +107,11 @@ class Classifier(Closing):
         """Return the row of a scored cell: its label at the threshold, and whether a person should look."""
         audit = self._audit_of(scored) if self._audit else None
         if scored.p_all is None:
-            return Prediction(scored.path, "", None, "error", scored.reason, scored.seconds, audit)
+            return Prediction(scored.path, "", None, "error", scored.reason, scored.seconds, audit, scored.identity)
         label = CLASSES[scored.p_all >= self.threshold]
         concern = "; ".join(filter(None, (scored.concern, self._near_threshold(scored.p_all))))
         status = "review" if concern else "ok"
-        return Prediction(scored.path, label, scored.p_all, status, concern, scored.seconds, audit)
+        return Prediction(scored.path, label, scored.p_all, status, concern, scored.seconds, audit, scored.identity)
 
     def _near_threshold(self, p_all: float) -> str:
         low, high = self.review_band

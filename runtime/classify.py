@@ -18,6 +18,7 @@ from typing import Protocol
 
 from tqdm import tqdm
 
+from runtime.cell_names import printable
 from runtime.classifier import Classifier
 from runtime.classifier_arguments import classifier_options
 from runtime.classify_arguments import build_parser, check_outputs, requested_inputs
@@ -33,6 +34,7 @@ from runtime.schema import Prediction
 from runtime.summary import Summary
 from runtime.unfinished import UnfinishedResults, find_unfinished
 
+MOST_EMPTY_TOLD = 20  # folders without images
 MOST_PRINTED = 40  # groups on the screen, where the roll-up's file has them all
 
 
@@ -47,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     check_outputs(options)
     inputs = requested_inputs(options)
+    tell_empty(inputs.empty)
     with Classifier(classifier_options(options, audit=options.audit)) as classifier:
         tell(f"{classifier.description}; ALL from p_all {classifier.threshold:g} on. For research, not a diagnosis.")
         summary = Summary()
@@ -77,6 +80,14 @@ def main(arguments: list[str] | None = None) -> int:
     report(inputs, options)
     is_complete = is_rolled_up and is_shown and is_explained and not summary.errors
     return DONE if is_complete else PARTLY_DONE
+
+
+def tell_empty(names: Sequence[str]) -> None:
+    """Say which folders hold nothing to classify, a line for each up to MOST_EMPTY_TOLD."""
+    for name in names[:MOST_EMPTY_TOLD]:
+        tell(f"no images in {printable(name)}")
+    if len(names) > MOST_EMPTY_TOLD:
+        tell(f"no images in {len(names) - MOST_EMPTY_TOLD} more folders that were named")
 
 
 def requested_groups(options: argparse.Namespace) -> GroupCounts | None:

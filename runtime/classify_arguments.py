@@ -32,7 +32,8 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the --out of a run that was cut off; images that changed after it began are classified anew",
+        help="go on with the --out of a run that was cut off; images that changed after it began, or are other ones "
+        "now, are classified anew",
     )
     parser.add_argument(
         "--audit", action="store_true", help="add to each row the image's SHA-256, the time, and what classified it"

@@ -22,7 +22,7 @@ import runtime
 from runtime.cell_names import printable
 from runtime.classifier import Classifier
 from runtime.errors import UnreadableCellError, UsageError
-from runtime.files import file_clock_ns, has_changed_since, output_errors, refuse_unwritable, written_aside
+from runtime.files import file_clock_ns, has_changed, output_errors, refuse_unwritable, written_aside
 from runtime.html_page import TAIL, head
 from runtime.inputs import spread_over
 from runtime.preprocessing import load_cell
@@ -240,18 +240,19 @@ def _in_threads(card: Callable[[Prediction], str], cells: Sequence[Prediction]) 
 def _card(cell: Prediction, began_ns: int) -> str:
     why = f'<span class="why">review: {_text(cell.reason)}</span>' if cell.status == "review" else ""
     name = f'<span title="{_text(cell.path)}">{_text(PurePath(cell.path).name)}</span>'
-    picture = _picture(cell.path, began_ns)
+    picture = _picture(cell, began_ns)
     return f'<li class="{cell.status}">{picture}<b>{cell.p_all:.4f} {cell.label}</b><br>{name}{why}</li>\n'
 
 
-def _picture(path: str, began_ns: int) -> str:
+def _picture(cell: Prediction, began_ns: int) -> str:
     try:
-        data = base64.b64encode(thumbnail(path)).decode()
+        data = base64.b64encode(thumbnail(cell.path)).decode()
     except UnreadableCellError as error:
         return f'<span class="gone">no picture any more: {_text(str(error))}</span>'
-    if has_changed_since(path, began_ns):
+    if has_changed(cell.path, cell.identity, began_ns):
         return '<span class="gone">no picture any more: the file was changed after the run began</span>'
-    return f'<img alt="Cell {_text(PurePath(path).name)}" width="96" height="96" src="data:image/jpeg;base64,{data}">'
+    name = _text(PurePath(cell.path).name)
+    return f'<img alt="Cell {name}" width="96" height="96" src="data:image/jpeg;base64,{data}">'
 
 
 def _text(text: str) -> str:

@@ -12,6 +12,7 @@ from runtime.errors import NotFiniteError, OutputError, UnreadableCellError, Usa
 from runtime.explanation import explain
 from runtime.files import output_errors, write_csv_aside, written_aside
 from runtime.heat_picture import heat_picture
+from runtime.inputs import MAP_SUFFIX
 from runtime.preprocessing import load_cell
 from runtime.schema import SELF_TEST_TOLERANCES, Prediction
 
@@ -73,4 +74,4 @@ def picture_name(path: str) -> str:
     stem = "".join(
         each if each.isascii() and (each.isalnum() or each in "-_.") else "_" for each in PurePath(path).stem
     )
-    return f"{stem[:STEM_CHARACTERS]}.{digest}.png"
+    return f"{stem[:STEM_CHARACTERS]}.{digest}{MAP_SUFFIX}"

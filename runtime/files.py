@@ -94,15 +94,24 @@ def file_clock_ns(path: Path) -> int:
         beside.unlink()
 
 
-def has_changed_since(path: str, moment_ns: int) -> bool:
-    """Say whether a file, or another one in its place, was changed after a moment of `file_clock_ns`.
+def identity_of(found: os.stat_result) -> str:
+    """Return what tells a file from any other, and from itself after a change, as 16 hexadecimal digits."""
+    tells = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return hashlib.sha256(repr(tells).encode()).hexdigest()[:16]
 
-    A file that has gone has not. One that took its place counts even where it brought an older time with it.
+
+def has_changed(path: str, identity: str, moment_ns: int) -> bool:
+    """Say whether a path leads to another file than the one of that identity, or the file was changed since.
+
+    A file that has gone has not changed. A change so soon after the identity was taken that the file system's clock
+    stood still shows only in that it was after `moment_ns`, a moment of `file_clock_ns` before that.
     """
     try:
         found = os.stat(path)  # noqa: PTH116  of a million files
     except (OSError, ValueError):
         return False
+    if identity_of(found) != identity:
+        return True
     # st_ctime is when anything about the file changed; on Windows, when it was made.
     changed_ns = max(found.st_ctime_ns, found.st_mtime_ns) if os.name == "nt" else found.st_ctime_ns
     return changed_ns > moment_ns

@@ -19,7 +19,8 @@ from runtime.errors import UsageError
 
 # Files that lie beside images without being meant as one. Everything else in a folder gets a row: a cell in a
 # format that is not known must show up as an error, not be passed over in silence.
-COMPANION_SUFFIXES = (".csv", ".db", ".html", ".json", ".jsonl", ".md", ".partial", ".sqlite", ".ini")
+MAP_SUFFIX = ".map.png"  # of the pictures of --explain
+COMPANION_SUFFIXES = (".csv", ".db", ".html", ".json", ".jsonl", ".md", ".partial", ".sqlite", ".ini", MAP_SUFFIX)
 
 # Names that programs give a file while they copy it; then it is renamed. In a folder that is watched they will be.
 UNFINISHED_COPY_SUFFIXES = (".crdownload", ".filepart", ".part", ".tmp")
@@ -33,10 +34,11 @@ Found = tuple[str, bool]  # a file, and whether it is wanted
 
 @dataclass(frozen=True)
 class Inputs:
-    """The paths to classify, in order, and how many files of the folders were left out."""
+    """The paths to classify, in order, how many files of the folders were left out, and where there was nothing."""
 
     paths: tuple[str, ...]
     left_out: int  # hidden, companion or not of the wanted names
+    empty: tuple[str, ...] = ()  # what was named or listed and gave no path
 
 
 def find_inputs(names: Sequence[str], listed: Sequence[str] = (), include: Sequence[str] = ()) -> Inputs:
@@ -50,27 +52,38 @@ def find_inputs(names: Sequence[str], listed: Sequence[str] = (), include: Seque
     Raises UsageError for a name that does not exist and where nothing is found at all.
     """
     paths: list[str] = []
+    empty: list[str] = []
     left_out = 0
-    for path, wanted in each_file(names, listed, include):
-        if wanted:
-            paths.append(path)
-        else:
-            left_out += 1
+    for name, founds in _each_name(names, listed, include):
+        before = len(paths)
+        for path, wanted in founds:
+            if wanted:
+                paths.append(path)
+            else:
+                left_out += 1
+        if len(paths) == before:
+            empty.append(name)
     if not paths:
         raise UsageError(
             f"expected images in {', '.join((*names, *listed[:3])) or 'the list'}, found none"
             + (f" whose name matches {' or '.join(include)}" if include else "")
             + "; name a folder that holds image files"
         )
-    return Inputs(tuple(paths), left_out)
+    return Inputs(tuple(paths), left_out, tuple(empty))
 
 
 def each_file(names: Sequence[str], listed: Sequence[str] = (), include: Sequence[str] = ()) -> Iterator[Found]:
     """Yield what `find_inputs` lists, and what it leaves out, one folder at a time; raise UsageError as it does."""
+    return chain.from_iterable(founds for _, founds in _each_name(names, listed, include))
+
+
+def _each_name(
+    names: Sequence[str], listed: Sequence[str], include: Sequence[str]
+) -> Iterator[tuple[str, Iterable[Found]]]:
     for name in names:
-        yield from _files_of_name(name, include)
+        yield name, _files_of_name(name, include)
     for name in listed:
-        yield from _files_of(name, include)
+        yield name, _files_of(name, include)
 
 
 def read_list(file: str) -> list[str]:

@@ -50,6 +50,7 @@ class Scored:
     concern: str  # why a person should look
     sha256: str  # of the file, where the reader takes it
     seconds: float  # reading this cell, plus its share of its batch's inference
+    identity: str = ""  # of the file that was read
 
 
 def score_files(
@@ -99,7 +100,7 @@ def _scored(path: str, reading: Reading, seconds: float, p_all: float | None = N
     reason = reading.reason
     if reading.pixels is not None and p_all is None:
         reason = "; ".join(filter(None, (NO_NUMBER, reading.concern)))
-    return Scored(path, p_all, reason, reading.concern, reading.sha256, seconds)
+    return Scored(path, p_all, reason, reading.concern, reading.sha256, seconds, reading.identity)
 
 
 def _batch_sizes(largest: int) -> Iterator[int]:

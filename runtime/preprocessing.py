@@ -21,7 +21,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from runtime.bmp import read_plain_bmp, size_contradiction
 from runtime.errors import UnopenableCellError, UnreadableCellError, one_line
+from runtime.files import identity_of
 from runtime.jpeg import scan_damage
+from runtime.png import load_with_damage
 from runtime.resizing import Picture, resize_to_spec
 from runtime.schema import ImageSpec
 from runtime.tiff import can_show_damage, pixel_damage
@@ -52,6 +54,11 @@ def load_cell(path: str | Path, spec: ImageSpec) -> NDArray[np.uint8]:
 
 def read_bytes(path: str | Path) -> bytes:
     """Read a regular file of at most MAX_FILE_BYTES; raise UnreadableCellError for anything else."""
+    return read_identified(path)[0]
+
+
+def read_identified(path: str | Path) -> tuple[bytes, str]:
+    """Read a file as `read_bytes` does; return its content and what `identity_of` says of the file."""
     path = Path(path)
     try:
         found = path.stat()
@@ -66,7 +73,7 @@ def read_bytes(path: str | Path) -> bytes:
         raise UnopenableCellError(getattr(error, "strerror", None) or error) from error
     if not data:
         raise UnreadableCellError(EMPTY)
-    return data
+    return data, identity_of(found)
 
 
 def decode_cell(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
@@ -110,6 +117,7 @@ def _refuse_damaged(data: bytes, image: Image.Image) -> None:
     if image.format == "PNG":
         with Image.open(io.BytesIO(data), formats=("PNG",)) as other:
             other.verify()  # the checksums, at which decoding does not look
+        _refuse_for(load_with_damage(data, image))
     if image.format == "TIFF":  # before it is decoded: libtiff writes what it finds to the standard error
         _refuse_for(pixel_damage(data, _tags(image)))
     image.load()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from runtime.appearance import Appearance, appearance_of, unusual
 from runtime.errors import UnreadableCellError
-from runtime.preprocessing import decode_picture, read_bytes
+from runtime.preprocessing import decode_picture, read_identified
 from runtime.resizing import resize_to_spec
 from runtime.schema import ImageSpec, TypicalCells
 
@@ -26,6 +26,7 @@ class Reading:
     reason: str = ""  # why there are no pixels
     concern: str = ""  # what sets the cell apart from those that the model was fitted on
     sha256: str = ""  # of the file, where it was asked for and the file could be read
+    identity: str = ""  # of the file that was read
 
 
 class CellReader:
@@ -39,10 +40,10 @@ class CellReader:
     def __call__(self, path: str) -> Reading:
         """Read a file; what is wrong with it is in the result."""
         try:
-            data = read_bytes(path)
+            data, identity = read_identified(path)
         except UnreadableCellError as error:
             return Reading(None, str(error))
-        return self.of_data(data)
+        return replace(self.of_data(data), identity=identity)
 
     def of_data(self, data: bytes) -> Reading:
         """Read the bytes of a file."""

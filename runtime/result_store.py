@@ -1,6 +1,9 @@
-"""Results of a watched folder in SQLite: each version of each file once, whatever stops the process.
+"""Results of a watched folder in SQLite: each content of each file once, whatever stops the process.
 
 A row of a file that could not be opened says nothing of its content, and gives way to the next one of that version.
+Other content may come with the size and modification time of that before. So the table `looks` holds when anything
+about a file had changed before it was read, `st_ctime_ns`; where that is another now, the file is read again, and has
+another row where its SHA-256 is another.
 
 A row is the results table's with its audit and, before it, what tells one version of a file from another.
 The write-ahead log lets others `read`, and `read_predictions` export, while a service writes. `synchronous=FULL` puts
@@ -26,7 +29,8 @@ from runtime.schema import Audit, Prediction
 
 Answer = TypeVar("Answer")
 
-STORE_VERSION = 1  # PRAGMA user_version; another set of columns is another version
+STORE_VERSION = 2  # PRAGMA user_version; other columns or another key are another version
+READABLE_VERSIONS = (1, 2)  # 1: one row for each size and modification time, no `looks`
 APPLICATION_ID = 0x414C4C65  # "ALLe": tells this project's databases from others
 OPENING_TIMEOUT_S = 5.0
 BUSY_TIMEOUT_MS = 200  # of one try; what could not be written is kept and tried again
@@ -35,7 +39,7 @@ READING_TRIES = 5  # each but the last ended by a service that began or ended me
 
 
 class FileVersion(NamedTuple):
-    """One content of one file: another size or modification time is another cell."""
+    """What tells most contents of one file apart without reading it."""
 
     file: str  # relative to the watched folder; may hold surrogates for bytes that are no UTF-8
     size: int  # bytes
@@ -58,7 +62,8 @@ class ResultStore(Closing):
         if not path.parent.is_dir():
             raise OutputError(f"expected a folder for the database at {path.parent}, found none; make it first")
         self.path = path
-        self._unwritten: dict[FileVersion, Prediction] = {}
+        self._unwritten: dict[tuple[FileVersion, str], Prediction] = {}  # the string: SHA-256 of the content
+        self._unwritten_looks: dict[FileVersion, int] = {}
         self._connection = _connect(path)
         try:
             _refuse_foreign(self._connection, path)
@@ -77,29 +82,48 @@ class ResultStore(Closing):
         """How many rows wait for the next commit."""
         return len(self._unwritten)
 
-    def holds(self, version: FileVersion) -> bool:
-        """Say whether this version of the file has a row of its content.
+    def holds(self, version: FileVersion, changed_ns: int | None = None) -> bool:
+        """Say whether this version of the file has a row of its content and nothing about it changed since it was read.
 
+        Nothing counts as changed where one of the times is not known: `changed_ns`, or that of an older database's row.
         Raises OutputError where the database cannot be read.
         """
-        if version in self._unwritten:
-            return not self._unwritten[version].reason.startswith(UnopenableCellError.BEGINNING)
+        if version in self._unwritten_looks:
+            return changed_ns in (None, self._unwritten_looks[version])
         with _database_errors(self.path):
-            return self._connection.execute(_SELECT, _bound(version)).fetchone() is not None
+            found = self._connection.execute(_SELECT, _bound(version)).fetchone()
+        return found is not None and (None in (changed_ns, found[0]) or changed_ns == found[0])
 
-    def add(self, version: FileVersion, prediction: Prediction) -> None:
-        """Keep a row for the next commit."""
-        self._unwritten[version] = prediction
+    def add(self, version: FileVersion, prediction: Prediction, changed_ns: int = 0) -> None:
+        """Keep a row for the next commit, which drops it where the same content has one.
+
+        `changed_ns` is the `st_ctime_ns` that the file had before it was read.
+        """
+        if _tells_of_content(prediction):
+            for key in [(version, sha256) for sha256 in ("", _sha256_of(prediction))]:
+                if key in self._unwritten and not _tells_of_content(self._unwritten[key]):
+                    del self._unwritten[key]
+            self._unwritten_looks.pop(version, None)  # the last one counts
+            self._unwritten_looks[version] = changed_ns
+        elif version in self._unwritten_looks:
+            return
+        self._unwritten.setdefault((version, _sha256_of(prediction)), prediction)
 
     def commit(self) -> None:
         """Write all rows that wait in one transaction; raise OutputError, and keep them, where that fails."""
         if not self._unwritten:
             return
         self._refuse_replaced()
-        values = (_bound((*version, *_values(prediction))) for version, prediction in self._unwritten.items())
         with _database_errors(self.path), self._transaction():
-            self._connection.executemany(_INSERT, values)
+            for (version, sha256), prediction in self._unwritten.items():
+                is_same = (*version, sha256, not _tells_of_content(prediction))
+                self._connection.execute(_INSERT, _bound((*version, *_values(prediction), *is_same)))
+            # After the rows that take their place, which get the highest number: readers take it for new.
+            self._connection.executemany(_DELETE_UNOPENED, map(_bound, self._unwritten_looks))
+            looks = ((version.file, changed_ns) for version, changed_ns in self._unwritten_looks.items())
+            self._connection.executemany(_INSERT_LOOK, map(_bound, looks))
         self._unwritten.clear()
+        self._unwritten_looks.clear()
 
     def close(self) -> None:
         """Close the database and let another service have it; rows that wait are dropped."""
@@ -119,7 +143,12 @@ class ResultStore(Closing):
                 )
             self._connection.execute("PRAGMA synchronous = FULL")
             with self._transaction():
-                self._connection.execute(_CREATE)
+                [version] = self._connection.execute("PRAGMA user_version").fetchone()
+                if version == 1:
+                    for statement in _UPGRADE:
+                        self._connection.execute(statement)
+                self._connection.execute(_CREATE.format("results"))
+                self._connection.execute(_CREATE_LOOKS)
                 self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 self._connection.execute(f"PRAGMA user_version = {STORE_VERSION}")
             self._connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
@@ -293,7 +322,7 @@ def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> bool:
             f"expected a database of version {STORE_VERSION} at {path}, found {version}: a newer version of this "
             "toolkit wrote it; install that one, or name another file"
         )
-    if version != STORE_VERSION or found != tuple(NAME_TO_TYPE):
+    if version not in READABLE_VERSIONS or found != tuple(NAME_TO_TYPE):
         raise OutputError(
             f"expected the columns {', '.join(NAME_TO_TYPE)} at {path}, found {', '.join(found)}: another version of "
             "this toolkit wrote it; export it with that one, and name another file"
@@ -316,17 +345,39 @@ def _values(prediction: Prediction) -> tuple[Any, ...]:
     return *(getattr(prediction, column) for column in COLUMNS), *astuple(prediction.audit)
 
 
+def _sha256_of(prediction: Prediction) -> str:
+    return prediction.audit.sha256 if prediction.audit else ""
+
+
+def _tells_of_content(prediction: Prediction) -> bool:
+    return not prediction.reason.startswith(UnopenableCellError.BEGINNING)
+
+
 def _bound(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return values as they are bound: text as bytes, for SQLite keeps any bytes as text, but takes no surrogates."""
     return tuple(value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value for value in values)
 
 
 _COLUMN_TEXT = ", ".join(f"{name} {SQL_TYPES[kind]}" for name, kind in NAME_TO_TYPE.items())
-_CREATE = f"CREATE TABLE IF NOT EXISTS results ({_COLUMN_TEXT}, UNIQUE ({', '.join(FileVersion._fields)}))"
+_CREATE = f"CREATE TABLE IF NOT EXISTS {{}} ({_COLUMN_TEXT}, UNIQUE ({', '.join(FileVersion._fields)}, sha256))"
+_CREATE_LOOKS = "CREATE TABLE IF NOT EXISTS looks (file TEXT PRIMARY KEY, changed_ns INTEGER NOT NULL) WITHOUT ROWID"
+_NAMES = f"rowid, {', '.join(NAME_TO_TYPE)}"
+_UPGRADE = (  # of version 1
+    _CREATE.format("upgraded"),
+    f"INSERT INTO upgraded ({_NAMES}) SELECT {_NAMES} FROM results",  # noqa: S608
+    "DROP TABLE results",
+    "ALTER TABLE upgraded RENAME TO results",
+)
+_IS_VERSION = "file = CAST(? AS TEXT) AND size = ? AND mtime_ns = ?"
 _TELLS_OF_CONTENT = f"reason NOT LIKE '{UnopenableCellError.BEGINNING}%'"
-_SELECT = f"SELECT 1 FROM results WHERE file = CAST(? AS TEXT) AND size = ? AND mtime_ns = ? AND {_TELLS_OF_CONTENT}"  # noqa: S608
+_SELECT = f"SELECT changed_ns FROM results LEFT JOIN looks USING (file) WHERE {_IS_VERSION} AND {_TELLS_OF_CONTENT}"  # noqa: S608
+_DELETE_UNOPENED = f"DELETE FROM results WHERE {_IS_VERSION} AND NOT {_TELLS_OF_CONTENT}"  # noqa: S608
+_INSERT_LOOK = "INSERT OR REPLACE INTO looks VALUES (CAST(? AS TEXT), ?)"
 _PARAMETERS = ", ".join("CAST(? AS TEXT)" if kind is str else "?" for kind in NAME_TO_TYPE.values())
-# A commit that failed may have reached the disk all the same: its rows are the same when they are written again. A row
-# in the place of another, of a file that could not be opened, gets the highest number: readers take it for new.
+# A commit that failed may have reached the disk all the same, and a file may be read again: what is there stays.
 _NEXT_ROW = "(SELECT coalesce(max(rowid), 0) + 1 FROM results)"
-_INSERT = f"INSERT OR REPLACE INTO results (rowid, {', '.join(NAME_TO_TYPE)}) VALUES ({_NEXT_ROW}, {_PARAMETERS})"  # noqa: S608
+_IS_SAME = f"{_IS_VERSION} AND {_TELLS_OF_CONTENT} AND (sha256 = CAST(? AS TEXT) OR ?)"
+_INSERT = (
+    f"INSERT OR REPLACE INTO results ({_NAMES}) SELECT {_NEXT_ROW}, {_PARAMETERS} "  # noqa: S608
+    f"WHERE NOT EXISTS (SELECT 1 FROM results WHERE {_IS_SAME})"
+)

@@ -17,12 +17,12 @@ from runtime.errors import OutputError, UsageError
 from runtime.files import CsvWriter, give_usual_permissions, output_errors
 from runtime.held import hold
 from runtime.schema import Audit, Prediction
-from runtime.unfinished import PARTIAL, Row, UnfinishedResults, partial_prefix
+from runtime.unfinished import PARTIAL, Row, UnfinishedResults, identities_path, partial_prefix
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-COLUMNS = tuple(field.name for field in fields(Prediction) if field.name != "audit")
+COLUMNS = tuple(field.name for field in fields(Prediction) if field.name not in ("audit", "identity"))
 AUDIT_COLUMNS = tuple(field.name for field in fields(Audit))
 FORMATS = (".csv", ".jsonl")
 P_ALL_DIGITS = 6  # the next ones depend on how many cells are inferred together
@@ -50,10 +50,11 @@ def row_of(prediction: Prediction) -> Row:
     return {**row, **asdict(prediction.audit)} if prediction.audit else row
 
 
-def prediction_of(row: Row) -> Prediction:
-    """Return what a row of a table says, without its audit."""
+def prediction_of(row: Row, identity: str) -> Prediction:
+    """Return what a row of a table says of the file of that identity, without its audit."""
     p_all = None if row["p_all"] in ("", None) else float(row["p_all"])
-    return Prediction(row["path"], row["label"], p_all, row["status"], row["reason"], float(row["seconds"]))
+    seconds = float(row["seconds"])
+    return Prediction(row["path"], row["label"], p_all, row["status"], row["reason"], seconds, identity=identity)
 
 
 class ResultsWriter:
@@ -118,7 +119,8 @@ class ResultsFile:
     """A results file that bears its name only when it is complete.
 
     Rows go to `<name>.<run>.<began>.<random>.partial` beside it, so that two runs never write into one file. After
-    an interruption that file stays, with every row that was written.
+    an interruption that file stays, with every row that was written. Which file each row is of stands in another one,
+    a line for each row, without which no row would be kept.
     """
 
     def __init__(self, path: Path, *, run: str = "", audited: bool = False) -> None:
@@ -135,19 +137,23 @@ class ResultsFile:
             # A name may hold bytes that are not UTF-8; they are written back as they were read.
             self._stream = os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="")
             hold(self._stream)
+            # At once, for each row that is on the disk to have its line there.
+            self._identities = identities_path(self.partial_path).open("w", encoding="ascii", newline="", buffering=1)
         self._writer = ResultsWriter(self._stream, path.suffix.lower(), audited=audited)
 
     def write(self, prediction: Prediction) -> None:
         """Append one row."""
         with self._errors():
+            self._identities.write(f"{prediction.identity}\n")
             self._writer.write(prediction)
 
     def take_over(self, unfinished: UnfinishedResults) -> Iterator[Prediction]:
         """Append the rows that a cut-off run left, yielding each; its own file goes when this one is complete."""
         with self._errors():
-            for row in unfinished.rows():
+            for row, identity in unfinished.rows():
+                self._identities.write(f"{identity}\n")
                 self._writer.write_row(row)
-                yield prediction_of(row)
+                yield prediction_of(row, identity)
         self._taken_over += [unfinished.path, *unfinished.others]
 
     def __enter__(self) -> Self:
@@ -160,13 +166,13 @@ class ResultsFile:
         traceback: TracebackType | None,
     ) -> None:
         with self._errors():
-            with self._stream:  # closed, and so no longer held, where it cannot be flushed, too
+            with self._stream, self._identities:  # closed, and so no longer held, where it cannot be flushed, too
                 if kind is None:
                     self._stream.flush()
                     os.fsync(self._stream.fileno())  # a power cut must not leave the name without the rows
             if kind is None:
                 self.partial_path.replace(self.path)
-                for path in self._taken_over:
+                for path in (*self._taken_over, *map(identities_path, (self.partial_path, *self._taken_over))):
                     path.unlink(missing_ok=True)
 
     def _errors(self) -> AbstractContextManager[None]:

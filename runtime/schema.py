@@ -340,6 +340,7 @@ class Prediction:
     reason: str  # why it is not "ok", one line
     seconds: float  # time of reading this cell plus its share of its batch's inference
     audit: Audit | None = None  # where it was asked for
+    identity: str = ""  # of the file that was read; in no table
 
 
 Shape = TypeVar("Shape")

@@ -7,12 +7,13 @@ import glob
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runtime.errors import OutputError
-from runtime.files import file_clock_ns, has_changed_since, output_errors
+from runtime.files import file_clock_ns, has_changed, output_errors
 from runtime.held import is_held
 
 PARTIAL = ".partial"
@@ -30,15 +31,21 @@ class UnfinishedResults:
     began_ns: int  # of the files' clock
     others: tuple[Path, ...] = ()  # of shorter runs that were cut off, too: what goes on makes them useless
 
-    def rows(self) -> Iterator[Row]:
-        """Yield the rows up to the first that is not whole: the last one may have been cut in the middle.
+    def rows(self) -> Iterator[tuple[Row, str]]:
+        """Yield the rows, and the identity of each one's file, up to the first that is not whole.
 
-        Those of images that were changed after the run began are left out: they may be of what was there before.
+        The last one may have been cut in the middle. Those whose paths lead to other files now are left out, and so are
+        those of images that were changed after the run began: they may be of what was there before.
         """
         with self.path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as stream:
-            for row in self._csv_rows(stream) if self.suffix == ".csv" else self._json_rows(stream):
-                if not has_changed_since(row["path"], self.began_ns):
-                    yield row
+            rows = self._csv_rows(stream) if self.suffix == ".csv" else self._json_rows(stream)
+            for row, identity in zip(rows, self._identities(), strict=False):
+                if not has_changed(row["path"], identity, self.began_ns):
+                    yield row, identity
+
+    def _identities(self) -> Iterator[str]:
+        with suppress(FileNotFoundError), identities_path(self.path).open(encoding="ascii", errors="replace") as stream:
+            yield from (line.rstrip("\n") for line in _whole_lines(stream))
 
     def _csv_rows(self, stream: Any) -> Iterator[Row]:
         lines = csv.reader(_whole_lines(stream))
@@ -97,6 +104,11 @@ def find_unfinished(path: Path, run: str, columns: tuple[str, ...]) -> Unfinishe
 def partial_prefix(path: Path, run: str) -> str:
     """Return how the temporary name of a results file begins that a run begins now."""
     return f"{path.name}.{run}.{file_clock_ns(path)}."
+
+
+def identities_path(partial: Path) -> Path:
+    """Return where it stands of which files the rows of an unfinished results file are."""
+    return partial.with_name(f".{partial.name}.files")
 
 
 def _is_of_run(partial: Path, path: Path, run: str) -> bool:

@@ -73,13 +73,16 @@ class WatchService:
         """What came of the files since the start."""
         return f"{self.outcomes.rows} files since the start: {self.outcomes}"
 
-    def is_known(self, version: FileVersion) -> bool:
-        """Say whether a version has a row or is being classified; while the database cannot be read, that it is."""
+    def is_known(self, version: FileVersion, changed_ns: int) -> bool:
+        """Say whether a version has a row or is being classified; while the database cannot be read, that it is.
+
+        One whose file was changed in any way since it was read, which its version need not show, has none.
+        """
         self._notifier.progress()
         if self._is_blind or version in self._in_flight:
             return True
         try:
-            return self._store.holds(version)
+            return self._store.holds(version, changed_ns)
         except OutputError as error:
             self._has_trouble(error)
             self._is_blind = True
@@ -150,7 +153,7 @@ class WatchService:
             return
         if is_error:
             self._tell(f"{printable(prediction.path)}: {prediction.reason}; set aside until it changes")
-        self._store.add(version, prediction)
+        self._store.add(version, prediction, candidate.changed_ns)
         self.outcomes.add(prediction)
 
     def _commit(self) -> None:

@@ -13,7 +13,7 @@ import stat
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from runtime.cell_names import printable
 from runtime.closing import Closing
@@ -36,7 +36,7 @@ class Candidate:
     version: FileVersion
     due: float  # seconds of the monotonic clock
     failures: int = 0  # how often this version could not be used
-    changed_ns: int = 0  # when anything about the file had changed before it was tried again
+    changed_ns: int = 0  # when anything about the file had changed before it was taken
 
 
 class WatchedFolder(Closing):
@@ -47,7 +47,7 @@ class WatchedFolder(Closing):
         root: str,
         news: News,
         *,
-        is_known: Callable[[FileVersion], bool],
+        is_known: Callable[[FileVersion, int], bool],
         is_left_out: Callable[[str], bool] = is_not_yet_a_cell,
         with_events: bool,
         interval: float,
@@ -59,7 +59,7 @@ class WatchedFolder(Closing):
         Args:
             root: An absolute path.
             news: Filled by the folder's events; tests fill it themselves.
-            is_known: Says whether a version needs no further look.
+            is_known: Says whether a version, and when anything about its file changed, needs no further look.
             is_left_out: Says by its path inside the folder whether a file is none to classify.
             with_events: Hear of the system's file events; False: look at the folder every `interval` seconds.
             interval: Seconds between the two looks at a file that must find it unchanged.
@@ -107,8 +107,10 @@ class WatchedFolder(Closing):
             if candidate is None:
                 if not self._look_on():
                     return
-            elif self._is_settled(candidate):
-                yield candidate
+                continue
+            changed_ns = self._changed_ns(candidate.version.file)
+            if self._is_settled(candidate, changed_ns):
+                yield replace(candidate, changed_ns=changed_ns)
 
     def current(self, version: FileVersion) -> FileVersion | None:
         """Return the version of its file as it is now, None for no file; one that is another waits from now on."""
@@ -122,8 +124,7 @@ class WatchedFolder(Closing):
         if candidate.failures >= len(RETRY_PAUSES_S):
             self._remember_tried(candidate)
             return False
-        changed_ns = self._changed_ns(candidate.version.file)
-        self._wait(candidate.version, RETRY_PAUSES_S[candidate.failures], candidate.failures + 1, changed_ns)
+        self._wait(candidate.version, RETRY_PAUSES_S[candidate.failures], candidate.failures + 1)
         return True
 
     def look_again(self) -> None:
@@ -205,17 +206,12 @@ class WatchedFolder(Closing):
         if version is not None:
             self._wait(version, pause)
 
-    def _wait(self, version: FileVersion, pause: float, failures: int = 0, changed_ns: int = 0) -> None:
+    def _wait(self, version: FileVersion, pause: float, failures: int = 0) -> None:
         """Let a version wait; one that waits already keeps its failures, and does not wait any longer than it did."""
-        candidate = Candidate(version, self._clock() + pause, failures, changed_ns)
+        candidate = Candidate(version, self._clock() + pause, failures)
         before = self._waiting.get(version.file)
         if before and before.version == version:
-            candidate = Candidate(
-                version,
-                min(candidate.due, before.due),
-                max(failures, before.failures),
-                max(changed_ns, before.changed_ns),
-            )
+            candidate = Candidate(version, min(candidate.due, before.due), max(failures, before.failures))
         if candidate != before:
             self._waiting[version.file] = candidate
             heapq.heappush(self._due, (candidate.due, version.file))
@@ -229,15 +225,15 @@ class WatchedFolder(Closing):
                 return self._waiting.pop(file)
         return None
 
-    def _is_settled(self, candidate: Candidate) -> bool:
-        return self.current(candidate.version) == candidate.version and not self._is_done(candidate.version)
+    def _is_settled(self, candidate: Candidate, changed_ns: int) -> bool:
+        return self.current(candidate.version) == candidate.version and not self._is_done(candidate.version, changed_ns)
 
-    def _is_done(self, version: FileVersion) -> bool:
+    def _is_done(self, version: FileVersion, changed_ns: int) -> bool:
         """Say whether a version needs no further look: it is known, or was tried in vain and has not changed."""
         tried = self._tried.get(version.file)
-        if tried and tried == (version, self._changed_ns(version.file)):
+        if tried and tried == (version, changed_ns):
             return True
-        return self._is_known(version)
+        return self._is_known(version, changed_ns)
 
     def _remember_tried(self, candidate: Candidate) -> None:
         if len(self._tried) >= MOST_WAITING:
@@ -264,7 +260,7 @@ class WatchedFolder(Closing):
         if file not in self._waiting or not look.pause:
             version = self._version_of(file)
             # What waits is asked about when it is taken; what lies there for long must not fill the room for it.
-            if version is not None and not (look.pause and self._is_done(version)):
+            if version is not None and not (look.pause and self._is_done(version, self._changed_ns(file))):
                 self._wait(version, look.pause)
         return True
 

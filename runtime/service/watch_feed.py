@@ -101,16 +101,16 @@ class WatchFeed:
         """
         if self._folder is None:
             raise NoPictureError("expected the service to know the watched folder; start it with --watch-folder DIR")
-        version, answer = self._row(row)
+        version, sha256, answer = self._row(row)
         try:
-            return WatchedCell(_read_version(_inside(self._folder, version.file), version), *answer)
+            return WatchedCell(_read_version(_inside(self._folder, version.file), version, sha256), *answer)
         except (OSError, ValueError, RuntimeError) as error:  # gone, a name that is none, links in a circle
             reason = getattr(error, "strerror", None) or "it is no file's name"
             raise NoPictureError(f"expected the cell of row {row} in the watched folder, found: {reason}") from error
 
-    def _row(self, row: int) -> tuple[FileVersion, list[Any]]:
-        """Return which file a row is of, and its p_all, precision and bundle."""
-        question = "SELECT file, size, mtime_ns, p_all, precision, bundle FROM results WHERE rowid = ?"
+    def _row(self, row: int) -> tuple[FileVersion, str, list[Any]]:
+        """Return which file a row is of, the content's SHA-256, and p_all, precision and bundle."""
+        question = "SELECT file, size, mtime_ns, sha256, p_all, precision, bundle FROM results WHERE rowid = ?"
 
         def ask(reader: Reader) -> Any:
             return reader.connection and reader.connection.execute(question, (row,)).fetchone()
@@ -118,8 +118,8 @@ class WatchFeed:
         found = read(self._database, ask)
         if not found:
             raise NoPictureError(f"expected the number of a row, found {row}; ask for the newest rows again")
-        file, size, mtime_ns, *answer = found
-        return FileVersion(file, size, mtime_ns), answer
+        file, size, mtime_ns, sha256, *answer = found
+        return FileVersion(file, size, mtime_ns), sha256, answer
 
 
 @dataclass(frozen=True)
@@ -185,11 +185,13 @@ def _inside(folder: Path, file: str) -> Path:
     return found
 
 
-def _read_version(path: Path, version: FileVersion) -> bytes:
+def _read_version(path: Path, version: FileVersion, sha256: str) -> bytes:
     """Return the content of a file that is still the one that was classified."""
     with os.fdopen(os.open(path, CAREFULLY), "rb") as stream:
         # Of what was opened: another file may have been put into the place after its path was looked at.
         found = os.fstat(stream.fileno())
-        if not stat.S_ISREG(found.st_mode) or (found.st_size, found.st_mtime_ns) != (version.size, version.mtime_ns):
-            raise NoPictureError("expected the file that was classified, found that it has changed since")
-        return stream.read(MAX_FILE_BYTES)
+        is_same = stat.S_ISREG(found.st_mode) and (found.st_size, found.st_mtime_ns) == version[1:]
+        data = stream.read(MAX_FILE_BYTES) if is_same else b""
+    if not is_same or (sha256 and hashlib.sha256(data).hexdigest() != sha256):
+        raise NoPictureError("expected the file that was classified, found that it has changed since")
+    return data

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from PIL import Image
 import runtime
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import Classifier
-from runtime.classify import MOST_PRINTED, main, report_groups
+from runtime.classify import MOST_EMPTY_TOLD, MOST_PRINTED, main, report_groups
 from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, REFUSED, TERMINATED
 from runtime.demo import demo_cells
 from runtime.errors import OutputError, UsageError
@@ -404,6 +405,67 @@ def test_images_that_changed_after_the_run_began_are_classified_anew(
     assert "\n3 rows of the run that was cut off are kept\n" in capsys.readouterr().err
     assert main([*command, str(six_cells / "whole.csv")]) == PARTLY_DONE
     assert sorted(answers(six_cells / "r.csv")) == sorted(answers(six_cells / "whole.csv"))
+
+
+def test_each_folder_without_images_is_told(
+    cell_file: CellFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell_file("cells/a.bmp")
+    for name in ("empty", "listed", *map(str, range(MOST_EMPTY_TOLD))):
+        (tmp_path / name).mkdir()
+    (tmp_path / "empty" / "notes.csv").touch()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.txt").write_text("listed\ncells/a.bmp\n")
+    assert main(["cells", "empty", "--list", "list.txt", "--out", "r.csv"]) == DONE
+    told = capsys.readouterr().err
+    assert [line for line in told.splitlines() if "no images" in line] == ["no images in empty", "no images in listed"]
+    assert main(["cells", "empty", *map(str, range(MOST_EMPTY_TOLD)), "--out", "r.csv"]) == DONE
+    told = capsys.readouterr().err
+    assert told.count("no images in ") == MOST_EMPTY_TOLD + 1
+    assert "\nno images in 1 more folders that were named\n" in told
+
+
+@pytest.mark.parametrize("way", ["another current folder", "a link", "a renamed folder"])
+def test_rows_are_kept_only_where_the_same_paths_still_lead_to_the_same_files(
+    six_cells: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], way: str
+) -> None:
+    one, other = six_cells / "cells", six_cells / "elsewhere" / "cells"
+    other.mkdir(parents=True)
+    for path in one.iterdir():
+        shutil.copy(demo_cells()[-1], other / path.name)
+        os.utime(other / path.name, ns=(0, path.stat().st_mtime_ns))
+    os.link(one / "a.bmp", six_cells / "kept")
+    (six_cells / "kept").replace(other / "a.bmp")  # the same file in both folders
+    if way == "a link":
+        one = one.rename(six_cells / "one")
+        (six_cells / "cells").symlink_to(one)
+    monkeypatch.chdir(six_cells)
+    time.sleep(0.05)  # longer than the file system's clock stands still: no file changes after the run began
+    cut_off_run(Path(), 5, monkeypatch)
+    if way == "another current folder":
+        monkeypatch.chdir(six_cells / "elsewhere")
+    elif way == "a link":
+        (six_cells / "cells").unlink()
+        (six_cells / "cells").symlink_to(other)
+    else:
+        one.rename(six_cells / "one")
+        other.rename(six_cells / "cells")
+    assert main(["cells", "--out", str(six_cells / "r.csv"), "--resume"]) == DONE
+    assert "\n1 rows of the run that was cut off are kept\n" in capsys.readouterr().err
+    assert main(["cells", "--out", str(six_cells / "whole.csv")]) == DONE
+    assert sorted(answers(six_cells / "r.csv")) == sorted(answers(six_cells / "whole.csv"))
+    assert not list(six_cells.glob(".*")), "nothing is left beside the table"
+
+
+def test_without_what_tells_of_which_files_its_rows_are_no_row_is_kept(
+    six_cells: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    time.sleep(0.05)
+    partial = cut_off_run(six_cells, 5, monkeypatch)
+    (six_cells / f".{partial.name}.files").unlink()
+    assert main([str(six_cells / "cells"), "--out", str(six_cells / "r.csv"), "--resume"]) == PARTLY_DONE
+    assert "\n0 rows of the run that was cut off are kept\n" in capsys.readouterr().err
+    assert len(rows_of(six_cells / "r.csv")) == 6
 
 
 @contextmanager

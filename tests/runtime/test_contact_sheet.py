@@ -19,6 +19,7 @@ from runtime.classify import main
 from runtime.command_line import PARTLY_DONE
 from runtime.contact_sheet import MOST_ERRORS, ContactSheet, FairSample, Origin, thumbnail
 from runtime.errors import AllnetError, OutputError
+from runtime.files import identity_of
 from runtime.schema import Prediction
 
 CellFile = Callable[[str], Path]
@@ -65,9 +66,10 @@ class Page(HTMLParser):
 
 
 def cell(path: str | Path, p_all: float, reason: str = "") -> Prediction:
-    return Prediction(
-        str(path), "ALL" if p_all >= 0.5 else "healthy", p_all, "review" if reason else "ok", reason, 0.001
-    )
+    """Return the row of a file, which need not exist, as it is now."""
+    identity = identity_of(Path(path).stat()) if Path(path).exists() else ""
+    label, status = "ALL" if p_all >= 0.5 else "healthy", "review" if reason else "ok"
+    return Prediction(str(path), label, p_all, status, reason, 0.001, identity=identity)
 
 
 def unreadable(path: str) -> Prediction:
@@ -170,6 +172,18 @@ def test_a_file_that_has_gone_or_broken_meanwhile_is_a_placeholder(cell_file: Ce
     assert len(page.pictures) == 1
     assert page.cards[1] == "no picture any more: cannot be opened: No such file or directory0.8000 ALLgoes.png"
     assert page.cards[2].startswith("no picture any more: not an image that can be read")
+
+
+def test_a_picture_of_another_file_under_the_same_path_is_never_shown(cell_file: CellFile, tmp_path: Path) -> None:
+    for folder in ("one", "other"):
+        cell_file(f"{folder}/cell.png")
+    (tmp_path / "cells").symlink_to(tmp_path / "one")
+    time.sleep(0.05)  # longer than the file system's clock stands still: no file changes after the run began
+    sheet = sheet_of(tmp_path, cell(tmp_path / "cells" / "cell.png", 0.9))
+    (tmp_path / "cells").unlink()
+    (tmp_path / "cells").symlink_to(tmp_path / "other")
+    sheet.write()
+    assert not Page(sheet.path).pictures
 
 
 @pytest.mark.parametrize("is_replaced", [True, False], ids=["by another file", "in place"])

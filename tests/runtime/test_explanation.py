@@ -18,6 +18,7 @@ from runtime.errors import UsageError
 from runtime.explanation import GRADIENT, OCCLUSION, PLACES, explain, method_of
 from runtime.explanations import CHANGED, Explanations, picture_name
 from runtime.heat_picture import FOR_ALL, FOR_HEALTHY, SIDE, heat_picture
+from runtime.inputs import is_not_yet_a_cell
 from runtime.preprocessing import load_cell
 from runtime.schema import ImageSpec, Prediction
 
@@ -121,6 +122,16 @@ def test_classify_explains_every_cell_that_has_an_answer(tmp_path: Path, cell_fi
         assert picture.size[0] == 2 * SIDE
     assert main(arguments) == PARTLY_DONE, "a second run writes the same pictures again"
     assert len(list(out.glob("*.png"))) == 1
+
+
+def test_pictures_inside_the_folder_of_the_cells_are_no_cells(tmp_path: Path, cell_file: Callable[[str], Path]) -> None:
+    cell_file("cells/cell.png")
+    cells, results = tmp_path / "cells", tmp_path / "r.csv"
+    for run in ("first", "second"):
+        assert main([str(cells), "--out", str(results), "--explain", str(cells / "maps")]) == DONE
+        assert len(results.read_text().splitlines()) == 2, f"header and one cell in the {run} run"
+    [picture] = (cells / "maps").glob("*.png")
+    assert is_not_yet_a_cell(str(picture.relative_to(cells))), "nor for the service that watches the folder"
 
 
 def test_a_cell_that_changed_meanwhile_is_not_explained(

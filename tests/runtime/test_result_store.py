@@ -5,12 +5,21 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from runtime.errors import OutputError
-from runtime.result_store import APPLICATION_ID, STORE_VERSION, FileVersion, ResultStore, own_files, read_predictions
+from runtime.result_store import (
+    APPLICATION_ID,
+    NAME_TO_TYPE,
+    STORE_VERSION,
+    FileVersion,
+    ResultStore,
+    own_files,
+    read_predictions,
+)
 from runtime.results import AUDIT_COLUMNS, COLUMNS, ResultsFile
 from runtime.schema import Prediction
 from tests.runtime.another_user import another_user, needs_root, open_folder
@@ -92,6 +101,48 @@ def test_two_versions_of_a_file_are_two_rows(store: ResultStore, path: Path) -> 
     store.add(version(size=2), prediction(p_all=0.2))
     store.commit()
     assert [row.p_all for row in stored_rows(path)] == [0.1, 0.2]
+
+
+def test_two_contents_of_a_version_are_two_rows_in_one_commit_and_in_two(store: ResultStore, path: Path) -> None:
+    other = replace(prediction(p_all=0.1), audit=replace(AUDIT, sha256="ef" * 32))
+    third = replace(prediction(p_all=0.2), audit=replace(AUDIT, sha256="cd" * 32))
+    store.add(version(), prediction(), 1)
+    store.add(version(), other, 2)
+    store.commit()
+    assert (store.holds(version(), 1), store.holds(version(), 2)) == (False, True)
+    store.add(version(), third, 3)
+    store.add(version(), other, 4)
+    store.commit()
+    assert stored_rows(path) == [prediction(), other, third]
+    assert store.holds(version(), 4), "the last look counts"
+
+
+def test_a_database_of_version_1_is_read_and_written_on(path: Path) -> None:
+    with ResultStore(path) as store:
+        for name in ("a.bmp", NOT_UTF8):
+            store.add(version(name), prediction(name))
+        store.commit()
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        [table] = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'results'").fetchone()
+        for statement in (
+            "ALTER TABLE results RENAME TO newer",
+            table.replace("UNIQUE (file, size, mtime_ns, sha256)", "UNIQUE (file, size, mtime_ns)"),
+            f"INSERT INTO results (rowid, {', '.join(NAME_TO_TYPE)}) SELECT rowid + 7, * FROM newer",  # noqa: S608
+            "DROP TABLE newer",
+            "DROP TABLE looks",
+            "PRAGMA user_version = 1",
+        ):
+            connection.execute(statement)
+    rows = [prediction(), prediction(NOT_UTF8)]
+    assert stored_rows(path) == rows
+    with ResultStore(path) as store:
+        assert store.holds(version(NOT_UTF8), 5), "when it had changed was not kept: nothing is read again for that"
+        other = replace(prediction(), audit=replace(AUDIT, sha256="ef" * 32))
+        store.add(version(), other, 6)
+        store.commit()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT max(rowid) FROM results").fetchone() == (10,), "pages count on them"
+    assert stored_rows(path) == [*rows, other]
 
 
 def test_rows_that_reached_the_disk_in_a_commit_that_failed_are_not_written_twice(

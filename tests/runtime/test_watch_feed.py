@@ -183,6 +183,16 @@ def test_no_picture_of_a_file_that_changed_or_went_or_is_no_image(watched: Watch
         feed.picture(3)
 
 
+def test_no_picture_of_other_content_of_the_same_size_and_time(watched: Watched, feed: WatchFeed) -> None:
+    path = watched.cell("a.png")
+    watched.add("a.png")
+    before = path.stat()
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(NoPictureError, match="has changed since"):
+        feed.picture(1)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_in_the_place_of_a_cell_is_not_waited_for(watched: Watched, feed: WatchFeed) -> None:
     os.mkfifo(watched.folder / "pipe.png")

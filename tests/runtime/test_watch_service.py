@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -61,9 +63,10 @@ class FakeClassifier:
             content = Path(path).read_text()
         except OSError as error:
             content = str(error)
+        audit = replace(AUDIT, sha256=hashlib.sha256(content.encode()).hexdigest())
         if content == "cell":
-            return Prediction(path, "ALL", 0.9, "ok", "", 0.001, AUDIT)
-        return Prediction(path, "", None, "error", f"not a cell: {content[:9]}", 0.001, AUDIT)
+            return Prediction(path, "ALL", 0.9, "ok", "", 0.001, audit)
+        return Prediction(path, "", None, "error", f"not a cell: {content[:9]}", 0.001, audit)
 
 
 class Watch:
@@ -239,7 +242,7 @@ def test_a_file_that_goes_to_be_replaced_is_one_row_for_each_version(watch: Watc
         os.utime(watch.root / "a.bmp", (3600 * hour, 3600 * hour))
         watch.settle()
     assert watch.rows() == [("a.bmp", "ok"), ("a.bmp", "ok")]
-    assert len(watch.classifier.read) == 2, "the first version is known when it comes back"
+    assert len(watch.classifier.read) == 3, "the first version has no other row when it comes back"
 
 
 def test_other_content_under_a_name_is_a_new_row(watch: Watch) -> None:
@@ -248,6 +251,45 @@ def test_other_content_under_a_name_is_a_new_row(watch: Watch) -> None:
     watch.drop("a.bmp", content="no cell any more")
     watch.settle()
     assert watch.rows() == [("a.bmp", "ok"), ("a.bmp", "error")]
+
+
+@pytest.mark.parametrize("is_stopped", [False, True], ids=["while it runs", "while it is stopped"])
+@pytest.mark.parametrize("is_moved", [False, True], ids=["in place", "another file"])
+def test_other_content_of_the_same_size_and_time_is_a_new_row(tmp_path: Path, is_moved: bool, is_stopped: bool) -> None:
+    watch = Watch(tmp_path)
+    watch.drop("a.bmp", "b.bmp")
+    watch.step()
+    before = (watch.root / "a.bmp").stat()
+    if is_stopped:
+        watch.close()
+    time.sleep(0.05)  # longer than the file system's clock stands still
+    written = watch.root / (".new" if is_moved else "a.bmp")
+    written.write_text("else")
+    os.utime(written, ns=(before.st_atime_ns, before.st_mtime_ns))
+    written.replace(watch.root / "a.bmp")
+    (watch.root / "b.bmp").chmod(0o600)
+    after = (watch.root / "a.bmp").stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    if is_stopped:
+        watch = Watch(tmp_path)
+    watch.settle()
+    watch.settle()
+    assert watch.rows() == [("a.bmp", "ok"), ("b.bmp", "ok"), ("a.bmp", "error")]
+    reads = watch.classifier.read.count("b.bmp")
+    assert reads == (1 if is_stopped else 2), "what changed but in its content is read once more and has no other row"
+    watch.close()
+
+
+def test_a_cell_that_cannot_be_opened_any_more_keeps_its_row_alone(watch: Watch) -> None:
+    watch.drop("a.bmp")
+    watch.step()
+    time.sleep(0.05)  # longer than the file system's clock stands still
+    (watch.root / "a.bmp").chmod(0o600)
+    watch.classifier.closed.add("a.bmp")
+    watch.settle()
+    watch.settle()
+    assert watch.rows() == [("a.bmp", "ok")]
+    assert len(watch.classifier.read) == 2 + len(RETRY_PAUSES_S)
 
 
 def test_a_clock_that_steps_back_loses_nothing(watch: Watch) -> None:
@@ -386,7 +428,7 @@ def test_a_database_that_cannot_be_read_is_asked_seldom_and_the_files_are_found_
     watch.drop("before.bmp")
     watch.step()
 
-    def refuse(version: FileVersion) -> bool:
+    def refuse(version: FileVersion, _: int | None = None) -> bool:
         asked.append(version)
         raise OutputError("cannot use the database: disk I/O error")
 

@@ -32,7 +32,7 @@ class Folder:
         self.watched = WatchedFolder(
             str(root),
             self.news,
-            is_known=self.known.__contains__,
+            is_known=lambda version, _: version in self.known,
             with_events=with_events,
             interval=INTERVAL_S,
             tell=self.said.append,
@@ -145,7 +145,7 @@ def test_late_news_of_a_file_does_not_hold_it_up(folder: Folder, monkeypatch: py
     folder.take()
     path = folder.write("new/a.bmp")
 
-    def tell(version: FileVersion) -> bool:
+    def tell(version: FileVersion, _: int) -> bool:
         folder.news.file(str(path), complete=False)
         return version in folder.known
 

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from runtime.demo import demo_cells
+from runtime.errors import UnopenableCellError
+from runtime.files import sha256_of_file
 from runtime.result_store import FileVersion, ResultStore, own_files
 from runtime.schema import Audit, Prediction
 from tests.runtime.audits import AUDIT
@@ -55,8 +57,11 @@ class Watched:
 
     def _prediction(self, name: str, p_all: float | None, status: str, audit: Audit) -> Prediction:
         path = str(self.folder / name)
+        if (self.folder / name).is_file():
+            audit = replace(audit, sha256=sha256_of_file(self.folder / name))
         if p_all is None:
-            return Prediction(path, "", None, "error", "the file is empty", 0.001, audit)
+            reason = str(UnopenableCellError("Permission denied"))
+            return Prediction(path, "", None, "error", reason, 0.001, replace(audit, sha256=""))
         label = "ALL" if p_all >= audit.threshold else "healthy"
         reason = "" if status == "ok" else "near the threshold: p_all is between 0.283 and 0.717"
         return Prediction(path, label, p_all, status, reason, 0.001, audit)
