@@ -173,7 +173,7 @@ def _terminated(*_: object) -> NoReturn:
 
 def positive_int(text: str) -> int:
     """Parse a whole number of 1 or more."""
-    return _parsed(text, int, lambda number: number >= 1, "a whole number of 1 or more")
+    return parsed_number(text, int, lambda number: number >= 1, "a whole number of 1 or more")
 
 
 def batch_size(text: str) -> int:
@@ -186,15 +186,16 @@ def batch_size(text: str) -> int:
 
 def probability(text: str) -> float:
     """Parse a number from 0 to 1."""
-    return _parsed(text, float, lambda number: 0 <= number <= 1, "a number from 0 to 1, such as 0.5")
+    return parsed_number(text, float, lambda number: 0 <= number <= 1, "a number from 0 to 1, such as 0.5")
 
 
 def positive_float(text: str) -> float:
     """Parse a number above 0."""
-    return _parsed(text, float, lambda number: 0 < number < float("inf"), "a number above 0")
+    return parsed_number(text, float, lambda number: 0 < number < float("inf"), "a number above 0")
 
 
-def _parsed(text: str, kind: Callable[[str], Number], fits: Callable[[Number], bool], expected: str) -> Number:
+def parsed_number(text: str, kind: Callable[[str], Number], fits: Callable[[Number], bool], expected: str) -> Number:
+    """Parse a number; raise ArgumentTypeError where it is none or does not fit."""
     with suppress(ValueError):
         number = kind(text)
         if fits(number):

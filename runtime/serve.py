@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.classifier_arguments import add_classifier_arguments, classifier_options
-from runtime.command_line import DONE, ArgumentParser, positive_int, run_command, tell
+from runtime.command_line import DONE, ArgumentParser, parsed_number, positive_int, run_command, tell
 from runtime.errors import UsageError
 from runtime.token_file import TOKEN_VARIABLE, find_token
 
@@ -168,10 +168,7 @@ def tell_start(address: str, description: str) -> None:
 
 def port(text: str) -> int:
     """Parse a port's number, 0 for any that is free."""
-    number = int(text)
-    if not 0 <= number <= LARGEST_PORT:
-        raise argparse.ArgumentTypeError(f"expected a port from 0 to {LARGEST_PORT}, received {text}")
-    return number
+    return parsed_number(text, int, lambda number: 0 <= number <= LARGEST_PORT, f"a port from 0 to {LARGEST_PORT}")
 
 
 if __name__ == "__main__":
