@@ -29,10 +29,11 @@ TERMINATED = 143  # 128 + SIGTERM
 # What is not installed with the base, and what pip is to install for it: an extra, or a backend that Keras was told of.
 MODULE_TO_REQUIREMENT = {
     **dict.fromkeys(
-        ("cv2", "filelock", "imagehash", "keras", "matplotlib", "scipy", "sklearn", "tensorboardX", "tensorflow"),
-        '-e ".[train]"',
+        ("cv2", "filelock", "h5py", "imagehash", "keras", "sklearn", "tensorboardX", "tensorflow"), '-e ".[train]"'
     ),
-    **dict.fromkeys(("onnx", "tf2onnx"), '-e ".[export]"'),
+    **dict.fromkeys(("matplotlib", "scipy"), '-e ".[train]"; to measure, -e ".[benchmarks]" is enough'),
+    **dict.fromkeys(("google", "google.protobuf", "onnx", "tf2onnx"), '-e ".[export]"'),
+    "onnxruntime": '-e ".[cpu]", or -e ".[gpu]"',
     **dict.fromkeys(
         ("anyio", "fastapi", "httptools", "prometheus_client", "python_multipart", "starlette", "uvicorn"),
         '-e ".[serve]"',
@@ -40,7 +41,7 @@ MODULE_TO_REQUIREMENT = {
     "tritonclient": '-e ".[client]"',
     "cryptography": '-e ".[fleet]"',
     **dict.fromkeys(("fsspec", "pyarrow", "ray"), '-e ".[cluster]"'),
-    "psutil": '-e ".[benchmarks]"',
+    **dict.fromkeys(("psutil", "tomli"), '-e ".[benchmarks]"'),
     "jax": "jax",
     "torch": "torch",
 }

@@ -38,7 +38,10 @@ def own_output(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("keras", '-e ".[train]"'),
         ("tensorflow", '-e ".[train]"'),
+        ("h5py", '-e ".[train]"'),
+        ("scipy", '-e ".[train]"; to measure, -e ".[benchmarks]" is enough'),
         ("tf2onnx", '-e ".[export]"'),
+        ("onnxruntime", '-e ".[cpu]", or -e ".[gpu]"'),
         ("torch", "torch"),
         ("jax", "jax"),
     ],
