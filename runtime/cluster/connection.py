@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
-from runtime.backends.onnxruntime import available_cpus
 from runtime.cluster.pool import Capacity
 from runtime.command_line import REFUSED, STANDARD_ERROR, tell
+from runtime.cpus import available_cpus
 from runtime.errors import ClusterError, UsageError
 
 LOCAL, AUTO = "local", "auto"
