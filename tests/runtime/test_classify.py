@@ -51,6 +51,18 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_the_example_in_the_readme_runs(
+    cell_file: CellFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = (ROOT / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    cell_file("cells/a.bmp")
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})  # noqa: S102  the project's own
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith(("cells/a.bmp ALL ", "cells/a.bmp healthy "))
+    assert second == "cells/b.bmp  None error cannot be opened: No such file or directory"
+
+
 def test_a_folder_gives_a_row_for_each_cell_in_the_order_of_names(cell_file: CellFile, tmp_path: Path) -> None:
     for name in ("cells/b.bmp", "cells/a.png", "cells/sub/c.bmp"):
         cell_file(name)
