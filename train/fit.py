@@ -195,7 +195,7 @@ def name_unreadable(cells: Sequence[Cell], images: PreparedImages, tell: Tell) -
 
 def _check_folder(folder: RunFolder, resume: bool) -> None:
     if resume and not folder.exists:
-        raise RunError(f"expected a run to resume at {folder.path}, found none; leave --resume away to begin one")
+        raise RunError(f"expected a run to resume at {folder.path}, found none; omit --resume to begin one")
     if folder.exists and not resume:
         raise RunError(
             f"expected a new folder for the run, found a run at {folder.path}; "

@@ -500,7 +500,9 @@ def test_nothing_to_resume_is_said_and_a_finished_run_is_not_done_again(
     assert "no run was cut off" in capsys.readouterr().err
     assert len(rows_of(tmp_path / "r.csv")) == 1
     before = (tmp_path / "r.csv").stat()
-    with pytest.raises(UsageError, match=r"found that .*r\.csv is of a finished one; leave --resume away"):
+    with pytest.raises(
+        UsageError, match=r"found that .*r\.csv is of a finished one; omit --resume to classify all files again"
+    ):
         main([str(cell_file("a.bmp")), "--out", str(tmp_path / "r.csv"), "--resume"])
     assert (tmp_path / "r.csv").stat() == before
 
