@@ -58,9 +58,9 @@ class ArgumentParser(argparse.ArgumentParser):
 
 @contextmanager
 def quiet_tensorflow() -> Iterator[None]:
-    """Silence TensorFlow's C++ log, in which the user's one line would drown; what imports it belongs inside.
+    """Silence TensorFlow's C++ log, which would bury the one line for the user; TensorFlow is imported inside.
 
-    Its first lines, written while it is imported, obey no setting: they are held back, and shown if the import fails.
+    What it writes during its import obeys no setting: that is held back, and shown if the import fails.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()

@@ -28,7 +28,7 @@ from train.callbacks import (
     Average,
     KeepFreedMemory,
     ProgressBar,
-    StopWhereLossIsNoNumber,
+    RaiseOnNonFiniteLoss,
     seed_dropout,
 )
 from train.dataset import Cell, find_cells, refuse_contradictions, refuse_one_class
@@ -344,7 +344,7 @@ def _trained(run: _Fit, epoch: int) -> dict[str, float]:
 
 def _callbacks(run: _Fit, epoch: int, bar: Any) -> list[Any]:
     average = [Average(run.kept, run.plan.recipe.average)] if run.plan.recipe.average else []
-    return [KeepFreedMemory(), ProgressBar(bar), StopWhereLossIsNoNumber(epoch), *average]
+    return [KeepFreedMemory(), ProgressBar(bar), RaiseOnNonFiniteLoss(epoch), *average]
 
 
 def loss_and_accuracy(labels: NDArray[np.bool_], p_all: NDArray[np.float32]) -> tuple[float, float]:
