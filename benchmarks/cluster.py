@@ -26,7 +26,6 @@ from benchmarks.cells import bmp_cells
 from benchmarks.peak_memory import run_alone_measured, run_measured
 from benchmarks.record import FAILED, OK, Row, check_record_folder, failed, write_record
 from benchmarks.turns import Candidate, Turns, ratio_columns, tried_in_turns
-from runtime.backends.onnxruntime import available_cpus
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.command_line import (
     DONE,
@@ -37,6 +36,7 @@ from runtime.command_line import (
     print_table,
     run_command,
 )
+from runtime.cpus import available_cpus
 from runtime.demo import demo_cells
 from runtime.errors import AllnetError, MeasurementError
 from runtime.inputs import find_inputs, spread_over

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import runtime
-from runtime.backends.onnxruntime import available_cpus
+from runtime.cpus import available_cpus
 from runtime.files import sha256_of_file
 from runtime.schema import MANIFEST_NAME
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.record import Row
 from runtime.allocator import keep_freed_memory
-from runtime.backends.onnxruntime import available_cpus
+from runtime.cpus import available_cpus
 
 
 class ClockedBatches(keras.utils.PyDataset):  # type: ignore[misc]

@@ -33,10 +33,10 @@ from benchmarks.peers import (
 )
 from benchmarks.record import Row, check_record_folder, write_record
 from benchmarks.turns import Candidate, ratio_columns, timed_in_turns
-from runtime.backends.onnxruntime import available_cpus
 from runtime.bundle import DEFAULT_BUNDLE
 from runtime.classifier import DEFAULT_BATCH_SIZE, Classifier, ClassifierOptions
 from runtime.command_line import DONE, ArgumentParser, batch_size, positive_int, print_table, run_command
+from runtime.cpus import available_cpus
 from runtime.inputs import find_inputs, spread_over
 from runtime.schema import PRECISIONS
 

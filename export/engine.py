@@ -1,4 +1,4 @@
-"""Builds a TensorRT engine from a bundle's ONNX, on the device that will run it; imports TensorRT alone."""
+"""Builds a TensorRT engine from a bundle's ONNX on the device that runs it; needs no Keras, onnx or ONNX Runtime."""
 
 from __future__ import annotations
 

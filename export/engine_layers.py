@@ -29,13 +29,13 @@ MOVING_LAYERS = ("Reformat", "NoOp", "Constant", "Shuffle", "Identity", "Cast", 
 # Convolutions and matrix products, such as "CaskConvolution", "CaskConvActPool", "gemm" and "MatrixMultiply".
 WEIGHTED_LAYERS = re.compile(r"conv|gemm|matmul|matrixmultiply", re.IGNORECASE)
 
-# Of the share of layers with weights that the network asks for in a precision, the part that the engine must have.
+# An engine must have at least this part of the share of weighted layers that the network asks for in a precision.
 # Fusion changes their number: a depthwise convolution and the pointwise one after it may become one layer, and so may
 # siblings that read one tensor. If that happens to every pair of n such layers and to none of the k others, then
 # (n/2) / (n/2 + k) remain of n / (n + k): half of it where k is large, more where it is not.
 LEAST_OF_ASKED = 0.5
-# Of the computing layers, those whose datatype may stay untold: copies that a version calls by a name of its own. Of
-# more it could not be said that no narrower precision hides among them.
+# The share of computing layers whose datatype may be unknown, such as copies that a version calls by a name of its own:
+# among more of them a narrower precision could hide.
 MOST_UNTOLD = 0.1
 
 

@@ -20,7 +20,7 @@ from runtime.resizing import Box
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BI_RGB, BI_BITFIELDS = 0, 3  # the values of biCompression that mean none
+BI_RGB, BI_BITFIELDS = 0, 3  # biCompression values for uncompressed pixels
 PLAIN_HEADER_SIZES = (40, 108, 124)  # BITMAPINFOHEADER, BITMAPV4HEADER, BITMAPV5HEADER
 FILE_HEADER_SIZE = 14
 MOST_PADDING = 3  # bytes that some writers put behind the pixels and count as theirs

@@ -11,10 +11,10 @@ import numpy as np
 
 import runtime
 from runtime.backends.base import Backend
-from runtime.backends.onnxruntime import available_cpus
 from runtime.backends.select import open_model
 from runtime.bundle import DEFAULT_BUNDLE, Bundle, Golden, refuse_unproved
 from runtime.closing import Closing
+from runtime.cpus import available_cpus
 from runtime.demo import demo_cells
 from runtime.errors import BackendError
 from runtime.pipeline import BatchScorer, Scored, score_files

@@ -74,9 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
                 raise
             return INTERRUPTED
     tell(str(summary))
-    is_rolled_up = not groups or is_written(partial(report_groups, groups, options.out))
-    is_shown = not sheet or is_written(partial(report_sheet, sheet))
-    is_explained = not explanations or is_written(partial(report_explanations, explanations))
+    is_rolled_up = not groups or try_write(partial(report_groups, groups, options.out))
+    is_shown = not sheet or try_write(partial(report_sheet, sheet))
+    is_explained = not explanations or try_write(partial(report_explanations, explanations))
     report(inputs, options)
     is_complete = is_rolled_up and is_shown and is_explained and not summary.errors
     return DONE if is_complete else PARTLY_DONE
@@ -119,7 +119,7 @@ def unfinished_results(options: argparse.Namespace, classifier: Classifier) -> U
     unfinished = find_unfinished(options.out, run_of(options, classifier), columns(audited=options.audit))
     if unfinished is None and options.out.exists():
         raise UsageError(
-            f"expected a run that was cut off, found that {options.out} is of a finished one; leave --resume away to "
+            f"expected a run that was cut off, found that {options.out} is of a finished one; omit --resume to "
             "classify all files again and replace it"
         )
     if unfinished is None:
@@ -212,8 +212,8 @@ def report_explanations(explanations: Explanations) -> None:
     tell(f"Explanations: {explanations.folder}")
 
 
-def is_written(write: Callable[[], None]) -> bool:
-    """Write what goes beside the table; where it cannot be, say so and go on, for the table is complete."""
+def try_write(write: Callable[[], None]) -> bool:
+    """Write what goes beside the table and return whether it could be; if not, say so: the table is complete."""
     try:
         write()
     except OutputError as error:

@@ -82,7 +82,7 @@ def check_outputs(options: argparse.Namespace) -> None:
 def requested_inputs(options: argparse.Namespace) -> Inputs:
     """Return the files that the command line names, or the drawn cells for --demo."""
     if options.demo and (options.paths or options.list):
-        raise UsageError("expected either --demo or paths, received both; leave one away")
+        raise UsageError("expected either --demo or paths, received both; choose one")
     if options.demo:
         return find_inputs([str(DEMO_CELLS)])
     if not options.paths and not options.list:

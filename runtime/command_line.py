@@ -29,10 +29,11 @@ TERMINATED = 143  # 128 + SIGTERM
 # What is not installed with the base, and what pip is to install for it: an extra, or a backend that Keras was told of.
 MODULE_TO_REQUIREMENT = {
     **dict.fromkeys(
-        ("cv2", "filelock", "imagehash", "keras", "matplotlib", "scipy", "sklearn", "tensorboardX", "tensorflow"),
-        '-e ".[train]"',
+        ("cv2", "filelock", "h5py", "imagehash", "keras", "sklearn", "tensorboardX", "tensorflow"), '-e ".[train]"'
     ),
-    **dict.fromkeys(("onnx", "tf2onnx"), '-e ".[export]"'),
+    **dict.fromkeys(("matplotlib", "scipy"), '-e ".[train]"; to measure, -e ".[benchmarks]" is enough'),
+    **dict.fromkeys(("google", "google.protobuf", "onnx", "tf2onnx"), '-e ".[export]"'),
+    "onnxruntime": '-e ".[cpu]", or -e ".[gpu]"',
     **dict.fromkeys(
         ("anyio", "fastapi", "httptools", "prometheus_client", "python_multipart", "starlette", "uvicorn"),
         '-e ".[serve]"',
@@ -40,7 +41,7 @@ MODULE_TO_REQUIREMENT = {
     "tritonclient": '-e ".[client]"',
     "cryptography": '-e ".[fleet]"',
     **dict.fromkeys(("fsspec", "pyarrow", "ray"), '-e ".[cluster]"'),
-    "psutil": '-e ".[benchmarks]"',
+    **dict.fromkeys(("psutil", "tomli"), '-e ".[benchmarks]"'),
     "jax": "jax",
     "torch": "torch",
 }
@@ -57,9 +58,9 @@ class ArgumentParser(argparse.ArgumentParser):
 
 @contextmanager
 def quiet_tensorflow() -> Iterator[None]:
-    """Silence TensorFlow's C++ log, in which the user's one line would drown; what imports it belongs inside.
+    """Silence TensorFlow's C++ log, which would bury the one line for the user; TensorFlow is imported inside.
 
-    Its first lines, written while it is imported, obey no setting: they are held back, and shown if the import fails.
+    What it writes during its import obeys no setting: that is held back, and shown if the import fails.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
@@ -173,7 +174,7 @@ def _terminated(*_: object) -> NoReturn:
 
 def positive_int(text: str) -> int:
     """Parse a whole number of 1 or more."""
-    return _parsed(text, int, lambda number: number >= 1, "a whole number of 1 or more")
+    return parsed_number(text, int, lambda number: number >= 1, "a whole number of 1 or more")
 
 
 def batch_size(text: str) -> int:
@@ -186,15 +187,16 @@ def batch_size(text: str) -> int:
 
 def probability(text: str) -> float:
     """Parse a number from 0 to 1."""
-    return _parsed(text, float, lambda number: 0 <= number <= 1, "a number from 0 to 1, such as 0.5")
+    return parsed_number(text, float, lambda number: 0 <= number <= 1, "a number from 0 to 1, such as 0.5")
 
 
 def positive_float(text: str) -> float:
     """Parse a number above 0."""
-    return _parsed(text, float, lambda number: 0 < number < float("inf"), "a number above 0")
+    return parsed_number(text, float, lambda number: 0 < number < float("inf"), "a number above 0")
 
 
-def _parsed(text: str, kind: Callable[[str], Number], fits: Callable[[Number], bool], expected: str) -> Number:
+def parsed_number(text: str, kind: Callable[[str], Number], fits: Callable[[Number], bool], expected: str) -> Number:
+    """Parse a number; raise ArgumentTypeError where it is none or does not fit."""
     with suppress(ValueError):
         number = kind(text)
         if fits(number):

@@ -12,17 +12,18 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.classifier_arguments import add_classifier_arguments, classifier_options
-from runtime.command_line import DONE, ArgumentParser, positive_int, run_command, tell
+from runtime.command_line import DONE, ArgumentParser, parsed_number, positive_int, run_command, tell
 from runtime.errors import UsageError
+from runtime.service.limits import MIB, Limits
 from runtime.token_file import TOKEN_VARIABLE, find_token
 
 if TYPE_CHECKING:
     from runtime.service.access import Access
-    from runtime.service.limits import Limits
     from runtime.service.watch_feed import WatchFeed
 
 DEFAULT_HOST = "127.0.0.1"
@@ -47,9 +48,12 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="a further name of this service; repeatable"
     )
-    parser.add_argument("--max-files", type=positive_int, metavar="N", help="images in a request; default 1000")
-    parser.add_argument("--max-mb", type=positive_int, metavar="N", help="megabytes of a request; default 256")
-    parser.add_argument("--max-waiting", type=positive_int, metavar="N", help="cells in the queue; default 2048")
+    for option, limited, usual in (
+        ("--max-files", "images in a request", Limits.request_files),
+        ("--max-mb", "megabytes of a request", Limits.request_bytes // MIB),
+        ("--max-waiting", "cells in the queue", Limits.waiting_cells),
+    ):
+        parser.add_argument(option, type=positive_int, metavar="N", help=f"{limited}; default {usual}")
     parser.add_argument("--watch-db", type=Path, metavar="FILE", help="the page follows this database of runtime.watch")
     parser.add_argument("--watch-folder", type=Path, metavar="DIR", help="the watched folder, for the cells' pictures")
     return parser
@@ -95,10 +99,6 @@ def access_of(options: argparse.Namespace) -> Access:
 
 def limits_of(options: argparse.Namespace) -> Limits:
     """Return the limits, with those that the command line names."""
-    from dataclasses import replace
-
-    from runtime.service.limits import MIB, Limits
-
     limits = Limits()
     return replace(
         limits,
@@ -168,10 +168,7 @@ def tell_start(address: str, description: str) -> None:
 
 def port(text: str) -> int:
     """Parse a port's number, 0 for any that is free."""
-    number = int(text)
-    if not 0 <= number <= LARGEST_PORT:
-        raise argparse.ArgumentTypeError(f"expected a port from 0 to {LARGEST_PORT}, received {text}")
-    return number
+    return parsed_number(text, int, lambda number: 0 <= number <= LARGEST_PORT, f"a port from 0 to {LARGEST_PORT}")
 
 
 if __name__ == "__main__":

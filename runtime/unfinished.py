@@ -96,7 +96,7 @@ def find_unfinished(path: Path, run: str, columns: tuple[str, ...]) -> Unfinishe
     if left:
         raise OutputError(
             f"expected to go on with {path.name}, but {left[0].name} was begun with another bundle, precision, "
-            "threshold or columns; give the same options as then, or leave --resume away to begin anew"
+            "threshold or columns; give the same options as then, or omit --resume to begin anew"
         )
     return None
 

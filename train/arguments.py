@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from runtime.command_line import ArgumentParser, batch_size, positive_int
+from runtime.command_line import ArgumentParser, batch_size, parsed_number, positive_int
 from runtime.schema import (
     MODELS,
     OPTIMIZERS,
@@ -200,31 +200,19 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
 
 def _seed(text: str) -> int:
     """Parse a whole number from 0 to 2^32 - 1, which every random generator in use accepts."""
-    number = int(text)
-    if not 0 <= number < 2**32:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {2**32 - 1}, received {text}")
-    return number
+    return parsed_number(text, int, lambda number: 0 <= number < 2**32, f"a whole number from 0 to {2**32 - 1}")
 
 
 def _amount(text: str) -> float:
     """Parse a number of 0 or more."""
-    number = float(text)
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number of 0 or more, received {text}")
-    return number
+    return parsed_number(text, float, lambda number: 0 <= number < float("inf"), "a number of 0 or more")
 
 
 def _share(text: str) -> float:
     """Parse a number from 0 to below 1."""
-    number = float(text)
-    if not 0 <= number < 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to below 1, received {text}")
-    return number
+    return parsed_number(text, float, lambda number: 0 <= number < 1, "a number from 0 to below 1")
 
 
 def _count(text: str) -> int:
     """Parse a whole number of 0 or more."""
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more, received {text}")
-    return number
+    return parsed_number(text, int, lambda number: number >= 0, "a whole number of 0 or more")

@@ -34,7 +34,7 @@ def update_average(average: Any, network: Any, momentum: float) -> None:
             own.assign(own + (1 - momentum) * (other - own))
 
 
-class StopWhereLossIsNoNumber(keras.callbacks.Callback):  # type: ignore[misc]
+class RaiseOnNonFiniteLoss(keras.callbacks.Callback):  # type: ignore[misc]
     """Ends a run that diverged."""
 
     def __init__(self, epoch: int) -> None:

@@ -7,7 +7,6 @@ make ALL the class 0, the opposite of the release.
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Callable, Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Protocol, TypeVar
 from tqdm import tqdm
 
 from runtime.cell_names import EXAMPLE, parse_cell_name
+from runtime.cpus import available_cpus
 from runtime.errors import DataError
 from runtime.files import sha256_of_file
 from runtime.inputs import files_below
@@ -87,7 +87,7 @@ def refuse_one_class(cells: Iterable[Labelled], where: str) -> None:
 
 def in_parallel(work: Callable[[Item], Result], items: Iterable[Item], *, total: int, title: str) -> list[Result]:
     """Apply `work` to each item in threads, with a progress bar on a terminal; results in the items' order."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cpus()) as pool:
         return list(tqdm(pool.map(work, items), total=total, desc=title, unit="cell", disable=None, leave=False))
 
 

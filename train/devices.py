@@ -31,7 +31,7 @@ def check_compiled(recipe: Recipe, devices: Sequence[str]) -> None:
     if recipe.compiled and len(devices) > 1 and keras.backend.backend() == "tensorflow":
         raise UsageError(
             f"expected no --compiled with {len(devices)} GPUs on TensorFlow, which cannot share out a compiled step; "
-            "leave it away, or let CUDA_VISIBLE_DEVICES name one GPU"
+            "omit it, or let CUDA_VISIBLE_DEVICES name one GPU"
         )
 
 

@@ -28,7 +28,7 @@ from train.callbacks import (
     Average,
     KeepFreedMemory,
     ProgressBar,
-    StopWhereLossIsNoNumber,
+    RaiseOnNonFiniteLoss,
     seed_dropout,
 )
 from train.dataset import Cell, find_cells, refuse_contradictions, refuse_one_class
@@ -195,7 +195,7 @@ def name_unreadable(cells: Sequence[Cell], images: PreparedImages, tell: Tell) -
 
 def _check_folder(folder: RunFolder, resume: bool) -> None:
     if resume and not folder.exists:
-        raise RunError(f"expected a run to resume at {folder.path}, found none; leave --resume away to begin one")
+        raise RunError(f"expected a run to resume at {folder.path}, found none; omit --resume to begin one")
     if folder.exists and not resume:
         raise RunError(
             f"expected a new folder for the run, found a run at {folder.path}; "
@@ -344,7 +344,7 @@ def _trained(run: _Fit, epoch: int) -> dict[str, float]:
 
 def _callbacks(run: _Fit, epoch: int, bar: Any) -> list[Any]:
     average = [Average(run.kept, run.plan.recipe.average)] if run.plan.recipe.average else []
-    return [KeepFreedMemory(), ProgressBar(bar), StopWhereLossIsNoNumber(epoch), *average]
+    return [KeepFreedMemory(), ProgressBar(bar), RaiseOnNonFiniteLoss(epoch), *average]
 
 
 def loss_and_accuracy(labels: NDArray[np.bool_], p_all: NDArray[np.float32]) -> tuple[float, float]:

@@ -61,7 +61,7 @@ def joined(tell: Callable[[str], None]) -> Iterator[Process]:
 
     address = os.environ[ADDRESS].split(",")[0]
     tell(f"process {process.number} of {process.count} joins the others at {address} within {JOIN_SECONDS} s")
-    # It would keep SIGTERM from ending the process.
+    # JAX's preemption service would keep SIGTERM from ending the process.
     jax.config.update("jax_enable_preemption_service", False)  # type: ignore[no-untyped-call]
     with needing_all(process.count, ANY):
         jax.distributed.initialize(

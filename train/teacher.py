@@ -34,14 +34,14 @@ COLUMNS = ("sha256", "p_all")
 
 
 def check_teacher(options: FitOptions) -> None:
-    """Raise UsageError or RunError unless the teacher is a finished run whose split the pupil follows."""
+    """Raise UsageError or RunError unless the teacher is a finished run whose split the student follows."""
     if not options.teacher:
         return
     if not 0 < options.teacher_share < 1:
         raise UsageError(f"expected --teacher-share above 0 and below 1, received {options.teacher_share:g}")
     if options.split.kind != "fixed" or options.split.source != options.teacher:
         raise UsageError(
-            "expected the teacher's own split: a teacher that saw the pupil's validation cells flatters it"
+            "expected the teacher's own split: a teacher that saw the student's validation cells flatters it"
         )
     read_run(Path(options.teacher), options.teacher)
 
@@ -57,7 +57,7 @@ def write_teaching(
 ) -> None:
     """Write what the teacher says of each of `cells`, calibrated, to a table with the columns sha256 and p_all.
 
-    `sources` are all cells as found on disk: the teacher may look at another image size than its pupil.
+    `sources` are all cells as found on disk: the teacher may look at another image size than its student.
     """
     run = RunFolder(Path(options.teacher))
     images = prepare_images(sources, run.config().options.image_size, cache)

@@ -14,7 +14,7 @@ from benchmarks.record import OK, SKIPPED, Row, failed
 from benchmarks.rollout.cases import Case, opened
 from benchmarks.rollout.options import RolloutOptions
 from benchmarks.windows import AGREEING, figures
-from runtime.backends.onnxruntime import available_cpus
+from runtime.cpus import available_cpus
 
 
 def scaling(options: RolloutOptions, case: Case, paths: Sequence[str]) -> dict[str, Any]:

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 class Backend(Closing):
     """One model loaded by one inference library; a context manager.
 
-    `infer` checks its input once; a subclass's `_infer` only computes. Any thread may call `infer`: as many at a time
-    as the backend bears are let through.
+    `infer` checks its input once; a subclass's `_infer` only computes. `infer` is thread-safe; at most
+    `runs_at_a_time` calls run at once.
     """
 
-    name: str  # "cpu", "cuda"
+    name: str  # "cpu", "cuda", "tensorrt"
     description: str  # library, version and device, for people
     gives_heat = False  # whether `infer_with_heat` can be called
 

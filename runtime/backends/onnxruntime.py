@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from runtime.backends.base import Backend
 from runtime.backends.cuda_runtime import open_cuda
 from runtime.backends.onnxruntime_cuda import BoundSession
+from runtime.cpus import available_cpus
 from runtime.errors import BackendError, one_line
 from runtime.schema import HEAT_NAME, INPUT_NAME, OUTPUT_NAME, ImageSpec
 
@@ -179,10 +179,3 @@ def _size(model: Path) -> int:
         return model.stat().st_size
     except OSError:
         return 0
-
-
-def available_cpus() -> int:
-    """Return how many CPUs this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

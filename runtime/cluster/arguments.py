@@ -8,7 +8,7 @@ from pathlib import Path
 from runtime.classifier_arguments import add_classifier_arguments
 from runtime.cluster.connection import AUTO, LOCAL
 from runtime.cluster.storage import is_url
-from runtime.command_line import ArgumentParser, positive_float, positive_int
+from runtime.command_line import ArgumentParser, parsed_number, positive_float, positive_int
 from runtime.errors import UsageError
 
 DEFAULT_BLOCK_SIZE = 256
@@ -70,7 +70,9 @@ def check_places(options: argparse.Namespace) -> None:
 
 def share_of_gpus(text: str) -> float:
     """Parse 0, a share of a GPU, or a whole number of them."""
-    number = float(text)
-    if not (0 <= number <= 1 or number.is_integer()) or number < 0:
-        raise argparse.ArgumentTypeError(f"expected 0, a share from 0 to 1 or a whole number, received {text}")
-    return number
+    return parsed_number(
+        text,
+        float,
+        lambda number: 0 <= number <= 1 or (number > 1 and number.is_integer()),
+        "0, a share from 0 to 1 or a whole number",
+    )

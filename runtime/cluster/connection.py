@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
-from runtime.backends.onnxruntime import available_cpus
 from runtime.cluster.pool import Capacity
 from runtime.command_line import REFUSED, STANDARD_ERROR, tell
+from runtime.cpus import available_cpus
 from runtime.errors import ClusterError, UsageError
 
 LOCAL, AUTO = "local", "auto"
 ANSWER_S = 10.0  # for a cluster's port to be open
 KEPT_IDLE_MS = 600_000  # how long a process that has no task is kept
 START_S = 120.0  # for Ray to have started or joined; then it would wait for ever
-LOST_S = 30.0  # without an answer of the cluster; after 60 Ray ends the process, without a word that we let through
+LOST_S = 30.0  # without an answer of the cluster; after 60 s Ray ends the process, and what it then prints is not shown
 ASKED_EACH_S = 2.0
 
 
@@ -55,13 +55,12 @@ def only_own_lines() -> Iterator[None]:
 
 
 @contextmanager
-def connected(address: str, cpus: int | None = None) -> Iterator[Capacity]:
+def connected(address: str) -> Iterator[Capacity]:
     """Yield what the cluster has, and leave it at the end; one that was started here ends with it.
 
     Args:
         address: "local" starts Ray on this machine, "auto" finds the cluster that this machine belongs to, HOST:PORT
             names one.
-        cpus: Of the cluster that is started; None: those that this process may use.
 
     Raises ClusterError where the cluster does not answer.
     """
@@ -73,7 +72,7 @@ def connected(address: str, cpus: int | None = None) -> Iterator[Capacity]:
         _keep_to_this_machine()
     import ray
 
-    settings = {"num_cpus": cpus or available_cpus(), "include_dashboard": False} if address == LOCAL else {}
+    settings = {"num_cpus": available_cpus(), "include_dashboard": False} if address == LOCAL else {}
     try:
         with _ended_after(
             START_S, f"expected a Ray cluster at {address}, found none that answers within {START_S:g} s"

@@ -40,8 +40,8 @@ def write_listing(
 ) -> Listed:
     """Find the files of the names and write them to `folder`, replacing what is there.
 
-    Raises UsageError for a name that does not exist, for a store that lets wait `timeout_s` for a folder, and where
-    nothing is found at all.
+    Raises UsageError for a name that does not exist, for a store that takes longer than `timeout_s` to list a folder,
+    and where nothing is found at all.
     """
     with output_errors(folder):
         shutil.rmtree(folder, ignore_errors=True)

@@ -48,7 +48,7 @@ def pool_of(capacity: Capacity, workers: int | None, gpus_each: float) -> Pool:
         if most < 1:
             raise UsageError(
                 f"expected a cluster with {gpus_each:g} GPUs for each worker, found {capacity.gpus:g} in all; "
-                "leave --gpus away to infer on CPUs"
+                "omit --gpus to infer on CPUs"
             )
     if workers and workers > most:
         raise UsageError(

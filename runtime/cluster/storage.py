@@ -46,7 +46,8 @@ def is_url(name: str) -> bool:
 def stored_files(url: str, include: Sequence[str], timeout_s: float) -> Iterator[tuple[StoredFile, bool]]:
     """Yield the file at a URL, or those below it, sorted folder by folder, and whether each is wanted.
 
-    Raises UsageError where there is nothing, and where the store cannot be read or lets wait `timeout_s` for a folder.
+    Raises UsageError where there is nothing, and where the store cannot be read or takes longer than `timeout_s` to
+    list a folder.
     """
     try:
         store, root = _opened(url)

@@ -15,10 +15,8 @@ LEAST_TOKEN = 16  # characters
 PAGE = "/"
 OPEN_PATHS = frozenset({PAGE, "/healthz", "/readiness", "/v2/health/live", "/v2/health/ready"})
 OPEN_FOLDER = "/static/"
-OTHER_SITES = (
-    "cross-site",
-    "same-site",
-)  # what browsers call an image or a link on another site's page, without Origin
+# What browsers call the sender where another site's page holds an image or a link of ours; they send no Origin then.
+OTHER_SITES = ("cross-site", "same-site")
 NO_PART_OF_A_HOST = frozenset("@/?#\\")
 Headers = Iterable[tuple[bytes, bytes]]
 

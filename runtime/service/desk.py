@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runtime.backends.onnxruntime import available_cpus
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.closing import Closing
+from runtime.cpus import available_cpus
 from runtime.pipeline import Cell, Scored
 from runtime.service.batcher import Batcher
 from runtime.service.limits import Limits

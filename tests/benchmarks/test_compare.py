@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ from runtime.errors import DataError, UsageError
 from runtime.schema import Tolerance
 from tests.benchmarks.a_record import GOOD, LABELS, a_record
 from train.comparison import DeLong
+
+ROOT = Path(__file__).parents[2]
 
 
 def written(folder: Path, name: str, record: dict[str, Any]) -> str:
@@ -326,3 +330,24 @@ def test_a_budget_that_the_new_record_does_not_keep_makes_the_exit_code(
     (tmp_path / "budget.json").write_text('{"p50_ms": 5, "memory_mb": 500}')
     assert compare.main([path, path, "--budget", str(tmp_path / "budget.json")]) == REFUSED
     assert "p50_ms" in capsys.readouterr().out
+
+
+def test_without_scipy_it_names_the_extra_that_is_enough() -> None:
+    code = """
+import runpy, sys
+
+class Missing:
+    def find_spec(self, name, *_):
+        if name == "scipy":
+            raise ModuleNotFoundError("No module named 'scipy'", name=name)
+
+sys.meta_path.insert(0, Missing())
+sys.argv = ["compare", "old", "new"]
+runpy.run_module("benchmarks.compare", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (
+        REFUSED,
+        'error: expected scipy for this command, found none; pip install -e ".[train]"; '
+        'to measure, -e ".[benchmarks]" is enough\n',
+    )

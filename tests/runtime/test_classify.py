@@ -52,6 +52,18 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_the_example_in_the_readme_runs(
+    cell_file: CellFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = (ROOT / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    cell_file("cells/a.bmp")
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})  # noqa: S102  the project's own
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith(("cells/a.bmp ALL ", "cells/a.bmp healthy "))
+    assert second == "cells/b.bmp  None error cannot be opened: No such file or directory"
+
+
 def test_a_folder_gives_a_row_for_each_cell_in_the_order_of_names(cell_file: CellFile, tmp_path: Path) -> None:
     for name in ("cells/b.bmp", "cells/a.png", "cells/sub/c.bmp"):
         cell_file(name)
@@ -550,7 +562,9 @@ def test_nothing_to_resume_is_said_and_a_finished_run_is_not_done_again(
     assert "no run was cut off" in capsys.readouterr().err
     assert len(rows_of(tmp_path / "r.csv")) == 1
     before = (tmp_path / "r.csv").stat()
-    with pytest.raises(UsageError, match=r"found that .*r\.csv is of a finished one; leave --resume away"):
+    with pytest.raises(
+        UsageError, match=r"found that .*r\.csv is of a finished one; omit --resume to classify all files again"
+    ):
         main([str(cell_file("a.bmp")), "--out", str(tmp_path / "r.csv"), "--resume"])
     assert (tmp_path / "r.csv").stat() == before
 

@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from runtime.command_line import INTERRUPTED, REFUSED, TERMINATED, quiet_tensorflow, run_command
+from runtime.cluster.arguments import build_parser as cluster_parser
+from runtime.command_line import INTERRUPTED, REFUSED, TERMINATED, ArgumentParser, quiet_tensorflow, run_command
+from runtime.serve import build_parser as serve_parser
+from train.arguments import build_parser as train_parser
 
 ROOT = Path(__file__).parents[2]
+FIT = ["fit", "--model", "compact", "--data", "x", "--out", "y"]
 
 
 def failing(error: BaseException) -> Callable[[], int]:
@@ -34,7 +38,10 @@ def own_output(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("keras", '-e ".[train]"'),
         ("tensorflow", '-e ".[train]"'),
+        ("h5py", '-e ".[train]"'),
+        ("scipy", '-e ".[train]"; to measure, -e ".[benchmarks]" is enough'),
         ("tf2onnx", '-e ".[export]"'),
+        ("onnxruntime", '-e ".[cpu]", or -e ".[gpu]"'),
         ("torch", "torch"),
         ("jax", "jax"),
     ],
@@ -141,3 +148,28 @@ def test_what_is_for_people_never_comes_among_the_results() -> None:
         ["/bin/sh", "-c", '"$0" -c "$1" 2>&-', sys.executable, code], cwd=ROOT, stdout=subprocess.PIPE, check=False
     )
     assert (done.returncode, done.stdout) == (0, b"row\n")
+
+
+@pytest.mark.parametrize(
+    ("parser", "arguments", "said"),
+    [
+        (train_parser(), ["draw", "--out", "x", "--images", "1", "--seed", "x"], "--seed: expected a whole number"),
+        (train_parser(), [*FIT, "--seed", "-1"], "--seed: expected a whole number from 0 to 4294967295, received -1"),
+        (train_parser(), [*FIT, "--learning-rate", "abc"], "--learning-rate: expected a number of 0 or more"),
+        (train_parser(), [*FIT, "--learning-rate", "inf"], "--learning-rate: expected a number of 0 or more"),
+        (train_parser(), [*FIT, "--scale", "x"], "--scale: expected a number from 0 to below 1, received x"),
+        (train_parser(), [*FIT, "--scale", "1"], "--scale: expected a number from 0 to below 1, received 1"),
+        (train_parser(), [*FIT, "--early-stopping", "1.5"], "--early-stopping: expected a whole number of 0 or more"),
+        (cluster_parser(), ["in", "--out", "x", "--gpus", "x"], "--gpus: expected 0, a share from 0 to 1 or a whole"),
+        (cluster_parser(), ["in", "--out", "x", "--gpus", "1.5"], "--gpus: expected 0, a share from 0 to 1 or a whole"),
+        (serve_parser(), ["--port", "x"], "--port: expected a port from 0 to 65535, received x"),
+        (serve_parser(), ["--port", "65536"], "--port: expected a port from 0 to 65535, received 65536"),
+    ],
+)
+def test_a_wrong_number_is_told_in_words_of_the_user(
+    capsys: pytest.CaptureFixture[str], parser: ArgumentParser, arguments: list[str], said: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(arguments)
+    assert ended.value.code == REFUSED
+    assert said in capsys.readouterr().err

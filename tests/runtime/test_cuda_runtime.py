@@ -209,7 +209,11 @@ def test_another_threads_allocation_does_not_spoil_a_capture(trip: RoundTrip) ->
         other.start()
         other.join()
 
-    trip.cuda.destroy_graph(trip.cuda.capture(trip.stream, give_work))
+    graph = trip.cuda.capture(trip.stream, give_work)
+    trip.cuda.launch_graph(graph, trip.stream)
+    trip.cuda.synchronize(trip.stream)
+    np.testing.assert_array_equal(trip.received, trip.sent)
+    trip.cuda.destroy_graph(graph)
 
 
 def test_the_simulator_refuses_a_capture_of_the_default_stream(trip: RoundTrip) -> None:

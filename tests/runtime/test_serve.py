@@ -30,7 +30,7 @@ from runtime.errors import BundleError, UsageError
 from runtime.serve import build_parser, listening, main
 from runtime.service.access import Access
 from runtime.service.desk import Desk
-from runtime.service.limits import Limits
+from runtime.service.limits import MIB, Limits
 from runtime.service.server import Server
 from tests.runtime.service_help import (
     PATIENCE_S,
@@ -383,6 +383,19 @@ def test_a_wrong_command_line_is_refused(arguments: list[str], capsys: pytest.Ca
         build_parser().parse_args(arguments)
     assert ended.value.code == REFUSED
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_help_names_the_limits_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Limits, "request_files", 11)
+    monkeypatch.setattr(Limits, "request_bytes", 12 * MIB)
+    monkeypatch.setattr(Limits, "waiting_cells", 13)
+    said = " ".join(build_parser().format_help().split())
+    for limit in (
+        "images in a request; default 11",
+        "megabytes of a request; default 12",
+        "cells in the queue; default 13",
+    ):
+        assert limit in said
 
 
 # The open inference protocol

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from runtime.errors import DataError
-from train.dataset import find_cells, refuse_contradictions, refuse_one_class
+from train.dataset import find_cells, in_parallel, refuse_contradictions, refuse_one_class
 
 
 def write(folder: Path, *names: str) -> None:
@@ -165,3 +167,10 @@ def test_the_real_cells_are_those_of_the_readme(real_cells: Path) -> None:
     assert sum(cell.label for cell in cells) == 1934
     assert {cell.subject for cell in cells if cell.label == 0} == {"H10", "H14", "H22"}
     assert len({cell.sha256 for cell in cells}) == 2860
+
+
+def test_as_many_threads_work_as_this_process_may_use_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    together = threading.Barrier(3, timeout=10)
+    assert sorted(in_parallel(lambda _: together.wait(), range(3), total=3, title="waiting")) == [0, 1, 2]

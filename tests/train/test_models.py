@@ -223,7 +223,10 @@ def test_a_file_with_its_top_is_refused_by_naming_the_layer_that_is_too_much(off
 def test_the_file_of_another_network_with_a_longer_name_is_left_alone(official: Path, tmp_path: Path) -> None:
     shutil.copytree(official, tmp_path / "weights")
     (tmp_path / "weights" / OFFICIAL_NAME.format("resnet50v2")).write_bytes(b"")
-    build_network("resnet", 75, STANDARDIZATION, str(tmp_path / "weights"))
+    network = build_network("resnet", 75, STANDARDIZATION, str(tmp_path / "weights"))
+    with h5py.File(official / OFFICIAL_NAME.format("resnet50")) as content:
+        saved = content["conv1_conv"][content["conv1_conv"].attrs["weight_names"][0]][()]
+    np.testing.assert_array_equal(network.get_layer("conv1_conv").get_weights()[0], saved)
 
 
 def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path) -> None:
