@@ -168,7 +168,7 @@ def sha256s(parity: dict[str, Any]) -> list[tuple[str, int]]:
 
 
 def paired_verdicts(old: dict[str, Any], new: dict[str, Any], name: str) -> dict[str, str]:
-    """Test the answers of both records to the same cells."""
+    """Test the answers of both records to the same cells; a metric whose test is not defined is left out."""
     labels = np.array([cell["label"] == 1 for cell in old["cells"]])
     first, second = (np.array(parity["answers"][name]) for parity in (old, new))
     called = [answers >= parity["threshold"] for answers, parity in ((first, old), (second, new))]
@@ -177,7 +177,9 @@ def paired_verdicts(old: dict[str, Any], new: dict[str, Any], name: str) -> dict
         test = mcnemar(labels[chosen], called[0][chosen], called[1][chosen])
         verdicts[metric] = _tested(test.only_second - test.only_first, test.p_value)
     areas = delong(labels, first, second)
-    return {**verdicts, "auc": _tested(-areas.difference, areas.p_value)}
+    if not np.isnan(areas.p_value):
+        verdicts["auc"] = _tested(-areas.difference, areas.p_value)
+    return verdicts
 
 
 def accuracy_verdict(tested: str | None, by_intervals: str) -> str:

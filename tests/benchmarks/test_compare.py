@@ -22,6 +22,7 @@ from benchmarks.rollout.comparison import (
     Measured,
     accuracy_verdict,
     cost_verdict,
+    paired_verdicts,
 )
 from benchmarks.rollout.comparison import compare as compared
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED
@@ -142,6 +143,17 @@ def test_of_other_files_or_batches_only_the_models_own_times_are_judged(
     said = capsys.readouterr().out
     assert "What was timed differs (files of cells and wide cells, batch size 16 and 32)" in said
     assert "The sustained runs lasted 10 and 1 minutes" in said
+
+
+def test_of_areas_without_any_variance_the_intervals_judge() -> None:
+    right = np.where(LABELS, 0.75, 0.25).astype(np.float32)
+    old, new = a_record(p_all=right), a_record(p_all=1 - right)
+    parities = [record["sections"]["parity"] for record in (old, new)]
+    assert "auc" not in paired_verdicts(parities[0], parities[1], "cpu fp32"), "DeLong's test is not defined here"
+    assert verdicts(old, new)["cpu fp32: auc"] == WORSE
+    for parity in parities:
+        parity["metrics"]["cpu fp32"]["auc"] |= {"low": 0.0, "high": 1.0}
+    assert verdicts(old, new)["cpu fp32: auc"] == WITHIN
 
 
 def test_where_a_test_finds_nothing_on_few_cells_intervals_that_lie_apart_count() -> None:
