@@ -209,6 +209,13 @@ def test_a_limit_on_a_cost_is_kept_up_to_it_and_one_on_a_rate_down_to_it() -> No
     assert (row["found"], row["kept"], row["sense"]) == (10.0, True, "at least")
 
 
+def test_a_limit_is_kept_at_exactly_its_value_though_it_rounds_up() -> None:
+    record = a_record()  # the last third of it ran at 0.95 of the first: 1 - 0.95 is 0.050000000000000044
+    assert [judge_budget(Budget(slowdown=limit), record)[0]["kept"] for limit in (0.05, 0.0499)] == [True, False]
+    record["sections"]["parity"]["proofs"]["cpu fp32"]["variant"]["auc"] = 0.1 + 0.7  # 0.7999999999999999
+    assert [judge_budget(Budget(auc=limit), record)[0]["kept"] for limit in (0.8, 0.8001)] == [True, False]
+
+
 def test_every_limit_is_found_in_a_record() -> None:
     flipped = GOOD.copy()
     flipped[0] = 0.4  # one of thirty ALL cells

@@ -98,6 +98,21 @@ def test_what_is_not_a_number_at_another_batch_size_fails() -> None:
     assert proof.failures == ("1 answers are no numbers",)
 
 
+def test_a_change_at_its_tolerance_passes_though_it_rounds_up() -> None:
+    # Of 200 ALL cells Keras calls 181 and the variant 180: 0.905 - 0.9 is 0.0050000000000000044.
+    labels = np.arange(400) >= 200
+    keras = np.where(np.arange(400) >= 219, 0.75, 0.25).astype(np.float32)
+    variant = keras.copy()
+    variant[219] = 0.25
+
+    def failures(sensitivity: float) -> tuple[str, ...]:
+        tolerance = Tolerance(sensitivity=sensitivity)
+        return judge("int8", {32: variant}, keras, labels, threshold=0.5, tolerance=tolerance, data="").proof.failures
+
+    assert failures(0.005) == ()
+    assert failures(0.00499) == ("sensitivity changes by 0.0050 (at most 0.00499)",)
+
+
 def test_without_a_tolerance_nothing_is_judged() -> None:
     assert judged(1 - KERAS, Tolerance()).proof.passed
     assert judged(1 - KERAS, Tolerance()).proof.flipped == len(KERAS)
