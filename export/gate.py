@@ -11,7 +11,7 @@ import numpy as np
 from export.scoring import Scores
 from runtime.bundle import Bundle
 from runtime.schema import Figures, Proof, Tolerance
-from train.metrics import five_metrics
+from train.metrics import five_metrics, is_called_all
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,7 +58,7 @@ def judge(
     for p_all in answers.values():
         own = reference[: len(p_all)]
         difference[: len(p_all)] = np.maximum(difference[: len(p_all)], np.abs(p_all.astype(np.float64) - own))
-        flipped[: len(p_all)] |= (p_all >= threshold) != (own >= threshold)
+        flipped[: len(p_all)] |= is_called_all(p_all, threshold) != is_called_all(own, threshold)
     proof = Proof(
         data=data,
         cells=len(reference),

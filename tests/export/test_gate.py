@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from export.curve import operating_curve
 from export.gate import Verdict, changes, judge, judge_all
 from export.scoring import Scores
 from runtime.schema import TOLERANCES, Tolerance
@@ -146,6 +147,18 @@ def test_metrics_are_those_of_all_cells() -> None:
 @pytest.mark.parametrize(("p_all", "flips"), [(0.5, 1), (0.49999997, 0)])
 def test_a_cell_at_the_threshold_is_all(p_all: float, flips: int) -> None:
     assert judged(moved((3, p_all)), Tolerance()).proof.flipped == flips
+
+
+def test_a_float32_that_rounds_to_the_threshold_is_healthy_as_it_is_for_the_runtime() -> None:
+    # float32(0.9) is 0.8999999762. Compared in float32 it would reach 0.9.
+    answers = {32: np.array(moved((7, 0.9)), np.float32)}
+    keras = np.array(moved((7, 0.95)), np.float32)
+    proof = judge("fp16", answers, keras, LABELS, threshold=0.9, tolerance=Tolerance(), data="").proof
+    assert float(answers[32][7]) < 0.9
+    assert proof.flipped == 1
+    assert (proof.keras.sensitivity, proof.variant.sensitivity) == (0.25, 0.0)
+    [at_threshold] = [point for point in operating_curve(LABELS, answers[32]) if abs(point.threshold - 0.9) < 1e-9]
+    assert at_threshold.sensitivity == 0, "the curve compares like the gate"
 
 
 @pytest.mark.parametrize(
