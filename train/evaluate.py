@@ -37,11 +37,14 @@ def evaluate(
 
     With an `aim` the threshold is chosen anew, on the validation part.
 
-    Raises RunError for a folder without a finished run, UsageError for a part without cells or an aim that is none,
+    Raises RunError for a folder without a finished run, or, for another part than the validation part, one whose
+    threshold is of an earlier network; UsageError for a part without cells or an aim that is none,
     DataError where cells of the part are not in `data`.
     """
     folder = RunFolder(run)
     folder.refuse_unfinished()
+    if part != VALIDATION:
+        folder.refuse_unvalidated()
     size = folder.config().options.image_size
     if aim is not None:
         check_aim(aim)

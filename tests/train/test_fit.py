@@ -68,6 +68,11 @@ def quiet(_: str) -> None:
     """Say nothing."""
 
 
+def interrupted(*_: object) -> None:
+    """End like a process that is stopped here."""
+    raise KeyboardInterrupt
+
+
 def weights(run: Path, name: str) -> list[np.ndarray]:
     """All weights of a saved network and its optimizer's state; the state of dropout is set anew by each epoch."""
     model = keras.models.load_model(run / name)
@@ -482,6 +487,24 @@ def test_a_run_that_was_cut_off_is_not_evaluated(data: Path, copy: Path, cache: 
     RunFolder(copy).write_history(RunFolder(copy).history()[:2])
     with pytest.raises(RunError, match=r"expected a finished run, found 2 of 3 epochs at .*--resume$"):
         evaluate(copy, data, "validation", cache=cache)
+
+
+def test_more_epochs_that_were_not_evaluated_are_not_measured_by_the_decision_before_them(
+    data: Path, copy: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate(copy, data, "validation", aim="sensitivity=1", cache=cache, tell=quiet)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train.fit, "evaluate_part", interrupted)
+        fit(replace(options_for(data), epochs=4), copy, resume=True, cache=cache, tell=quiet)
+    folder = RunFolder(copy)
+    assert len(folder.history()) == 4
+    with pytest.raises(RunError, match=r"expected a run folder with metrics\.json at .*--resume$"):
+        evaluate(copy, data, "test", cache=cache, tell=quiet)
+    assert not (copy / "scores-test.csv").exists()
+    evaluate(copy, data, "validation", cache=cache, tell=quiet)
+    assert folder.decision().aim == "sensitivity=1", "what the user chose is chosen again for the new network"
+    evaluate(copy, data, "test", cache=cache, tell=quiet)
+    assert folder.metrics()["test"].threshold == folder.decision().threshold
 
 
 def test_scores_are_kept_as_the_network_gave_them(data: Path, copy: Path, cache: Path) -> None:
