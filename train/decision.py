@@ -34,8 +34,9 @@ def decide(labels: NDArray[np.bool_], p_all: NDArray[np.floating], aim: str = NO
     Args:
         labels: bool [N], True for ALL; both classes are there.
         p_all: float [N], the network's own output.
-        aim: "none" for a threshold of 0.5, "youden" for the largest sum of sensitivity and specificity, or
-            "sensitivity=S" or "specificity=S": at least that, and as much as possible of the other.
+        aim: "none" for a threshold of 0.5, "youden" for the largest sum of sensitivity and specificity, of equal sums
+            that with the higher sensitivity, or "sensitivity=S" or "specificity=S": at least that, as much as possible
+            of the other, and then as much as possible of the aimed one too.
 
     Raises UsageError for another aim.
     """
@@ -102,17 +103,19 @@ def _logits(p_all: NDArray[np.floating]) -> NDArray[np.float64]:
 def _threshold(labels: NDArray[np.bool_], p_all: NDArray[np.float64], aim: str) -> float:
     if aim == NO_AIM:
         return DEFAULT_THRESHOLD
-    false_positive_rate, sensitivity, thresholds = roc_curve(labels, p_all, drop_intermediate=False)
-    # Of whole cells: 1 - 0.07 falls short of 0.93 by rounding.
-    healthy = int((~labels).sum())
-    specificity = (healthy - np.rint(false_positive_rate * healthy)) / healthy
+    false_positive_rate, true_positive_rate, thresholds = roc_curve(labels, p_all, drop_intermediate=False)
+    # Of whole cells: 1 - 0.07 falls short of 0.93 by rounding, and equal sums of two shares may differ.
+    leukemic, healthy = int(labels.sum()), int((~labels).sum())
+    found, spared = np.rint(true_positive_rate * leukemic), healthy - np.rint(false_positive_rate * healthy)
+    sensitivity, specificity = found / leukemic, spared / healthy
     match = AIM.fullmatch(aim)
     if match and match["metric"]:
         aimed, other = (sensitivity, specificity) if match["metric"] == "sensitivity" else (specificity, sensitivity)
         merit = np.where(aimed >= float(match["value"]), other, -1)
     else:
-        merit = sensitivity + specificity
-    return _halfway_below(p_all, float(thresholds[int(np.argmax(merit))]))
+        aimed, merit = sensitivity, found * healthy + spared * leukemic
+    best = int(np.lexsort((aimed, merit))[-1])  # of equal merits the one with the most of what is aimed at
+    return _halfway_below(p_all, float(thresholds[best]))
 
 
 def _halfway_below(p_all: NDArray[np.float64], score: float) -> float:

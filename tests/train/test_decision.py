@@ -86,6 +86,31 @@ def test_a_specificity_that_whole_cells_just_reach_is_not_missed_by_rounding() -
     assert sensitivity(labels, called) == 1
 
 
+@pytest.mark.parametrize("aim", ["sensitivity=0.90", "specificity=0.90", "youden"])
+def test_cells_that_are_all_told_apart_lose_nothing_of_what_is_aimed_at(aim: str) -> None:
+    labels = np.arange(150) >= 50
+    p_all = np.concatenate([np.linspace(0.1, 0.3, 50), np.linspace(0.6, 0.9, 100)])
+    decision = decide(labels, p_all, aim)
+    np.testing.assert_array_equal(calibrated(p_all, decision.temperature) >= decision.threshold, labels)
+    assert decision.threshold == pytest.approx(0.45), "halfway between the classes"
+
+
+def test_of_equal_specificities_the_aimed_sensitivity_is_the_highest() -> None:
+    p_all = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
+    labels = np.array([True, True, False, True, True, False, True])
+    decision = decide(labels, p_all, "sensitivity=0.6")  # 3 of 5 ALL, or 4 with no healthy cell more
+    assert ((calibrated(p_all, decision.temperature) >= decision.threshold)[labels]).sum() == 4
+
+
+def test_of_equal_sums_youden_takes_the_higher_sensitivity() -> None:
+    # In shares 0.3 + 1.0 and 1.0 + 0.3 are equal too; in between lies none that is larger.
+    labels = np.repeat([True, False, True, False], [3, 7, 7, 3])
+    p_all = np.linspace(0.95, 0.05, 20)
+    decision = decide(labels, p_all, "youden")
+    called = calibrated(p_all, decision.temperature) >= decision.threshold
+    assert (sensitivity(labels, called), (~called)[~labels].mean()) == (1.0, 0.3)
+
+
 def test_youden_is_the_largest_sum_of_both(scored: Scored) -> None:
     labels, p_all = scored
     decision = decide(labels, p_all, "youden")
