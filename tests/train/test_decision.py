@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 
 from runtime.errors import UsageError
-from train.decision import calibrated, calibration_error, decide, fitted_temperature
+from train.decision import _threshold, calibrated, calibration_error, decide, fitted_temperature
 
 Scored = tuple[NDArray[np.bool_], NDArray[np.float64]]
 
@@ -140,3 +140,17 @@ def test_the_review_band_lies_round_the_threshold_and_holds_a_tenth(scored: Scor
 def test_another_aim_is_refused(scored: Scored, aim: str) -> None:
     with pytest.raises(UsageError, match=f"expected an aim such as youden, .* received {aim}"):
         decide(*scored, aim)
+
+
+def test_logits_beyond_a_float32_sigmoid_are_calibrated_like_any_other() -> None:
+    logits = np.array([-60.0, -25.0, 20.0, 30.0])
+    np.testing.assert_allclose(calibrated(expit(logits), 5.0), expit(logits / 5), atol=1e-4)
+
+
+def test_a_specificity_that_no_threshold_up_to_1_reaches_is_refused() -> None:
+    labels = np.arange(4000) >= 2000
+    p_all = expit(np.where(labels, 30.0, -30.0))
+    p_all[0] = 1  # one healthy cell, so sure that its p_all is 1 after calibration too
+    p_all[1:2000] = expit(np.linspace(-30, -1, 1999))
+    with pytest.raises(UsageError, match=r"received specificity=1: p_all of 1 of 2000 healthy cells is 1; aim at a"):
+        _threshold(labels, calibrated(p_all, 1.0), "specificity=1")
