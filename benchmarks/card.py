@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks.flops import forward_flops, matrix_flops_per_second
 from benchmarks.record import OK, Row, failed
 from benchmarks.windows import WindowPlan, figures, time_in_windows
+from train.metrics import is_called_all
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -79,7 +80,7 @@ def parity_columns(reference: NDArray[Any], p_all: NDArray[Any], threshold: floa
     return {
         "cells": len(reference),
         "max_difference": float(np.abs(reference - p_all).max()),
-        "flipped": int(((reference >= threshold) != (p_all >= threshold)).sum()),
+        "flipped": int((is_called_all(reference, threshold) != is_called_all(p_all, threshold)).sum()),
     }
 
 

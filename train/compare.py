@@ -72,8 +72,9 @@ def pair_line(first: tuple[str, PartScores], second: tuple[str, PartScores]) -> 
     labels, p_all, other_p_all = one.labels[order], one.p_all[order], other.p_all[other_order]
     areas = delong(labels, p_all, other_p_all)
     decisions = mcnemar(labels, p_all >= one.metrics.threshold, other_p_all >= other.metrics.threshold)
+    p_of_areas = "not defined" if np.isnan(areas.p_value) else f"{areas.p_value:.2g}"
     return (
-        f"{pair}: AUC differs by {areas.difference:+.4f} (DeLong p = {areas.p_value:.2g}); "
+        f"{pair}: AUC differs by {areas.difference:+.4f} (DeLong p = {p_of_areas}); "
         f"{decisions.only_first} cells only the first decides right, {decisions.only_second} only the second "
         f"(McNemar p = {decisions.p_value:.2g}); {CELLS_AS_INDEPENDENT}"
     )

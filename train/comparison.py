@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 CELLS_AS_INDEPENDENT = (
     "the tests take cells for independent, which those of one subject are not, so of few subjects p is too small"
 )
+SMALLEST_ERROR = 1e-12  # of a difference of areas; what is less is rounding of 0
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class DeLong:
 
     difference: float  # area of the first run less that of the second
     standard_error: float
-    p_value: float  # two-sided
+    p_value: float  # two-sided; NaN where it is not defined
 
 
 def mcnemar(labels: NDArray[np.bool_], first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
@@ -53,7 +54,8 @@ def delong(labels: NDArray[np.bool_], first: NDArray[np.floating], second: NDArr
     """Compare the areas under the ROC curves of two runs, p_all float [N] each.
 
     The variance is that of the structural components (equations 5 and 6 of the paper), which are computed from
-    mid-ranks (Sun and Xu 2014). The p-value is that of the normal distribution, which many cells come near.
+    mid-ranks (Sun and Xu 2014). The p-value is that of the normal distribution, which many cells come near. It is NaN
+    where the areas differ without any variance, which happens with very few cells: there the test is not defined.
     """
     positive_first, negative_first = _components(labels, first)
     positive_second, negative_second = _components(labels, second)
@@ -61,8 +63,8 @@ def delong(labels: NDArray[np.bool_], first: NDArray[np.floating], second: NDArr
     variance = np.var(positive_first - positive_second, ddof=1) / len(positive_first)
     variance += np.var(negative_first - negative_second, ddof=1) / len(negative_first)
     error = float(np.sqrt(variance))
-    if error == 0:
-        return DeLong(difference, 0.0, 1.0 if difference == 0 else 0.0)
+    if error < SMALLEST_ERROR:
+        return DeLong(difference, 0.0, 1.0 if difference == 0 else float("nan"))
     return DeLong(difference, error, float(2 * norm.sf(abs(difference) / error)))
 
 

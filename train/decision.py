@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 NO_AIM = "none"
 AIM = re.compile(r"youden|(?P<metric>sensitivity|specificity)=(?P<value>0?\.\d+|1(?:\.0*)?)")
 AIMS = "youden, sensitivity=0.95 or specificity=0.95"
-SMALLEST_P = 1e-7  # float32 rounds a sigmoid beyond it to 0 or 1
+# Of the network's own p_all, float64: where its logit is cut off, at -708 and, since 1 - p is coarser, at 36.7.
+SMALLEST_P, LARGEST_P = float(np.finfo(np.float64).tiny), 1 - 2.0**-53
+# What the exported graph tells apart: float32 has no finer steps below 1, ONNX Runtime's sigmoid none above 0.
+STEP = 2.0**-24
 TEMPERATURES = (0.05, 20.0)
 CALIBRATION_BINS = 15  # Guo et al. 2017
 REVIEW_SHARE = 0.1  # of the validation cells: those nearest to the threshold
@@ -33,11 +36,12 @@ def decide(labels: NDArray[np.bool_], p_all: NDArray[np.floating], aim: str = NO
 
     Args:
         labels: bool [N], True for ALL; both classes are there.
-        p_all: float [N], the network's own output.
-        aim: "none" for a threshold of 0.5, "youden" for the largest sum of sensitivity and specificity, or
-            "sensitivity=S" or "specificity=S": at least that, and as much as possible of the other.
+        p_all: float [N], the network's own output; float64, or what float32 rounds to 1 is all the same.
+        aim: "none" for a threshold of 0.5, "youden" for the largest sum of sensitivity and specificity, of equal sums
+            that with the higher sensitivity, or "sensitivity=S" or "specificity=S": at least that, as much as possible
+            of the other, and then as much as possible of the aimed one too.
 
-    Raises UsageError for another aim.
+    Raises UsageError for another aim, and for a specificity that no threshold up to 1 reaches.
     """
     check_aim(aim)
     temperature = fitted_temperature(labels, p_all)
@@ -62,9 +66,13 @@ def check_aim(aim: str) -> None:
 
 
 def calibrated(p_all: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
-    """Return sigmoid(logit(p) / temperature), float64 [N] (temperature scaling, Guo et al. 2017)."""
-    scaled: NDArray[np.float64] = expit(_logits(p_all) / temperature)
-    return scaled
+    """Return sigmoid(logit(p) / temperature), float64 [N] (temperature scaling, Guo et al. 2017).
+
+    It is rounded to what the exported graph tells apart, so that figures and thresholds are those of the graph.
+    """
+    scaled = expit(_logits(p_all) / temperature)
+    rounded: NDArray[np.float64] = np.floor(scaled / STEP + 0.5) * STEP
+    return rounded
 
 
 def fitted_temperature(labels: NDArray[np.bool_], p_all: NDArray[np.floating]) -> float:
@@ -95,35 +103,44 @@ def calibration_error(labels: NDArray[np.bool_], p_all: NDArray[np.floating]) ->
 
 
 def _logits(p_all: NDArray[np.floating]) -> NDArray[np.float64]:
-    logits: NDArray[np.float64] = logit(np.clip(p_all.astype(np.float64), SMALLEST_P, 1 - SMALLEST_P))
+    logits: NDArray[np.float64] = logit(np.clip(p_all.astype(np.float64), SMALLEST_P, LARGEST_P))
     return logits
 
 
 def _threshold(labels: NDArray[np.bool_], p_all: NDArray[np.float64], aim: str) -> float:
     if aim == NO_AIM:
         return DEFAULT_THRESHOLD
-    false_positive_rate, sensitivity, thresholds = roc_curve(labels, p_all, drop_intermediate=False)
-    # Of whole cells: 1 - 0.07 falls short of 0.93 by rounding.
-    healthy = int((~labels).sum())
-    specificity = (healthy - np.rint(false_positive_rate * healthy)) / healthy
+    false_positive_rate, true_positive_rate, thresholds = roc_curve(labels, p_all, drop_intermediate=False)
+    # Of whole cells: 1 - 0.07 falls short of 0.93 by rounding, and equal sums of two shares may differ.
+    leukemic, healthy = int(labels.sum()), int((~labels).sum())
+    found, spared = np.rint(true_positive_rate * leukemic), healthy - np.rint(false_positive_rate * healthy)
+    sensitivity, specificity = found / leukemic, spared / healthy
+    # roc_curve begins with infinity, where no cell is ALL. A threshold is 1 at most, where a cell whose p_all is 1 is.
+    possible = np.isfinite(thresholds) | (p_all.max() < 1)
     match = AIM.fullmatch(aim)
     if match and match["metric"]:
         aimed, other = (sensitivity, specificity) if match["metric"] == "sensitivity" else (specificity, sensitivity)
-        merit = np.where(aimed >= float(match["value"]), other, -1)
+        merit = np.where(possible & (aimed >= float(match["value"])), other, -1)
     else:
-        merit = sensitivity + specificity
-    return _halfway_below(p_all, float(thresholds[int(np.argmax(merit))]))
+        aimed, merit = sensitivity, np.where(possible, found * healthy + spared * leukemic, -1)
+    best = int(np.lexsort((aimed, merit))[-1])  # of equal merits the one with the most of what is aimed at
+    if merit[best] < 0:
+        raise UsageError(
+            f"expected an aim that a threshold up to 1 reaches, received {aim}: p_all of "
+            f"{int((p_all[~labels] == 1).sum())} of {healthy} healthy cells is 1; aim at a lower specificity"
+        )
+    return _halfway_below(p_all, float(thresholds[best]))
 
 
 def _halfway_below(p_all: NDArray[np.float64], score: float) -> float:
     """Return a threshold that decides as `score` does, but lies between two cells, where rounding flips none."""
     lower = p_all[p_all < score]
-    above = min(score, 1.0)  # roc_curve begins with infinity: no cell is called ALL
+    above = min(score, 1.0)  # infinity: no cell is called ALL
     return float((above + (lower.max() if len(lower) else 0.0)) / 2)
 
 
 def _review_band(p_all: NDArray[np.float64], threshold: float) -> tuple[float, float]:
     """Return the band, as wide to both sides in logits, that holds REVIEW_SHARE of the cells."""
-    centre = float(logit(np.clip(threshold, SMALLEST_P, 1 - SMALLEST_P)))
-    reach = float(np.quantile(np.abs(_logits(p_all) - centre), REVIEW_SHARE))
+    logits, centre = (logit(np.clip(p, STEP / 2, 1 - STEP / 2)) for p in (p_all, threshold))
+    reach = float(np.quantile(np.abs(logits - centre), REVIEW_SHARE))
     return float(min(expit(centre - reach), threshold)), float(max(expit(centre + reach), threshold))

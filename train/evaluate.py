@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import expit
 
 from runtime.errors import DataError, UsageError
 from runtime.schema import Decision, Metrics
@@ -15,7 +16,7 @@ from train.dataset import Cell, find_cells
 from train.decision import calibrated, check_aim, decide
 from train.evaluated_run import protocol
 from train.metrics import measure, metrics_table
-from train.models.network import load_network
+from train.models.network import ending_in_logit, load_network
 from train.prepared import PreparedImages, prepare_images
 from train.run_folder import RunFolder
 from train.splits import TEST, VALIDATION, cells_of_part
@@ -37,11 +38,14 @@ def evaluate(
 
     With an `aim` the threshold is chosen anew, on the validation part.
 
-    Raises RunError for a folder without a finished run, UsageError for a part without cells or an aim that is none,
+    Raises RunError for a folder without a finished run, or, for another part than the validation part, one whose
+    threshold is of an earlier network; UsageError for a part without cells or an aim that is none,
     DataError where cells of the part are not in `data`.
     """
     folder = RunFolder(run)
     folder.refuse_unfinished()
+    if part != VALIDATION:
+        folder.refuse_unvalidated()
     size = folder.config().options.image_size
     if aim is not None:
         check_aim(aim)
@@ -84,7 +88,7 @@ def evaluate_part(
             "other --fractions or with --test-data"
         )
     network = load_network(folder.best_model, "finish the run with `python -m train fit --resume`")
-    p_all = predict(network, Batches(images, cells, batch_size=config.options.batch_size))
+    p_all = unrounded(network, Batches(images, cells, batch_size=config.options.batch_size))
     folder.write_scores(part, cells, p_all)
     if part != VALIDATION:
         return _measure(folder, part, tell)
@@ -127,8 +131,14 @@ def _describe(decision: Decision) -> str:
     )
 
 
-def predict(model: Any, batches: Batches) -> NDArray[np.float32]:
-    """Return p_all, float32 [N], of all cells of `batches` in their order."""
-    with batches.telling_errors():
-        p_all: NDArray[np.float32] = model.predict(batches, verbose=0)[: len(batches.labels), 0]
+def unrounded(network: Any, batches: Batches) -> NDArray[np.float64]:
+    """Return p_all, float64 [N], of all cells of `batches` in their order, from float32 logits."""
+    p_all: NDArray[np.float64] = expit(predict(ending_in_logit(network), batches).astype(np.float64))
     return p_all
+
+
+def predict(model: Any, batches: Batches) -> NDArray[np.float32]:
+    """Return what a network of one output, float32 [N], says of all cells of `batches` in their order."""
+    with batches.telling_errors():
+        answers: NDArray[np.float32] = model.predict(batches, verbose=0)[: len(batches.labels), 0]
+    return answers

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.errors import RunError
 from runtime.schema import Decision, Metrics, RunConfig
 from train.decision import calibrated, calibration_error
-from train.run_folder import TO_FINISH, Epoch, RunFolder
+from train.run_folder import Epoch, RunFolder
 from train.splits import PlacedCell, cells_without_subject
 
 if TYPE_CHECKING:
@@ -60,9 +59,8 @@ def read_run(path: Path, name: str) -> EvaluatedRun:
     """Read a run folder; raise RunError where the run is not finished."""
     folder = RunFolder(path)
     folder.refuse_unfinished()
+    folder.refuse_unvalidated()
     config, metrics, decision = folder.config(), folder.metrics(), folder.decision()
-    if "validation" not in metrics:
-        raise RunError(f"expected a finished run at {path}, found none that was evaluated; {TO_FINISH}")
     parts = {}
     for part, of_part in metrics.items():
         scores = folder.scores(part)

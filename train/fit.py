@@ -32,7 +32,6 @@ from train.callbacks import (
     seed_dropout,
 )
 from train.dataset import Cell, find_cells, refuse_contradictions, refuse_one_class
-from train.decision import SMALLEST_P
 from train.devices import check_compiled, shared_among, training_devices, unshared
 from train.evaluate import evaluate_part, predict
 from train.leaks import leak_report
@@ -59,6 +58,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RECORDED_LIBRARIES = ("keras", "tensorflow", "jax", "torch", "numpy", "opencv-python-headless", "pillow")
+
+SMALLEST_P = 1e-7  # of the right label, in the validation loss; Keras cuts its own loss off there too
 
 Tell = Callable[[str], None]
 say = partial(print, flush=True)  # a log file shows an epoch when it ends

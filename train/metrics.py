@@ -49,11 +49,20 @@ def measure(
     samples = [five_metrics(labels[drawn], p_all[drawn], threshold) for drawn in drawing.resamples]
     counts = _counts(drawing.healthy, drawing.leukemic)
     intervals = dict(zip(METRIC_NAMES, map(_interval, values, np.transpose(samples), counts), strict=True))
-    called = p_all >= threshold
+    called = is_called_all(p_all, threshold)
     constant = CLASSES[int(called[0])] if called.all() or not called.any() else None
     return Metrics(
         cells=len(labels), threshold=threshold, **intervals, interval_method=drawing.method, constant=constant
     )
+
+
+def is_called_all(p_all: NDArray[np.floating], threshold: float) -> NDArray[np.bool_]:
+    """Return which cells of p_all are called ALL, in float64 as the runtime compares.
+
+    NumPy would round the threshold to p_all's float32: 0.9 in float32 lies below 0.9 and would still reach it.
+    """
+    called: NDArray[np.bool_] = p_all.astype(np.float64) >= threshold
+    return called
 
 
 SCALES, DIGITS = (100, 100, 100, 1, 1), (2, 2, 2, 4, 4)  # the paper gives three of the five in percent
@@ -92,7 +101,7 @@ def constant_note(metrics: Metrics) -> str:
 
 def five_metrics(labels: NDArray[np.bool_], p_all: NDArray[np.floating], threshold: float) -> NDArray[np.float64]:
     """Return the metrics of METRIC_NAMES for p_all [N] and labels [N], True for ALL, at a threshold; both classes."""
-    called = p_all >= threshold
+    called = is_called_all(p_all, threshold)
     true_positives, true_negatives = np.sum(called & labels), np.sum(~called & ~labels)
     positives, negatives = labels.sum(), (~labels).sum()
     return np.array(

@@ -2,7 +2,8 @@
 
 config.json, cells.csv, leaks.json, history.csv, best.keras, scores-<part>.csv, decision.json, metrics.json,
 `resume-<epoch>.keras`, `kept-<epoch>.keras`, teacher.csv, run.lock and logs. A line of history.csv is what makes an
-epoch finished: it is written last, after the state that it refers to. metrics.json is there once all epochs are.
+epoch finished: it is written last, after the state that it refers to. metrics.json is there once all epochs are, and
+only where it holds the validation part is decision.json of the present best.keras: an earlier one stays for its aim.
 """
 
 from __future__ import annotations
@@ -172,6 +173,11 @@ class RunFolder:
             raise RunError(
                 f"expected a finished run, found {len(history)} of {epochs} epochs at {self.path}; {TO_FINISH}"
             )
+
+    def refuse_unvalidated(self) -> None:
+        """Raise RunError unless the present best.keras was measured on the validation part, by its own decision."""
+        if "validation" not in self.metrics():
+            raise RunError(f"expected a finished run at {self.path}, found none that was evaluated; {TO_FINISH}")
 
     @property
     def logs(self) -> Path:

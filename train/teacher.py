@@ -20,7 +20,7 @@ from runtime.schema import FitOptions, SplitOptions
 from train.batches import Batches
 from train.dataset import Cell
 from train.decision import calibrated
-from train.evaluate import predict
+from train.evaluate import unrounded
 from train.evaluated_run import read_run
 from train.models.network import load_network
 from train.prepared import prepare_images
@@ -62,7 +62,7 @@ def write_teaching(
     run = RunFolder(Path(options.teacher))
     images = prepare_images(sources, run.config().options.image_size, cache)
     network = load_network(run.best_model, "finish the teacher's run first")
-    p_all = predict(network, Batches(images, cells, batch_size=options.batch_size))
+    p_all = unrounded(network, Batches(images, cells, batch_size=options.batch_size))
     taught = calibrated(p_all, run.decision().temperature)
     rows = ((cell.sha256, repr(float(p))) for cell, p in zip(cells, taught, strict=True))
     write_csv_aside(path, COLUMNS, rows)

@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.latency import FILE_TO_RESULT
 from benchmarks.record import OK, Row
 from benchmarks.rollout.record import Record
+from export.gate import ROUNDING
 from runtime.errors import UsageError
 
 if sys.version_info >= (3, 11):
@@ -82,14 +83,14 @@ def judge_budget(budget: Budget, record: Record) -> list[Row]:
         if limit is None:
             continue
         found = measured_value(name, record)
-        keeps = found is not None and (found >= limit if sense == AT_LEAST else found <= limit)
+        beyond = None if found is None else limit - found if sense == AT_LEAST else found - limit
         rows.append(
             {
                 "limit": name,
                 "sense": sense,
                 "value": float(limit),
                 "found": None if found is None else round(found, 6),
-                "kept": keeps,
+                "kept": beyond is not None and beyond <= ROUNDING,
             }
         )
     return rows

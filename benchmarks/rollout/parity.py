@@ -27,13 +27,13 @@ from runtime.command_line import quiet_tensorflow
 from runtime.errors import BackendError, BundleError, DataError, RunError
 from runtime.groups import wilson_interval
 from train.dataset import Cell
-from train.metrics import measure
+from train.metrics import is_called_all, measure
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KERAS, FP32_GRAPH = "Keras model", "fp32 graph"
-DIGITS = 7  # of p_all in the record
+DIGITS = 9  # of p_all in the record: with 7, float32(0.9) would read as 0.9 and reach a threshold that it misses
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,10 @@ def subject_rows(scores: Scores, verdicts: Sequence[Verdict], threshold: float) 
     rows = []
     for subject in np.unique(subjects):
         own = subjects == subject
-        right = {name: int(((p_all[own] >= threshold) == scores.labels[own]).sum()) for name, p_all in answers.items()}
+        right = {
+            name: int((is_called_all(p_all[own], threshold) == scores.labels[own]).sum())
+            for name, p_all in answers.items()
+        }
         share = wilson_interval(next(iter(right.values())), int(own.sum()))
         rows.append(
             {

@@ -188,6 +188,18 @@ def test_of_other_files_or_batches_only_the_models_own_times_are_judged(
     assert "The sustained runs lasted 10 and 1 minutes" in said
 
 
+def test_of_areas_without_any_variance_the_intervals_judge() -> None:
+    right = np.where(LABELS, 0.75, 0.25).astype(np.float32)
+    old, new = a_record(p_all=right), a_record(p_all=1 - right)
+    parities = [record["sections"]["parity"] for record in (old, new)]
+    tested = corrected_tests(parities[0], parities[1], ["cpu fp32"])
+    assert ("cpu fp32", "auc") not in tested, "DeLong's test is not defined here"
+    assert verdicts(old, new)["cpu fp32: auc"] == WORSE
+    for parity in parities:
+        parity["metrics"]["cpu fp32"]["auc"] |= {"low": 0.0, "high": 1.0}
+    assert verdicts(old, new)["cpu fp32: auc"] == WITHIN
+
+
 def test_where_a_test_finds_nothing_on_few_cells_intervals_that_lie_apart_count() -> None:
     assert accuracy_verdict(WITHIN, WORSE) == WORSE
     assert accuracy_verdict(BETTER, SAME) == BETTER
@@ -260,6 +272,13 @@ def test_a_limit_on_a_cost_is_kept_up_to_it_and_one_on_a_rate_down_to_it() -> No
     assert kept == {"p50_ms": False, "cells_per_second": False}
     [row] = judge_budget(Budget(cells_per_second=10.0), record)
     assert (row["found"], row["kept"], row["sense"]) == (10.0, True, "at least")
+
+
+def test_a_limit_is_kept_at_exactly_its_value_though_it_rounds_up() -> None:
+    record = a_record()  # the last third of it ran at 0.95 of the first: 1 - 0.95 is 0.050000000000000044
+    assert [judge_budget(Budget(slowdown=limit), record)[0]["kept"] for limit in (0.05, 0.0499)] == [True, False]
+    record["sections"]["parity"]["proofs"]["cpu fp32"]["variant"]["auc"] = 0.1 + 0.7  # 0.7999999999999999
+    assert [judge_budget(Budget(auc=limit), record)[0]["kept"] for limit in (0.8, 0.8001)] == [True, False]
 
 
 def test_every_limit_is_found_in_a_record() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -646,3 +647,10 @@ def test_engines_are_measured_in_the_precisions_that_were_built(
     deployed = cases_module.Case("cpu", "fp32")
     found = cases_module.cases_of(bundle, RolloutOptions(tiny_bundle, tiny_bundle), deployed)
     assert [case.name for case in found] == ["cpu fp32", "tensorrt fp16", "cpu fp16", "cpu int8"]
+
+
+def test_an_answer_just_below_the_threshold_stays_below_it_in_the_record() -> None:
+    bundle: Any = SimpleNamespace(manifest=SimpleNamespace(decision=SimpleNamespace(threshold=0.9)))
+    answers = np.array([0.9, 0.1], np.float32)  # float32(0.9) is 0.8999999762
+    scores = Scores([], np.array([True, False]), answers, {"cpu fp32": {BATCH_SIZE: answers}}, {})
+    assert parity.judged(bundle, scores, (), None)["answers"]["cpu fp32"][0] < 0.9

@@ -10,9 +10,11 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import onnx
 import onnxruntime
@@ -37,10 +39,14 @@ from runtime.demo import DEMO_CELLS
 from runtime.errors import BackendError, BundleError, ConversionError, DataError, OutputError, RunError
 from runtime.files import sha256_of_file
 from runtime.preprocessing import load_cell
-from runtime.schema import ENGINE_PRECISIONS, PRECISIONS, TOLERANCES, ImageSpec, Range, Tolerance
+from runtime.schema import ENGINE_PRECISIONS, OUTPUT_NAME, PRECISIONS, TOLERANCES, ImageSpec, Range, Tolerance
 from tests.small_network import types_of
 from tests.tiny_bundle import onnx_answers, record_hashes
-from train.splits import read_cells
+from train.decision import calibrated
+from train.evaluate import evaluate
+from train.metrics import METRIC_NAMES, five_metrics
+from train.run_folder import RunFolder
+from train.splits import cells_of_part, read_cells
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,6 +93,38 @@ def test_calibration_is_folded_into_the_last_layer(finished_run: Path, drawn: Pa
     calibrated = KerasModel(finished_run / "best.keras", temperature).predict(cells)
     np.testing.assert_allclose(calibrated, expit(logit(plain.astype(np.float64)) / temperature), atol=1e-5)
     assert np.abs(calibrated - plain).max() > 1e-3, "otherwise this proves nothing"
+
+
+@pytest.mark.parametrize("aim", ["sensitivity=0.9", "specificity=1", "youden"])
+def test_of_an_overconfident_network_evaluate_says_what_its_graph_says(
+    finished_run: Path, drawn: Path, tmp_path: Path, aim: str
+) -> None:
+    folder = RunFolder(Path(shutil.copytree(finished_run, tmp_path / "run")))
+    scores = folder.scores("validation")
+    network = keras.models.load_model(folder.best_model, compile=False)
+    weights, bias = network.get_layer(OUTPUT_NAME).get_weights()
+    logits = logit(scores.p_all)
+    scale = 46 / np.ptp(logits)  # logits from -16 to 30: from 17 on the sigmoid is 1 in float32
+    network.get_layer(OUTPUT_NAME).set_weights([weights * scale, (bias - logits.min()) * scale - 16])
+    network.save(folder.best_model)
+    order = np.array(scores.hashes)[np.argsort(logits)]
+    healthy, leukemic = order[-3], order[2]  # wrong, and sure of it: a temperature is to be found
+    wrong = {healthy: 0, leukemic: 1}
+    folder.write_cells([replace(cell, label=wrong.get(cell.sha256, cell.label)) for cell in folder.cells()])
+
+    evaluate(folder.path, drawn, "validation", aim=aim, cache=tmp_path / "cache", tell=lambda _: None)
+
+    decision, metrics = folder.decision(), folder.metrics()["validation"]
+    assert decision.temperature > 2
+    cells = cells_of_part(folder.cells(), "validation")
+    labels = np.array([cell.label == 1 for cell in cells])
+    KerasModel(folder.best_model, decision.temperature).write_onnx(tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    [p_all] = session.run(["p_all"], {"cells": np.stack([load_cell(cell.path, ImageSpec(75, 75)) for cell in cells])})
+    for name, value in zip(METRIC_NAMES, five_metrics(labels, p_all, decision.threshold), strict=True):
+        assert getattr(metrics, name).value == pytest.approx(value, abs=1e-6), name
+    p_of_run = calibrated(folder.scores("validation").p_all, decision.temperature)
+    np.testing.assert_allclose(p_all, p_of_run, atol=1e-4)
 
 
 def test_the_manifest_tells_where_the_model_comes_from(bundle: Path, finished_run: Path) -> None:

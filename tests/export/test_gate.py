@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from export.curve import operating_curve
 from export.gate import Verdict, changes, judge, judge_all
 from export.scoring import Scores
 from runtime.schema import TOLERANCES, Tolerance
@@ -98,6 +99,21 @@ def test_what_is_not_a_number_at_another_batch_size_fails() -> None:
     assert proof.failures == ("1 answers are no numbers",)
 
 
+def test_a_change_at_its_tolerance_passes_though_it_rounds_up() -> None:
+    # Of 200 ALL cells Keras calls 181 and the variant 180: 0.905 - 0.9 is 0.0050000000000000044.
+    labels = np.arange(400) >= 200
+    keras = np.where(np.arange(400) >= 219, 0.75, 0.25).astype(np.float32)
+    variant = keras.copy()
+    variant[219] = 0.25
+
+    def failures(sensitivity: float) -> tuple[str, ...]:
+        tolerance = Tolerance(sensitivity=sensitivity)
+        return judge("int8", {32: variant}, keras, labels, threshold=0.5, tolerance=tolerance, data="").proof.failures
+
+    assert failures(0.005) == ()
+    assert failures(0.00499) == ("sensitivity changes by 0.0050 (at most 0.00499)",)
+
+
 def test_without_a_tolerance_nothing_is_judged() -> None:
     assert judged(1 - KERAS, Tolerance()).proof.passed
     assert judged(1 - KERAS, Tolerance()).proof.flipped == len(KERAS)
@@ -131,6 +147,18 @@ def test_metrics_are_those_of_all_cells() -> None:
 @pytest.mark.parametrize(("p_all", "flips"), [(0.5, 1), (0.49999997, 0)])
 def test_a_cell_at_the_threshold_is_all(p_all: float, flips: int) -> None:
     assert judged(moved((3, p_all)), Tolerance()).proof.flipped == flips
+
+
+def test_a_float32_that_rounds_to_the_threshold_is_healthy_as_it_is_for_the_runtime() -> None:
+    # float32(0.9) is 0.8999999762. Compared in float32 it would reach 0.9.
+    answers = {32: np.array(moved((7, 0.9)), np.float32)}
+    keras = np.array(moved((7, 0.95)), np.float32)
+    proof = judge("fp16", answers, keras, LABELS, threshold=0.9, tolerance=Tolerance(), data="").proof
+    assert float(answers[32][7]) < 0.9
+    assert proof.flipped == 1
+    assert (proof.keras.sensitivity, proof.variant.sensitivity) == (0.25, 0.0)
+    [at_threshold] = [point for point in operating_curve(LABELS, answers[32]) if abs(point.threshold - 0.9) < 1e-9]
+    assert at_threshold.sensitivity == 0, "the curve compares like the gate"
 
 
 @pytest.mark.parametrize(

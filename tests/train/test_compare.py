@@ -16,8 +16,9 @@ from runtime.command_line import DONE
 from runtime.errors import OutputError, RunError, UsageError
 from runtime.schema import FitOptions, RunConfig, SplitOptions
 from train.__main__ import main
-from train.compare import compare
+from train.compare import compare, pair_line
 from train.decision import calibrated, decide
+from train.evaluated_run import PartScores
 from train.metrics import measure
 from train.models.network import COMPACT_RECIPE
 from train.pictures import shortened
@@ -146,6 +147,16 @@ def test_the_order_of_the_cells_in_the_files_does_not_matter(make_run: MakeRun, 
     said: list[str] = []
     compare([one, twin], tmp_path / "out", said.append)
     assert any("AUC differs by +0.0000 (DeLong p = 1); 0 cells only the first" in line for line in said)
+
+
+def test_a_test_that_is_not_defined_is_called_that() -> None:
+    labels = np.array([False, False, True, True])
+    right = np.array([0.1, 0.2, 0.8, 0.9])
+    one, other = (
+        PartScores(list("abcd"), labels, p_all, 0.0, measure(labels, p_all, 0.5)) for p_all in (right, 1 - right)
+    )
+    line = pair_line(("one", one), ("other", other))
+    assert "AUC differs by +1.0000 (DeLong p = not defined)" in line
 
 
 def test_runs_in_folders_of_one_name_are_told_apart(make_run: MakeRun, tmp_path: Path) -> None:

@@ -55,6 +55,15 @@ def test_a_run_does_not_differ_from_itself() -> None:
     assert mcnemar(labels, scores > 0.5, scores > 0.5).p_value == 1
 
 
+@pytest.mark.parametrize("cells_of_a_class", [2, 5])
+def test_areas_that_differ_without_any_variance_have_no_p_value(cells_of_a_class: int) -> None:
+    labels = np.repeat([False, True], cells_of_a_class)
+    right = np.where(labels, 0.9, 0.1)
+    found = delong(labels, right, 1 - right)
+    assert (found.difference, found.standard_error) == (1, 0)
+    assert np.isnan(found.p_value), "two cells of each class must not be called certain"
+
+
 def test_delong_finds_no_difference_in_five_of_a_hundred_at_chance() -> None:
     found = 0
     for seed in range(200):

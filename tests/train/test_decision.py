@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 
 from runtime.errors import UsageError
-from train.decision import calibrated, calibration_error, decide, fitted_temperature
+from train.decision import _threshold, calibrated, calibration_error, decide, fitted_temperature
 
 Scored = tuple[NDArray[np.bool_], NDArray[np.float64]]
 
@@ -86,6 +86,31 @@ def test_a_specificity_that_whole_cells_just_reach_is_not_missed_by_rounding() -
     assert sensitivity(labels, called) == 1
 
 
+@pytest.mark.parametrize("aim", ["sensitivity=0.90", "specificity=0.90", "youden"])
+def test_cells_that_are_all_told_apart_lose_nothing_of_what_is_aimed_at(aim: str) -> None:
+    labels = np.arange(150) >= 50
+    p_all = np.concatenate([np.linspace(0.1, 0.3, 50), np.linspace(0.6, 0.9, 100)])
+    decision = decide(labels, p_all, aim)
+    np.testing.assert_array_equal(calibrated(p_all, decision.temperature) >= decision.threshold, labels)
+    assert decision.threshold == pytest.approx(0.45), "halfway between the classes"
+
+
+def test_of_equal_specificities_the_aimed_sensitivity_is_the_highest() -> None:
+    p_all = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
+    labels = np.array([True, True, False, True, True, False, True])
+    decision = decide(labels, p_all, "sensitivity=0.6")  # 3 of 5 ALL, or 4 with no healthy cell more
+    assert ((calibrated(p_all, decision.temperature) >= decision.threshold)[labels]).sum() == 4
+
+
+def test_of_equal_sums_youden_takes_the_higher_sensitivity() -> None:
+    # In shares 0.3 + 1.0 and 1.0 + 0.3 are equal too; in between lies none that is larger.
+    labels = np.repeat([True, False, True, False], [3, 7, 7, 3])
+    p_all = np.linspace(0.95, 0.05, 20)
+    decision = decide(labels, p_all, "youden")
+    called = calibrated(p_all, decision.temperature) >= decision.threshold
+    assert (sensitivity(labels, called), (~called)[~labels].mean()) == (1.0, 0.3)
+
+
 def test_youden_is_the_largest_sum_of_both(scored: Scored) -> None:
     labels, p_all = scored
     decision = decide(labels, p_all, "youden")
@@ -115,3 +140,17 @@ def test_the_review_band_lies_round_the_threshold_and_holds_a_tenth(scored: Scor
 def test_another_aim_is_refused(scored: Scored, aim: str) -> None:
     with pytest.raises(UsageError, match=f"expected an aim such as youden, .* received {aim}"):
         decide(*scored, aim)
+
+
+def test_logits_beyond_a_float32_sigmoid_are_calibrated_like_any_other() -> None:
+    logits = np.array([-60.0, -25.0, 20.0, 30.0])
+    np.testing.assert_allclose(calibrated(expit(logits), 5.0), expit(logits / 5), atol=1e-4)
+
+
+def test_a_specificity_that_no_threshold_up_to_1_reaches_is_refused() -> None:
+    labels = np.arange(4000) >= 2000
+    p_all = expit(np.where(labels, 30.0, -30.0))
+    p_all[0] = 1  # one healthy cell, so sure that its p_all is 1 after calibration too
+    p_all[1:2000] = expit(np.linspace(-30, -1, 1999))
+    with pytest.raises(UsageError, match=r"received specificity=1: p_all of 1 of 2000 healthy cells is 1; aim at a"):
+        _threshold(labels, calibrated(p_all, 1.0), "specificity=1")

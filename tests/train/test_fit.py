@@ -484,6 +484,21 @@ def test_a_run_that_was_cut_off_is_not_evaluated(data: Path, copy: Path, cache: 
         evaluate(copy, data, "validation", cache=cache)
 
 
+def test_more_epochs_that_were_not_evaluated_are_not_measured_by_the_decision_before_them(
+    data: Path, copy: Path, cache: Path
+) -> None:
+    evaluate(copy, data, "validation", aim="sensitivity=1", cache=cache, tell=quiet)
+    folder = RunFolder(copy)
+    folder.forget_metrics()  # as `fit` does before it goes on; then it ended without evaluating
+    with pytest.raises(RunError, match=r"expected a run folder with metrics\.json at .*--resume$"):
+        evaluate(copy, data, "test", cache=cache, tell=quiet)
+    assert not (copy / "scores-test.csv").exists()
+    evaluate(copy, data, "validation", cache=cache, tell=quiet)
+    assert folder.decision().aim == "sensitivity=1", "what the user chose is chosen again for the new network"
+    evaluate(copy, data, "test", cache=cache, tell=quiet)
+    assert folder.metrics()["test"].threshold == folder.decision().threshold
+
+
 def test_scores_are_kept_as_the_network_gave_them(data: Path, copy: Path, cache: Path) -> None:
     evaluate(copy, data, "test", cache=cache, tell=quiet)
     scores = RunFolder(copy).scores("test")

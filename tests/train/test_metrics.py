@@ -69,6 +69,13 @@ def test_one_class_alone_is_refused() -> None:
         measure(np.ones(5, bool), np.ones(5), 0.5)
 
 
+def test_a_float32_just_below_the_threshold_is_healthy_as_it_is_for_the_runtime() -> None:
+    p_all = np.array([0.9, 0.1], np.float32)
+    assert float(p_all[0]) < 0.9
+    metrics = measure(np.array([True, False]), p_all, 0.9)
+    assert (metrics.sensitivity.value, metrics.constant) == (0, "healthy")
+
+
 def test_a_few_cells_are_enough() -> None:
     metrics = measure(np.array([True, False]), np.array([0.9, 0.1]), 0.5)
     assert (metrics.accuracy.value, metrics.constant) == (1, None)

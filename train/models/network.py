@@ -102,6 +102,18 @@ def _compact_features(cells: Any, standardized: Any, weights: str) -> Any:
     return compact_features(layers.Rescaling(1 / 255, dtype="float32", name="brightness")(cells), standardized)
 
 
+def ending_in_logit(network: Any) -> Any:
+    """Return a network from the same cells to the logit of p_all, float32 [N, 1].
+
+    A float32 sigmoid is 1 from a logit of 17 on, where a temperature still tells cells apart.
+    """
+    last = network.get_layer(OUTPUT_NAME)
+    logit = layers.Dense(1, dtype="float32", name="logit")
+    outputs = logit(last.input)
+    logit.set_weights(last.get_weights())
+    return keras.Model(network.inputs, outputs)
+
+
 @contextmanager
 def as_used(network: Any) -> Iterator[None]:
     """Give a network inside the weights that it is validated, kept and used with, where training has others."""
