@@ -12,6 +12,7 @@ from benchmarks.peak_memory import Finished
 from runtime.bundle import Bundle
 from runtime.command_line import DONE
 from runtime.errors import MeasurementError
+from runtime.schema import PRECISIONS
 
 
 @pytest.fixture
@@ -36,19 +37,19 @@ def test_exports_are_told_with_their_minutes_and_files_are_timed_beside_keras(
     content = json.loads((tmp_path / "conversion.json").read_text())
     assert content["exports"] == [
         {"export": "fp32", "gate_cells": 12, "minutes": 1.5, "peak_mb": 100},
-        {"export": "fp32 fp16 int8", "gate_cells": 12, "minutes": 3, "peak_mb": 200},
+        {"export": "fp32 fp16 int8 int8_cpu", "gate_cells": 12, "minutes": 3, "peak_mb": 200},
     ], "what was compared, of a validation part of 12"
     assert [command[command.index("--cells") + 1] for command in exports] == ["64", "9"], "whatever the batch size"
     assert all(command[-2:] == ["--data", "cells"] for command in exports)
     names = [row["candidate"] for row in content["speeds"] if not row["candidate"].startswith("openvino")]
-    assert names == ["onnxruntime fp32", "onnxruntime fp16", "onnxruntime int8", "keras predict"]
+    assert names == [*(f"onnxruntime {precision}" for precision in PRECISIONS), "keras predict"]
     assert content["speeds"][0]["ratio"] == 1
 
 
 def test_sizes_are_shares_of_fp32(full_bundle: Path) -> None:
     bundle = Bundle.open(full_bundle)
     rows = conversion.size_rows(bundle)
-    assert [row["variant"] for row in rows] == ["fp32", "fp16", "int8"]
+    assert [row["variant"] for row in rows] == list(PRECISIONS)
     whole = (full_bundle / "model.fp32.onnx").stat().st_size
     for row in rows:
         size = (full_bundle / f"model.{row['variant']}.onnx").stat().st_size

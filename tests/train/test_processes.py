@@ -37,7 +37,7 @@ def tiny(model, size, *_):
     x = keras.layers.Conv2D(4, 3, strides=4, use_bias=False)(keras.layers.Rescaling(1 / 255)(cells))
     x = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9)(x))
     x = keras.layers.Dropout(0.3)(keras.layers.GlobalAveragePooling2D()(x))
-    return keras.Model(cells, keras.layers.Dense(1, activation="sigmoid")(x), name="tiny")
+    return keras.Model(cells, keras.layers.Dense(1, activation="sigmoid", name="p_all")(x), name="tiny")
 
 data, out, cache, epochs, seed, *resume = sys.argv[1:]
 train.fit.build_network = tiny
