@@ -30,7 +30,7 @@ def imported_libraries(*folders: str) -> set[str]:
                 modules.update(name.name for name in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module:
                 modules.add(node.module)
-    own = {*sys.stdlib_module_names, *PACKAGES, "tests"}
+    own = {*sys.stdlib_module_names, *PACKAGES, "tests", "tomllib"}  # the last is of 3.11, imported on no older one
     return {module.partition(".")[0] for module in modules} - own
 
 
