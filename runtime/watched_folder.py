@@ -258,10 +258,10 @@ class WatchedFolder(Closing):
             return True
         look.seen += 1
         if file not in self._waiting or not look.pause:
-            version = self._version_of(file)
+            seen = self._version_and_change(file)
             # What waits is asked about when it is taken; what lies there for long must not fill the room for it.
-            if version is not None and not (look.pause and self._is_done(version, self._changed_ns(file))):
-                self._wait(version, look.pause)
+            if seen is not None and not (look.pause and self._is_done(*seen)):
+                self._wait(seen[0], look.pause)
         return True
 
     def _rest_from(self, look: _Look) -> None:
@@ -299,10 +299,15 @@ class WatchedFolder(Closing):
 
     def _version_of(self, file: str) -> FileVersion | None:
         """Return a file's version as it is now, None for no file."""
+        seen = self._version_and_change(file)
+        return seen[0] if seen else None
+
+    def _version_and_change(self, file: str) -> tuple[FileVersion, int] | None:
+        """Return a file's version as it is now, and when anything about it changed; None for no file."""
         found = self._found(file)
         if found is None or stat.S_ISDIR(found.st_mode):
             return None
-        return FileVersion(file, found.st_size, found.st_mtime_ns)
+        return FileVersion(file, found.st_size, found.st_mtime_ns), found.st_ctime_ns
 
     def _changed_ns(self, file: str) -> int:
         """Return when anything about a file changed, its permissions too; 0 for no file."""
