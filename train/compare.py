@@ -14,7 +14,7 @@ from runtime.errors import UsageError
 from runtime.files import folder_written_aside, output_errors
 from train.comparison import CELLS_AS_INDEPENDENT, delong, mcnemar
 from train.evaluated_run import EvaluatedRun, PartScores, read_run
-from train.metrics import METRIC_NAMES, constant_note, metrics_table
+from train.metrics import METRIC_NAMES, constant_note, is_called_all, metrics_table
 from train.pictures import (
     calibration_picture,
     confusion_picture,
@@ -71,7 +71,9 @@ def pair_line(first: tuple[str, PartScores], second: tuple[str, PartScores]) -> 
     order, other_order = np.argsort(one.hashes), np.argsort(other.hashes)
     labels, p_all, other_p_all = one.labels[order], one.p_all[order], other.p_all[other_order]
     areas = delong(labels, p_all, other_p_all)
-    decisions = mcnemar(labels, p_all >= one.metrics.threshold, other_p_all >= other.metrics.threshold)
+    decisions = mcnemar(
+        labels, is_called_all(p_all, one.metrics.threshold), is_called_all(other_p_all, other.metrics.threshold)
+    )
     p_of_areas = "not defined" if np.isnan(areas.p_value) else f"{areas.p_value:.2g}"
     return (
         f"{pair}: AUC differs by {areas.difference:+.4f} (DeLong p = {p_of_areas}); "

@@ -15,6 +15,7 @@ from benchmarks.record import OK, Row
 from benchmarks.rollout.record import Record
 from benchmarks.windows import AGREEING
 from train.comparison import delong, mcnemar
+from train.metrics import is_called_all
 
 SIGNIFICANT = 0.05  # corrected p-value below which a difference in accuracy is not chance
 SAME, WITHIN, BETTER, WORSE = "same", "within the spread", "better", "WORSE"
@@ -233,7 +234,7 @@ def paired_tests(old: dict[str, Any], new: dict[str, Any], name: str) -> dict[st
     """Test the answers of both records to the same cells, by metric; p-values are as each test alone gives them."""
     labels = np.array([cell["label"] == 1 for cell in old["cells"]])
     first, second = (np.array(parity["answers"][name]) for parity in (old, new))
-    called = [answers >= parity["threshold"] for answers, parity in ((first, old), (second, new))]
+    called = [is_called_all(answers, parity["threshold"]) for answers, parity in ((first, old), (second, new))]
     tests = {}
     for metric, chosen in (("sensitivity", labels), ("specificity", ~labels)):
         test = mcnemar(labels[chosen], called[0][chosen], called[1][chosen])
