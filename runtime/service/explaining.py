@@ -26,12 +26,17 @@ class Explainer:
 
     def __init__(self) -> None:
         self._turn = anyio.CapacityLimiter(1)
+        self._taken = 0  # counted here: the limiter counts who waits only after it has let other tasks run
 
     async def answer(self, classifier: Classifier, read: Callable[[], Reading]) -> dict[str, Any]:
         """Return p_all, the map and its size as JSON; raise RequestError for what is no readable image."""
-        if self._turn.statistics().tasks_waiting >= MOST_WAITING:
-            raise BusyError(f"expected at most {MOST_WAITING} images to explain at a time, found more; try again later")
-        found = await anyio.to_thread.run_sync(_explained, classifier, read, limiter=self._turn)
+        if self._taken > MOST_WAITING:
+            raise BusyError(f"expected at most {MOST_WAITING} images that wait for a map, found more; try again later")
+        self._taken += 1
+        try:
+            found = await anyio.to_thread.run_sync(_explained, classifier, read, limiter=self._turn)
+        finally:
+            self._taken -= 1
         rows, columns = found.heat.shape
         return {
             "p_all": round(found.p_all, P_ALL_DIGITS),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,10 @@ from runtime.demo import demo_cells
 from runtime.errors import BackendError
 from runtime.explanation import GRADIENT, OCCLUSION, PLACES, explain
 from runtime.preprocessing import load_cell
+from runtime.reading import Reading
 from runtime.service.desk import Desk
+from runtime.service.explaining import Explainer
+from runtime.service.problems import BusyError
 from tests.runtime.service_help import (
     PATIENCE_S,
     Client,
@@ -115,3 +119,16 @@ def test_classifying_goes_on_while_explanations_wait(tiny_bundle: Path, monkeypa
         assert httpx.post(f"{running.url}/classify", files=files, timeout=PATIENCE_S).status_code == 200
         may_go_on.set()
         assert sorted(each.result().status_code for each in asked) == [200, 200, 503, 503]
+
+
+def test_requests_that_come_at_once_are_counted_too(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.service.explaining.MOST_WAITING", 1)
+    path = Path(demo_cells()[0])
+    reading = Reading(load_cell(path, desk.classifier.manifest.image))
+
+    async def ask_at_once() -> list[dict[str, Any] | BaseException]:
+        explainer = Explainer()
+        answers = (explainer.answer(desk.classifier, lambda: reading) for _ in range(4))
+        return await asyncio.gather(*answers, return_exceptions=True)
+
+    assert [isinstance(each, BusyError) for each in asyncio.run(ask_at_once())] == [False, False, True, True]
