@@ -21,9 +21,9 @@ from PIL import Image
 from benchmarks.cells import bmp_cells
 from benchmarks.record import Row, check_record_folder, write_record
 from benchmarks.turns import timed_in_turns
-from runtime.bmp import read_plain_bmp
 from runtime.command_line import DONE, ArgumentParser, positive_int, print_table, run_command
 from runtime.errors import DataError
+from runtime.formats.bmp import read_plain_bmp
 from runtime.inputs import find_inputs, spread_over
 from runtime.preprocessing import decode_cell, read_bytes
 from runtime.schema import ImageSpec

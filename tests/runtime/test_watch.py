@@ -20,8 +20,8 @@ import pytest
 
 from runtime.command_line import DONE, INTERRUPTED, REFUSED
 from runtime.errors import AllnetError, UsageError
-from runtime.folder_events import has_events
 from runtime.watch import build_parser, command_of, main
+from runtime.watching.events import has_events
 from tests.runtime.stored_rows import stored_rows
 
 if TYPE_CHECKING:
