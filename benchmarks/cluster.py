@@ -10,8 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import cycle, islice
@@ -22,7 +21,7 @@ import numpy as np
 
 from benchmarks import footprint
 from benchmarks.archive_plan import Constants, Machines, plan_of
-from benchmarks.cells import bmp_cells
+from benchmarks.cells import given_or_drawn
 from benchmarks.peak_memory import run_alone_measured, run_measured
 from benchmarks.record import FAILED, OK, Row, check_record_folder, failed, write_record
 from benchmarks.turns import Candidate, Turns, ratio_columns, tried_in_turns
@@ -39,7 +38,7 @@ from runtime.command_line import (
 from runtime.cpus import available_cpus
 from runtime.demo import demo_cells
 from runtime.errors import AllnetError, MeasurementError
-from runtime.inputs import find_inputs, spread_over
+from runtime.inputs import spread_over
 from runtime.reading import CellReader
 
 AUDIT = "classify --audit"  # whose rows are those of the cluster
@@ -90,7 +89,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print the tables, write the record; return the exit code."""
     options = build_parser().parse_args(arguments)
     check_record_folder(options.out)
-    with files_of(options) as files, TemporaryDirectory() as folder:
+    data = options.data and options.data.resolve()  # so that links to its files can lie anywhere
+    with given_or_drawn(data, options.cells) as files, TemporaryDirectory() as folder:
         small = linked(Path(folder) / "small", files, max(options.cells // SMALL_JOB, 1))
         large = linked(Path(folder) / "large", files, options.cells)
         turns = timed_jobs(commands_of(options), small, large, options.rounds)
@@ -113,14 +113,6 @@ def main(arguments: list[str] | None = None) -> int:
         content = {"rates": rates, "drivers": drivers, "constants": constants and asdict(constants), "plan": plan}
         write_record(options.out, "cluster", options.bundle, {**content, "seconds": turns.seconds})
     return PARTLY_DONE if any(row["status"] == FAILED for row in rates + drivers) else DONE
-
-
-@contextmanager
-def files_of(options: argparse.Namespace) -> Iterator[list[str]]:
-    """Yield the images that the jobs are made of."""
-    with bmp_cells() as drawn:
-        found = list(find_inputs([str(options.data.resolve())]).paths) if options.data else drawn
-        yield spread_over(found, options.cells)
 
 
 def linked(folder: Path, files: Sequence[str], count: int) -> Job:

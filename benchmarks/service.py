@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cells import bmp_cells
+from benchmarks.cells import given_or_drawn
 from benchmarks.http_load import Exchange, exchange, multipart_request
 from benchmarks.peak_memory import status_bytes
 from benchmarks.record import Row, check_record_folder, write_record
@@ -41,7 +41,6 @@ from runtime.command_line import (
     run_command,
 )
 from runtime.errors import MeasurementError
-from runtime.inputs import find_inputs, spread_over
 from runtime.results import ResultsFile
 
 SAME_P_ALL = 2e-5  # how far p_all may lie from classify's: other cells are in the batch
@@ -107,7 +106,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     check_record_folder(options.out)
     settings = ClassifierOptions(bundle=options.bundle, backend="cpu", batch_size=options.batch_size)
-    with files_of(options) as paths, Classifier(settings) as classifier, running(options) as service:
+    with (
+        given_or_drawn(options.data, options.cells) as paths,
+        Classifier(settings) as classifier,
+        running(options) as service,
+    ):
         rounds, exchanges, memory = rounds_of(options, paths, classifier, service)
         singles = singles_of(options, paths, classifier, service)
         wrong = wrong_answers(exchanges, requests_of(paths, options.files), classifier)
@@ -124,13 +127,6 @@ def main(arguments: list[str] | None = None) -> int:
         content = {"service": service.first_line, "load": load, "rounds": rounds, "singles": singles, "wrong": wrong}
         write_record(options.out, "service", options.bundle, {**content, "memory_mb": memory})
     return REFUSED if wrong else DONE
-
-
-@contextmanager
-def files_of(options: argparse.Namespace) -> Iterator[list[str]]:
-    """Yield the files that are sent, at most --cells."""
-    with bmp_cells() as drawn:
-        yield spread_over(list(find_inputs([str(options.data)]).paths) if options.data else drawn, options.cells)
 
 
 @contextmanager

@@ -7,9 +7,7 @@ round, so that a busy machine slows all of them. What counts is the ratio within
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import cycle, islice
 from pathlib import Path
@@ -17,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from benchmarks.cells import bmp_cells
+from benchmarks.cells import given_or_drawn
 from benchmarks.peers import (
     CLASSIFY,
     KERAS,
@@ -37,7 +35,6 @@ from runtime.bundle import DEFAULT_BUNDLE
 from runtime.classifier import DEFAULT_BATCH_SIZE, Classifier, ClassifierOptions
 from runtime.command_line import DONE, ArgumentParser, batch_size, positive_int, print_table, run_command
 from runtime.cpus import available_cpus
-from runtime.inputs import find_inputs, spread_over
 from runtime.schema import PRECISIONS
 
 
@@ -65,7 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print the table, write the record; return the exit code."""
     options = build_parser().parse_args(arguments)
     check_record_folder(options.out)
-    with files_of(options) as paths, TemporaryDirectory() as folder:
+    with given_or_drawn(options.data, options.cells) as files, TemporaryDirectory() as folder:
+        paths = list(islice(cycle(files), options.cells))
         settings = ClassifierOptions(
             bundle=options.bundle, backend="cpu", precision=options.precision, batch_size=options.batch_size
         )
@@ -82,17 +80,6 @@ def main(arguments: list[str] | None = None) -> int:
             options.out, "throughput", options.bundle, {"model": description, "rows": rows, "seconds": seconds}
         )
     return DONE
-
-
-@contextmanager
-def files_of(options: argparse.Namespace) -> Iterator[list[str]]:
-    """Yield exactly --cells paths: of --data, or of the drawn cells, repeated where there are fewer."""
-    if options.data:
-        paths = spread_over(list(find_inputs([str(options.data)]).paths), options.cells)
-        yield list(islice(cycle(paths), options.cells))
-        return
-    with bmp_cells() as paths:
-        yield list(islice(cycle(paths), options.cells))
 
 
 def candidates_of(

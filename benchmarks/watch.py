@@ -21,14 +21,13 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from benchmarks.cells import bmp_cells
+from benchmarks.cells import given_or_drawn
 from benchmarks.record import Row, check_record_folder, write_record
 from benchmarks.turns import ratio_columns
 from runtime.bundle import DEFAULT_BUNDLE
 from runtime.classifier import DEFAULT_BATCH_SIZE, Classifier, ClassifierOptions
 from runtime.command_line import DONE, ArgumentParser, batch_size, positive_int, print_table, run_command
 from runtime.errors import MeasurementError
-from runtime.inputs import find_inputs, spread_over
 from runtime.results import ResultsFile
 
 CLASSIFY = "classify"
@@ -117,15 +116,14 @@ def main(arguments: list[str] | None = None) -> int:
 @contextmanager
 def files_of(options: argparse.Namespace) -> Iterator[tuple[Path, list[Path]]]:
     """Yield a folder, and in it a copy of each file that is used: only within one file system is moving instant."""
-    with TemporaryDirectory() as name, bmp_cells() as drawn:
+    with TemporaryDirectory() as name, given_or_drawn(options.data, options.cells) as paths:
         folder = Path(name).resolve()
-        data = list(find_inputs([str(options.data)]).paths) if options.data else drawn
         (folder / "files").mkdir()
         yield (
             folder,
             [
                 Path(shutil.copy(path, folder / "files" / f"{index}{Path(path).suffix}"))
-                for index, path in enumerate(spread_over(data, options.cells))
+                for index, path in enumerate(paths)
             ],
         )
 

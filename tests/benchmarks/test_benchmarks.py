@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import cluster, decoding, footprint, latency, parity, service, throughput, training, watch
-from benchmarks.cells import bmp_cells
+from benchmarks.cells import bmp_cells, given_or_drawn
 from benchmarks.http_load import Exchange
 from benchmarks.record import write_record
 from benchmarks.windows import AGREEING, WindowPlan
@@ -240,6 +240,17 @@ def test_footprint_starts_real_processes(tmp_path: Path) -> None:
 def test_the_files_of_a_measurement_are_bmp_of_the_releases_size() -> None:
     with bmp_cells() as paths:
         assert {Path(path).stat().st_size for path in paths} == {450 * 450 * 3 + 450 * 2 + 54}
+
+
+def test_a_measurement_takes_images_from_all_over_the_data_and_drawn_ones_without(
+    cell_file: CellFile, tmp_path: Path
+) -> None:
+    for name in "abcd":
+        cell_file(f"cells/{name}.png")
+    with given_or_drawn(tmp_path / "cells", 2) as paths:
+        assert [Path(path).name for path in paths] == ["a.png", "c.png"]
+    with given_or_drawn(None, 2) as paths:
+        assert [Path(path).suffix for path in paths] == [".bmp", ".bmp"]
 
 
 def test_a_record_is_json_whatever_was_not_measured(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,20 +63,25 @@ def test_a_plan_is_arithmetic_on_what_was_measured() -> None:
 
 
 def test_all_is_measured_on_the_same_cells_and_what_failed_does_not_end_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cell_file: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    cell_file("cells/a.bmp")
+    monkeypatch.chdir(tmp_path)
     given: list[int] = []
 
     def run(command: list[str], *, quiet: bool) -> Finished:
-        given.append(len(list(Path(command[-3]).iterdir())))
+        given.append(sum(path.exists() for path in Path(command[-3]).iterdir()))
         if "--workers" in command:
             raise MeasurementError("no Ray here")
         return Finished(0.0, 0.0)
 
     monkeypatch.setattr(cluster, "run_measured", run)
     monkeypatch.setattr(cluster, "run_alone_measured", lambda _: Finished(60.0, 123.4))
-    command = ["--cells", "40", "--rounds", "1", "--driver-images", "5", "--plan", "1000", "--out", str(tmp_path)]
-    assert cluster.main(command) == PARTLY_DONE
+    command = ["--cells", "40", "--rounds", "1", "--driver-images", "5", "--plan", "1000", "--data", "cells"]
+    assert cluster.main([*command, "--out", str(tmp_path)]) == PARTLY_DONE
     assert {*given} == {10, 40}
     content: dict[str, Any] = json.loads((tmp_path / "cluster.json").read_text())
     rows = {row["command"]: row for row in content["rates"]}
