@@ -215,15 +215,13 @@ def test_an_answer_is_right_where_classify_says_the_same(
 
 
 def test_the_service_measurement_says_why_it_does_not_start(tmp_path: Path) -> None:
-    options = service.build_parser().parse_args(["--bundle", str(tmp_path)])
     with pytest.raises(MeasurementError, match=r"runtime\.serve did not start: error: expected a bundle"):
-        service.Service(options)
+        service.Service(tmp_path, batch_size=1)
 
 
 def test_watch_says_why_the_service_does_not_start(tmp_path: Path) -> None:
-    options = watch.build_parser().parse_args(["--bundle", str(tmp_path)])
     with pytest.raises(MeasurementError, match="did not start: error: expected a bundle"):
-        watch.Service(tmp_path, options)
+        watch.Service(tmp_path, tmp_path, batch_size=1)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows does not tell a process's peak memory")
