@@ -6,7 +6,6 @@ round, so that a busy machine slows all of them. What counts is the ratio within
 
 from __future__ import annotations
 
-import argparse
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from itertools import cycle, islice
@@ -69,7 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
         )
         with Classifier(settings) as classifier:
             description = classifier.description
-            candidates = candidates_of(options, classifier, paths, Path(folder))
+            file = classifier.bundle.path(classifier.bundle.variant(options.precision))
+            errand = Errand(classifier.bundle, file, paths, options.batch_size, options.run)
+            candidates = candidates_of(errand, classifier, Path(folder), with_keras=options.keras)
             seconds = timed_in_turns(candidates, options.rounds)
     rows = [row_of(name, samples, seconds[CLASSIFY], len(paths)) for name, samples in seconds.items()]
     print_table(rows)
@@ -82,23 +83,19 @@ def main(arguments: list[str] | None = None) -> int:
     return DONE
 
 
-def candidates_of(
-    options: argparse.Namespace, classifier: Classifier, paths: list[str], folder: Path
-) -> dict[str, Candidate]:
+def candidates_of(errand: Errand, classifier: Classifier, folder: Path, *, with_keras: bool) -> dict[str, Candidate]:
     """Return what is compared; each call takes all paths to probabilities."""
-    file = classifier.bundle.path(classifier.bundle.variant(options.precision))
-    errand = Errand(classifier.bundle, file, paths, options.batch_size, options.run)
     batches = list(errand.batches())
-    run_session = bare_session(file)
+    run_session = bare_session(errand.file)
     # Enough to cycle through, whatever the number of files.
     loaded = [np.stack([load_or_name(path, errand.image) for path in batch]) for batch in batches[:8]]
 
     def decode() -> None:
         with ThreadPoolExecutor(available_cpus()) as pool:
-            list(pool.map(lambda path: load_or_name(path, errand.image), paths))
+            list(pool.map(lambda path: load_or_name(path, errand.image), errand.paths))
 
     candidates: dict[str, Candidate] = {
-        CLASSIFY: lambda: classify(classifier, paths, folder),
+        CLASSIFY: lambda: classify(classifier, errand.paths, folder),
         "inference alone, cells in memory": lambda: [
             run_session(cells[: len(batch)]) for cells, batch in zip(cycle(loaded), batches, strict=False)
         ],
@@ -106,10 +103,10 @@ def candidates_of(
         PILLOW_ONNX: by_pillow(errand, run_session),
     }
     if find_spec("openvino"):
-        candidates[PILLOW_OPENVINO] = by_pillow(errand, openvino_run(file))
+        candidates[PILLOW_OPENVINO] = by_pillow(errand, openvino_run(errand.file))
     else:
         print("OpenVINO is not installed: not measured (pip install openvino)")
-    if options.keras:
+    if with_keras:
         candidates[KERAS] = keras_predict(errand)
     return candidates
 
