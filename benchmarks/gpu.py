@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +21,7 @@ import numpy as np
 
 from benchmarks.environment import nvidia_gpus
 from benchmarks.peers import resident_run
-from benchmarks.record import FAILED, OK, SKIPPED, Row, check_record_folder, failed, write_record
+from benchmarks.record import FAILED, OK, SKIPPED, Row, check_record_folder, tried, write_record
 from benchmarks.training import Training, draw, network_flops
 from benchmarks.windows import WindowPlan, figures, time_in_windows
 from runtime.backends.onnxruntime import PROVIDERS, has_provider
@@ -132,10 +133,7 @@ def bundle_rows(bundle: Bundle, backend: str, batch_sizes: Sequence[int]) -> Ite
     for variant in bundle.manifest.variants:
         for size in batch_sizes:
             row: Row = {"variant": variant.precision, "batch": size}
-            try:
-                yield row | _bundle_figures(bundle, variant, backend, size) | {"status": OK}
-            except Exception as error:  # as for every other row
-                yield row | failed(error)
+            yield tried(row, partial(_bundle_figures, bundle, variant, backend, size))
 
 
 def _bundle_figures(bundle: Bundle, variant: Variant, backend: str, size: int) -> Row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -39,6 +40,14 @@ def reason_of(error: BaseException) -> str:
 def failed(error: BaseException) -> Row:
     """Return the columns of a row whose measurement failed."""
     return {"status": FAILED, "reason": reason_of(error)}
+
+
+def tried(row: Row, work: Callable[[], Row]) -> Row:
+    """Return the row with what `work` measures, or with the reason why it failed."""
+    try:
+        return row | work() | {"status": OK}
+    except Exception as error:  # a framework may raise anything, such as when the card's memory is full
+        return row | failed(error)
 
 
 def write_record(out: Path, name: str, bundle: Path | None, content: dict[str, Any]) -> None:
