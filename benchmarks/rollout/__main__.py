@@ -6,11 +6,11 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.record import OK, Row, check_record_folder
+from benchmarks.record import Row, check_record_folder
 from benchmarks.rollout.budget import read_budget
 from benchmarks.rollout.material import found_material
 from benchmarks.rollout.options import RolloutOptions, quick
-from benchmarks.rollout.record import NO, Record, failures_of, write
+from benchmarks.rollout.record import NO, Record, failures_of, measured_rows, write
 from runtime.backends.select import BACKENDS
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.command_line import (
@@ -149,8 +149,7 @@ def summarize(record: Record) -> None:
         "peers": ("peer", "cells_per_second", "ratio", "lowest", "highest", "largest_difference"),
     }
     for name, columns in shown.items():
-        rows = [row for row in record["sections"][name]["rows"] if row["status"] == OK]
-        if rows:
+        if rows := measured_rows(record, name):
             print_table([_columns(row, columns) for row in rows])
             print()
     if record["budget"]:
