@@ -39,7 +39,8 @@ LENGTHS = (
 
 def build_parser() -> ArgumentParser:
     """Describe the command line."""
-    default, short = (options(Path(), Path()) for options in (RolloutOptions, _quick_defaults))
+    default = RolloutOptions(Path(), Path())
+    short = quick(default)
     parser = ArgumentParser(
         prog="python -m benchmarks.rollout",
         description="Measure a bundle on this machine: latency, sustained rate, cold start, memory, scaling, parity "
@@ -84,10 +85,6 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def _quick_defaults(bundle: Path, out: Path) -> RolloutOptions:
-    return quick(RolloutOptions(bundle, out))
-
-
 def options_of(parsed: argparse.Namespace) -> RolloutOptions:
     """Return the options, with the lengths of --quick where it was asked for and none was chosen by hand."""
     options = RolloutOptions(
@@ -104,8 +101,7 @@ def options_of(parsed: argparse.Namespace) -> RolloutOptions:
     )
     if parsed.quick:
         options = quick(options)
-    names = [name for _, name, *_ in LENGTHS]
-    chosen = {name: getattr(parsed, name) for name in names if getattr(parsed, name) is not None}
+    chosen = {name: value for _, name, *_ in LENGTHS if (value := getattr(parsed, name)) is not None}
     if parsed.batch_sizes:
         chosen["batch_sizes"] = tuple(sorted({1, *parsed.batch_sizes}))  # a single file is what a budget speaks of
     return replace(options, **chosen)
