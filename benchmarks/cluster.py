@@ -221,7 +221,6 @@ def measured_constants(
     if not measured:
         return None
     fastest, row = max(measured.items(), key=lambda item: float(item[1]["cells_per_second"]))
-    written = turns.results[turn_name(cluster(fastest), large.cells)]
     return Constants(
         cells_per_second=row["cells_per_second"],
         cpus=available_cpus(),
@@ -229,7 +228,7 @@ def measured_constants(
         start_s=row["start_s"],
         reading_s=reading_seconds(bundle, spread_over(files, MOST_READ)),
         read_bytes=float(np.mean([Path(file).stat().st_size for file in files])),
-        written_bytes=float(str(written)) / large.cells,
+        written_bytes=turns.results[turn_name(cluster(fastest), large.cells)] / large.cells,
     )
 
 

@@ -21,7 +21,6 @@ from benchmarks.peers import openvino_run
 from benchmarks.record import Row, check_record_folder, write_record
 from benchmarks.turns import Candidate, ratio_columns, timed_in_turns
 from export.reference import reference_file
-from runtime.backends.base import Backend
 from runtime.backends.select import open_backend
 from runtime.bundle import Bundle
 from runtime.command_line import (
@@ -122,7 +121,7 @@ def speed_rows(bundle: Bundle, run: Path, batch_size: int, rounds: int) -> list[
     cells = np.resize(loaded, (batch_size, *loaded.shape[1:]))
     candidates: dict[str, Candidate] = {}
     for variant in bundle.manifest.variants:
-        candidates[f"onnxruntime {variant.precision}"] = backend_run(open_backend(bundle, "cpu", variant), cells)
+        candidates[f"onnxruntime {variant.precision}"] = partial(open_backend(bundle, "cpu", variant).infer, cells)
     candidates["keras predict"] = keras_predict(reference_file(bundle, run), cells)
     if find_spec("openvino"):
         for variant in bundle.manifest.variants:
@@ -139,11 +138,6 @@ def speed_rows(bundle: Bundle, run: Path, batch_size: int, rounds: int) -> list[
         }
         for name, samples in seconds.items()
     ]
-
-
-def backend_run(backend: Backend, cells: NDArray[np.uint8]) -> Candidate:
-    """Return a run of the project's own backend."""
-    return lambda: backend.infer(cells)
 
 
 def keras_predict(file: Path, cells: NDArray[np.uint8]) -> Candidate:

@@ -152,8 +152,8 @@ def drops_in_turns(
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
-        for name, way in ways.items():
-            prepared = prepare(folder / f"{turn}-{len(seconds[name])}-{list(ways).index(name)}", paths)
+        for place, (name, way) in enumerate(ways.items()):
+            prepared = prepare(folder / f"{turn}-{place}", paths)
             started = time.perf_counter()
             way(prepared)
             if turn:
