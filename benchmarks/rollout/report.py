@@ -10,13 +10,13 @@ from typing import Any
 from benchmarks.record import SKIPPED, Row
 from benchmarks.rollout import plots
 from benchmarks.rollout.budget import deployed_rows, measured_value
-from benchmarks.rollout.page import STYLE, bullets, facts, figure, folded, number, table, text
+from benchmarks.rollout.page import STYLE, bullets, facts, figure, folded, number, table
 from benchmarks.rollout.record import Record, measured_rows
 from benchmarks.rollout.sustained import FEWEST_SLOTS
 from runtime.contact_sheet import thumbnail
 from runtime.errors import UnreadableCellError
 from runtime.files import write_text_aside
-from runtime.html_page import TAIL, head
+from runtime.html_page import TAIL, head, text
 from runtime.inputs import spread_over
 from runtime.schema import CLASSES
 from train.metrics import METRIC_NAMES
