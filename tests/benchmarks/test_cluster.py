@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import cluster
+from benchmarks import cluster, peak_memory
 from benchmarks.archive_plan import Constants, Machines, plan_of
 from benchmarks.peak_memory import Finished, run_alone_measured
 from benchmarks.record import FAILED, OK
@@ -93,10 +93,28 @@ def test_all_is_measured_on_the_same_cells_and_what_failed_does_not_end_it(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of one process alone")
-def test_the_memory_of_a_process_is_told_without_those_that_it_starts() -> None:
-    large = "import time; held = bytearray(400 << 20); time.sleep(0.3)"
+def test_the_memory_of_a_process_is_told_without_those_that_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, seen = tmp_path / "held", tmp_path / "seen"
+    status_bytes = peak_memory.status_bytes
+
+    def looked(process: int, name: str) -> int | None:
+        is_held = held.exists()
+        found = status_bytes(process, name)
+        if is_held:
+            seen.touch()
+        return found
+
+    monkeypatch.setattr(peak_memory, "status_bytes", looked)
+    large = (
+        "from pathlib import Path\ncells = bytearray(400 << 20)\n"
+        f"Path({str(held)!r}).touch()\nwhile not Path({str(seen)!r}).exists(): pass"
+    )
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {large!r}], check=True)"
     assert 5 < run_alone_measured([sys.executable, "-c", parent]).peak_mb < 100
+    held.unlink()
+    seen.unlink()
     assert run_alone_measured([sys.executable, "-c", large]).peak_mb > 400
     with pytest.raises(MeasurementError, match="failed with exit code 3; why"):
         run_alone_measured([sys.executable, "-c", "import sys; print('why', file=sys.stderr); sys.exit(3)"])
