@@ -110,9 +110,8 @@ def main(arguments: list[str] | None = None) -> int:
     if plan:
         print_table(plan)
         print("On paper: as if each CPU worked as fast as here, and the store gave files as fast as they are wanted")
-    if options.out:
-        content = {"rates": rates, "drivers": drivers, "constants": constants and asdict(constants), "plan": plan}
-        write_record(options.out, "cluster", options.bundle, {**content, "seconds": turns.seconds})
+    content = {"rates": rates, "drivers": drivers, "constants": constants and asdict(constants), "plan": plan}
+    write_record(options.out, "cluster", options.bundle, {**content, "seconds": turns.seconds})
     return PARTLY_DONE if any(row["status"] == FAILED for row in rates + drivers) else DONE
 
 

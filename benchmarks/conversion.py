@@ -76,9 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
         speeds = speed_rows(bundle, options.run, options.batch_size, options.rounds)
         print_table(speeds)
         print("ratio: the candidate's time as a multiple of fp32's in the same round")
-        if options.out:
-            content = {"exports": exports, "sizes": sizes, "speeds": speeds}
-            write_record(options.out, "conversion", bundle.folder, content)
+        content = {"exports": exports, "sizes": sizes, "speeds": speeds}
+        write_record(options.out, "conversion", bundle.folder, content)
     return DONE
 
 

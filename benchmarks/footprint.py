@@ -68,10 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     print("Peak resident memory while classifying")
     print_table(memory_rows)
-    if options.out:
-        write_record(
-            options.out, "footprint", options.bundle, {"start": start_rows, "seconds": seconds, "memory": memory_rows}
-        )
+    content = {"start": start_rows, "seconds": seconds, "memory": memory_rows}
+    write_record(options.out, "footprint", options.bundle, content)
     return DONE
 
 

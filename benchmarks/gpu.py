@@ -86,8 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
             print_tables(rows)
             tables[name] = rows
     content = {"devices": device_names(), "keras": f"{keras.__version__} on {keras.backend.backend()}", **tables}
-    if options.out:
-        write_record(options.out, f"gpu-{machine_name(options.device)}", None, content)
+    write_record(options.out, f"gpu-{machine_name(options.device)}", None, content)
     return PARTLY_DONE if any(row["status"] == FAILED for rows in tables.values() for row in rows) else DONE
 
 

@@ -50,8 +50,10 @@ def tried(row: Row, work: Callable[[], Row]) -> Row:
         return row | failed(error)
 
 
-def write_record(out: Path, name: str, bundle: Path | None, content: dict[str, Any]) -> None:
-    """Write out/<name>.json: what was measured, and on what; a number that is not finite is null."""
+def write_record(out: Path | None, name: str, bundle: Path | None, content: dict[str, Any]) -> None:
+    """Write out/<name>.json, if `out` is given: what was measured, and on what; a number that is not finite is null."""
+    if not out:
+        return
     record = {"measurement": name, "environment": asdict(environment(bundle)), **content}
     write_text_aside(out / f"{name}.json", json.dumps(finite(record), indent=2, allow_nan=False) + "\n")
     print(f"Record: {out / name}.json")

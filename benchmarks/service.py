@@ -114,9 +114,8 @@ def main(arguments: list[str] | None = None) -> int:
         f"{options.clients} clients, {options.files} files a request, {len(paths)} files; {len(exchanges)} answers, "
         f"{wrong} of them wrong; the service's memory in MB: {memory}"
     )
-    if options.out:
-        content = {"service": service.first_line, "load": load, "rounds": rounds, "singles": singles, "wrong": wrong}
-        write_record(options.out, "service", options.bundle, {**content, "memory_mb": memory})
+    content = {"service": service.first_line, "load": load, "rounds": rounds, "singles": singles, "wrong": wrong}
+    write_record(options.out, "service", options.bundle, {**content, "memory_mb": memory})
     return REFUSED if wrong else DONE
 
 

@@ -76,10 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
     print_table(rows)
     print(f"{len(paths)} files a round, {options.rounds} rounds in turns, batches of {options.batch_size}")
     print("ratio: a candidate's time as a multiple of classify's in the same round")
-    if options.out:
-        write_record(
-            options.out, "throughput", options.bundle, {"model": description, "rows": rows, "seconds": seconds}
-        )
+    content = {"model": description, "rows": rows, "seconds": seconds}
+    write_record(options.out, "throughput", options.bundle, content)
     return DONE
 
 

@@ -97,8 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(TITLES[name])
             print_table(rows)
             tables[name] = rows
-    if options.out:
-        write_record(options.out, "training", None, {"devices": device_names(), **tables})
+    write_record(options.out, "training", None, {"devices": device_names(), **tables})
     has_failed = any(row["status"] == FAILED for row in tables.get("steps", []))
     return PARTLY_DONE if has_failed else DONE
 

@@ -103,9 +103,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{options.cells} files a drop, {options.rounds} rounds in turns; ratio: time as a multiple of classify's")
     print_table(single_rows)
     print("from the last byte of a file to its row on the disk; added: beyond what classifying that file alone took")
-    if options.out:
-        content = {"service": service.first_line, "rows": rows, "singles": single_rows}
-        write_record(options.out, "watch", options.bundle, {**content, "seconds": {**drops, **singles}})
+    content = {"service": service.first_line, "rows": rows, "singles": single_rows}
+    write_record(options.out, "watch", options.bundle, {**content, "seconds": {**drops, **singles}})
     return DONE
 
 
