@@ -82,19 +82,8 @@ def test_a_short_rollout_of_the_packages_bundle_measures_everything(
     monkeypatch.setattr(sustained, "slot_seconds", lambda options, _: options.slot_seconds)
     (tmp_path / "budget.json").write_text('{"memory_mb": 100000}')
     bundle = shutil.copytree(DEFAULT_BUNDLE, tmp_path / "bundle")  # where its run is not at hand
-    arguments = [
-        "--bundle",
-        str(bundle),
-        "--data",
-        str(drawn),
-        "--out",
-        str(tmp_path / "out"),
-        "--precisions",
-        "fp32",
-        "int8",
-        *SHORT,
-    ]
-    code = rollout.main([*arguments, "--budget", str(tmp_path / "budget.json")])
+    arguments = ["--bundle", str(bundle), "--data", str(drawn), "--budget", str(tmp_path / "budget.json"), *SHORT]
+    code = rollout.main([*arguments, "--out", str(tmp_path / "out"), "--precisions", "fp32", "int8"])
     record = record_in(tmp_path / "out")
     sections = record["sections"]
     assert list(failures_of(record)) == []
