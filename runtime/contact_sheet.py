@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from html import escape
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
@@ -19,11 +18,10 @@ from PIL import Image
 from tqdm import tqdm
 
 import runtime
-from runtime.cell_names import printable
 from runtime.classifier import Classifier
 from runtime.errors import UnreadableCellError, UsageError
 from runtime.files import file_clock_ns, has_changed, output_errors, refuse_unwritable, written_aside
-from runtime.html_page import TAIL, head
+from runtime.html_page import TAIL, head, text
 from runtime.inputs import spread_over
 from runtime.preprocessing import load_cell
 from runtime.schema import CLASSES, ImageSpec, Prediction
@@ -174,7 +172,7 @@ class ContactSheet:
             "Shown": self._shown_note(shown),
             "Written": f"{now:%Y-%m-%d %H:%M} (UTC{now:%z})",
         }
-        items = "".join(f"<dt>{name}</dt><dd>{_text(value)}</dd>\n" for name, value in facts.items())
+        items = "".join(f"<dt>{name}</dt><dd>{text(value)}</dd>\n" for name, value in facts.items())
         links = "".join(f'<a href="#{label}">{label}</a>' for label in reversed(CLASSES))
         return f'<dl>\n{items}</dl>\n<nav>{links}<a href="#errors">not readable</a></nav>\n'
 
@@ -198,7 +196,7 @@ class ContactSheet:
         listed = f"the first {len(self._errors):,} of " if len(self._errors) < self._error_count else ""
         yield f'<h2 id="errors">Not readable: {listed}{self._error_count:,} files</h2>\n<ul class="errors">\n'
         for error in self._errors:
-            yield f"<li>{_text(error.path)}: {_text(error.reason)}</li>\n"
+            yield f"<li>{text(error.path)}: {text(error.reason)}</li>\n"
         yield "</ul>\n"
 
 
@@ -238,8 +236,8 @@ def _in_threads(card: Callable[[Prediction], str], cells: Sequence[Prediction]) 
 
 
 def _card(cell: Prediction, began_ns: int) -> str:
-    why = f'<span class="why">review: {_text(cell.reason)}</span>' if cell.status == "review" else ""
-    name = f'<span title="{_text(cell.path)}">{_text(PurePath(cell.path).name)}</span>'
+    why = f'<span class="why">review: {text(cell.reason)}</span>' if cell.status == "review" else ""
+    name = f'<span title="{text(cell.path)}">{text(PurePath(cell.path).name)}</span>'
     picture = _picture(cell, began_ns)
     return f'<li class="{cell.status}">{picture}<b>{cell.p_all:.4f} {cell.label}</b><br>{name}{why}</li>\n'
 
@@ -248,13 +246,8 @@ def _picture(cell: Prediction, began_ns: int) -> str:
     try:
         data = base64.b64encode(thumbnail(cell.path)).decode()
     except UnreadableCellError as error:
-        return f'<span class="gone">no picture any more: {_text(str(error))}</span>'
+        return f'<span class="gone">no picture any more: {text(error)}</span>'
     if has_changed(cell.path, cell.identity, began_ns):
         return '<span class="gone">no picture any more: the file was changed after the run began</span>'
-    name = _text(PurePath(cell.path).name)
+    name = text(PurePath(cell.path).name)
     return f'<img alt="Cell {name}" width="96" height="96" src="data:image/jpeg;base64,{data}">'
-
-
-def _text(text: str) -> str:
-    """Return any text, such as a file's name with bytes that are no UTF-8, as HTML that shows it and does nothing."""
-    return escape(printable(text))
