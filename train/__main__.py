@@ -26,12 +26,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _fit(given: argparse.Namespace) -> int:
     with quiet_tensorflow():
         from train.fit import fit
-        from train.models.network import default_size, default_weights, recipe_of
+        from train.models.network import NETWORKS
 
+    kind = NETWORKS[given.model]
     unreadable = fit(
-        fit_options(given, _split(given), default_size(given.model), default_weights(given.model)),
+        fit_options(given, _split(given), kind.size, kind.weights),
         given.out,
-        recipe_with(given, recipe_of(given.model)),
+        recipe_with(given, kind.recipe),
         resume=given.resume,
         cache=given.cache,
     )

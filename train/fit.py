@@ -36,7 +36,7 @@ from train.devices import check_compiled, shared_among, training_devices, unshar
 from train.evaluate import evaluate_part, predict
 from train.leaks import leak_report
 from train.logs import EpochLogs
-from train.models.network import as_used, build_network, check_size, compile_network, load_network, recipe_of
+from train.models.network import NETWORKS, as_used, build_network, check_size, compile_network, load_network
 from train.prepared import PreparedImages, prepare_images
 from train.processes import Process, joined, refuse_differences
 from train.resumption import refuse_other_backend, refuse_other_options
@@ -127,7 +127,9 @@ def fit(
         check_teacher(options)
     _check_folder(RunFolder(out), resume)
     with joined(tell) as process, _own_folder(process, out, resume) as folder, folder.claimed():
-        return _fit_claimed(_Task(folder, process, options, recipe or recipe_of(options.model), resume, cache, tell))
+        return _fit_claimed(
+            _Task(folder, process, options, recipe or NETWORKS[options.model].recipe, resume, cache, tell)
+        )
 
 
 @contextmanager
