@@ -122,12 +122,12 @@ class Bundle:
 
 
 def refuse_unproved(bundle: Bundle, variant: Variant) -> None:
-    """Raise BundleError where the variant was found to decide otherwise than the Keras model."""
+    """Raise BundleError where the variant was found to decide otherwise than the Keras model, or is not proved."""
     if not variant.proof.passed:
         raise BundleError(
-            f"expected a variant that decides like the Keras model, but {variant.precision} of {bundle.folder} does "
-            f"not: {'; '.join(variant.proof.failures)} (on {variant.proof.cells} cells, {variant.proof.data}); choose "
-            "another --precision, or take it all the same with --unproved"
+            f"expected a variant that is proved to decide like the Keras model, but {variant.precision} of "
+            f"{bundle.folder} is not: {'; '.join(variant.proof.failures)} (on {variant.proof.cells} cells, "
+            f"{variant.proof.data}); choose another --precision, or take it all the same with --unproved"
         )
 
 

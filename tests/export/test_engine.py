@@ -250,7 +250,7 @@ def test_an_unproved_variant_is_refused_before_the_build(
     capsys: pytest.CaptureFixture[str], simulated: Library, tiny_bundle: Path
 ) -> None:
     fail_proof(tiny_bundle, "int8")
-    with pytest.raises(BundleError, match=r"int8 of .* does not: 1 cell of 10 flips .* with --unproved"):
+    with pytest.raises(BundleError, match=r"int8 of .* is not: 1 cell of 10 flips .* with --unproved"):
         main(["engine", str(tiny_bundle), "--precision", "int8"])
     assert simulated.known_tactics == []
     assert engine_files(tiny_bundle) == []

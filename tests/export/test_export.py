@@ -465,7 +465,7 @@ def test_a_graph_with_wrong_preprocessing_fails_when_it_is_verified(
     record_hashes(copied)
     Classifier(ClassifierOptions(copied, backend="cpu")).close()
     assert main(["verify", str(copied), "--data", str(drawn), "--run", str(finished_run)]) == 1
-    with pytest.raises(BundleError, match=r"but fp32 of .* does not: p_all differs by"):
+    with pytest.raises(BundleError, match=r"but fp32 of .* is not: p_all differs by"):
         Classifier(ClassifierOptions(copied, backend="cpu"))
 
 
