@@ -29,7 +29,7 @@ def _fit(given: argparse.Namespace) -> int:
         from train.models.network import NETWORKS
 
     kind = NETWORKS[given.model]
-    unreadable = fit(
+    is_whole = fit(
         fit_options(given, _split(given), kind.size, kind.weights),
         given.out,
         recipe_with(given, kind.recipe),
@@ -37,7 +37,7 @@ def _fit(given: argparse.Namespace) -> int:
         cache=given.cache,
     )
     print(f"Next: python -m export onnx --run {given.out} --out BUNDLE")
-    return PARTLY_DONE if unreadable else DONE
+    return DONE if is_whole else PARTLY_DONE
 
 
 def _split(given: argparse.Namespace) -> SplitOptions:
@@ -54,8 +54,8 @@ def _evaluate(given: argparse.Namespace) -> int:
     with quiet_tensorflow():
         from train.evaluate import evaluate
 
-    evaluate(given.run, given.data, given.split_part, aim=given.aim, cache=given.cache)
-    return DONE
+    has_aim = evaluate(given.run, given.data, given.split_part, aim=given.aim, cache=given.cache)
+    return DONE if has_aim else PARTLY_DONE
 
 
 def _compare(given: argparse.Namespace) -> int:

@@ -127,7 +127,7 @@ def _threshold(labels: NDArray[np.bool_], p_all: NDArray[np.float64], aim: str) 
     if merit[best] < 0:
         raise UsageError(
             f"expected an aim that a threshold up to 1 reaches, received {aim}: p_all of "
-            f"{int((p_all[~labels] == 1).sum())} of {healthy} healthy cells is 1; aim at a lower specificity"
+            f"{int((p_all[~labels] == 1).sum())} of {healthy} healthy cells is 1; aim at a lower specificity, or youden"
         )
     return _halfway_below(p_all, float(thresholds[best]))
 

@@ -108,7 +108,7 @@ def fit(
     resume: bool = False,
     cache: Path | None = None,
     tell: Tell = say,
-) -> int:
+) -> bool:
     """Fit a network and leave a run folder at `out`.
 
     The checkpoint with the best validation accuracy is kept as best.keras; of equal ones that with the lower
@@ -118,8 +118,8 @@ def fit(
     Where the environment names several processes (train.processes), each calls this with the same arguments and reads
     the cells and, to resume, the run; the first alone writes to `out`, the others to folders that are then deleted.
 
-    Returns how many files could not be read and were left out. Raises UsageError, DataError, RunError or OutputError
-    where something does not fit.
+    Returns whether nothing was left out: each file could be read, and the aim of a resumed run is kept. Raises
+    UsageError, DataError, RunError or OutputError where something does not fit.
     """
     check_size(options.model, options.image_size)
     check_split(options.split)
@@ -144,8 +144,8 @@ def _own_folder(process: Process, out: Path, resume: bool) -> Iterator[RunFolder
         yield RunFolder(Path(passing))
 
 
-def _fit_claimed(task: _Task) -> int:
-    """Fit in a folder that no other process uses; return how many files could not be read."""
+def _fit_claimed(task: _Task) -> bool:
+    """Fit in a folder that no other process uses; return whether nothing was left out."""
     plan = _planned(task)
     options, tell = plan.options, plan.tell
     tell(f"{_describe(plan.placed, options)} on {' and '.join(plan.devices)}")
@@ -165,8 +165,8 @@ def _fit_claimed(task: _Task) -> int:
             run = _begun(plan)
             plan.folder.write_leaks(leaks)
         _fit_epochs(run)
-    evaluate_part(plan.folder, plan.images, VALIDATION, tell)
-    return sum(cell.sha256 in plan.images.unreadable for cell in plan.cells)
+    has_aim = evaluate_part(plan.folder, plan.images, VALIDATION, tell)
+    return has_aim and not any(cell.sha256 in plan.images.unreadable for cell in plan.cells)
 
 
 def _planned(task: _Task) -> _Plan:

@@ -466,6 +466,31 @@ def test_an_aim_moves_the_threshold_and_the_metrics_follow(data: Path, copy: Pat
         evaluate(copy, data, "test", aim="youden", cache=cache, tell=quiet)
 
 
+def test_an_aim_that_the_trained_network_no_longer_reaches_is_given_up_aloud(
+    data: Path, options: FitOptions, copy: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate(copy, data, "validation", aim="specificity=1", cache=cache, tell=quiet)
+    aimed = RunFolder(copy).decision()
+    monkeypatch.setattr("train.evaluate.unrounded", lambda _, batches: np.ones(len(batches.labels)))
+    said: list[str] = []
+    assert not fit(options, copy, resume=True, cache=cache, tell=said.append)
+    decision, metrics = RunFolder(copy).decision(), RunFolder(copy).metrics()["validation"]
+    assert (decision.aim, decision.threshold) == ("none", 0.5)
+    assert (metrics.threshold, metrics.sensitivity.value, metrics.specificity.value) == (0.5, 1, 0)
+    healthy = sum(cell.label == 0 for cell in cells_of_part(RunFolder(copy).cells(), "validation"))
+    assert said[-1] == (
+        f"the run's own aim is given up, and its threshold is 0.5 until `python -m train evaluate --run {copy} "
+        "--data DIR --aim AIM` chooses another: expected an aim that a threshold up to 1 reaches, received "
+        f"specificity=1: p_all of {healthy} of {healthy} healthy cells is 1; aim at a lower specificity, or youden"
+    )
+    RunFolder(copy).write_decision(aimed)
+    command = ["evaluate", "--run", str(copy), "--data", str(data), "--cache", str(cache)]
+    assert main(command) == PARTLY_DONE
+    with pytest.raises(UsageError, match="received specificity=1"):
+        main([*command, "--aim", "specificity=1"])
+    assert RunFolder(copy).decision() == decision, "an aim that is asked for now is refused, not replaced"
+
+
 def test_parts_that_were_measured_at_another_threshold_are_measured_again(data: Path, copy: Path, cache: Path) -> None:
     evaluate(copy, data, "test", cache=cache, tell=quiet)
     said: list[str] = []
