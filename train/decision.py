@@ -43,7 +43,7 @@ def decide(labels: NDArray[np.bool_], p_all: NDArray[np.floating], aim: str = NO
 
     Raises UsageError for another aim, and for a specificity that no threshold up to 1 reaches.
     """
-    check_aim(aim)
+    refuse_unknown_aim(aim)
     temperature = fitted_temperature(labels, p_all)
     p_calibrated = calibrated(p_all, temperature)
     threshold = _threshold(labels, p_calibrated, aim)
@@ -59,7 +59,7 @@ def decide(labels: NDArray[np.bool_], p_all: NDArray[np.floating], aim: str = NO
     )
 
 
-def check_aim(aim: str) -> None:
+def refuse_unknown_aim(aim: str) -> None:
     """Raise UsageError for an aim that `decide` does not know."""
     if aim != NO_AIM and not AIM.fullmatch(aim):
         raise UsageError(f"expected an aim such as {AIMS}, received {aim}")

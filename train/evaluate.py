@@ -13,7 +13,7 @@ from runtime.errors import DataError, UsageError
 from runtime.schema import Decision
 from train.batches import Batches
 from train.dataset import Cell, find_cells
-from train.decision import calibrated, check_aim, decide
+from train.decision import calibrated, decide, refuse_unknown_aim
 from train.evaluated_run import protocol
 from train.metrics import measure, metrics_table
 from train.models.network import ending_in_logit, load_network
@@ -48,7 +48,7 @@ def evaluate(
         folder.refuse_unvalidated()
     size = folder.config().options.image_size
     if aim is not None:
-        check_aim(aim)
+        refuse_unknown_aim(aim)
         if part != VALIDATION:
             raise UsageError(
                 f"expected --split-part {VALIDATION} with --aim, received {part}: a threshold that is chosen on the "

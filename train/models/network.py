@@ -57,7 +57,7 @@ NETWORKS = {
 }
 
 
-def check_size(model: str, size: int) -> None:
+def refuse_unfit_size(model: str, size: int) -> None:
     """Raise UsageError for an image size in pixels that a network cannot take."""
     smallest = NETWORKS[model].smallest_size
     if not smallest <= size <= LARGEST_SIZE:
@@ -74,7 +74,7 @@ def build_network(
 
     Raises UsageError for a size or weights that the network cannot take.
     """
-    check_size(model, size)
+    refuse_unfit_size(model, size)
     if NETWORKS[model].weights == "none" and weights != "none":
         raise UsageError(f"expected --weights none for {model}, which has no others, received {weights}")
     with _computing_in(precision):
