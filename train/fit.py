@@ -127,9 +127,8 @@ def fit(
         refuse_unfit_teacher(options)
     _refuse_unfit_folder(RunFolder(out), resume)
     with joined(tell) as process, _own_folder(process, out, resume) as folder, folder.claimed():
-        return _fit_claimed(
-            _Task(folder, process, options, recipe or NETWORKS[options.model].recipe, resume, cache, tell)
-        )
+        recipe = recipe or NETWORKS[options.model].recipe
+        return _fit_claimed(_Task(folder, process, options, recipe, resume, cache, tell))
 
 
 @contextmanager

@@ -38,7 +38,7 @@ class NetworkKind:
     smallest_size: int = 75  # pixels: InceptionV3's
     weights: str = "imagenet"  # it starts from; "none" where it has no others
     recipe: Recipe = PAPER_RECIPE  # how it is optimized
-    used_kernel: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None  # from the last layer's learnt one
+    used_kernel: Callable[[NDArray[np.float32]], NDArray[np.float32]] = lambda kernel: kernel  # of the last layer
 
 
 NETWORKS = {
@@ -118,13 +118,9 @@ def ending_in_logit(network: Any) -> Any:
 @contextmanager
 def as_used(network: Any) -> Iterator[None]:
     """Give a network inside the weights that it is validated, kept and used with, where training has others."""
-    used_kernel = NETWORKS[network.name].used_kernel
-    if used_kernel is None:
-        yield
-        return
     last = network.get_layer(OUTPUT_NAME)
     learnt = last.get_weights()
-    last.set_weights([used_kernel(learnt[0]), *learnt[1:]])
+    last.set_weights([NETWORKS[network.name].used_kernel(learnt[0]), *learnt[1:]])
     try:
         yield
     finally:
