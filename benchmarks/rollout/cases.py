@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from benchmarks.rollout.options import RolloutOptions
 from runtime.backends.onnxruntime import has_provider
@@ -60,7 +61,8 @@ def cases_of(bundle: Bundle, options: RolloutOptions, deployed: Case) -> list[Ca
 def usable_backends(bundle: Bundle) -> Sequence[str]:
     """Return the backends that this machine and this bundle seem to have; opening one may still fail."""
     backends = [name for name in ("cuda", "cpu") if has_provider(name)]
-    return ["tensorrt"] * bool(built_engines(bundle.folder, "*")) + backends
+    has_openvino = find_spec("openvino") is not None
+    return ["tensorrt"] * bool(built_engines(bundle.folder, "*")) + ["openvino"] * has_openvino + backends
 
 
 @contextmanager

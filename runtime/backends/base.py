@@ -23,7 +23,7 @@ class Backend(Closing):
     `runs_at_a_time` calls run at once.
     """
 
-    name: str  # "cpu", "cuda", "tensorrt"
+    name: str  # "cpu", "cuda", "openvino", "tensorrt"
     description: str  # library, version and device, for people
     gives_heat = False  # whether `infer_with_heat` can be called
 

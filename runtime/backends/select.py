@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from runtime.backends.base import Backend
 from runtime.backends.onnxruntime import OnnxRuntimeBackend, has_provider
+from runtime.backends.openvino import OpenVinoBackend
 from runtime.backends.tensorrt import built_engines, find_engine, open_engine
 from runtime.bundle import Bundle
 from runtime.errors import BackendError
 from runtime.schema import ENGINE_PRECISIONS, Variant
 
-BACKENDS = ("auto", "tensorrt", "cuda", "cpu")
+BACKENDS = ("auto", "tensorrt", "cuda", "openvino", "cpu")
 # What a backend takes, and where a user names no precision the first of these that is proved. On a GPU fp16 is the
 # fastest; on a CPU it is no faster than fp32, and the int8 ones are faster but further from the Keras model, so that
 # they have to be asked for.
 PREFERENCES = {
     "tensorrt": ("fp16", "int8", "fp32"),
     "cuda": ("fp16", "fp32", "int8"),
+    "openvino": ("fp32", "fp16", "int8_cpu", "int8"),
     "cpu": ("fp32", "fp16", "int8_cpu", "int8"),
 }
 WHAT_AUTO_TAKES = {
     "tensorrt": "the fastest that is proved and built",
     "cuda": "the fastest that is proved",
+    "openvino": "the proved one nearest to the Keras model",
     "cpu": "the proved one nearest to the Keras model",
 }
 
@@ -29,7 +32,8 @@ def open_model(bundle: Bundle, backend: str, precision: str, threads: int | None
     """Load the variant of that precision for that backend, with so many threads on the CPU; return both.
 
     A backend "auto" is the first that really runs here: TensorRT where the bundle has an engine for this GPU, CUDA, the
-    CPU; its description says why one before it was not taken. A precision "auto" is the one that is best for the
+    CPU; its description says why one before it was not taken. OpenVINO has to be asked for: a bundle's proofs were made
+    with ONNX Runtime, and int8 differs from library to library. A precision "auto" is the one that is best for the
     backend among those that are proved, and for TensorRT among those that were built.
 
     Raises BackendError where the backend is not available here or does not take the precision, BundleError where the
@@ -83,6 +87,8 @@ def open_backend(bundle: Bundle, backend: str, variant: Variant, threads: int | 
     image = bundle.manifest.image
     if backend == "tensorrt":
         return open_engine(find_engine(bundle.folder, variant.precision, variant.sha256), image, variant.sha256)
+    if backend == "openvino":
+        return OpenVinoBackend(bundle.path(variant), image, threads)
     return OnnxRuntimeBackend(bundle.path(variant), image, backend, threads)
 
 

@@ -124,7 +124,7 @@ def test_a_graph_of_another_size_is_refused() -> None:
 
 def test_a_precision_that_is_not_named_is_the_best_proved_one_for_the_backend(tiny_bundle: Path) -> None:
     bundle = Bundle.open(tiny_bundle)
-    assert [best_variant(bundle, name, "auto").precision for name in PREFERENCES] == ["fp16", "fp16", "fp32"]
+    assert [best_variant(bundle, name, "auto").precision for name in PREFERENCES] == ["fp16", "fp16", "fp32", "fp32"]
     assert best_variant(bundle, "cuda", "int8").precision == "int8"
 
 

@@ -18,7 +18,7 @@ PACKAGES = ("benchmarks", "export", "runtime", "train")
 BASE = {"PIL", "numpy", "tqdm"}
 WITH_LINES_OF_THEIR_OWN = {"cuda", "openvino", "pynvml", "tensorrt", "watchdog"}
 FOR_TYPES_ALONE = {"typing_extensions"}
-UNDECLARED = {"openvino", "torch"}  # measured beside us, or a backend of Keras, where they are installed
+UNDECLARED = {"torch"}  # a backend of Keras, where it is installed
 
 
 def imported_libraries(*folders: str) -> set[str]:
