@@ -72,6 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
 def export(options: argparse.Namespace) -> int:
     """Write the database's rows, in the order in which they came, to a results file."""
     check_results_name(options.export)
+    if options.export.exists() and options.db.exists() and options.export.samefile(options.db):
+        raise UsageError(f"expected another file for --export than the database {options.db}, received both as one")
 
     def write(predictions: Iterator[Prediction]) -> int:
         rows = 0

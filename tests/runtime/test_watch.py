@@ -21,6 +21,7 @@ import pytest
 from runtime.command_line import DONE, INTERRUPTED, REFUSED
 from runtime.errors import AllnetError, UsageError
 from runtime.folder_events import has_events
+from runtime.result_store import ResultStore
 from runtime.watch import build_parser, command_of, main
 from tests.runtime.stored_rows import stored_rows
 
@@ -199,6 +200,19 @@ def test_a_second_service_on_the_database_is_refused_and_the_export_is_not(
     with (tmp_path / "r.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
         [row] = csv.DictReader(stream)
     assert (row["path"], row["status"]) == (str(cells / name), "review")
+
+
+@pytest.mark.parametrize("is_linked", [True, False])
+def test_an_export_does_not_take_the_place_of_its_database(is_linked: bool, tmp_path: Path) -> None:
+    database, out = tmp_path / "results.csv", tmp_path / ("link.csv" if is_linked else "results.csv")
+    with ResultStore(database):
+        pass
+    if is_linked:
+        out.symlink_to(database)
+    before = database.read_bytes()
+    with pytest.raises(UsageError, match=r"expected another file for --export than the database .*results\.csv"):
+        main(["--db", str(database), "--export", str(out)])
+    assert database.read_bytes() == before
 
 
 @on_unix
