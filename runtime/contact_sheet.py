@@ -22,7 +22,7 @@ import runtime
 from runtime.cell_names import printable
 from runtime.classifier import Classifier
 from runtime.errors import UnreadableCellError, UsageError
-from runtime.files import file_clock_ns, has_changed, output_errors, refuse_unwritable, written_aside
+from runtime.files import file_clock_ns, has_changed, output_errors, output_place, refuse_unwritable, written_aside
 from runtime.html_page import TAIL, head
 from runtime.inputs import spread_over
 from runtime.preprocessing import load_cell
@@ -113,7 +113,7 @@ class ContactSheet:
         """Raise OutputError where no page could be written to `path`."""
         refuse_unwritable(path)
         self.path = path
-        self._began_ns = file_clock_ns(path)
+        self._began_ns = file_clock_ns(output_place(path))
         self._origin = origin
         self._most_shown = most_shown
         self._labels: Counter[str] = Counter()
@@ -150,7 +150,7 @@ class ContactSheet:
         """
         shown = self.shown()
         with (
-            written_aside(self.path) as aside,
+            written_aside(output_place(self.path)) as aside,
             output_errors(self.path),
             aside.open("w", encoding="utf-8") as stream,
         ):

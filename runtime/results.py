@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from runtime.errors import OutputError, UsageError
-from runtime.files import CsvWriter, give_usual_permissions, output_errors
+from runtime.files import CsvWriter, give_usual_permissions, output_errors, output_place
 from runtime.held import hold
 from runtime.schema import Audit, Prediction
 from runtime.unfinished import PARTIAL, Row, UnfinishedResults, identities_path, partial_prefix
@@ -32,8 +32,7 @@ def check_results_name(path: Path) -> None:
     """Raise UsageError or OutputError where `path` cannot be the name of a results file."""
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"expected an output name ending in {' or '.join(FORMATS)}, received {path.name!r}")
-    if path.is_dir():
-        raise OutputError(f"expected a file name for the results, found the folder {path}")
+    output_place(path)
 
 
 def columns(*, audited: bool) -> tuple[str, ...]:
@@ -126,12 +125,13 @@ class ResultsFile:
     def __init__(self, path: Path, *, run: str = "", audited: bool = False) -> None:
         """Begin a file; `run` names what decides what a row says, so that another run can go on with it."""
         check_results_name(path)
-        self.path = path
+        self.path = place = output_place(path)
         self._can_go_on = bool(run)
         self._taken_over: list[Path] = []
         with output_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=partial_prefix(path, run or "run"), suffix=PARTIAL, dir=path.parent)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            prefix = partial_prefix(place, run or "run")
+            handle, name = tempfile.mkstemp(prefix=prefix, suffix=PARTIAL, dir=place.parent)
             self.partial_path = Path(name)
             give_usual_permissions(self.partial_path)
             # A name may hold bytes that are not UTF-8; they are written back as they were read.

@@ -30,6 +30,7 @@ from runtime.groups import GroupCounts
 from runtime.held import hold
 from runtime.inputs import find_inputs, read_list
 from runtime.schema import Prediction
+from tests.runtime.another_user import another_user, needs_root, open_folder
 
 CellFile = Callable[[str], Path]
 ROOT = Path(__file__).parents[2]
@@ -136,13 +137,34 @@ REFUSALS: dict[str, tuple[list[str], str]] = {
     "missing": (["/no/such/folder"], "expected an image or a folder of images at /no/such/folder, found nothing"),
     "empty folder": (["{tmp}"], "expected images in {tmp}, found none"),
     "other output": (["{cell}", "--out", "{tmp}/r.xlsx"], "expected an output name ending in .csv or .jsonl"),
-    "output is a folder": (["{cell}", "--out", "{tmp}/folder.csv"], "expected a file name for the results"),
+    "output is a folder": (
+        ["{cell}", "--out", "{tmp}/folder.csv"],
+        "expected a file name, found the folder {tmp}/folder.csv",
+    ),
     "output below a file": (["{cell}", "--out", "{cell}/r.csv"], "cannot write"),
     "no bundle": (["{cell}", "--bundle", "{tmp}"], "expected a bundle with a bundle.json"),
     "no such backend": (["{cell}", "--backend", "cuda"], "expected the provider CUDAExecutionProvider"),
     "no such list": (["--list", "{tmp}/none.txt"], "expected a list of paths that can be read at {tmp}/none.txt"),
     "resume without out": (["{cell}", "--resume"], "expected the --out of the run that was cut off"),
     "pattern of nothing": (["{tmp}/*.tif"], "expected an image or a folder of images at {tmp}/*.tif, found nothing"),
+    "out over the table of the maps": (
+        ["{cell}", "--out", "{tmp}/index.csv", "--explain", "{tmp}/x/.."],
+        "expected another place for --out than for index.csv of --explain",
+    ),
+    "out over the list": (
+        ["--list", "{tmp}/list.csv", "--out", "{tmp}/list.csv"],
+        "expected another place for --list than for --out",
+    ),
+    "roll-up over the list": (
+        ["--list", "{tmp}/r.folders.csv", "--out", "{tmp}/r.csv", "--group-by", "folder"],
+        "expected another place for --list than for the roll-up beside --out",
+    ),
+    "page in the place of the maps": (
+        ["{cell}", "--html", "{tmp}/x.html", "--explain", "{tmp}/x.html"],
+        "expected another place for --html than for --explain",
+    ),
+    "a list without a name": (["{cell}", "--list", ""], "expected a list of paths that can be read"),
+    "too long a name": (["{cell}", "--out", "{tmp}/" + "x" * 256 + ".csv"], "cannot write"),
     "demo and paths": (["{cell}", "--demo"], "expected either --demo or paths"),
 }
 
@@ -636,6 +658,61 @@ def test_a_page_and_a_roll_up_that_cannot_be_written_leave_a_complete_table_and_
     assert len(rows_of(tmp_path / "r.csv")) == 1
     message = "error: cannot write it; the results table is complete without it"
     assert capsys.readouterr().err.count(message) == 2, "the page is tried though the roll-up failed"
+
+
+@pytest.mark.parametrize(("name", "option"), [("r.csv", "--out"), ("r.html", "--html")])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_link_stays_one_and_the_result_comes_to_where_it_leads(
+    name: str, option: str, is_there: bool, cell_file: CellFile, tmp_path: Path
+) -> None:
+    target = tmp_path / "elsewhere" / "without suffix"
+    if is_there:
+        target.parent.mkdir()
+        target.write_text("old")
+    (tmp_path / name).symlink_to(target)
+    assert main([str(cell_file("cell.bmp")), option, str(tmp_path / name)]) == DONE
+    assert (tmp_path / name).is_symlink()
+    written = target.read_text(encoding="utf-8")
+    assert written.startswith("path,label,p_all" if option == "--out" else "<!DOCTYPE html>")
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def test_a_run_goes_on_behind_a_link(six_cells: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    partial = cut_off_run(six_cells, 3, monkeypatch)
+    (six_cells / "link.csv").symlink_to("r.csv")
+    assert main([str(six_cells / "cells"), "--out", str(six_cells / "link.csv"), "--resume"]) == PARTLY_DONE
+    assert len(rows_of(six_cells / "r.csv")) == 6
+    assert not partial.exists(), "what was left is used up"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize(("name", "option"), [("r.csv", "--out"), ("r.html", "--html")])
+@pytest.mark.parametrize("is_linked", [True, False])
+def test_a_pipe_is_not_replaced(name: str, option: str, is_linked: bool, cell_file: CellFile, tmp_path: Path) -> None:
+    pipe = tmp_path / ("pipe" if is_linked else name)
+    os.mkfifo(pipe)
+    if is_linked:
+        (tmp_path / name).symlink_to(pipe)
+    with pytest.raises(OutputError, match=f"expected a file name, found a device or a pipe at .*{name}; choose"):
+        main([str(cell_file("cell.bmp")), option, str(tmp_path / name)])
+    assert pipe.is_fifo()
+
+
+@needs_root
+@pytest.mark.parametrize("option", ["--out", "--html", "--explain"])
+@pytest.mark.parametrize("mode", [0o000, 0o555])
+def test_a_folder_that_cannot_be_written_is_refused_at_once(
+    option: str, mode: int, cell_file: CellFile, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_folder() as folder:
+        (folder / "closed" / "maps").mkdir(parents=True)
+        cell = cell_file("cell.bmp").rename(folder / "cell.bmp")
+        name = {"--out": "r.csv", "--html": "r.html", "--explain": "maps"}[option]
+        for each in (folder / "closed" / "maps", folder / "closed"):
+            each.chmod(mode)
+        with another_user(), pytest.raises(OutputError, match=r"cannot write .*: Permission denied; choose a place"):
+            main([str(cell), option, str(folder / "closed" / name)])
+    assert not capsys.readouterr().out, "no row was made"
 
 
 def test_the_screen_shows_the_first_of_many_groups_where_a_file_holds_all(
