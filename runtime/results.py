@@ -80,16 +80,25 @@ class ResultsWriter:
             self._stream.write(json.dumps(row) + "\n")
 
 
+def standard_output() -> TextIO:
+    """Return standard output for a table, in which names that are no UTF-8 keep their bytes.
+
+    Raises OutputError where it is closed.
+    """
+    if sys.stdout is None:
+        raise OutputError("expected a standard output for the results, found it closed; use --out")
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+    return sys.stdout
+
+
 class LiveResults:
     """CSV on standard output, each row handed over at once."""
 
     def __init__(self, *, audited: bool = False) -> None:
-        if sys.stdout is None:
-            raise OutputError("expected a standard output for the results, found it closed; use --out")
-        if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+        stream = standard_output()
         with _stdout_errors():
-            self._writer = ResultsWriter(sys.stdout, ".csv", audited=audited)
+            self._writer = ResultsWriter(stream, ".csv", audited=audited)
 
     def __enter__(self) -> Self:
         return self
