@@ -20,7 +20,20 @@ from runtime.errors import UsageError
 # Files that lie beside images without being meant as one. Everything else in a folder gets a row: a cell in a
 # format that is not known must show up as an error, not be passed over in silence.
 MAP_SUFFIX = ".map.png"  # of the pictures of --explain
-COMPANION_SUFFIXES = (".csv", ".db", ".html", ".json", ".jsonl", ".md", ".partial", ".sqlite", ".ini", MAP_SUFFIX)
+COMPANION_SUFFIXES = (
+    ".csv",
+    ".db",
+    ".html",
+    ".ini",
+    ".json",
+    ".jsonl",
+    ".lock",
+    ".md",
+    ".parquet",
+    ".partial",
+    ".sqlite",
+    MAP_SUFFIX,
+)
 
 # Names that programs give a file while they copy it; then it is renamed. In a folder that is watched they will be.
 UNFINISHED_COPY_SUFFIXES = (".crdownload", ".filepart", ".part", ".tmp")
