@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, NoReturn, TextIO, TypeVar
 
+from runtime.cell_names import printable
 from runtime.errors import AllnetError
 
 DONE = 0
@@ -52,7 +53,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with code 1."""
-        print(f"{self.prog}: {message} (--help lists the options)", file=sys.stderr)
+        print(f"{self.prog}: {printable(message)} (--help lists the options)", file=sys.stderr)
         raise SystemExit(REFUSED)
 
 
@@ -96,7 +97,7 @@ def run_command(command: Callable[[], int]) -> NoReturn:
         if sys.stdout:
             sys.stdout.flush()
     except AllnetError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)  # a file's name in it may hold a line break
         code = REFUSED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
