@@ -23,6 +23,7 @@ LARGEST_BATCH = 1024  # cells; a typing error must not ask for all memory
 
 Number = TypeVar("Number", int, float)
 
+UNREACHABLE = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)  # which `Path.exists` and its like raise
 STANDARD_ERROR = 2  # its file descriptor
 INTERRUPTED = 130  # the shells' code for Ctrl-C: 128 + SIGINT
 TERMINATED = 143  # 128 + SIGTERM
@@ -109,7 +110,7 @@ def run_command(command: Callable[[], int]) -> NoReturn:
         message = _explained(error)
         if message is None:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {printable(message)}", file=sys.stderr)
         if _is_full(sys.stdout):
             _forget_output()
         code = REFUSED
@@ -129,6 +130,11 @@ def _explained(error: ModuleNotFoundError | OSError) -> str | None:
     if isinstance(error, ModuleNotFoundError):
         needed = MODULE_TO_REQUIREMENT.get(error.name or "")
         return f"expected {error.name} for this command, found none; pip install {needed}" if needed else None
+    if error.errno in UNREACHABLE and error.filename:
+        name = os.fsdecode(error.filename)
+        return (
+            f"expected a place that can be reached at {name}, found: {error.strerror}; check its name and permissions"
+        )
     if error.errno == errno.ENOSPC and not error.filename:
         if _is_full(sys.stdout):
             return f"cannot write to standard output: {error.strerror}"

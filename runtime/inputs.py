@@ -129,9 +129,22 @@ def _files_of_name(name: str, include: Sequence[str]) -> Iterable[Found]:
         return _files_of(name, include)
     matches = _matches(name) if glob.has_magic(name) else set()
     if not matches:
-        raise UsageError(f"expected an image or a folder of images at {name}, found nothing; check the path")
+        raise UsageError(
+            f"expected an image or a folder of images at {name}, found {_what_is_there(name)}; check the path"
+        )
     # Files first: one that the pattern names itself is wanted, whatever a folder that it names too would leave out.
     return _each_once(_files_of(match, include) for match in sorted(matches, key=_folders_last))
+
+
+def _what_is_there(name: str) -> str:
+    """Return what is found in the place of a file that is not there."""
+    try:
+        os.lstat(name)
+    except PermissionError:
+        return "no permission to look there"
+    except (OSError, ValueError):
+        pass
+    return "nothing"
 
 
 def _folders_last(name: str) -> tuple[bool, str]:

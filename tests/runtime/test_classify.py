@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -696,6 +697,16 @@ def test_a_pipe_is_not_replaced(name: str, option: str, is_linked: bool, cell_fi
     with pytest.raises(OutputError, match=f"expected a file name, found a device or a pipe at .*{name}; choose"):
         main([str(cell_file("cell.bmp")), option, str(tmp_path / name)])
     assert pipe.is_fifo()
+
+
+@needs_root
+def test_a_cell_in_a_folder_that_cannot_be_entered_is_not_called_missing() -> None:
+    with open_folder() as folder:
+        (folder / "closed").mkdir(mode=0o700)
+        (folder / "closed" / "cell.bmp").touch()
+        for name in ("closed/cell.bmp", "closed/*"):
+            with another_user(), pytest.raises(UsageError, match=f"at .*/{re.escape(name)}, found no permission to"):
+                find_inputs([str(folder / name)])
 
 
 @needs_root

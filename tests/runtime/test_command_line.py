@@ -88,6 +88,18 @@ def test_an_error_is_one_line_whatever_a_name_in_it_holds(capsys: pytest.Capture
     assert capsys.readouterr().err == "classify: unrecognized arguments: a\\nb (--help lists the options)\n"
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.ENAMETOOLONG])
+@pytest.mark.parametrize("name", ["closed/x", b"closed/x"])
+def test_a_place_that_cannot_be_reached_is_one_line(
+    number: int, name: str | bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_command(failing(OSError(number, "Not for you", name)))
+    assert ended.value.code == REFUSED
+    said = "error: expected a place that can be reached at closed/x, found: Not for you; check its name "
+    assert capsys.readouterr().err == f"{said}and permissions\n"
+
+
 @pytest.mark.parametrize(
     "error", [ModuleNotFoundError("No module named 'runtime.x'", name="runtime.x"), OSError(errno.EIO, "x"), KeyError()]
 )
