@@ -16,6 +16,7 @@ from runtime.command_line import DONE, PARTLY_DONE, ArgumentParser, batch_size, 
 from runtime.errors import UnreadableCellError, UsageError
 from runtime.files import CsvWriter, output_errors, output_place, written_aside
 from runtime.inputs import find_inputs
+from runtime.outcomes import nouns
 from runtime.preprocessing import load_cell
 from runtime.results import P_ALL_DIGITS, standard_output
 from runtime.schema import ImageSpec
@@ -66,8 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
         for path, p_all, reason in answers(model, paths, options.batch_size):
             rows.write((path, "" if p_all is None else f"{p_all:.{P_ALL_DIGITS}f}", reason))
             unreadable += p_all is None
+    files = nouns(len(paths), "file")
     tell(
-        f"{len(paths)} files, {unreadable} of them not readable; {options.model} at {options.url}, which "
+        f"{len(paths)} {files}, {unreadable} of them not readable; {options.model} at {options.url}, which "
         "tells p_all alone and nothing of unusual pictures. For research, not a diagnosis."
     )
     return PARTLY_DONE if unreadable else DONE

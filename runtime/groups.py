@@ -11,7 +11,7 @@ from typing import Any
 
 from runtime.cell_names import EXAMPLE, parse_cell_name, printable
 from runtime.files import write_csv_aside
-from runtime.outcomes import Outcomes
+from runtime.outcomes import Outcomes, nouns
 from runtime.schema import Interval, Prediction
 
 CONFIDENCE = 0.95
@@ -92,7 +92,8 @@ class GroupCounts:
         if any(self.status(name) == "insufficient" for name in self._groups):
             notes.append(f"insufficient: fewer than {self.min_cells} cells (--min-cells), so no share is claimed.")
         if unknown := self._groups.get(UNKNOWN):
-            notes.append(f"(unknown): {unknown.rows} files whose names tell no subject, as {EXAMPLE} would.")
+            files = nouns(unknown.rows, "file")
+            notes.append(f"(unknown): {unknown.rows} {files} without a subject in the name, as {EXAMPLE} has.")
         return notes
 
     def write(self, path: Path) -> None:

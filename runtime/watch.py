@@ -21,6 +21,7 @@ from runtime.errors import UsageError
 from runtime.folder_events import has_events
 from runtime.folder_news import Bell, News
 from runtime.inputs import is_not_yet_a_cell
+from runtime.outcomes import nouns
 from runtime.result_store import ResultStore, own_files, read_predictions
 from runtime.results import ResultsFile, check_results_name
 from runtime.schema import Prediction
@@ -84,7 +85,7 @@ def export(options: argparse.Namespace) -> int:
         return rows
 
     rows = read_predictions(options.db, write)
-    tell(f"Results: {options.export}, {rows} rows")
+    tell(f"Results: {options.export}, {rows} {nouns(rows, 'row')}")
     return DONE
 
 
@@ -105,7 +106,7 @@ def watch(options: argparse.Namespace) -> int:
             service.run(folder)
         tell(f"stopped: {service.summary}")
         if store.unwritten:
-            tell(f"{store.unwritten} results were not written; their files are classified at the next start")
+            tell(f"results that were not written: {store.unwritten}; their files are classified at the next start")
             return REFUSED
     return INTERRUPTED if received[0] == signal.SIGINT else DONE
 

@@ -15,7 +15,7 @@ from typing import Protocol
 from runtime.cell_names import printable
 from runtime.errors import OutputError
 from runtime.folder_news import Bell
-from runtime.outcomes import Outcomes
+from runtime.outcomes import Outcomes, nouns
 from runtime.result_store import FileVersion, ResultStore
 from runtime.schema import Prediction
 from runtime.systemd import Notifier
@@ -71,7 +71,8 @@ class WatchService:
     @property
     def summary(self) -> str:
         """What came of the files since the start."""
-        return f"{self.outcomes.rows} files since the start: {self.outcomes}"
+        rows = self.outcomes.rows
+        return f"{rows} {nouns(rows, 'file')} since the start: {self.outcomes}"
 
     def is_known(self, version: FileVersion, changed_ns: int) -> bool:
         """Say whether a version has a row or is being classified; while the database cannot be read, that it is.

@@ -113,7 +113,7 @@ def test_bad_files_cost_their_own_rows_and_exit_code_2(
     }
     said = capsys.readouterr().err
     assert "4 not readable" in said
-    assert "2 files of the folders were left out: hidden, beside images" in said
+    assert "left out 2 files of the folders: hidden, beside images" in said
 
 
 def test_the_threshold_decides_the_label(cell_file: CellFile, tmp_path: Path) -> None:
@@ -437,7 +437,7 @@ def test_images_that_changed_after_the_run_began_are_classified_anew(
     other.replace(a)
     command = [str(six_cells / "cells"), "--out"]
     assert main([*command, str(six_cells / "r.csv"), "--resume"]) == PARTLY_DONE
-    assert "\n3 rows of the run that was cut off are kept\n" in capsys.readouterr().err
+    assert "\nkept 3 rows of the run that was cut off\n" in capsys.readouterr().err
     assert main([*command, str(six_cells / "whole.csv")]) == PARTLY_DONE
     assert sorted(answers(six_cells / "r.csv")) == sorted(answers(six_cells / "whole.csv"))
 
@@ -457,7 +457,7 @@ def test_each_folder_without_images_is_told(
     assert main(["cells", "empty", *map(str, range(MOST_EMPTY_TOLD)), "--out", "r.csv"]) == DONE
     told = capsys.readouterr().err
     assert told.count("no images in ") == MOST_EMPTY_TOLD + 1
-    assert "\nno images in 1 more folders that were named\n" in told
+    assert "\nno images in 1 more folder of those that were named\n" in told
 
 
 @pytest.mark.parametrize("way", ["another current folder", "a link", "a renamed folder"])
@@ -486,7 +486,7 @@ def test_rows_are_kept_only_where_the_same_paths_still_lead_to_the_same_files(
         one.rename(six_cells / "one")
         other.rename(six_cells / "cells")
     assert main(["cells", "--out", str(six_cells / "r.csv"), "--resume"]) == DONE
-    assert "\n1 rows of the run that was cut off are kept\n" in capsys.readouterr().err
+    assert "\nkept 1 row of the run that was cut off\n" in capsys.readouterr().err
     assert main(["cells", "--out", str(six_cells / "whole.csv")]) == DONE
     assert sorted(answers(six_cells / "r.csv")) == sorted(answers(six_cells / "whole.csv"))
     assert not list(six_cells.glob(".*")), "nothing is left beside the table"
@@ -499,7 +499,7 @@ def test_without_what_tells_of_which_files_its_rows_are_no_row_is_kept(
     partial = cut_off_run(six_cells, 5, monkeypatch)
     (six_cells / f".{partial.name}.files").unlink()
     assert main([str(six_cells / "cells"), "--out", str(six_cells / "r.csv"), "--resume"]) == PARTLY_DONE
-    assert "\n0 rows of the run that was cut off are kept\n" in capsys.readouterr().err
+    assert "\nkept 0 rows of the run that was cut off\n" in capsys.readouterr().err
     assert len(rows_of(six_cells / "r.csv")) == 6
 
 
@@ -643,7 +643,7 @@ def test_rows_of_files_that_are_not_named_any_more_are_told(
     cut_off_run(six_cells, 3, monkeypatch)
     (six_cells / "cells" / "a.bmp").unlink()
     assert main([str(six_cells / "cells"), "--out", str(six_cells / "r.csv"), "--resume"]) == PARTLY_DONE
-    assert "1 of the rows kept are of files that this command line does not name" in capsys.readouterr().err
+    assert "rows kept of files that this command line does not name: 1" in capsys.readouterr().err
 
 
 def test_a_page_and_a_roll_up_that_cannot_be_written_leave_a_complete_table_and_exit_code_2(

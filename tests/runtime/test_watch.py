@@ -174,7 +174,7 @@ def test_results_that_cannot_be_written_at_the_end_are_counted_and_come_at_the_n
             time.sleep(0.5)
             assert service.stop() == REFUSED
             other.execute("ROLLBACK")
-        assert "3 results were not written; their files are classified at the next start" in service.said
+        assert "results that were not written: 3; their files are classified at the next start" in service.said
         assert service.said.count("database is locked") == 1
     with Service(cells, database, "--interval", "0.05") as service:
         service.wait_for_rows(3)
@@ -196,7 +196,7 @@ def test_a_second_service_on_the_database_is_refused_and_the_export_is_not(
             assert len(second.said.splitlines()) == 1
         assert main(["--db", str(database), "--export", str(tmp_path / "r.csv")]) == DONE
         assert service.stop() == DONE
-    assert "1 rows" in capsys.readouterr().err
+    assert "r.csv, 1 row\n" in capsys.readouterr().err
     with (tmp_path / "r.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
         [row] = csv.DictReader(stream)
     assert (row["path"], row["status"]) == (str(cells / name), "review")
