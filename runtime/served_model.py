@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -109,7 +110,7 @@ class ServedModel(Closing):
         except triton.InferenceServerException as error:
             said = " ".join(str(error.message()).split())
             raise ServerError(f"expected an answer of {self.name} at {self.url}, found: {said}") from error
-        except OSError as error:
+        except (OSError, HTTPException) as error:  # the latter where it answers, but not as HTTP does
             raise ServerError(
                 f"expected a server at {self.url}, found none that answers ({error}); is it running?"
             ) from error

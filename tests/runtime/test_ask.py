@@ -3,8 +3,10 @@ from __future__ import annotations
 import csv
 import io
 import os
+import socket
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +82,22 @@ def test_a_name_of_no_model_and_a_server_that_is_not_there_are_said(running: Run
 def test_an_address_that_is_none_is_one_line(url: str) -> None:
     with pytest.raises(UsageError, match=r"expected the server's address, such as .*, received http"):
         ServedModel(url, MODEL)
+
+
+def test_a_server_that_speaks_no_http_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"no such thing\r\n\r\n")
+
+        with ThreadPoolExecutor() as pool:
+            answered = pool.submit(answer)
+            with pytest.raises(ServerError, match=r"expected a server at .*, found none that answers"):
+                ServedModel(f"http://127.0.0.1:{listener.getsockname()[1]}", MODEL, timeout_s=10)
+            answered.result()
 
 
 @pytest.mark.parametrize("token", ["two\nlines", "ümlaut-in-the-token"])
