@@ -10,7 +10,7 @@ from statistics import NormalDist
 from typing import Any
 
 from runtime.cell_names import EXAMPLE, parse_cell_name, printable
-from runtime.files import write_csv_aside
+from runtime.files import output_place, write_csv_aside
 from runtime.outcomes import Outcomes, nouns
 from runtime.schema import Interval, Prediction
 
@@ -98,7 +98,9 @@ class GroupCounts:
 
     def write(self, path: Path) -> None:
         """Write the roll-up as CSV, whole or not at all; raise OutputError where it cannot be written."""
-        write_csv_aside(path, COLUMNS, (self._csv_row(name, group) for name, group in self.groups.items()))
+        write_csv_aside(
+            output_place(path), COLUMNS, (self._csv_row(name, group) for name, group in self.groups.items())
+        )
 
     def _csv_row(self, name: str, group: Outcomes) -> tuple[object, ...]:
         share = self.share(name)

@@ -132,8 +132,10 @@ def _files_of_name(name: str, include: Sequence[str]) -> Iterable[Found]:
         raise UsageError(
             f"expected an image or a folder of images at {name}, found {_what_is_there(name)}; check the path"
         )
-    # Files first: one that the pattern names itself is wanted, whatever a folder that it names too would leave out.
-    return _each_once(_files_of(match, include) for match in sorted(matches, key=_folders_last))
+    # Files first: one that the pattern names itself is wanted, whatever a folder that it names too would leave out,
+    # but for the maps: a pattern of the cells in PNG means none of what was drawn of them.
+    founds = _each_once(_files_of(match, include) for match in sorted(matches, key=_folders_last))
+    return ((path, wanted and not path.lower().endswith(MAP_SUFFIX)) for path, wanted in founds)
 
 
 def _what_is_there(name: str) -> str:

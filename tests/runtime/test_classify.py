@@ -741,6 +741,20 @@ def test_the_screen_shows_the_first_of_many_groups_where_a_file_holds_all(
     assert f"g{MOST_PRINTED + 1} " in capsys.readouterr().err, "nowhere else"
 
 
+def test_a_pattern_of_cells_names_no_map_that_was_drawn_of_them(cell_file: CellFile, tmp_path: Path) -> None:
+    cell, drawn = cell_file("cells/a.png"), cell_file("cells/maps/a.12345678.map.png")
+    found = find_inputs([str(tmp_path / "cells" / "**" / "*.png")])
+    assert (found.paths, found.left_out) == ((str(cell),), 1)
+    assert find_inputs([str(drawn)]).paths == (str(drawn),), "one that is named itself is wanted"
+
+
+def test_a_roll_up_leaves_a_link_in_its_place(cell_file: CellFile, tmp_path: Path) -> None:
+    (tmp_path / "r.folders.csv").symlink_to("table")
+    assert main([str(cell_file("a.png")), "--out", str(tmp_path / "r.csv"), "--group-by", "folder"]) == DONE
+    assert (tmp_path / "r.folders.csv").is_symlink()
+    assert (tmp_path / "table").read_text(encoding="utf-8").startswith("group,cells,all")
+
+
 def test_a_pattern_stands_for_the_files_that_match(cell_file: CellFile, tmp_path: Path) -> None:
     for name in ("x/1.bmp", "x/2.png", "x/y/3.bmp", "[odd].bmp"):
         cell_file(name)
