@@ -40,7 +40,7 @@ MODULE_TO_REQUIREMENT = {
         ("anyio", "fastapi", "httptools", "prometheus_client", "python_multipart", "starlette", "uvicorn"),
         '-e ".[serve]"',
     ),
-    "tritonclient": '-e ".[client]"',
+    **dict.fromkeys(("gevent", "tritonclient"), '-e ".[client]"'),
     "cryptography": '-e ".[fleet]"',
     **dict.fromkeys(("fsspec", "pyarrow", "ray"), '-e ".[cluster]"'),
     **dict.fromkeys(("psutil", "tomli"), '-e ".[benchmarks]"'),

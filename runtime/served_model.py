@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
 import tritonclient.http as triton
+from gevent.hub import Hub
 
 from runtime.closing import Closing
 from runtime.errors import ServerError, UsageError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TIMEOUT_S = 60.0  # to connect, and for an answer
+Hub.NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)  # which gevent would print, as an error, beside our line
 CELL_AXES = 4  # of the input, [N, height, width, 3]
 
 

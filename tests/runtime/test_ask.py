@@ -3,8 +3,11 @@ from __future__ import annotations
 import csv
 import io
 import os
+import signal
 import socket
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,13 +19,14 @@ pytest.importorskip("tritonclient.http", reason="pip install -e '.[client]'")
 pytest.importorskip("fastapi", reason="the service needs it: pip install -e '.[serve]'")
 
 from runtime.ask import main
-from runtime.command_line import DONE, PARTLY_DONE
+from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE
 from runtime.errors import OutputError, ServerError, UsageError
 from runtime.served_model import ServedModel
 from runtime.service.access import Access
 from tests.runtime.service_help import Running, noise_cell, noise_pixels, p_all_of
 from tests.tiny_bundle import write_tiny_bundle
 
+ROOT = Path(__file__).parents[2]
 MODEL = "compact_fp32"
 TOKEN = "a-token-of-the-lab"  # noqa: S105
 
@@ -98,6 +102,22 @@ def test_a_server_that_speaks_no_http_is_one_line() -> None:
             with pytest.raises(ServerError, match=r"expected a server at .*, found none that answers"):
                 ServedModel(f"http://127.0.0.1:{listener.getsockname()[1]}", MODEL, timeout_s=10)
             answered.result()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send this signal to one process")
+def test_ctrl_c_while_a_server_is_silent_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "cell.png").write_bytes(noise_cell(1))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        command = [sys.executable, "-m", "runtime.ask", url, str(tmp_path), "--model", MODEL]
+        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+            connection, _ = listener.accept()
+            with connection:
+                assert connection.recv(4096), "now it waits for the answer"
+                time.sleep(0.2)
+                process.send_signal(signal.SIGINT)
+                _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (INTERRUPTED, "interrupted\n")
 
 
 @pytest.mark.parametrize("token", ["two\nlines", "ümlaut-in-the-token"])
