@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from benchmarks.flops import forward_flops, matrix_flops_per_second
-from benchmarks.record import OK, Row, failed
+from benchmarks.record import Row, tried
 from benchmarks.windows import WindowPlan, figures, time_in_windows
 from train.metrics import is_called_all
 
@@ -32,7 +32,7 @@ def limit_rows(copied_bytes: int) -> list[Row]:
     float32 is what the framework makes of it: on many cards TF32. A copy to the host is convert_to_numpy, which copies
     once more in the host's memory. A copy on the device reads and writes.
     """
-    rows = [_tried({"limit": f"matrix product {dtype}"}, partial(_matrix, dtype)) for dtype in DTYPES]
+    rows = [tried({"limit": f"matrix product {dtype}"}, partial(_matrix, dtype)) for dtype in DTYPES]
     host = np.ones(copied_bytes // 4, np.float32)
     there = keras.ops.convert_to_tensor(host)
     copies: dict[str, tuple[Callable[[Any], object], Callable[[], Any], int]] = {
@@ -40,7 +40,7 @@ def limit_rows(copied_bytes: int) -> list[Row]:
         "copy device to host": (keras.ops.convert_to_numpy, lambda: _computed_from(there), copied_bytes),
         "copy on the device": (lambda tensor: _wait(keras.ops.add(tensor, 1.0)), lambda: there, 2 * copied_bytes),
     }
-    return rows + [_tried({"limit": name}, partial(_copy, *copy)) for name, copy in copies.items()]
+    return rows + [tried({"limit": name}, partial(_copy, *copy)) for name, copy in copies.items()]
 
 
 def inference_rows(
@@ -59,7 +59,7 @@ def inference_rows(
         for size in batch_sizes:
             row: Row = {"runs_on": f"Keras on {keras.backend.backend()}", "precision": precision, "batch": size}
             batch = np.resize(cells, (size, *cells.shape[1:]))
-            rows.append(_tried(row, partial(_inference, build, precision, batch)))
+            rows.append(tried(row, partial(_inference, build, precision, batch)))
     return rows
 
 
@@ -72,7 +72,7 @@ def precision_parity_row(build: Callable[[str], Any], cells: NDArray[np.uint8], 
         first, second = (network.predict_on_batch(cells)[:, 0].astype(np.float64) for network in (full, narrow))
         return parity_columns(first, second, 0.5)
 
-    return _tried({"runs_on": f"Keras on {keras.backend.backend()}", "precision": precision}, compare)
+    return tried({"runs_on": f"Keras on {keras.backend.backend()}", "precision": precision}, compare)
 
 
 def parity_columns(reference: NDArray[Any], p_all: NDArray[Any], threshold: float) -> Row:
@@ -116,14 +116,6 @@ def _inference(build: Callable[[str], Any], precision: str, batch: NDArray[np.ui
     rate = forward_flops(network) * row["cells_per_second"]
     kept = {name: row[name] for name in ("p50_ms", "p95_ms", "cells_per_second", "agreed")}
     return kept | share_of_limit(rate, keras.dtype_policies.get(precision).compute_dtype)
-
-
-def _tried(row: Row, work: Callable[[], Row]) -> Row:
-    """Return the row with what `work` measures, or with the reason why it failed."""
-    try:
-        return row | work() | {"status": OK}
-    except Exception as error:  # a framework may raise anything, such as when the card's memory is full
-        return row | failed(error)
 
 
 def _shortest(work: Callable[[Any], object], source: Callable[[], Any]) -> float:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from PIL import Image
 
 from runtime.demo import demo_cells
-from runtime.inputs import find_inputs
+from runtime.inputs import find_inputs, spread_over
+
+
+@contextmanager
+def given_or_drawn(data: Path | None, limit: int) -> Iterator[list[str]]:
+    """Yield at most `limit` of the images of `data`, spread over them; without `data`, of `bmp_cells`."""
+    with nullcontext(find_inputs([str(data)]).paths) if data else bmp_cells() as paths:
+        yield spread_over(paths, limit)
 
 
 @contextmanager

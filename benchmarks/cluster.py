@@ -7,11 +7,9 @@ they read ahead meanwhile, are no part of the rate. What counts are the ratios w
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import cycle, islice
@@ -22,7 +20,7 @@ import numpy as np
 
 from benchmarks import footprint
 from benchmarks.archive_plan import Constants, Machines, plan_of
-from benchmarks.cells import bmp_cells
+from benchmarks.cells import given_or_drawn
 from benchmarks.peak_memory import run_alone_measured, run_measured
 from benchmarks.record import FAILED, OK, Row, check_record_folder, failed, write_record
 from benchmarks.turns import Candidate, Turns, ratio_columns, tried_in_turns
@@ -39,7 +37,7 @@ from runtime.command_line import (
 from runtime.cpus import available_cpus
 from runtime.demo import demo_cells
 from runtime.errors import AllnetError, MeasurementError
-from runtime.inputs import find_inputs, spread_over
+from runtime.inputs import spread_over
 from runtime.reading import CellReader
 
 AUDIT = "classify --audit"  # whose rows are those of the cluster
@@ -90,13 +88,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print the tables, write the record; return the exit code."""
     options = build_parser().parse_args(arguments)
     check_record_folder(options.out)
-    with files_of(options) as files, TemporaryDirectory() as folder:
+    data = options.data and options.data.resolve()  # so that links to its files can lie anywhere
+    with given_or_drawn(data, options.cells) as files, TemporaryDirectory() as folder:
         small = linked(Path(folder) / "small", files, max(options.cells // SMALL_JOB, 1))
         large = linked(Path(folder) / "large", files, options.cells)
-        turns = timed_jobs(commands_of(options), small, large, options.rounds)
+        turns = timed_jobs(commands_of(options.bundle, options.workers), small, large, options.rounds)
         rates = rate_rows(turns, small.cells, large.cells)
-        constants = measured_constants(options, files, rates, turns, large)
-        drivers = [driver_row(options, Path(folder), count) for count in options.driver_images]
+        constants = measured_constants(options.bundle, options.workers, files, rates, turns, large)
+        driver = cluster_command(options.bundle, max(options.workers))
+        drivers = [driver_row(driver, Path(folder), count) for count in options.driver_images]
     print_table(rates)
     print(
         f"Steady cells a second on {available_cpus()} CPUs; ratio: the rate as a share of {AUDIT}'s in the same round"
@@ -105,22 +105,14 @@ def main(arguments: list[str] | None = None) -> int:
     if drivers:
         print_table(drivers)
         print("Peak memory of the command's own process, without Ray's; 2^20 bytes")
-    plan = [{"plan": name, "value": value} for name, value in planned(options, constants).items()]
+    machines = Machines(options.machines, options.cpus_each or available_cpus(), options.price_per_cpu_hour)
+    plan = [{"plan": name, "value": value} for name, value in planned(options.plan, constants, machines).items()]
     if plan:
         print_table(plan)
         print("On paper: as if each CPU worked as fast as here, and the store gave files as fast as they are wanted")
-    if options.out:
-        content = {"rates": rates, "drivers": drivers, "constants": constants and asdict(constants), "plan": plan}
-        write_record(options.out, "cluster", options.bundle, {**content, "seconds": turns.seconds})
+    content = {"rates": rates, "drivers": drivers, "constants": constants and asdict(constants), "plan": plan}
+    write_record(options.out, "cluster", options.bundle, {**content, "seconds": turns.seconds})
     return PARTLY_DONE if any(row["status"] == FAILED for row in rates + drivers) else DONE
-
-
-@contextmanager
-def files_of(options: argparse.Namespace) -> Iterator[list[str]]:
-    """Yield the images that the jobs are made of."""
-    with bmp_cells() as drawn:
-        found = list(find_inputs([str(options.data.resolve())]).paths) if options.data else drawn
-        yield spread_over(found, options.cells)
 
 
 def linked(folder: Path, files: Sequence[str], count: int) -> Job:
@@ -136,12 +128,12 @@ def cluster(workers: int) -> str:
     return f"classify_cluster, {workers} {'worker' if workers == 1 else 'workers'}"
 
 
-def commands_of(options: argparse.Namespace) -> dict[str, list[str]]:
+def commands_of(bundle: Path, workers: Sequence[int]) -> dict[str, list[str]]:
     """Return the command lines that are compared, without input and output."""
     return {
-        PLAIN: footprint.command(options.bundle),
-        AUDIT: footprint.command(options.bundle, "--audit"),
-        **{cluster(workers): cluster_command(options.bundle, workers) for workers in options.workers},
+        PLAIN: footprint.command(bundle),
+        AUDIT: footprint.command(bundle, "--audit"),
+        **{cluster(number): cluster_command(bundle, number) for number in workers},
     }
 
 
@@ -219,27 +211,23 @@ def steady_rates(turns: Turns, name: str, small: int, large: int) -> list[float]
 
 
 def measured_constants(
-    options: argparse.Namespace, files: Sequence[str], rates: list[Row], turns: Turns, large: Job
+    bundle: Path, workers: Sequence[int], files: Sequence[str], rates: list[Row], turns: Turns, large: Job
 ) -> Constants | None:
     """Return what a plan needs, of the number of workers that was fastest; None where every one failed."""
     measured = {
-        workers: row
-        for workers in options.workers
-        for row in rates
-        if row["command"] == cluster(workers) and row["status"] == OK
+        number: row for number in workers for row in rates if row["command"] == cluster(number) and row["status"] == OK
     }
     if not measured:
         return None
-    workers, row = max(measured.items(), key=lambda item: float(item[1]["cells_per_second"]))
-    written = turns.results[turn_name(cluster(workers), large.cells)]
+    fastest, row = max(measured.items(), key=lambda item: float(item[1]["cells_per_second"]))
     return Constants(
         cells_per_second=row["cells_per_second"],
         cpus=available_cpus(),
-        workers=workers,
+        workers=fastest,
         start_s=row["start_s"],
-        reading_s=reading_seconds(options.bundle, spread_over(files, MOST_READ)),
+        reading_s=reading_seconds(bundle, spread_over(files, MOST_READ)),
         read_bytes=float(np.mean([Path(file).stat().st_size for file in files])),
-        written_bytes=float(str(written)) / large.cells,
+        written_bytes=turns.results[turn_name(cluster(fastest), large.cells)] / large.cells,
     )
 
 
@@ -254,22 +242,20 @@ def reading_seconds(bundle: Path, files: Sequence[str]) -> float:
     return (time.thread_time() - started) / len(files)
 
 
-def planned(options: argparse.Namespace, constants: Constants | None) -> Row:
+def planned(cells: int | None, constants: Constants | None, machines: Machines) -> Row:
     """Return the plan that was asked for, if one was and there is what it needs."""
-    if not options.plan:
+    if not cells:
         return {}
     if constants is None:
         return {"status": FAILED, "reason": "no number of workers was measured"}
-    cpus_each = options.cpus_each or available_cpus()
-    return plan_of(options.plan, constants, Machines(options.machines, cpus_each, options.price_per_cpu_hour))
+    return plan_of(cells, constants, machines)
 
 
-def driver_row(options: argparse.Namespace, folder: Path, count: int) -> Row:
+def driver_row(command: list[str], folder: Path, count: int) -> Row:
     """Classify `count` small cells; return the peak memory of the command's own process."""
     row: Row = {"images": count, "peak_mb": "", "minutes": "", "status": OK, "reason": ""}
     try:
         cells = linked(folder / f"drawn-{count}", list(map(str, demo_cells())), count)
-        command = cluster_command(options.bundle, max(options.workers))
         done = run_alone_measured([*command, str(cells.folder), "--out", str(folder / f"out-{count}")])
     except AllnetError as error:
         return row | failed(error)

@@ -6,7 +6,6 @@ in turns, beside the Keras model they came from and, where it is installed, besi
 
 from __future__ import annotations
 
-import argparse
 import sys
 from functools import partial
 from importlib.util import find_spec
@@ -22,7 +21,6 @@ from benchmarks.peers import openvino_run
 from benchmarks.record import Row, check_record_folder, write_record
 from benchmarks.turns import Candidate, ratio_columns, timed_in_turns
 from export.reference import reference_file
-from runtime.backends.base import Backend
 from runtime.backends.select import open_backend
 from runtime.bundle import Bundle
 from runtime.command_line import (
@@ -68,28 +66,27 @@ def main(arguments: list[str] | None = None) -> int:
     check_record_folder(options.out)
     with TemporaryDirectory() as folder:
         exports = [
-            export_row(options, Path(folder) / "fp32", ("fp32",), cells=FIRST_GATE_CELLS),
-            export_row(options, Path(folder) / "all", PRECISIONS, cells=options.cells),
+            export_row(options.run, options.data, Path(folder) / "fp32", ("fp32",), cells=FIRST_GATE_CELLS),
+            export_row(options.run, options.data, Path(folder) / "all", PRECISIONS, cells=options.cells),
         ]
         print_table(exports)
         bundle = Bundle.open(Path(folder) / "all")
         sizes = size_rows(bundle)
         print_table(sizes)
-        speeds = speed_rows(bundle, options)
+        speeds = speed_rows(bundle, options.run, options.batch_size, options.rounds)
         print_table(speeds)
         print("ratio: the candidate's time as a multiple of fp32's in the same round")
-        if options.out:
-            content = {"exports": exports, "sizes": sizes, "speeds": speeds}
-            write_record(options.out, "conversion", bundle.folder, content)
+        content = {"exports": exports, "sizes": sizes, "speeds": speeds}
+        write_record(options.out, "conversion", bundle.folder, content)
     return DONE
 
 
-def export_row(options: argparse.Namespace, out: Path, precisions: tuple[str, ...], cells: int) -> Row:
+def export_row(run: Path, data: Path | None, out: Path, precisions: tuple[str, ...], cells: int) -> Row:
     """Export the run in a process of its own; return what it took."""
-    command = [sys.executable, "-m", "export", "onnx", "--run", str(options.run), "--out", str(out)]
+    command = [sys.executable, "-m", "export", "onnx", "--run", str(run), "--out", str(out)]
     command += ["--precision", *precisions, "--cells", str(cells)]
-    if options.data:
-        command += ["--data", str(options.data)]
+    if data:
+        command += ["--data", str(data)]
     done = run_measured(command)
     return {
         "export": " ".join(precisions),
@@ -116,22 +113,21 @@ def size_rows(bundle: Bundle) -> list[Row]:
     ]
 
 
-def speed_rows(bundle: Bundle, options: argparse.Namespace) -> list[Row]:
+def speed_rows(bundle: Bundle, run: Path, batch_size: int, rounds: int) -> list[Row]:
     """Time every variant, the Keras model and OpenVINO on the same cells in turns."""
     with bmp_cells() as paths:
         loaded = np.stack([load_cell(path, bundle.manifest.image) for path in paths])
-    cells = np.resize(loaded, (options.batch_size, *loaded.shape[1:]))
+    cells = np.resize(loaded, (batch_size, *loaded.shape[1:]))
     candidates: dict[str, Candidate] = {}
     for variant in bundle.manifest.variants:
-        candidates[f"onnxruntime {variant.precision}"] = backend_run(open_backend(bundle, "cpu", variant), cells)
-    candidates["keras predict"] = keras_predict(reference_file(bundle, options.run), cells)
+        candidates[f"onnxruntime {variant.precision}"] = partial(open_backend(bundle, "cpu", variant).infer, cells)
+    candidates["keras predict"] = keras_predict(reference_file(bundle, run), cells)
     if find_spec("openvino"):
         for variant in bundle.manifest.variants:
-            run = openvino_run(bundle.path(variant))
-            candidates[f"openvino {variant.precision}"] = partial(run, cells)
+            candidates[f"openvino {variant.precision}"] = partial(openvino_run(bundle.path(variant)), cells)
     else:
         print("OpenVINO is not installed: not measured (pip install openvino)")
-    seconds = timed_in_turns(candidates, options.rounds)
+    seconds = timed_in_turns(candidates, rounds)
     baseline = seconds["onnxruntime fp32"]
     return [
         {
@@ -141,11 +137,6 @@ def speed_rows(bundle: Bundle, options: argparse.Namespace) -> list[Row]:
         }
         for name, samples in seconds.items()
     ]
-
-
-def backend_run(backend: Backend, cells: NDArray[np.uint8]) -> Candidate:
-    """Return a run of the project's own backend."""
-    return lambda: backend.infer(cells)
 
 
 def keras_predict(file: Path, cells: NDArray[np.uint8]) -> Candidate:

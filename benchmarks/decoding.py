@@ -6,11 +6,9 @@ their shortest times: whatever else runs on the machine only adds to a time.
 
 from __future__ import annotations
 
-import argparse
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,13 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from benchmarks.cells import bmp_cells
+from benchmarks.cells import given_or_drawn
 from benchmarks.record import Row, check_record_folder, write_record
 from benchmarks.turns import timed_in_turns
-from runtime.bmp import read_plain_bmp
 from runtime.command_line import DONE, ArgumentParser, positive_int, print_table, run_command
 from runtime.errors import DataError
-from runtime.inputs import find_inputs, spread_over
+from runtime.formats.bmp import read_plain_bmp
 from runtime.preprocessing import decode_cell, read_bytes
 from runtime.schema import ImageSpec
 
@@ -53,8 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print the table, write the record; return the exit code."""
     options = build_parser().parse_args(arguments)
     check_record_folder(options.out)
-    with paths_of(options) as paths:
-        files = [plain_file(path) for path in spread_over(paths, MOST_FILES)]
+    with given_or_drawn(options.data, MOST_FILES) as paths:
+        files = [plain_file(path) for path in paths]
     spec = ImageSpec(options.image_size, options.image_size)
     check_pixels(files, spec)
     seconds = measure(files, spec, options.rounds)
@@ -62,19 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
     print_table(rows)
     print(f"{len(files)} files a round, {options.rounds} rounds in turns, to {spec.width}x{spec.height} pixels")
     print("times_as_fast: Pillow's shortest time as a multiple of the candidate's")
-    if options.out:
-        write_record(options.out, "decoding", None, {"rows": rows, "seconds": seconds})
+    write_record(options.out, "decoding", None, {"rows": rows, "seconds": seconds})
     return DONE
-
-
-@contextmanager
-def paths_of(options: argparse.Namespace) -> Iterator[list[str]]:
-    """Yield the files of --data, or drawn cells."""
-    if options.data:
-        yield list(find_inputs([str(options.data)]).paths)
-        return
-    with bmp_cells() as paths:
-        yield paths
 
 
 def plain_file(path: str) -> bytes:

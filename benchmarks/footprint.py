@@ -5,7 +5,6 @@ In each round it is started beside a process that does nothing but open the same
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -60,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     refuse_system_without_peak()
     with bmp_cells() as cells:
         classify = command(options.bundle)
-        seconds = start_seconds(options, classify, cells[0])
+        seconds = start_seconds(options.bundle, classify, cells[0], options.starts)
         memory_rows = [memory_row(classify, cells, count) for count in options.files]
     start_rows = [start_row(name, own, seconds[OPENING]) for name, own in seconds.items()]
     print_table(start_rows)
@@ -69,23 +68,21 @@ def main(arguments: list[str] | None = None) -> int:
     )
     print("Peak resident memory while classifying")
     print_table(memory_rows)
-    if options.out:
-        write_record(
-            options.out, "footprint", options.bundle, {"start": start_rows, "seconds": seconds, "memory": memory_rows}
-        )
+    content = {"start": start_rows, "seconds": seconds, "memory": memory_rows}
+    write_record(options.out, "footprint", options.bundle, content)
     return DONE
 
 
-def start_seconds(options: argparse.Namespace, classify: list[str], cell: str) -> dict[str, list[float]]:
+def start_seconds(folder: Path, classify: list[str], cell: str, starts: int) -> dict[str, list[float]]:
     """Return the seconds of each start, in turns."""
-    bundle = Bundle.open(options.bundle)
+    bundle = Bundle.open(folder)
     model = bundle.path(best_variant(bundle, "cpu", "auto"))
     ways: dict[str, Callable[[], float]] = {
         FIRST_ROW: lambda: seconds_to_first_row(classify, cell),
         OPENING: lambda: told_seconds(OPEN_MODEL, str(model)),
         IMPORT: lambda: told_seconds(IMPORT_RUNTIME),
     }
-    rounds = [{name: way() for name, way in ways.items()} for _ in range(options.starts)]
+    rounds = [{name: way() for name, way in ways.items()} for _ in range(starts)]
     return {name: [one[name] for one in rounds] for name in ways}
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,8 +21,8 @@ import numpy as np
 
 from benchmarks.environment import nvidia_gpus
 from benchmarks.peers import resident_run
-from benchmarks.record import FAILED, OK, SKIPPED, Row, check_record_folder, failed, write_record
-from benchmarks.training import Training, network_flops
+from benchmarks.record import FAILED, OK, SKIPPED, Row, check_record_folder, tried, write_record
+from benchmarks.training import Training, draw, network_flops
 from benchmarks.windows import WindowPlan, figures, time_in_windows
 from runtime.backends.onnxruntime import PROVIDERS, has_provider
 from runtime.backends.select import open_backend
@@ -85,8 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
             print_tables(rows)
             tables[name] = rows
     content = {"devices": device_names(), "keras": f"{keras.__version__} on {keras.backend.backend()}", **tables}
-    if options.out:
-        write_record(options.out, f"gpu-{machine_name(options.device)}", None, content)
+    write_record(options.out, f"gpu-{machine_name(options.device)}", None, content)
     return PARTLY_DONE if any(row["status"] == FAILED for rows in tables.values() for row in rows) else DONE
 
 
@@ -105,11 +105,9 @@ def measured(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, l
     from benchmarks.steps import step_rows
 
     yield "limits", limit_rows(options.copied_mb * 2**20)
+    drawn = draw(folder / "drawn", options.cells)
     for model in options.models:
-        training = Training(
-            argparse.Namespace(**vars(options), model=model, data=None, batch_size=options.training_batch),
-            folder / model,
-        )
+        training = Training(model, drawn, options.image_size, options.training_batch, folder / model)
         compiled = options.device == "gpu"  # by XLA, which takes minutes for a CPU
         recipes = [replace(training.recipe, precision=name, compiled=compiled) for name in options.precisions]
         batch = training.batches(training.recipe)[0]
@@ -122,22 +120,19 @@ def measured(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, l
         narrow = [precision for precision in options.precisions if precision != "float32"]
         yield f"{model} parity", [precision_parity_row(build, batch[0], precision) for precision in narrow]
     for path in options.bundles:
-        yield f"{path.name} in ONNX Runtime", list(bundle_rows(options, Bundle.open(path)))
+        rows = bundle_rows(Bundle.open(path), PROVIDER_OF[options.device], options.batch_sizes)
+        yield f"{path.name} in ONNX Runtime", list(rows)
 
 
-def bundle_rows(options: argparse.Namespace, bundle: Bundle) -> Iterator[Row]:
+def bundle_rows(bundle: Bundle, backend: str, batch_sizes: Sequence[int]) -> Iterator[Row]:
     """Yield a row for each variant and batch size in ONNX Runtime, with its parity on the golden cells."""
-    backend = PROVIDER_OF[options.device]
     if not has_provider(backend):
         yield {"variant": "", "status": SKIPPED, "reason": f"ONNX Runtime here has no {PROVIDERS[backend]}"}
         return
     for variant in bundle.manifest.variants:
-        for size in options.batch_sizes:
+        for size in batch_sizes:
             row: Row = {"variant": variant.precision, "batch": size}
-            try:
-                yield row | _bundle_figures(bundle, variant, backend, size) | {"status": OK}
-            except Exception as error:  # as for every other row
-                yield row | failed(error)
+            yield tried(row, partial(_bundle_figures, bundle, variant, backend, size))
 
 
 def _bundle_figures(bundle: Bundle, variant: Variant, backend: str, size: int) -> Row:

@@ -105,8 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
             loads = list(pool.map(client, range(clients)))
         rows.append(row_of(clients, options.batch_size, joined(loads), time.perf_counter() - started))
     print_table(rows)
-    if options.out:
-        write_record(options.out, "kserve", None, {"url": options.url, "model": options.model, "rows": rows})
+    write_record(options.out, "kserve", None, {"url": options.url, "model": options.model, "rows": rows})
     return REFUSED if any(row["wrong"] or row["errors"] for row in rows) else DONE
 
 

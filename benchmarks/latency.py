@@ -75,9 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
         "Times are milliseconds for cells that come at once, after a warm-up. model: one batch. file to result: read, "
         f"decode, resize, infer, write the row, in batches of {settings.batch_size} at most, the first ones small"
     )
-    if options.out:
-        content = {"model": description, "rows": rows, "samples_ms": samples}
-        write_record(options.out, "latency", options.bundle, content)
+    write_record(options.out, "latency", options.bundle, {"model": description, "rows": rows, "samples_ms": samples})
     return DONE
 
 

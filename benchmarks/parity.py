@@ -59,15 +59,14 @@ def main(arguments: list[str] | None = None) -> int:
     verification = verify(bundle, keras_file, cells, recorded_tolerances(bundle), options.data.resolve().name)
     tell(verification)
     print(count_seen(keras_file, verification.scores.cells))
-    if options.out:
-        content = {
-            "rows": [verdict_row(verdict) for verdict in verification.verdicts],
-            "proofs": {verdict.precision: asdict(verdict.proof) for verdict in verification.verdicts},
-            "flipped": {verdict.precision: flipped_paths(verdict, verification) for verdict in verification.verdicts},
-            "metrics": {name: asdict(metrics) for name, metrics in verification.metrics.items()},
-            "unreadable": verification.scores.unreadable,
-        }
-        write_record(options.out, "parity", options.bundle, content)
+    content = {
+        "rows": [verdict_row(verdict) for verdict in verification.verdicts],
+        "proofs": {verdict.precision: asdict(verdict.proof) for verdict in verification.verdicts},
+        "flipped": {verdict.precision: flipped_paths(verdict, verification) for verdict in verification.verdicts},
+        "metrics": {name: asdict(metrics) for name, metrics in verification.metrics.items()},
+        "unreadable": verification.scores.unreadable,
+    }
+    write_record(options.out, "parity", options.bundle, content)
     if not verification.passed:
         return REFUSED
     return PARTLY_DONE if verification.scores.unreadable else DONE

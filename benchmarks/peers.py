@@ -82,8 +82,10 @@ def openers(errand: Errand) -> dict[str, Callable[[], Candidate]]:
     }
     if find_spec("openvino"):
         peers[PILLOW_OPENVINO] = lambda: by_pillow(errand, openvino_run(errand.file))
-    for name in missing_gpu_peers().keys() ^ GPU_PROVIDERS.keys():
-        peers[name] = partial(_by_provider, errand, GPU_PROVIDERS[name])
+    missing = missing_gpu_peers()
+    for name, provider in GPU_PROVIDERS.items():
+        if name not in missing:
+            peers[name] = partial(_by_provider, errand, provider)
     if not why_no_keras(errand):
         peers[KERAS] = lambda: keras_predict(errand)
     return peers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -41,8 +42,18 @@ def failed(error: BaseException) -> Row:
     return {"status": FAILED, "reason": reason_of(error)}
 
 
-def write_record(out: Path, name: str, bundle: Path | None, content: dict[str, Any]) -> None:
-    """Write out/<name>.json: what was measured, and on what; a number that is not finite is null."""
+def tried(row: Row, work: Callable[[], Row]) -> Row:
+    """Return the row with what `work` measures, or with the reason why it failed."""
+    try:
+        return row | work() | {"status": OK}
+    except Exception as error:  # a framework may raise anything, such as when the card's memory is full
+        return row | failed(error)
+
+
+def write_record(out: Path | None, name: str, bundle: Path | None, content: dict[str, Any]) -> None:
+    """Write out/<name>.json, if `out` is given: what was measured, and on what; a number that is not finite is null."""
+    if not out:
+        return
     record = {"measurement": name, "environment": asdict(environment(bundle)), **content}
     write_text_aside(out / f"{name}.json", json.dumps(finite(record), indent=2, allow_nan=False) + "\n")
     print(f"Record: {out / name}.json")

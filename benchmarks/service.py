@@ -7,15 +7,10 @@ processors' time of a cell, which a busy machine changes less. The clients take 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from http import HTTPStatus
 from itertools import cycle, islice
 from pathlib import Path
@@ -24,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cells import bmp_cells
+from benchmarks.cells import given_or_drawn
 from benchmarks.http_load import Exchange, exchange, multipart_request
 from benchmarks.peak_memory import status_bytes
 from benchmarks.record import Row, check_record_folder, write_record
+from benchmarks.started_service import StartedService
 from runtime.bundle import DEFAULT_BUNDLE
 from runtime.classifier import DEFAULT_BATCH_SIZE, Classifier, ClassifierOptions
 from runtime.command_line import (
@@ -40,24 +36,16 @@ from runtime.command_line import (
     print_table,
     run_command,
 )
-from runtime.errors import MeasurementError
-from runtime.inputs import find_inputs, spread_over
 from runtime.results import ResultsFile
 
 SAME_P_ALL = 2e-5  # how far p_all may lie from classify's: other cells are in the batch
 
 
-class Service:
+class Service(StartedService):
     """python -m runtime.serve in a process of its own."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        command = [sys.executable, "-m", "runtime.serve", "--port", "0", "--bundle", str(options.bundle)]
-        command += ["--batch-size", str(options.batch_size), "--backend", "cpu"]
-        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        self.first_line = self._process.stderr.readline().strip() if self._process.stderr else ""
-        if " answers: " not in self.first_line:
-            self._process.communicate(timeout=60)
-            raise MeasurementError(f"runtime.serve did not start: {self.first_line}")
+    def __init__(self, bundle: Path, batch_size: int) -> None:
+        super().__init__(["runtime.serve", "--port", "0"], bundle, batch_size, sign=" answers: ")
         self.host = self.first_line.split()[0].removeprefix("http://")
         name, _, port = self.host.rpartition(":")
         self.address = (name, int(port))
@@ -74,12 +62,6 @@ class Service:
         except OSError:
             return float("nan")
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def stop(self) -> int:
-        """End the process as systemd does; return its exit code."""
-        self._process.send_signal(signal.SIGTERM)
-        self._process.communicate(timeout=60)
-        return self._process.returncode
 
 
 def build_parser() -> ArgumentParser:
@@ -107,9 +89,21 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     check_record_folder(options.out)
     settings = ClassifierOptions(bundle=options.bundle, backend="cpu", batch_size=options.batch_size)
-    with files_of(options) as paths, Classifier(settings) as classifier, running(options) as service:
-        rounds, exchanges, memory = rounds_of(options, paths, classifier, service)
-        singles = singles_of(options, paths, classifier, service)
+    with (
+        given_or_drawn(options.data, options.cells) as paths,
+        Classifier(settings) as classifier,
+        Service(options.bundle, options.batch_size) as service,
+    ):
+        rounds, exchanges, memory = rounds_of(
+            classifier,
+            service,
+            paths,
+            files=options.files,
+            clients=options.clients,
+            rounds=options.rounds,
+            seconds=options.seconds / options.rounds,
+        )
+        singles = singles_of(classifier, service, islice(cycle(paths), options.singles))
         wrong = wrong_answers(exchanges, requests_of(paths, options.files), classifier)
     load = load_row(rounds, exchanges)
     print(service.first_line)
@@ -120,27 +114,9 @@ def main(arguments: list[str] | None = None) -> int:
         f"{options.clients} clients, {options.files} files a request, {len(paths)} files; {len(exchanges)} answers, "
         f"{wrong} of them wrong; the service's memory in MB: {memory}"
     )
-    if options.out:
-        content = {"service": service.first_line, "load": load, "rounds": rounds, "singles": singles, "wrong": wrong}
-        write_record(options.out, "service", options.bundle, {**content, "memory_mb": memory})
+    content = {"service": service.first_line, "load": load, "rounds": rounds, "singles": singles, "wrong": wrong}
+    write_record(options.out, "service", options.bundle, {**content, "memory_mb": memory})
     return REFUSED if wrong else DONE
-
-
-@contextmanager
-def files_of(options: argparse.Namespace) -> Iterator[list[str]]:
-    """Yield the files that are sent, at most --cells."""
-    with bmp_cells() as drawn:
-        yield spread_over(list(find_inputs([str(options.data)]).paths) if options.data else drawn, options.cells)
-
-
-@contextmanager
-def running(options: argparse.Namespace) -> Iterator[Service]:
-    """Yield a service that is stopped in any case."""
-    service = Service(options)
-    try:
-        yield service
-    finally:
-        service.stop()
 
 
 def requests_of(paths: Sequence[str], files: int) -> list[list[str]]:
@@ -149,29 +125,28 @@ def requests_of(paths: Sequence[str], files: int) -> list[list[str]]:
 
 
 def rounds_of(
-    options: argparse.Namespace, paths: list[str], classifier: Classifier, service: Service
+    classifier: Classifier, service: Service, paths: list[str], *, files: int, clients: int, rounds: int, seconds: float
 ) -> tuple[list[Row], list[Exchange], list[float | None]]:
     """Classify and send in turns; return each round's rates, all exchanges, and the memory before, between and after.
 
-    The first round warms up.
+    A first round warms up. In each, both go on for `seconds`; a request has so many `files`.
     """
     requests = [
-        multipart_request("/classify", service.host, [(path, Path(path).read_bytes()) for path in files])
-        for files in requests_of(paths, options.files)
+        multipart_request("/classify", service.host, [(path, Path(path).read_bytes()) for path in chosen])
+        for chosen in requests_of(paths, files)
     ]
-    rounds: list[Row] = []
+    rows: list[Row] = []
     exchanges: list[Exchange] = []
     memory: list[float | None] = []
-    seconds = options.seconds / options.rounds
-    for turn in range(options.rounds + 1):
+    for turn in range(rounds + 1):
         classify_rate, classify_cpu = rate_of_classify(classifier, paths, seconds)
         started, own_cpu, its_cpu = time.perf_counter(), time.process_time(), service.cpu_seconds()
-        found = exchange(service.address, requests, options.clients, seconds)
+        found = exchange(service.address, requests, clients, seconds)
         elapsed = time.perf_counter() - started
         memory.append(service.memory_mb())
         if turn:
-            cells = sum(one.code == HTTPStatus.OK for one in found) * options.files
-            rounds.append(
+            cells = sum(one.code == HTTPStatus.OK for one in found) * files
+            rows.append(
                 {
                     "classify": round(classify_rate, 1),
                     "service": round(cells / elapsed, 1),
@@ -182,7 +157,7 @@ def rounds_of(
                 }
             )
             exchanges += found
-    return rounds, exchanges, memory
+    return rows, exchanges, memory
 
 
 def rate_of_classify(classifier: Classifier, paths: list[str], seconds: float) -> tuple[float, float]:
@@ -202,10 +177,10 @@ def rate_of_classify(classifier: Classifier, paths: list[str], seconds: float) -
         return cells / (time.perf_counter() - started), (time.process_time() - own_cpu) / cells
 
 
-def singles_of(options: argparse.Namespace, paths: list[str], classifier: Classifier, service: Service) -> list[Row]:
+def singles_of(classifier: Classifier, service: Service, paths: Iterable[str]) -> list[Row]:
     """Return the times of single files, classified and sent in turns, nothing else going on."""
     milliseconds: dict[str, list[float]] = {"classify one file": [], "a request of one file": []}
-    for path in islice(cycle(paths), options.singles):
+    for path in paths:
         started = time.perf_counter()
         list(classifier.classify([path]))
         milliseconds["classify one file"].append((time.perf_counter() - started) * 1e3)

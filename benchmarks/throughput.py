@@ -6,10 +6,7 @@ round, so that a busy machine slows all of them. What counts is the ratio within
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import cycle, islice
 from pathlib import Path
@@ -17,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from benchmarks.cells import bmp_cells
+from benchmarks.cells import given_or_drawn
 from benchmarks.peers import (
     CLASSIFY,
     KERAS,
@@ -37,7 +34,6 @@ from runtime.bundle import DEFAULT_BUNDLE
 from runtime.classifier import DEFAULT_BATCH_SIZE, Classifier, ClassifierOptions
 from runtime.command_line import DONE, ArgumentParser, batch_size, positive_int, print_table, run_command
 from runtime.cpus import available_cpus
-from runtime.inputs import find_inputs, spread_over
 from runtime.schema import PRECISIONS
 
 
@@ -65,53 +61,39 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print the table, write the record; return the exit code."""
     options = build_parser().parse_args(arguments)
     check_record_folder(options.out)
-    with files_of(options) as paths, TemporaryDirectory() as folder:
+    with given_or_drawn(options.data, options.cells) as files, TemporaryDirectory() as folder:
+        paths = list(islice(cycle(files), options.cells))
         settings = ClassifierOptions(
             bundle=options.bundle, backend="cpu", precision=options.precision, batch_size=options.batch_size
         )
         with Classifier(settings) as classifier:
             description = classifier.description
-            candidates = candidates_of(options, classifier, paths, Path(folder))
+            file = classifier.bundle.path(classifier.bundle.variant(options.precision))
+            errand = Errand(classifier.bundle, file, paths, options.batch_size, options.run)
+            candidates = candidates_of(errand, classifier, Path(folder), with_keras=options.keras)
             seconds = timed_in_turns(candidates, options.rounds)
     rows = [row_of(name, samples, seconds[CLASSIFY], len(paths)) for name, samples in seconds.items()]
     print_table(rows)
     print(f"{len(paths)} files a round, {options.rounds} rounds in turns, batches of {options.batch_size}")
     print("ratio: a candidate's time as a multiple of classify's in the same round")
-    if options.out:
-        write_record(
-            options.out, "throughput", options.bundle, {"model": description, "rows": rows, "seconds": seconds}
-        )
+    content = {"model": description, "rows": rows, "seconds": seconds}
+    write_record(options.out, "throughput", options.bundle, content)
     return DONE
 
 
-@contextmanager
-def files_of(options: argparse.Namespace) -> Iterator[list[str]]:
-    """Yield exactly --cells paths: of --data, or of the drawn cells, repeated where there are fewer."""
-    if options.data:
-        paths = spread_over(list(find_inputs([str(options.data)]).paths), options.cells)
-        yield list(islice(cycle(paths), options.cells))
-        return
-    with bmp_cells() as paths:
-        yield list(islice(cycle(paths), options.cells))
-
-
-def candidates_of(
-    options: argparse.Namespace, classifier: Classifier, paths: list[str], folder: Path
-) -> dict[str, Candidate]:
+def candidates_of(errand: Errand, classifier: Classifier, folder: Path, *, with_keras: bool) -> dict[str, Candidate]:
     """Return what is compared; each call takes all paths to probabilities."""
-    file = classifier.bundle.path(classifier.bundle.variant(options.precision))
-    errand = Errand(classifier.bundle, file, paths, options.batch_size, options.run)
     batches = list(errand.batches())
-    run_session = bare_session(file)
+    run_session = bare_session(errand.file)
     # Enough to cycle through, whatever the number of files.
     loaded = [np.stack([load_or_name(path, errand.image) for path in batch]) for batch in batches[:8]]
 
     def decode() -> None:
         with ThreadPoolExecutor(available_cpus()) as pool:
-            list(pool.map(lambda path: load_or_name(path, errand.image), paths))
+            list(pool.map(lambda path: load_or_name(path, errand.image), errand.paths))
 
     candidates: dict[str, Candidate] = {
-        CLASSIFY: lambda: classify(classifier, paths, folder),
+        CLASSIFY: lambda: classify(classifier, errand.paths, folder),
         "inference alone, cells in memory": lambda: [
             run_session(cells[: len(batch)]) for cells, batch in zip(cycle(loaded), batches, strict=False)
         ],
@@ -119,10 +101,10 @@ def candidates_of(
         PILLOW_ONNX: by_pillow(errand, run_session),
     }
     if find_spec("openvino"):
-        candidates[PILLOW_OPENVINO] = by_pillow(errand, openvino_run(file))
+        candidates[PILLOW_OPENVINO] = by_pillow(errand, openvino_run(errand.file))
     else:
         print("OpenVINO is not installed: not measured (pip install openvino)")
-    if options.keras:
+    if with_keras:
         candidates[KERAS] = keras_predict(errand)
     return candidates
 

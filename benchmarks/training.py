@@ -97,8 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(TITLES[name])
             print_table(rows)
             tables[name] = rows
-    if options.out:
-        write_record(options.out, "training", None, {"devices": device_names(), **tables})
+    write_record(options.out, "training", None, {"devices": device_names(), **tables})
     has_failed = any(row["status"] == FAILED for row in tables.get("steps", []))
     return PARTLY_DONE if has_failed else DONE
 
@@ -109,7 +108,8 @@ def measured(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, l
     from benchmarks.inputs import input_rows
     from benchmarks.steps import has_gpu, step_rows
 
-    training = Training(options, folder)
+    cells = options.data or draw(folder / "drawn", options.cells)
+    training = Training(options.model, cells, options.image_size, options.batch_size, folder / "cache")
     inputs = {
         "prepared, not augmented": training.batches(None),
         "prepared, augmented as for the model": training.batches(training.recipe),
@@ -134,19 +134,19 @@ def measured(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, l
 class Training:
     """Networks about to be trained, and cells that are prepared for it."""
 
-    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+    def __init__(self, model: str, data: Path, image_size: int | None, batch_size: int, cache: Path) -> None:
         from train.dataset import find_cells
         from train.models.network import default_size, recipe_of
         from train.prepared import prepare_images
         from train.splits import TRAINING, PlacedCell
         from train.standardization import standardization_of
 
-        self.size = options.image_size or default_size(options.model)
-        self.recipe = recipe_of(options.model)
-        self.cells = find_cells(options.data or draw(folder / "drawn", options.cells))
-        self._model = options.model
-        self._batch_size = options.batch_size
-        self._images = prepare_images(self.cells, self.size, folder / "cache")
+        self.size = image_size or default_size(model)
+        self.recipe = recipe_of(model)
+        self.cells = find_cells(data)
+        self._model = model
+        self._batch_size = batch_size
+        self._images = prepare_images(self.cells, self.size, cache)
         self._placed = [PlacedCell(str(c.path), c.label, c.subject, "", TRAINING, c.sha256) for c in self.cells]
         rows = self._images.rows([cell.sha256 for cell in self.cells])
         self.standardization = standardization_of(self._images.pixels, rows)

@@ -21,8 +21,8 @@ def memory_row(folder: Path, count: int) -> Row:
     """
     write_noise(folder / "cells", count)
     fit = [sys.executable, "-m", "train", "fit", "--model", "compact", "--image-size", str(SIZE), "--epochs", "1"]
-    where = {"--data": "cells", "--out": "run", "--cache": "cache"}
-    done = run_measured([*fit, *(part for option, name in where.items() for part in (option, str(folder / name)))])
+    where = ["--data", f"{folder}/cells", "--out", f"{folder}/run", "--cache", f"{folder}/cache"]
+    done = run_measured([*fit, *where])
     prepared = count * SIZE * SIZE * 3 / 2**20
     return {
         "cells": count,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ class Turns:
     """What came of candidates that were run in turns."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)  # by candidate and round
-    results: dict[str, object] = field(default_factory=dict)  # of the candidates' first runs
+    results: dict[str, Any] = field(default_factory=dict)  # of the candidates' first runs
     failures: dict[str, str] = field(default_factory=dict)  # candidate to reason; such a one has no seconds
 
 

@@ -6,14 +6,10 @@ and moved there one by one; then single files are written there. What counts are
 
 from __future__ import annotations
 
-import argparse
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
@@ -21,14 +17,14 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from benchmarks.cells import bmp_cells
+from benchmarks.cells import given_or_drawn
 from benchmarks.record import Row, check_record_folder, write_record
+from benchmarks.started_service import StartedService
 from benchmarks.turns import ratio_columns
 from runtime.bundle import DEFAULT_BUNDLE
 from runtime.classifier import DEFAULT_BATCH_SIZE, Classifier, ClassifierOptions
 from runtime.command_line import DONE, ArgumentParser, batch_size, positive_int, print_table, run_command
 from runtime.errors import MeasurementError
-from runtime.inputs import find_inputs, spread_over
 from runtime.results import ResultsFile
 
 CLASSIFY = "classify"
@@ -38,20 +34,15 @@ POLL_MANY_S = 0.003  # between two questions to the database, which cost the ser
 POLL_ONE_S = 0.0005
 
 
-class Service:
-    """A watching service in a process of its own, on a folder of its own."""
+class Service(StartedService):
+    """A watching service on a folder of its own."""
 
-    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
+    def __init__(self, folder: Path, bundle: Path, batch_size: int) -> None:
         self.watched = folder / "watched"
         self.watched.mkdir()
         database = folder / "results.sqlite"
-        command = [sys.executable, "-m", "runtime.watch", str(self.watched), "--db", str(database)]
-        command += ["--bundle", str(options.bundle), "--batch-size", str(options.batch_size), "--backend", "cpu"]
-        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        self.first_line = self._process.stderr.readline().strip() if self._process.stderr else ""
-        if "is watched" not in self.first_line:
-            self._process.communicate(timeout=60)
-            raise MeasurementError(f"runtime.watch did not start: {self.first_line}")
+        command = ["runtime.watch", str(self.watched), "--db", str(database)]
+        super().__init__(command, bundle, batch_size, sign="is watched")
         self._reader = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)
 
     def wait_for(self, rows: int, poll_s: float) -> None:
@@ -67,11 +58,10 @@ class Service:
         [last] = self._reader.execute("SELECT max(rowid) FROM results").fetchone()
         return last or 0
 
-    def stop(self) -> None:
-        """End the process as systemd does."""
+    def close(self) -> None:
+        """Let go of the database and end the process."""
         self._reader.close()
-        self._process.send_signal(signal.SIGTERM)
-        self._process.communicate(timeout=60)
+        super().close()
 
 
 def build_parser() -> ArgumentParser:
@@ -98,9 +88,14 @@ def main(arguments: list[str] | None = None) -> int:
     check_record_folder(options.out)
     # The service's rows carry an audit, and so must those that it is compared with.
     settings = ClassifierOptions(bundle=options.bundle, audit=True, backend="cpu", batch_size=options.batch_size)
-    with files_of(options) as (folder, files), Classifier(settings) as classifier, running(folder, options) as service:
-        drops = drops_in_turns(options, folder, files, classifier, service)
-        singles = singles_in_turns(options, files, classifier, service)
+    with (
+        files_of(options.data, options.cells) as (folder, files),
+        Classifier(settings) as classifier,
+        Service(folder, options.bundle, options.batch_size) as service,
+    ):
+        drop = [str(path) for path in islice(cycle(files), options.cells)]
+        drops = drops_in_turns(classifier, service, folder, drop, options.rounds)
+        singles = singles_in_turns(classifier, service, islice(cycle(files), options.rounds * options.singles))
     rows = [drop_row(name, seconds, drops[CLASSIFY], options.cells) for name, seconds in drops.items()]
     single_rows = [single_row(name, seconds, singles[CLASSIFY_ONE]) for name, seconds in singles.items()]
     print(service.first_line)
@@ -108,43 +103,30 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{options.cells} files a drop, {options.rounds} rounds in turns; ratio: time as a multiple of classify's")
     print_table(single_rows)
     print("from the last byte of a file to its row on the disk; added: beyond what classifying that file alone took")
-    if options.out:
-        content = {"service": service.first_line, "rows": rows, "singles": single_rows}
-        write_record(options.out, "watch", options.bundle, {**content, "seconds": {**drops, **singles}})
+    content = {"service": service.first_line, "rows": rows, "singles": single_rows}
+    write_record(options.out, "watch", options.bundle, {**content, "seconds": {**drops, **singles}})
     return DONE
 
 
 @contextmanager
-def files_of(options: argparse.Namespace) -> Iterator[tuple[Path, list[Path]]]:
+def files_of(data: Path | None, limit: int) -> Iterator[tuple[Path, list[Path]]]:
     """Yield a folder, and in it a copy of each file that is used: only within one file system is moving instant."""
-    with TemporaryDirectory() as name, bmp_cells() as drawn:
+    with TemporaryDirectory() as name, given_or_drawn(data, limit) as paths:
         folder = Path(name).resolve()
-        data = list(find_inputs([str(options.data)]).paths) if options.data else drawn
         (folder / "files").mkdir()
         yield (
             folder,
             [
                 Path(shutil.copy(path, folder / "files" / f"{index}{Path(path).suffix}"))
-                for index, path in enumerate(spread_over(data, options.cells))
+                for index, path in enumerate(paths)
             ],
         )
 
 
-@contextmanager
-def running(folder: Path, options: argparse.Namespace) -> Iterator[Service]:
-    """Yield a service that is stopped in any case."""
-    service = Service(folder, options)
-    try:
-        yield service
-    finally:
-        service.stop()
-
-
 def drops_in_turns(
-    options: argparse.Namespace, folder: Path, files: list[Path], classifier: Classifier, service: Service
+    classifier: Classifier, service: Service, folder: Path, paths: list[str], rounds: int
 ) -> dict[str, list[float]]:
     """Return the seconds of each way by round; the first round warms up."""
-    paths = [str(path) for path in islice(cycle(files), options.cells)]
 
     def classify(_: Path) -> None:
         with ResultsFile(folder / "results.csv") as results:
@@ -152,12 +134,12 @@ def drops_in_turns(
                 results.write(prediction)
 
     def move_at_once(prepared: Path) -> None:
-        expected = service.rows() + options.cells
+        expected = service.rows() + len(paths)
         prepared.rename(service.watched / prepared.name)
         service.wait_for(expected, POLL_MANY_S)
 
     def move_one_by_one(prepared: Path) -> None:
-        expected = service.rows() + options.cells
+        expected = service.rows() + len(paths)
         for path in prepared.iterdir():
             path.rename(service.watched / f"{prepared.name}-{path.name}")
         service.wait_for(expected, POLL_MANY_S)
@@ -168,9 +150,9 @@ def drops_in_turns(
         "watch, moved in one by one": move_one_by_one,
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(options.rounds + 1):
-        for name, way in ways.items():
-            prepared = prepare(folder / f"{turn}-{len(seconds[name])}-{list(ways).index(name)}", paths)
+    for turn in range(rounds + 1):
+        for place, (name, way) in enumerate(ways.items()):
+            prepared = prepare(folder / f"{turn}-{place}", paths)
             started = time.perf_counter()
             way(prepared)
             if turn:
@@ -186,13 +168,11 @@ def prepare(folder: Path, paths: list[str]) -> Path:
     return folder
 
 
-def singles_in_turns(
-    options: argparse.Namespace, files: list[Path], classifier: Classifier, service: Service
-) -> dict[str, list[float]]:
+def singles_in_turns(classifier: Classifier, service: Service, files: Iterable[Path]) -> dict[str, list[float]]:
     """Classify a file alone, then write its copy into the watched folder; return the seconds of each, in turns."""
     own: list[float] = []
     watched: list[float] = []
-    for index, file in enumerate(islice(cycle(files), options.rounds * options.singles)):
+    for index, file in enumerate(files):
         started = time.perf_counter()
         list(classifier.classify([str(file)]))
         own.append(time.perf_counter() - started)

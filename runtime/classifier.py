@@ -11,7 +11,7 @@ import numpy as np
 
 import runtime
 from runtime.backends.base import Backend
-from runtime.backends.select import open_model
+from runtime.backends.select import WHAT_AUTO_TAKES, open_model
 from runtime.bundle import DEFAULT_BUNDLE, Bundle, Golden, refuse_unproved
 from runtime.closing import Closing
 from runtime.cpus import available_cpus
@@ -57,6 +57,8 @@ class Classifier(Closing):
         self._audit = options.audit
         self.backend, variant = open_model(self.bundle, options.backend, options.precision, options.threads)
         self.precision = variant.precision
+        is_choice = options.precision == "auto" and variant.proof.passed
+        self._why_this_precision = f"; --precision auto takes {WHAT_AUTO_TAKES[self.backend.name]}" if is_choice else ""
         try:
             if not options.unproved:
                 refuse_unproved(self.bundle, variant)
@@ -68,8 +70,9 @@ class Classifier(Closing):
 
     @property
     def description(self) -> str:
-        """The model, its precision and what runs it, for people."""
-        return f"{self.manifest.training.config.options.model} {self.precision} on {self.backend.description}"
+        """The model, its precision and what runs it, for people; and why this precision, where none was named."""
+        model = self.manifest.training.config.options.model
+        return f"{model} {self.precision} on {self.backend.description}{self._why_this_precision}"
 
     def classify(self, paths: Iterable[str]) -> Iterator[Prediction]:
         """Yield one Prediction for each path, in order, reading ahead; a file that cannot be used is one of them."""

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from html import escape
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
@@ -19,11 +18,10 @@ from PIL import Image
 from tqdm import tqdm
 
 import runtime
-from runtime.cell_names import printable
 from runtime.classifier import Classifier
 from runtime.errors import UnreadableCellError, UsageError
 from runtime.files import file_clock_ns, has_changed, output_errors, output_place, refuse_unwritable, written_aside
-from runtime.html_page import TAIL, head
+from runtime.html_page import TAIL, head, text
 from runtime.inputs import spread_over
 from runtime.outcomes import nouns
 from runtime.preprocessing import load_cell
@@ -175,7 +173,7 @@ class ContactSheet:
             "Shown": self._shown_note(shown),
             "Written": f"{now:%Y-%m-%d %H:%M} (UTC{now:%z})",
         }
-        items = "".join(f"<dt>{name}</dt><dd>{_text(value)}</dd>\n" for name, value in facts.items())
+        items = "".join(f"<dt>{name}</dt><dd>{text(value)}</dd>\n" for name, value in facts.items())
         links = "".join(f'<a href="#{label}">{label}</a>' for label in reversed(CLASSES))
         return f'<dl>\n{items}</dl>\n<nav>{links}<a href="#errors">not readable</a></nav>\n'
 
@@ -202,7 +200,7 @@ class ContactSheet:
         files = f"{self._error_count:,} {nouns(self._error_count, 'file')}"
         yield f'<h2 id="errors">Not readable: {listed}{files}</h2>\n<ul class="errors">\n'
         for error in self._errors:
-            yield f"<li>{_text(error.path)}: {_text(error.reason)}</li>\n"
+            yield f"<li>{text(error.path)}: {text(error.reason)}</li>\n"
         yield "</ul>\n"
 
 
@@ -242,8 +240,8 @@ def _in_threads(card: Callable[[Prediction], str], cells: Sequence[Prediction]) 
 
 
 def _card(cell: Prediction, began_ns: int) -> str:
-    why = f'<span class="why">review: {_text(cell.reason)}</span>' if cell.status == "review" else ""
-    name = f'<span title="{_text(cell.path)}">{_text(PurePath(cell.path).name)}</span>'
+    why = f'<span class="why">review: {text(cell.reason)}</span>' if cell.status == "review" else ""
+    name = f'<span title="{text(cell.path)}">{text(PurePath(cell.path).name)}</span>'
     picture = _picture(cell, began_ns)
     return f'<li class="{cell.status}">{picture}<b>{cell.p_all:.4f} {cell.label}</b><br>{name}{why}</li>\n'
 
@@ -252,13 +250,8 @@ def _picture(cell: Prediction, began_ns: int) -> str:
     try:
         data = base64.b64encode(thumbnail(cell.path)).decode()
     except UnreadableCellError as error:
-        return f'<span class="gone">no picture any more: {_text(str(error))}</span>'
+        return f'<span class="gone">no picture any more: {text(error)}</span>'
     if has_changed(cell.path, cell.identity, began_ns):
         return '<span class="gone">no picture any more: the file was changed after the run began</span>'
-    name = _text(PurePath(cell.path).name)
+    name = text(PurePath(cell.path).name)
     return f'<img alt="Cell {name}" width="96" height="96" src="data:image/jpeg;base64,{data}">'
-
-
-def _text(text: str) -> str:
-    """Return any text, such as a file's name with bytes that are no UTF-8, as HTML that shows it and does nothing."""
-    return escape(printable(text))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from html import escape
+
+from runtime.cell_names import printable
+
 HEAD = """\
 <!DOCTYPE html>
 <html lang="en">
@@ -26,3 +30,8 @@ def head(title: str, style: str) -> str:
         style: CSS that ends with a line break.
     """
     return HEAD.format(title=title, style=style)
+
+
+def text(value: object) -> str:
+    """Return any text, such as a file's name with bytes that are no UTF-8, as HTML that shows it and does nothing."""
+    return escape(printable(str(value)))

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from runtime.bmp import read_plain_bmp, size_contradiction
 from runtime.errors import UnopenableCellError, UnreadableCellError, one_line
 from runtime.files import identity_of
-from runtime.jpeg import scan_damage
-from runtime.png import load_with_damage
+from runtime.formats.bmp import read_plain_bmp, size_contradiction
+from runtime.formats.jpeg import scan_damage
+from runtime.formats.png import load_with_damage
+from runtime.formats.tiff import can_show_damage, pixel_damage
 from runtime.resizing import Picture, resize_to_spec
 from runtime.schema import ImageSpec
-from runtime.tiff import can_show_damage, pixel_damage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -18,17 +18,17 @@ from runtime.classifier import Classifier
 from runtime.classifier_arguments import add_classifier_arguments, classifier_options
 from runtime.command_line import DONE, INTERRUPTED, REFUSED, ArgumentParser, positive_float, run_command, tell
 from runtime.errors import UsageError
-from runtime.folder_events import has_events
-from runtime.folder_news import Bell, News
 from runtime.inputs import is_not_yet_a_cell
 from runtime.outcomes import nouns
-from runtime.result_store import ResultStore, own_files, read_predictions
 from runtime.results import ResultsFile, check_results_name
 from runtime.schema import Prediction
 from runtime.stopping import stop_signals
-from runtime.systemd import Notifier, unit_text
-from runtime.watch_service import WatchService
-from runtime.watched_folder import WatchedFolder
+from runtime.watching.events import has_events
+from runtime.watching.folder import WatchedFolder
+from runtime.watching.news import Bell, News
+from runtime.watching.result_store import ResultStore, own_files, read_predictions
+from runtime.watching.service import WatchService
+from runtime.watching.systemd import Notifier, unit_text
 
 DEFAULT_INTERVAL_S = 1.0
 

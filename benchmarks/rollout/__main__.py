@@ -6,11 +6,11 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.record import OK, Row, check_record_folder
+from benchmarks.record import Row, check_record_folder
 from benchmarks.rollout.budget import read_budget
 from benchmarks.rollout.material import found_material
 from benchmarks.rollout.options import RolloutOptions, quick
-from benchmarks.rollout.record import NO, Record, failures_of, write
+from benchmarks.rollout.record import NO, Record, failures_of, measured_rows, write
 from runtime.backends.select import BACKENDS
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.command_line import (
@@ -39,7 +39,8 @@ LENGTHS = (
 
 def build_parser() -> ArgumentParser:
     """Describe the command line."""
-    default, short = (options(Path(), Path()) for options in (RolloutOptions, _quick_defaults))
+    default = RolloutOptions(Path(), Path())
+    short = quick(default)
     parser = ArgumentParser(
         prog="python -m benchmarks.rollout",
         description="Measure a bundle on this machine: latency, sustained rate, cold start, memory, scaling, parity "
@@ -84,10 +85,6 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def _quick_defaults(bundle: Path, out: Path) -> RolloutOptions:
-    return quick(RolloutOptions(bundle, out))
-
-
 def options_of(parsed: argparse.Namespace) -> RolloutOptions:
     """Return the options, with the lengths of --quick where it was asked for and none was chosen by hand."""
     options = RolloutOptions(
@@ -104,8 +101,7 @@ def options_of(parsed: argparse.Namespace) -> RolloutOptions:
     )
     if parsed.quick:
         options = quick(options)
-    names = [name for _, name, *_ in LENGTHS]
-    chosen = {name: getattr(parsed, name) for name in names if getattr(parsed, name) is not None}
+    chosen = {name: value for _, name, *_ in LENGTHS if (value := getattr(parsed, name)) is not None}
     if parsed.batch_sizes:
         chosen["batch_sizes"] = tuple(sorted({1, *parsed.batch_sizes}))  # a single file is what a budget speaks of
     return replace(options, **chosen)
@@ -149,8 +145,7 @@ def summarize(record: Record) -> None:
         "peers": ("peer", "cells_per_second", "ratio", "lowest", "highest", "largest_difference"),
     }
     for name, columns in shown.items():
-        rows = [row for row in record["sections"][name]["rows"] if row["status"] == OK]
-        if rows:
+        if rows := measured_rows(record, name):
             print_table([_columns(row, columns) for row in rows])
             print()
     if record["budget"]:

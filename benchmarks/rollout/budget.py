@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.latency import FILE_TO_RESULT
-from benchmarks.record import OK, Row
-from benchmarks.rollout.record import Record
+from benchmarks.record import Row
+from benchmarks.rollout.record import Record, case_name, measured_rows
 from export.gate import ROUNDING
 from runtime.errors import UsageError
 
@@ -104,33 +104,25 @@ def measured_value(name: str, record: Record) -> float | None:
 
 def deployed_rows(record: Record, section: str) -> list[Row]:
     """Return a section's rows of the deployed case that were measured."""
-    deployed = record["deployed"]
-    return [
-        row
-        for row in record["sections"].get(section, {}).get("rows", [])
-        if row["status"] == OK and all(row.get(key) == deployed[key] for key in ("backend", "precision"))
-    ]
+    return measured_rows(record, section, **record["deployed"])
 
 
 def single_file_row(record: Record) -> Row | None:
     """Return the latency of a single file, from file to result."""
-    rows = (row for row in deployed_rows(record, "latency") if row["measured"] == FILE_TO_RESULT)
-    return next((row for row in rows if row["cells"] == 1), None)
+    rows = measured_rows(record, "latency", **record["deployed"], measured=FILE_TO_RESULT, cells=1)
+    return rows[0] if rows else None
 
 
 def proof_of(record: Record) -> Row | None:
     """Return the gate's proof of the deployed case."""
-    proof: Row | None = record["sections"].get("parity", {}).get("proofs", {}).get(_name(record))
+    proof: Row | None = record["sections"].get("parity", {}).get("proofs", {}).get(case_name(record["deployed"]))
     return proof
 
 
 def _compared(record: Record) -> Row | None:
     """Return the proof of the deployed case, None where it is what the others are compared with."""
-    return None if record["sections"].get("parity", {}).get("reference_case") == _name(record) else proof_of(record)
-
-
-def _name(record: Record) -> str:
-    return f"{record['deployed']['backend']} {record['deployed']['precision']}"
+    is_reference = record["sections"].get("parity", {}).get("reference_case") == case_name(record["deployed"])
+    return None if is_reference else proof_of(record)
 
 
 def _latency(key: str) -> Callable[[Record], float | None]:

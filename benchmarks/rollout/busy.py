@@ -15,7 +15,8 @@ from benchmarks.record import Row
 BUSY_SHARE = 0.10  # of all CPUs, taken by others, from which on it is said
 MOST_NAMED = 3  # processes
 SHARE_NAMED = 0.01  # from which on a process is named
-IDLE_FIELDS = ("idle", "iowait", "guest", "guest_nice")  # of psutil's times; guests are counted under user as well
+IDLE_FIELDS = ("idle", "iowait")  # of psutil's times
+GUEST_FIELDS = ("guest", "guest_nice")  # which are counted under user as well
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,9 @@ class CpuSeconds:
 def cpu_seconds() -> CpuSeconds:
     """Read them off the system."""
     times = psutil.cpu_times()._asdict()
-    guests = sum(times.get(name, 0.0) for name in IDLE_FIELDS[2:])
-    idle = sum(times.get(name, 0.0) for name in IDLE_FIELDS[:2])
-    own = os.times()
-    return CpuSeconds(sum(times.values()) - guests, idle, own[0] + own[1] + own[2] + own[3])
+    guests = sum(times.get(name, 0.0) for name in GUEST_FIELDS)
+    idle = sum(times.get(name, 0.0) for name in IDLE_FIELDS)
+    return CpuSeconds(sum(times.values()) - guests, idle, sum(os.times()[:4]))
 
 
 def others_share(before: CpuSeconds, after: CpuSeconds) -> float:

@@ -11,8 +11,8 @@ import numpy as np
 
 from benchmarks.latency import FILE_TO_RESULT
 from benchmarks.peers import CLASSIFY
-from benchmarks.record import OK, Row
-from benchmarks.rollout.record import Record
+from benchmarks.record import Row
+from benchmarks.rollout.record import Record, case_name, measured_rows
 from benchmarks.windows import AGREEING
 from train.comparison import delong, mcnemar
 from train.metrics import is_called_all
@@ -106,34 +106,26 @@ def text_of(measured: Measured) -> str:
 def costs(record: Record) -> Iterator[tuple[str, Measured]]:
     """Yield every figure of time, rate and memory by its name."""
     for row in measured_rows(record, "latency"):
-        where = f"{row['backend']} {row['precision']}, {row['cells']} at once, {row['measured']}"
+        where = f"{case_name(row)}, {row['cells']} at once, {row['measured']}"
         windows = row["windows_ms"][-AGREEING:]
         is_model = row["measured"] != FILE_TO_RESULT
         yield f"{where}: p50 ms", over([float(np.median(window)) for window in windows], of_files=not is_model)
         if row["cells"] == 1 and row["measured"] == FILE_TO_RESULT:
             yield f"{where}: p95 ms", over([float(np.percentile(window, 95)) for window in windows])
     for row in measured_rows(record, "scaling"):
-        name = f"{row['backend']} {row['precision']}, {row['cpus']} CPUs, {row['measured']}: cells a second"
+        name = f"{case_name(row)}, {row['cpus']} CPUs, {row['measured']}: cells a second"
         is_model = row["measured"] != FILE_TO_RESULT
         yield name, over(row["windows_cells_per_second"], more_is_better=True, of_files=not is_model)
     for row in measured_rows(record, "sustained"):
         rates = record["sections"]["sustained"]["cells_per_minute"]
-        yield (
-            f"{row['backend']} {row['precision']}, sustained: cells a minute",
-            overall(row["cells_per_minute"], rates),
-        )
+        yield f"{case_name(row)}, sustained: cells a minute", overall(row["cells_per_minute"], rates)
     for row in measured_rows(record, "cold_start"):
-        yield f"{row['backend']} {row['precision']}, cold start: s", over(row["starts_s"])
-        yield f"{row['backend']} {row['precision']}: peak memory MB", over([row["peak_mb"]])
+        yield f"{case_name(row)}, cold start: s", over(row["starts_s"])
+        yield f"{case_name(row)}: peak memory MB", over([row["peak_mb"]])
     for row in measured_rows(record, "peers"):
         if row["peer"] != CLASSIFY and "ratio" in row:
             name = f"classify, times as fast as {row['peer']}"
             yield name, Measured(row["ratio"], row["lowest"], row["highest"], more_is_better=True)
-
-
-def measured_rows(record: Record, section: str) -> list[Row]:
-    """Return the rows of a section that hold figures."""
-    return [row for row in record["sections"].get(section, {}).get("rows", []) if row["status"] == OK]
 
 
 def over(values: Sequence[float], *, more_is_better: bool = False, of_files: bool = True) -> Measured:

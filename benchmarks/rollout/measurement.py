@@ -6,7 +6,6 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import environment
@@ -127,13 +126,9 @@ def _about(bundle: Bundle) -> dict[str, Any]:
             {
                 "precision": variant.precision,
                 "sha256": variant.sha256,
-                "mb": round(_bytes(bundle.path(variant)) / 2**20, 2),
+                "mb": round(bundle.path(variant).stat().st_size / 2**20, 2),
                 "proved": variant.proof.passed,
             }
             for variant in bundle.manifest.variants
         ],
     }
-
-
-def _bytes(path: Path) -> int:
-    return path.stat().st_size

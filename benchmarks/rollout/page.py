@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from typing import Any
 
 from benchmarks.record import FAILED, SKIPPED
-from runtime.cell_names import printable
+from runtime.html_page import text
 
 STYLE = """\
 :root { color-scheme: light dark; --ink: #1d2126; --soft: #5b6470; --paper: #fff; --card: #f5f6f8; --grid: #c9ced6;
@@ -61,11 +60,6 @@ a:focus-visible, summary:focus-visible { outline: 3px solid; outline-offset: 2px
 """
 NOTHING = "-"
 FIGURE = re.compile(r"[+-]?\d[\d.,e+-]*%?$")
-
-
-def text(value: object) -> str:
-    """Return any text as HTML that shows it and does nothing."""
-    return escape(printable(str(value)))
 
 
 def number(value: object, decimals: int | None = None) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from train.metrics import is_called_all, measure
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+Told = TypeVar("Told")
 KERAS, FP32_GRAPH = "Keras model", "fp32 graph"
 DIGITS = 9  # of p_all in the record: with 7, float32(0.9) would read as 0.9 and reach a threshold that it misses
 
@@ -65,7 +66,8 @@ def parity(options: RolloutOptions, bundle: Bundle, cases: Sequence[Case], cells
             failures[case_name] = backend.error
             del scores.answers[case_name]
     verdicts = verdicts_of(bundle, scores, options.data)
-    seen = seen_cells(bundle, options.run, scores.cells)
+    seen = told_by_run(count_seen, bundle, options.run, scores.cells)
+    groups = told_by_run(unseen_groups, bundle, options.run, scores.cells)
     return {
         "reference": name,
         "reference_case": None if name == KERAS else FP32Graph.case.name,
@@ -77,7 +79,7 @@ def parity(options: RolloutOptions, bundle: Bundle, cases: Sequence[Case], cells
         "fitted": seen and seen.fitted,
         "chosen_on": seen and seen.chosen_on,
         "doubts": list(doubts(name, why, seen, scores)),
-        **judged(bundle, scores, verdicts, unseen(bundle, options.run, scores.cells)),
+        **judged(bundle, scores, verdicts, groups),
     }
 
 
@@ -90,10 +92,12 @@ def _refuse_no_numbers(name: str, scores: Scores) -> None:
         )
 
 
-def seen_cells(bundle: Bundle, run: Path | None, cells: Sequence[Cell]) -> Seen | None:
-    """Return how many of the cells the run has seen; None where it is not at hand to tell."""
+def told_by_run(
+    ask: Callable[[Path, Sequence[Cell]], Told], bundle: Bundle, run: Path | None, cells: Sequence[Cell]
+) -> Told | None:
+    """Return what `ask` says of the cells and the bundle's run; None where that is not at hand to tell."""
     try:
-        return count_seen(reference_file(bundle, run), cells)
+        return ask(reference_file(bundle, run), cells)
     except (BundleError, RunError):
         return None
 
@@ -169,27 +173,20 @@ def verdicts_of(bundle: Bundle, scores: Scores, data: Path | None) -> tuple[Verd
     return judge_all(scores, bundle.manifest.decision.threshold, tolerances, str(data))
 
 
-def unseen(bundle: Bundle, run: Path | None, cells: Sequence[Cell]) -> list[str] | None:
-    """Return the group of each cell's subject, as `unseen_groups` does; None where the run is not at hand to tell."""
-    try:
-        return unseen_groups(reference_file(bundle, run), cells)
-    except (BundleError, RunError):
-        return None
-
-
 def judged(bundle: Bundle, scores: Scores, verdicts: Sequence[Verdict], groups: Sequence[str] | None) -> dict[str, Any]:
     """Return proofs, metrics, flips, subjects and every answer, as the record keeps them.
 
     `groups` are those of the cells' subjects where the model was fitted on none of them: intervals are then over them.
     """
     threshold = bundle.manifest.decision.threshold
-    answers = counted_answers(scores)
+    # NaN, which JSON has not, as the gate counts it: as the wrongest answer.
+    answers = {name: wrong_for_nan(p_all, scores.labels) for name, p_all in scores.whole_answers().items()}
     return {
         "passed": bool(verdicts) and all(verdict.proof.passed for verdict in verdicts),
         "proofs": {verdict.precision: asdict(verdict.proof) for verdict in verdicts},
         "metrics": {name: asdict(measure(scores.labels, p_all, threshold, groups)) for name, p_all in answers.items()},
-        "flipped": [flip for verdict in verdicts for flip in flips(verdict, scores)],
-        "subjects": subject_rows(scores, verdicts, threshold),
+        "flipped": [flip for verdict in verdicts for flip in flips(verdict, scores, answers[verdict.precision])],
+        "subjects": subject_rows(scores, answers, verdicts, threshold),
         "unreadable": scores.unreadable,
         "cells": [
             {"path": str(cell.path), "sha256": cell.sha256, "subject": cell.subject, "label": cell.label}
@@ -199,14 +196,8 @@ def judged(bundle: Bundle, scores: Scores, verdicts: Sequence[Verdict], groups: 
     }
 
 
-def counted_answers(scores: Scores) -> dict[str, NDArray[np.float32]]:
-    """Return p_all of all cells by name, as the gate counts it: NaN, which JSON has not, as the wrongest answer."""
-    return {name: wrong_for_nan(p_all, scores.labels) for name, p_all in scores.whole_answers().items()}
-
-
-def flips(verdict: Verdict, scores: Scores) -> list[Row]:
-    """Return the cells to which a case gives another label than the reference."""
-    own = counted_answers(scores)[verdict.precision]
+def flips(verdict: Verdict, scores: Scores, p_all: NDArray[np.float32]) -> list[Row]:
+    """Return the cells to which a case, with its answers `p_all`, gives another label than the reference."""
     return [
         {
             "variant": verdict.precision,
@@ -214,19 +205,20 @@ def flips(verdict: Verdict, scores: Scores) -> list[Row]:
             "subject": scores.cells[index].subject,
             "label": scores.cells[index].label,
             "reference": round(float(scores.reference[index]), DIGITS),
-            "p_all": round(float(own[index]), DIGITS),
+            "p_all": round(float(p_all[index]), DIGITS),
         }
         for index in np.flatnonzero(verdict.flipped)
     ]
 
 
-def subject_rows(scores: Scores, verdicts: Sequence[Verdict], threshold: float) -> list[Row]:
+def subject_rows(
+    scores: Scores, answers: Mapping[str, NDArray[np.float32]], verdicts: Sequence[Verdict], threshold: float
+) -> list[Row]:
     """Return for each subject how many of its cells the reference and each case label right, and how many flip.
 
     The interval is Wilson's, of the reference's share; those with most flipped cells come first.
     """
     subjects = np.array([cell.subject or "unknown" for cell in scores.cells])
-    answers = counted_answers(scores)
     rows = []
     for subject in np.unique(subjects):
         own = subjects == subject

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from benchmarks.latency import FILE_TO_RESULT, MODEL
-from benchmarks.record import OK, Row
-from benchmarks.rollout.record import Record
+from benchmarks.record import Row
+from benchmarks.rollout.record import Record, case_name, measured_rows
 from benchmarks.windows import AGREEING
 
 # Stand-ins that the page's own colors take the place of.
@@ -50,7 +50,7 @@ Draw = Callable[[Any], None]
 
 def latency_picture(record: Record) -> str:
     """Draw which share of the runs on a single file took no longer than so many milliseconds."""
-    rows = _rows(record, "latency", cells=1)
+    rows = measured_rows(record, "latency", cells=1)
 
     def draw(figure: Any) -> None:
         panels = figure.subplots(1, 2, sharey=True)
@@ -60,7 +60,7 @@ def latency_picture(record: Record) -> str:
             for number, row in enumerate(own):
                 samples = np.sort(np.concatenate([np.array(window) for window in row["windows_ms"][-AGREEING:]]))
                 shares = np.arange(1, len(samples) + 1) / len(samples)
-                axes.step(samples, shares, where="post", label=_case(row), **_look(number))
+                axes.step(samples, shares, where="post", label=case_name(row), **_look(number))
             axes.set(title=name, xlabel="ms", ylim=(0, 1.02))
             axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.axhline(0.95, color=INK, linewidth=0.7, linestyle=":")
@@ -72,12 +72,16 @@ def latency_picture(record: Record) -> str:
 
 def at_once_picture(record: Record) -> str:
     """Draw cells a second by how many come at once."""
-    return _svg("at-once", lambda figure: _rates(figure, _rows(record, "latency"), "cells", "cells at once"), 3.0)
+    return _svg(
+        "at-once", lambda figure: _rates(figure, measured_rows(record, "latency"), "cells", "cells at once"), 3.0
+    )
 
 
 def cpu_picture(record: Record) -> str:
     """Draw cells a second by the number of CPUs."""
-    return _svg("cpus", lambda figure: _rates(figure, _rows(record, "scaling"), "cpus", "CPUs that it may use"), 3.1)
+    return _svg(
+        "cpus", lambda figure: _rates(figure, measured_rows(record, "scaling"), "cpus", "CPUs that it may use"), 3.1
+    )
 
 
 def sustained_picture(record: Record) -> str:
@@ -170,7 +174,7 @@ def roc(labels: Any, p_all: Any) -> tuple[Any, Any]:
 
 def peers_picture(record: Record) -> str:
     """Draw each peer's time as a multiple of classify's, with the range of the rounds."""
-    rows = [row for row in _rows(record, "peers") if "ratio" in row][::-1]
+    rows = [row for row in measured_rows(record, "peers") if "ratio" in row][::-1]
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
@@ -185,18 +189,6 @@ def peers_picture(record: Record) -> str:
         axes.grid(visible=False)
 
     return _svg("peers", draw, 1 + 0.55 * len(rows))
-
-
-def _rows(record: Record, section: str, **equal: object) -> list[Row]:
-    return [
-        row
-        for row in record["sections"][section]["rows"]
-        if row["status"] == OK and all(row[key] == value for key, value in equal.items())
-    ]
-
-
-def _case(row: Row) -> str:
-    return f"{row['backend']} {row['precision']}"
 
 
 def _look(number: int) -> dict[str, Any]:
@@ -229,7 +221,7 @@ def _rates(figure: Any, rows: Sequence[Row], key: str, title: str) -> None:
 def _by_case(rows: Iterator[Row]) -> dict[str, list[Row]]:
     cases: dict[str, list[Row]] = {}
     for row in rows:
-        cases.setdefault(_case(row), []).append(row)
+        cases.setdefault(case_name(row), []).append(row)
     return cases
 
 

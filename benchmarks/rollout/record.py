@@ -19,6 +19,20 @@ KEYS = ("schema_version", "measurement", "environment", "bundle", "options", "de
 YES, NO, OPEN = "yes", "no", "open"
 
 
+def measured_rows(record: Record, section: str, **equal: object) -> list[Row]:
+    """Return the rows of a section that hold figures, or of those the ones whose columns are `equal`."""
+    return [
+        row
+        for row in record["sections"].get(section, {}).get("rows", [])
+        if row["status"] == OK and all(row.get(key) == value for key, value in equal.items())
+    ]
+
+
+def case_name(row: Row) -> str:
+    """Return how tables call the case of a row, such as "cpu int8"."""
+    return f"{row['backend']} {row['precision']}"
+
+
 def failures_of(record: Record) -> Iterator[tuple[str, Row]]:
     """Yield each row that failed, with the name of its section."""
     for name, section in record["sections"].items():
@@ -40,8 +54,7 @@ def verdict_of(record: Record) -> Row:
 
 
 def _reasons_against(record: Record) -> Iterator[str]:
-    latency = record["sections"]["latency"]["rows"]
-    if not any(row["status"] == OK for row in latency):
+    if not measured_rows(record, "latency"):
         yield "nothing could be measured"
     deployed = record["deployed"]["precision"]
     if not all(variant["proved"] for variant in record["bundle"]["variants"] if variant["precision"] == deployed):

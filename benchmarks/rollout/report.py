@@ -7,16 +7,16 @@ from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import Any
 
-from benchmarks.record import OK, SKIPPED, Row
+from benchmarks.record import SKIPPED, Row
 from benchmarks.rollout import plots
 from benchmarks.rollout.budget import deployed_rows, measured_value
-from benchmarks.rollout.page import STYLE, bullets, facts, figure, folded, number, table, text
-from benchmarks.rollout.record import Record
+from benchmarks.rollout.page import STYLE, bullets, facts, figure, folded, number, table
+from benchmarks.rollout.record import Record, measured_rows
 from benchmarks.rollout.sustained import FEWEST_SLOTS
 from runtime.contact_sheet import thumbnail
 from runtime.errors import UnreadableCellError
 from runtime.files import write_text_aside
-from runtime.html_page import TAIL, head
+from runtime.html_page import TAIL, head, text
 from runtime.inputs import spread_over
 from runtime.schema import CLASSES
 from train.metrics import METRIC_NAMES
@@ -234,7 +234,7 @@ def _latency(record: Record) -> str:
         "first_ms": "first ms",
     }
     pictures = ""
-    if any(row["status"] == OK for row in section["rows"]):
+    if measured_rows(record, "latency"):
         pictures = _pictures(
             figure(plots.latency_picture(record), "A single cell: share of the runs that took no longer. Dotted: p95"),
             figure(plots.at_once_picture(record), "Cells a second by how many come at once"),
@@ -334,7 +334,7 @@ def _scaling(record: Record) -> str:
     }
     section = record["sections"]["scaling"]
     picture = ""
-    if any(row["status"] == OK for row in section["rows"]):
+    if measured_rows(record, "scaling"):
         picture = _pictures(figure(plots.cpu_picture(record), "Cells a second by CPUs"))
     note = "<p>The process may use so many CPUs and no more; by cells at once see latency.</p>"
     return _section("scaling", note + picture + table(section["rows"], columns))

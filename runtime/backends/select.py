@@ -18,6 +18,11 @@ PREFERENCES = {
     "cuda": ("fp16", "fp32", "int8"),
     "cpu": ("fp32", "fp16", "int8_cpu", "int8"),
 }
+WHAT_AUTO_TAKES = {
+    "tensorrt": "the fastest that is proved and built",
+    "cuda": "the fastest that is proved",
+    "cpu": "the proved one nearest to the Keras model",
+}
 
 
 def open_model(bundle: Bundle, backend: str, precision: str, threads: int | None = None) -> tuple[Backend, Variant]:

@@ -20,9 +20,9 @@ from runtime.contact_sheet import as_jpeg
 from runtime.errors import UnreadableCellError
 from runtime.outcomes import Outcomes
 from runtime.preprocessing import MAX_FILE_BYTES, decode_cell
-from runtime.result_store import FileVersion, Reader, read
 from runtime.results import row_of
 from runtime.schema import ImageSpec, Prediction
+from runtime.watching.result_store import FileVersion, Reader, read
 
 PICTURE = ImageSpec(320, 320)
 MOST_ROWS = 200  # of one answer

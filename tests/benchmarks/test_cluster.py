@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import cluster
+from benchmarks import cluster, peak_memory
 from benchmarks.archive_plan import Constants, Machines, plan_of
 from benchmarks.peak_memory import Finished, run_alone_measured
 from benchmarks.record import FAILED, OK
@@ -62,20 +63,25 @@ def test_a_plan_is_arithmetic_on_what_was_measured() -> None:
 
 
 def test_all_is_measured_on_the_same_cells_and_what_failed_does_not_end_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cell_file: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    cell_file("cells/a.bmp")
+    monkeypatch.chdir(tmp_path)
     given: list[int] = []
 
     def run(command: list[str], *, quiet: bool) -> Finished:
-        given.append(len(list(Path(command[-3]).iterdir())))
+        given.append(sum(path.exists() for path in Path(command[-3]).iterdir()))
         if "--workers" in command:
             raise MeasurementError("no Ray here")
         return Finished(0.0, 0.0)
 
     monkeypatch.setattr(cluster, "run_measured", run)
     monkeypatch.setattr(cluster, "run_alone_measured", lambda _: Finished(60.0, 123.4))
-    command = ["--cells", "40", "--rounds", "1", "--driver-images", "5", "--plan", "1000", "--out", str(tmp_path)]
-    assert cluster.main(command) == PARTLY_DONE
+    command = ["--cells", "40", "--rounds", "1", "--driver-images", "5", "--plan", "1000", "--data", "cells"]
+    assert cluster.main([*command, "--out", str(tmp_path)]) == PARTLY_DONE
     assert {*given} == {10, 40}
     content: dict[str, Any] = json.loads((tmp_path / "cluster.json").read_text())
     rows = {row["command"]: row for row in content["rates"]}
@@ -87,10 +93,28 @@ def test_all_is_measured_on_the_same_cells_and_what_failed_does_not_end_it(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of one process alone")
-def test_the_memory_of_a_process_is_told_without_those_that_it_starts() -> None:
-    large = "import time; held = bytearray(400 << 20); time.sleep(0.3)"
+def test_the_memory_of_a_process_is_told_without_those_that_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, seen = tmp_path / "held", tmp_path / "seen"
+    status_bytes = peak_memory.status_bytes
+
+    def looked(process: int, name: str) -> int | None:
+        is_held = held.exists()
+        found = status_bytes(process, name)
+        if is_held:
+            seen.touch()
+        return found
+
+    monkeypatch.setattr(peak_memory, "status_bytes", looked)
+    large = (
+        "from pathlib import Path\ncells = bytearray(400 << 20)\n"
+        f"Path({str(held)!r}).touch()\nwhile not Path({str(seen)!r}).exists(): pass"
+    )
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {large!r}], check=True)"
     assert 5 < run_alone_measured([sys.executable, "-c", parent]).peak_mb < 100
+    held.unlink()
+    seen.unlink()
     assert run_alone_measured([sys.executable, "-c", large]).peak_mb > 400
     with pytest.raises(MeasurementError, match="failed with exit code 3; why"):
         run_alone_measured([sys.executable, "-c", "import sys; print('why', file=sys.stderr); sys.exit(3)"])

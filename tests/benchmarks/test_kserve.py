@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,12 +26,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 @pytest.fixture
-def command(running: Running, tmp_path: Path) -> list[str]:
+def command(running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     cells = tmp_path / "cells"
     cells.mkdir()
     for seed in range(6):
         (cells / f"{seed}.png").write_bytes(noise_cell(seed))
-    return [running.url, "--model", MODEL, "--data", str(cells), "--seconds", "0.3", "--clients", "1", "3"]
+    # A clock of which each reading takes a second, so that clients ask as often on a slow machine as on a fast one.
+    monkeypatch.setattr(kserve, "time", SimpleNamespace(perf_counter=count().__next__))
+    return [running.url, "--model", MODEL, "--data", str(cells), "--seconds", "30", "--clients", "1", "3"]
 
 
 def test_every_answer_under_load_is_that_of_its_cells(command: list[str], tmp_path: Path) -> None:

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
+import pytest
 
+from benchmarks import peers
 from benchmarks.peers import Errand, keras_predict
 from runtime.bundle import Bundle
 from runtime.classifier import Classifier, ClassifierOptions
@@ -20,3 +23,13 @@ def test_keras_answers_calibrated(bundle: Path, finished_run: Path, drawn: Path)
         p_all = np.array([prediction.p_all for prediction in classifier.classify(paths)], np.float64)
     logit = np.log(p_all / (1 - p_all)) * decision.temperature
     np.testing.assert_allclose(np.asarray(keras_predict(errand)()), 1 / (1 + np.exp(-logit / 2.0)), atol=1e-4)
+
+
+@pytest.mark.parametrize("missing", [[], [*peers.GPU_PROVIDERS][:1]])
+def test_those_on_a_gpu_that_are_at_hand_come_in_the_order_of_their_table(
+    missing: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "missing_gpu_peers", lambda: dict.fromkeys(missing, "no such provider"))
+    monkeypatch.setattr(peers, "why_no_keras", lambda _: "not at hand")
+    at_hand = [name for name in peers.GPU_PROVIDERS if name not in missing]
+    assert [name for name in peers.openers(Mock()) if name in peers.GPU_PROVIDERS] == at_hand

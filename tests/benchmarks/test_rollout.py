@@ -49,6 +49,7 @@ SHORT = [
     *("--rounds", "1", "--peer-cells", "8", "--starts", "1"),
 ]
 SMALL_IMAGE = ImageSpec(12, 12)
+ONE_RUN = WindowPlan(0.0, 1, 3, 0.0, 0.0, 1)
 
 
 @pytest.fixture(autouse=True)
@@ -81,19 +82,8 @@ def test_a_short_rollout_of_the_packages_bundle_measures_everything(
     monkeypatch.setattr(sustained, "slot_seconds", lambda options, _: options.slot_seconds)
     (tmp_path / "budget.json").write_text('{"memory_mb": 100000}')
     bundle = shutil.copytree(DEFAULT_BUNDLE, tmp_path / "bundle")  # where its run is not at hand
-    arguments = [
-        "--bundle",
-        str(bundle),
-        "--data",
-        str(drawn),
-        "--out",
-        str(tmp_path / "out"),
-        "--precisions",
-        "fp32",
-        "int8",
-        *SHORT,
-    ]
-    code = rollout.main([*arguments, "--budget", str(tmp_path / "budget.json")])
+    arguments = ["--bundle", str(bundle), "--data", str(drawn), "--budget", str(tmp_path / "budget.json"), *SHORT]
+    code = rollout.main([*arguments, "--out", str(tmp_path / "out"), "--precisions", "fp32", "int8"])
     record = record_in(tmp_path / "out")
     sections = record["sections"]
     assert list(failures_of(record)) == []
@@ -422,8 +412,7 @@ def test_files_that_come_at_once_are_timed_in_the_batches_of_classify(
         return infer(self, cells)
 
     monkeypatch.setattr(OnnxRuntimeBackend, "_infer", noted)
-    options = RolloutOptions(DEFAULT_BUNDLE, Path(), batch_size=4, batch_sizes=(20,), part_runs=1)
-    options = replace(options, window=WindowPlan(0.0, 1, 3, 0.0, 0.0, 1))
+    options = RolloutOptions(DEFAULT_BUNDLE, Path(), batch_size=4, batch_sizes=(20,), window=ONE_RUN, part_runs=1)
     section = latency.latency(options, [cases_module.Case("cpu", "fp32")], [str(cell_file("a.bmp"))])
     assert [(row["measured"], row["cells"]) for row in section["rows"]] == [("model", 20), ("file to result", 20)]
     assert set(sizes) == {20, 4, 2, 1}
@@ -440,8 +429,7 @@ def test_each_run_from_file_to_result_takes_the_next_files(
         return classify(self, paths)
 
     monkeypatch.setattr(Classifier, "classify", noted)
-    options = RolloutOptions(DEFAULT_BUNDLE, Path(), batch_sizes=(2,), part_runs=4)
-    options = replace(options, window=WindowPlan(0.0, 1, 3, 0.0, 0.0, 1))
+    options = RolloutOptions(DEFAULT_BUNDLE, Path(), batch_sizes=(2,), window=ONE_RUN, part_runs=4)
     cells = [str(cell_file(f"{name}.bmp")) for name in "abc"]
     latency.latency(options, [cases_module.Case("cpu", "fp32")], cells)
     assert taken[:3] == [["a.bmp", "b.bmp"], ["c.bmp", "a.bmp"], ["b.bmp", "c.bmp"]]
@@ -450,7 +438,7 @@ def test_each_run_from_file_to_result_takes_the_next_files(
 
 def test_a_file_that_went_away_is_a_failure_and_no_fast_cell(cell_file: CellFile, tmp_path: Path) -> None:
     cells = [str(cell_file("a.bmp")), str(tmp_path / "gone.bmp")]
-    options = replace(RolloutOptions(DEFAULT_BUNDLE, Path(), batch_sizes=(2,)), window=WindowPlan(0.0, 1, 3, 0, 0, 1))
+    options = RolloutOptions(DEFAULT_BUNDLE, Path(), batch_sizes=(2,), window=ONE_RUN)
     [*_, row] = latency.latency(options, [cases_module.Case("cpu", "fp32")], cells)["rows"]
     assert row["status"] == "failed"
     with (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runtime.bmp import BI_RGB, FILE_HEADER_SIZE, HEADER, Header, row_bytes
+from runtime.formats.bmp import BI_RGB, FILE_HEADER_SIZE, HEADER, Header, row_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

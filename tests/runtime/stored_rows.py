@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runtime.result_store import read_predictions
 from runtime.schema import Prediction
+from runtime.watching.result_store import read_predictions
 
 
 def stored_rows(path: Path) -> list[Prediction]:

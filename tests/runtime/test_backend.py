@@ -13,6 +13,7 @@ from runtime.backends.base import Backend
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
 from runtime.backends.select import PREFERENCES, best_variant, open_model
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
+from runtime.classifier import Classifier, ClassifierOptions
 from runtime.errors import BackendError
 from runtime.schema import ImageSpec
 from tests.runtime.fake_backend import BrightnessBackend
@@ -74,6 +75,13 @@ def test_auto_says_what_it_took() -> None:
     backend = open_default("auto")
     assert backend.name == "cpu"
     assert "CPUExecutionProvider" in backend.description
+
+
+@pytest.mark.parametrize(("precision", "said"), [("auto", True), ("fp32", False)])
+def test_a_precision_that_nobody_named_is_said_with_its_reason(precision: str, said: bool) -> None:
+    with Classifier(ClassifierOptions(precision=precision)) as classifier:
+        reason = "; --precision auto takes the proved one nearest to the Keras model"
+        assert classifier.description.endswith(reason) is said
 
 
 def test_auto_says_why_it_is_not_on_cuda_where_that_was_to_be_expected(monkeypatch: pytest.MonkeyPatch) -> None:

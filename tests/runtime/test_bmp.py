@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from runtime import preprocessing
-from runtime.bmp import PLAIN_HEADER_SIZES, read_plain_bmp
 from runtime.errors import UnreadableCellError
+from runtime.formats.bmp import PLAIN_HEADER_SIZES, read_plain_bmp
 from runtime.preprocessing import MAX_SIDE, decode_cell
 from runtime.schema import ImageSpec
 from tests.runtime.bmp_files import HEADER_FIELDS, bmp_file, patched, random_pixels

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime import jpeg
 from runtime.demo import demo_cells
-from runtime.jpeg import scan_damage
+from runtime.formats import jpeg
+from runtime.formats.jpeg import scan_damage
 from tests.runtime.odd_images import encoded
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from runtime.errors import UnreadableCellError
-from runtime.png import FILLING
+from runtime.formats.png import FILLING
 from runtime.preprocessing import decode_picture
 
 KINDS = {  # bits and color type

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import OutputError
-from runtime.result_store import (
+from runtime.results import AUDIT_COLUMNS, COLUMNS, ResultsFile
+from runtime.schema import Prediction
+from runtime.watching.result_store import (
     APPLICATION_ID,
     NAME_TO_TYPE,
     STORE_VERSION,
@@ -20,8 +22,6 @@ from runtime.result_store import (
     own_files,
     read_predictions,
 )
-from runtime.results import AUDIT_COLUMNS, COLUMNS, ResultsFile
-from runtime.schema import Prediction
 from tests.runtime.another_user import another_user, needs_root, open_folder
 from tests.runtime.audits import AUDIT
 from tests.runtime.stored_rows import stored_rows

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.systemd import Notifier, unit_text
+from runtime.watching.systemd import Notifier, unit_text
 from tests.runtime.fake_clock import FakeClock
 
 needs_unix_sockets = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this system has no Unix sockets")

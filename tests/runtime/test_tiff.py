@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from runtime.errors import UnreadableCellError
+from runtime.formats.tiff import can_show_damage, pixel_damage
 from runtime.preprocessing import decode_picture
-from runtime.tiff import can_show_damage, pixel_damage
 from tests.runtime.odd_images import CELL, encoded, strips_of
 
 if TYPE_CHECKING:

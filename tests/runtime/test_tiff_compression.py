@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime.tiff_compression import DAMAGED, DEFLATE, LZW, PACKBITS, unpacked_length
+from runtime.formats.tiff_compression import DAMAGED, DEFLATE, LZW, PACKBITS, unpacked_length
 from tests.runtime.odd_images import CELL, encoded, strips_of
 
 NAMES = {LZW: "tiff_lzw", DEFLATE: "tiff_adobe_deflate", PACKBITS: "packbits"}

@@ -20,9 +20,9 @@ import pytest
 
 from runtime.command_line import DONE, INTERRUPTED, REFUSED
 from runtime.errors import AllnetError, UsageError
-from runtime.folder_events import has_events
-from runtime.result_store import ResultStore
 from runtime.watch import build_parser, command_of, main
+from runtime.watching.events import has_events
+from runtime.watching.result_store import ResultStore
 from tests.runtime.stored_rows import stored_rows
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ pytest.importorskip("fastapi", reason="the service needs it: pip install -e '.[s
 
 from runtime.classifier import ClassifierOptions
 from runtime.errors import OutputError, UsageError
-from runtime.result_store import ResultStore
 from runtime.serve import build_parser, feed_of
 from runtime.service.desk import Desk
 from runtime.service.watch_feed import NoPictureError, WatchFeed
+from runtime.watching.result_store import ResultStore
 from tests.runtime.service_help import Client, form
 from tests.runtime.watched import Watched
 

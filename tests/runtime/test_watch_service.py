@@ -15,14 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from runtime import watch_service, watched_folder
 from runtime.errors import BackendError, OutputError, UnopenableCellError
-from runtime.folder_news import Bell, News
-from runtime.result_store import FileVersion, ResultStore
 from runtime.schema import Prediction
-from runtime.systemd import Notifier
-from runtime.watch_service import SUMMARY_S, TRY_AGAIN_S, WatchService
-from runtime.watched_folder import RETRY_PAUSES_S, WatchedFolder
+from runtime.watching.folder import RETRY_PAUSES_S, WatchedFolder
+from runtime.watching.news import Bell, News
+from runtime.watching.result_store import FileVersion, ResultStore
+from runtime.watching.service import SUMMARY_S, TRY_AGAIN_S, WatchService
+from runtime.watching.systemd import Notifier
 from tests.runtime.audits import AUDIT
 from tests.runtime.fake_clock import FakeClock
 from tests.runtime.stored_rows import stored_rows
@@ -406,7 +405,7 @@ def test_a_database_that_is_locked_for_a_while_is_told_once_and_loses_nothing(wa
 
 
 def test_while_nothing_can_be_written_memory_is_bounded(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch_service, "MOST_UNWRITTEN", 10)
+    monkeypatch.setattr("runtime.watching.service.MOST_UNWRITTEN", 10)
     watch.store._connection.execute("PRAGMA query_only = ON")
     watch.drop(*names(50))
     for _ in range(3):
@@ -423,7 +422,7 @@ def test_while_nothing_can_be_written_memory_is_bounded(watch: Watch, monkeypatc
 def test_a_database_that_cannot_be_read_is_asked_seldom_and_the_files_are_found_later(
     watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watched_folder, "LOOK_REST_S", 1000.0)  # no further look comes by itself
+    monkeypatch.setattr("runtime.watching.folder.LOOK_REST_S", 1000.0)  # no further look comes by itself
     asked: list[FileVersion] = []
     watch.drop("before.bmp")
     watch.step()

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime import folder_news, watched_folder
-from runtime.folder_events import FolderEvents, has_events
-from runtime.folder_news import Bell, News
-from runtime.result_store import FileVersion
-from runtime.watched_folder import RETRY_PAUSES_S, Candidate, WatchedFolder
+from runtime.watching.events import FolderEvents, has_events
+from runtime.watching.folder import RETRY_PAUSES_S, Candidate, WatchedFolder
+from runtime.watching.news import Bell, News
+from runtime.watching.result_store import FileVersion
 from tests.runtime.another_user import another_user, needs_root, open_folder
 from tests.runtime.fake_clock import FakeClock
 
@@ -244,7 +243,7 @@ def test_a_failed_file_that_changes_has_all_its_tries_again(folder: Folder) -> N
 def test_no_more_files_wait_than_there_is_room_for_and_none_is_lost(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watched_folder, "MOST_WAITING", 5)
+    monkeypatch.setattr("runtime.watching.folder.MOST_WAITING", 5)
     for number in range(32):
         folder.news.file(str(folder.write(f"{number}.bmp")), complete=number % 2 == 0)
     taken: list[str] = []
@@ -261,7 +260,7 @@ def test_no_more_files_wait_than_there_is_room_for_and_none_is_lost(
 
 def test_news_that_there_was_no_room_for_is_found_by_a_look(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.take()
-    monkeypatch.setattr(folder_news, "MOST_NEWS", 3)
+    monkeypatch.setattr("runtime.watching.news.MOST_NEWS", 3)
     for number in range(9):
         folder.news.file(str(folder.write(f"{number}.bmp")), complete=True)
     assert len(folder.take()) == 3
@@ -347,7 +346,7 @@ def test_a_folder_that_can_be_listed_and_not_entered_is_told_once_and_taken_when
 
 
 def test_looks_at_a_large_folder_leave_it_time_to_rest(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watched_folder, "LOOK_REST_S", 10.0)
+    monkeypatch.setattr("runtime.watching.folder.LOOK_REST_S", 10.0)
     for number in range(3):
         folder.write(f"{number}.bmp")
     folder.take()

@@ -9,8 +9,8 @@ from pathlib import Path
 from runtime.demo import demo_cells
 from runtime.errors import UnopenableCellError
 from runtime.files import sha256_of_file
-from runtime.result_store import FileVersion, ResultStore, own_files
 from runtime.schema import Audit, Prediction
+from runtime.watching.result_store import FileVersion, ResultStore, own_files
 from tests.runtime.audits import AUDIT
 
 

@@ -64,7 +64,7 @@ def run_python(code: str, folder: Path, drawn: Path, **environment: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=900,  # a machine with much else to do
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.tiff_compression import COMPRESSIONS, MOST_PADDING, unpacked_length
+from runtime.formats.tiff_compression import COMPRESSIONS, MOST_PADDING, unpacked_length
 
 WIDTH, HEIGHT, BITS, COMPRESSION, SAMPLES, PLANES = 256, 257, 258, 259, 277, 284
 FILL_ORDER, STRIP_PLACES, STRIP_ROWS, STRIP_BYTES = 266, 273, 278, 279

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime.closing import Closing
 from runtime.errors import UsageError
-from runtime.folder_news import News
+from runtime.watching.news import News
 
 if TYPE_CHECKING:
     from watchdog.events import FileSystemEvent

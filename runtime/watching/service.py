@@ -14,12 +14,12 @@ from typing import Protocol
 
 from runtime.cell_names import printable
 from runtime.errors import OutputError
-from runtime.folder_news import Bell
 from runtime.outcomes import Outcomes, nouns
-from runtime.result_store import FileVersion, ResultStore
 from runtime.schema import Prediction
-from runtime.systemd import Notifier
-from runtime.watched_folder import Candidate, WatchedFolder
+from runtime.watching.folder import Candidate, WatchedFolder
+from runtime.watching.news import Bell
+from runtime.watching.result_store import FileVersion, ResultStore
+from runtime.watching.systemd import Notifier
 
 MOST_UNWRITTEN = 10_000  # rows that are kept while the database cannot be written; then no more files are taken
 COMMIT_REST = 50  # between two commits, as a multiple of a commit's time: waiting for the disk costs 2 % at most

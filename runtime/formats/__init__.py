@@ -1,0 +1,1 @@
+"""Image formats that need more than Pillow gives: BMP is read faster; the others are searched for silent damage."""
