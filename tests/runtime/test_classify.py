@@ -515,6 +515,7 @@ def disk_with_room_for(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)
 
 
+@pytest.mark.usefixtures("capsys")  # otherwise standard error is a file, which may not grow either
 @pytest.mark.parametrize("buffered", [1, 8192], ids=["at a row", "at the end"])
 def test_a_disk_that_fills_up_says_how_to_go_on(
     six_cells: Path, monkeypatch: pytest.MonkeyPatch, buffered: int
