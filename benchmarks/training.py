@@ -136,13 +136,13 @@ class Training:
 
     def __init__(self, model: str, data: Path, image_size: int | None, batch_size: int, cache: Path) -> None:
         from train.dataset import find_cells
-        from train.models.network import default_size, recipe_of
+        from train.models.network import NETWORKS
         from train.prepared import prepare_images
         from train.splits import TRAINING, PlacedCell
         from train.standardization import standardization_of
 
-        self.size = image_size or default_size(model)
-        self.recipe = recipe_of(model)
+        self.size = image_size or NETWORKS[model].size
+        self.recipe = NETWORKS[model].recipe
         self.cells = find_cells(data)
         self._model = model
         self._batch_size = batch_size

@@ -109,7 +109,7 @@ def _add_verify(commands: Any) -> None:
     verify = commands.add_parser(
         "verify",
         help="prove a bundle's variants on labelled cells",
-        epilog="Exit codes: 0 every variant passed; 1 refused, or a variant failed; 2 every variant passed, but some "
+        epilog="Exit codes: 0 every variant passed; 1 refused, or a variant failed; 2 no variant failed, but some "
         "cells could not be read, or they were too few for a proof, or fewer than a variant failed on before.",
     )
     verify.add_argument("bundle", type=Path, metavar="BUNDLE", help="the verdict is written into it")

@@ -66,7 +66,7 @@ def build_engine(folder: Path, options: EngineOptions, tell: Callable[[str], Non
     ConversionError where TensorRT does not take the graph or the engine is not what was asked for, OutputError where it
     cannot be written.
     """
-    _verify_options(options)
+    _refuse_unfit_batch(options)
     bundle = Bundle.open(folder)
     variant = choose_variant(bundle, options.precision)
     if not options.unproved:
@@ -104,7 +104,7 @@ def choose_variant(bundle: Bundle, precision: str | None) -> Variant:
         ) from error
 
 
-def _verify_options(options: EngineOptions) -> None:
+def _refuse_unfit_batch(options: EngineOptions) -> None:
     smallest, best, largest = options.batch
     if not 1 <= smallest <= best <= largest:
         raise UsageError(f"expected 1 <= MIN <= OPT <= MAX for --batch, received {smallest} {best} {largest}")

@@ -1,18 +1,15 @@
-"""Reads what `train` left in a run folder."""
+"""Finds the run that becomes a bundle."""
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import RunError
-from runtime.schema import Decision, Metrics, RunConfig, run_record_from_json
-
-CONFIG = "config.json"
-BEST = "best.keras"
+from runtime.schema import Decision, Metrics, RunConfig
+from train.run_folder import CONFIG_NAME, TO_FINISH, RunFolder
+from train.splits import VALIDATION
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ class FinishedRun:
     @property
     def keras_file(self) -> Path:
         """The checkpoint with the best validation accuracy."""
-        return self.folder / BEST
+        return RunFolder(self.folder).best_model
 
 
 def find_run(folder: Path, tell: Callable[[str], None] = print) -> FinishedRun:
@@ -36,9 +33,9 @@ def find_run(folder: Path, tell: Callable[[str], None] = print) -> FinishedRun:
 
     Raises RunError where there is no finished run.
     """
-    if (folder / CONFIG).exists():
+    if RunFolder(folder).exists:
         return _open(folder)
-    found = [config.parent for config in sorted(folder.glob(f"*/{CONFIG}"))]
+    found = [config.parent for config in sorted(folder.glob(f"*/{CONFIG_NAME}"))]
     runs = []
     for run in found:
         try:
@@ -55,23 +52,11 @@ def find_run(folder: Path, tell: Callable[[str], None] = print) -> FinishedRun:
     return max(runs, key=lambda run: run.validation.accuracy.value)
 
 
-def _open(folder: Path) -> FinishedRun:
-    try:
-        config = run_record_from_json(RunConfig, _text(folder / CONFIG), f"{folder / CONFIG}")
-        metrics = json.loads(_text(folder / "metrics.json"))["validation"]
-        decision = run_record_from_json(Decision, _text(folder / "decision.json"), f"{folder / 'decision.json'}")
-        with (folder / "history.csv").open(newline="") as stream:
-            best_epochs = [int(row["epoch"]) for row in csv.DictReader(stream) if row["best"] == "1"]
-        if not best_epochs:
-            raise ValueError(f"no best epoch in {folder / 'history.csv'}")
-        (folder / BEST).stat()
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise RunError(
-            f"expected a finished run at {folder}, found: {error}; finish it with `python -m train fit --resume`"
-        ) from error
-    validation = run_record_from_json(Metrics, json.dumps(metrics), f"{folder / 'metrics.json'}")
-    return FinishedRun(folder, config, validation, decision, max(best_epochs))
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
+def _open(path: Path) -> FinishedRun:
+    folder = RunFolder(path)
+    folder.refuse_unvalidated()
+    best_epochs = [epoch.epoch for epoch in folder.history() if epoch.best]
+    if not best_epochs or not folder.best_model.is_file():
+        lacking = folder.best_model.name if best_epochs else "best epoch in history.csv"
+        raise RunError(f"expected a finished run at {path}, found no {lacking}; {TO_FINISH}")
+    return FinishedRun(path, folder.config(), folder.metrics()[VALIDATION], folder.decision(), max(best_epochs))

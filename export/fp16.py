@@ -10,12 +10,12 @@ import onnx
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from export.graph import (
-    check,
     constant_values,
     nodes_after_weights,
     open_for_reading,
     producers,
     put_in_order,
+    refuse_invalid,
     weighted_nodes,
 )
 
@@ -52,7 +52,7 @@ def write_fp16(fp32: Path, target: Path, peaks: dict[str, float]) -> tuple[str, 
     _drop_round_trips(converted)
     put_in_order(converted)
     onnx.save(converted, target)
-    check(target)
+    refuse_invalid(target)
     return tuple(name for name in names if name in overflowing or (name in weighted and name not in inner))
 
 

@@ -102,8 +102,11 @@ def changes(proof: Proof) -> Figures:
     return Figures(**{name: variant[name] - keras[name] for name in keras})
 
 
-def verdict_row(verdict: Verdict) -> dict[str, str | int]:
-    """Sum up a verdict as a row of a table; changes in points of a hundred, of the AUC as they are."""
+def verdict_row(verdict: Verdict, too_few: str = "") -> dict[str, str | int]:
+    """Sum up a verdict as a row of a table; changes in points of a hundred, of the AUC as they are.
+
+    A difference found on `too_few` cells for a proof is a failure all the same, but to find none proves nothing.
+    """
     proof = verdict.proof
     change = changes(proof)
     return {
@@ -115,7 +118,7 @@ def verdict_row(verdict: Verdict) -> dict[str, str | int]:
         "sensitivity": f"{100 * change.sensitivity:+.2f}",
         "specificity": f"{100 * change.specificity:+.2f}",
         "auc": f"{change.auc:+.5f}",
-        "verdict": "passed" if proof.passed else "FAILED",
+        "verdict": "FAILED" if not proof.passed else "NOT PROVED" if too_few else "passed",
     }
 
 

@@ -36,7 +36,7 @@ def fold_and_save(model: Any, folder: Path, target: Path) -> None:
     onnx.save(model, folder / "raw.onnx")
     folded_by_onnxruntime(folder / "raw.onnx", folder / "folded.onnx")
     _put_file_in_order(folder / "folded.onnx", target)
-    check(target)
+    refuse_invalid(target)
 
 
 def _put_file_in_order(folded: Path, target: Path) -> None:
@@ -49,7 +49,7 @@ def _put_file_in_order(folded: Path, target: Path) -> None:
     onnx.save(model, target)
 
 
-def check(file: Path) -> None:
+def refuse_invalid(file: Path) -> None:
     """Raise ConversionError where a file is no valid graph."""
     try:
         onnx.checker.check_model(file, full_check=True)

@@ -75,7 +75,7 @@ def install_bundle(
         with folder_written_aside(place, MANIFEST_NAME, ()) as aside:
             with output_errors(to):
                 _copy(checked, aside)
-            _check_copy(checked, aside)
+            _refuse_changed_copy(checked, aside)
             if run.has_engine:
                 build_engine(aside, EngineOptions(run.precision), tell)
             self_test(aside, run.backend, run.precision)
@@ -165,7 +165,7 @@ def _copy(source: _Source, folder: Path) -> None:
         copy_bundle_file(source.bundle.folder / name, folder / name)
 
 
-def _check_copy(source: _Source, folder: Path) -> None:
+def _refuse_changed_copy(source: _Source, folder: Path) -> None:
     try:
         Bundle.open(folder)
     except BundleError as error:

@@ -23,7 +23,7 @@ from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from tqdm import tqdm
 
-from export.graph import check, open_for_reading, producers, put_in_order, weighted_nodes
+from export.graph import open_for_reading, producers, put_in_order, refuse_invalid, weighted_nodes
 from export.onnx_session import open_session, options_of_a_short_life
 from runtime.errors import ConversionError
 from runtime.schema import INPUT_NAME, OUTPUT_NAME
@@ -70,7 +70,7 @@ def write_int8(
     model = rounding.rounded(set(rounding.layers) - set(kept))
     put_in_order(model)
     onnx.save(model, target)
-    check(target)
+    refuse_invalid(target)
     return tuple(kept)
 
 

@@ -14,7 +14,8 @@ from runtime.files import sha256_of_file
 from runtime.inputs import spread_over
 from runtime.schema import CLASSES
 from train.dataset import Cell, Labelled, find_cells
-from train.splits import TRAINING, VALIDATION, PlacedCell, cells_of_part, read_cells
+from train.run_folder import RunFolder
+from train.splits import TRAINING, VALIDATION, PlacedCell, cells_of_part
 
 
 def validation_cells(run: FinishedRun, data: Path | None, limit: int | None) -> list[Cell]:
@@ -28,7 +29,7 @@ def validation_cells(run: FinishedRun, data: Path | None, limit: int | None) -> 
     Raises DataError where a cell is missing, its file is another one or is labelled otherwise than in the run, and
     where they are of one class, UsageError where `limit` leaves too few for a proof.
     """
-    part, where = cells_of_part(_placed(run), VALIDATION), f"the validation part of {run.folder}"
+    part, where = cells_of_part(RunFolder(run.folder).cells(), VALIDATION), f"the validation part of {run.folder}"
     placed = limited(part, limit, where)
     few = too_few_to_prove(cell.label for cell in placed)
     if few and len(placed) < len(part):
@@ -45,7 +46,7 @@ def training_cells(run: FinishedRun, data: Path | None, limit: int) -> list[Cell
     training part, one that is labelled otherwise than in the run, or too few of a class to tell from them how cells
     look.
     """
-    placed = _placed(run)
+    placed = RunFolder(run.folder).cells()
     training = cells_of_part(placed, TRAINING)
     if data is None:
         _refuse_few(training, f"the training part of {run.folder}")
@@ -72,10 +73,6 @@ def _refuse_few(cells: Sequence[Labelled], where: str) -> None:
             f"expected at least {FEWEST_TO_CONVERT} cells of each class in {where}, found {of_all} ALL and {healthy} "
             "healthy; give more of the run's training cells with --calibration-data, or fit on more"
         )
-
-
-def _placed(run: FinishedRun) -> list[PlacedCell]:
-    return read_cells(run.folder / "cells.csv")
 
 
 def _recorded(cell: PlacedCell) -> Cell:

@@ -165,7 +165,7 @@ def tell(verification: Verification) -> None:
     """Print the metrics with their intervals, the verdicts, the cells whose label differs, what could not be read."""
     print(metrics_table(verification.metrics))
     print(f"Intervals: {next(iter(verification.metrics.values())).interval_method}")
-    print_table([verdict_row(verdict) for verdict in verification.verdicts])
+    print_table([verdict_row(verdict, verification.too_few) for verdict in verification.verdicts])
     for verdict in verification.verdicts:
         for failure in verdict.proof.failures:
             print(f"{verdict.precision} failed: {failure}")

@@ -74,10 +74,12 @@ class Bundle:
             ) from error
         manifest = manifest_from_json(text)
         with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter free
-            checks = [pool.submit(_check, folder, variant.file, variant.sha256) for variant in manifest.variants]
+            checks = [
+                pool.submit(_refuse_another_file, folder, variant.file, variant.sha256) for variant in manifest.variants
+            ]
             for check in checks:
                 check.result()
-        _check(folder, GOLDEN_NAME, manifest.golden_sha256)
+        _refuse_another_file(folder, GOLDEN_NAME, manifest.golden_sha256)
         return cls(folder, manifest, _card(folder, manifest.card_sha256))
 
     def variant(self, precision: str) -> Variant:
@@ -122,12 +124,12 @@ class Bundle:
 
 
 def refuse_unproved(bundle: Bundle, variant: Variant) -> None:
-    """Raise BundleError where the variant was found to decide otherwise than the Keras model."""
+    """Raise BundleError where the variant was found to decide otherwise than the Keras model, or is not proved."""
     if not variant.proof.passed:
         raise BundleError(
-            f"expected a variant that decides like the Keras model, but {variant.precision} of {bundle.folder} does "
-            f"not: {'; '.join(variant.proof.failures)} (on {variant.proof.cells} cells, {variant.proof.data}); choose "
-            "another --precision, or take it all the same with --unproved"
+            f"expected a variant that is proved to decide like the Keras model, but {variant.precision} of "
+            f"{bundle.folder} is not: {'; '.join(variant.proof.failures)} (on {variant.proof.cells} cells, "
+            f"{variant.proof.data}); choose another --precision, or take it all the same with --unproved"
         )
 
 
@@ -136,7 +138,7 @@ def _card(folder: Path, sha256: str) -> bytes:
     new = folder / NEW_CARD_NAME
     with reading_errors(new):
         name = NEW_CARD_NAME if new.is_file() and sha256_of_file(new) == sha256 else CARD_NAME
-    _check(folder, name, sha256)
+    _refuse_another_file(folder, name, sha256)
     return read_bundle_file(folder / name)
 
 
@@ -157,7 +159,7 @@ def reading_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _check(folder: Path, name: str, sha256: str) -> None:
+def _refuse_another_file(folder: Path, name: str, sha256: str) -> None:
     """Raise BundleError unless the folder holds a file of that name and hash."""
     path = folder / name
     with reading_errors(path):

@@ -372,10 +372,10 @@ def manifest_from_json(text: str) -> Manifest:
         raw = json.loads(text)
         if not isinstance(raw, dict):
             raise _MismatchError(f"expected an object, found {type(raw).__name__}")
-        _check_version(raw.get("schema_version"))
+        _refuse_other_version(raw.get("schema_version"))
         seal = raw.pop(SEAL, None)
         manifest: Manifest = _read(Manifest, raw, "the manifest")
-        _check_values(manifest)
+        _refuse_unknown_values(manifest)
     except (ValueError, OverflowError, RecursionError, _MismatchError) as error:
         raise BundleError(f"{MANIFEST_NAME} is not one of this version: {error}; export the bundle again") from error
     if seal != seal_of(raw):
@@ -386,7 +386,7 @@ def manifest_from_json(text: str) -> Manifest:
     return manifest
 
 
-def _check_version(version: object) -> None:
+def _refuse_other_version(version: object) -> None:
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise BundleError(
             f"expected {MANIFEST_NAME} of schema_version {SCHEMA_VERSION}, found {version}: a newer version of "
@@ -396,7 +396,7 @@ def _check_version(version: object) -> None:
         raise _MismatchError(f"expected schema_version {SCHEMA_VERSION}, found {version!r}")
 
 
-def _check_values(manifest: Manifest) -> None:
+def _refuse_unknown_values(manifest: Manifest) -> None:
     """Raise _MismatchError where a value of the right type is not one that this version of the runtime obeys."""
     if manifest.classes != CLASSES:
         raise _MismatchError(f"expected the classes {list(CLASSES)}, found {list(manifest.classes)}")
@@ -407,13 +407,13 @@ def _check_values(manifest: Manifest) -> None:
         raise _MismatchError(
             f"expected a network of {', '.join(MODELS)}, found {manifest.training.config.options.model!r}"
         )
-    _check_decision(manifest.decision)
+    _refuse_unfit_decision(manifest.decision)
     precisions = [variant.precision for variant in manifest.variants]
     if not precisions or len(set(precisions)) < len(precisions) or not set(precisions) <= set(PRECISIONS):
         raise _MismatchError(f"expected precisions of {', '.join(PRECISIONS)}, each once at most, found {precisions}")
 
 
-def _check_decision(decision: Decision) -> None:
+def _refuse_unfit_decision(decision: Decision) -> None:
     if not 0 <= decision.review_low <= decision.threshold <= decision.review_high <= 1:
         raise _MismatchError(
             "expected a threshold from 0 to 1 and a review band round it, found "
@@ -437,7 +437,7 @@ def run_record_from_json(shape: type[Shape], text: str, name: str) -> Shape:
     try:
         record: Shape = _read(shape, json.loads(text), "the record")
         if isinstance(record, Decision):
-            _check_decision(record)
+            _refuse_unfit_decision(record)
     except (ValueError, OverflowError, RecursionError, _MismatchError) as error:
         raise RunError(f"{name} is not one of this version: {error}; fit the model again") from error
     return record

@@ -26,17 +26,18 @@ def main(arguments: list[str] | None = None) -> int:
 def _fit(given: argparse.Namespace) -> int:
     with quiet_tensorflow():
         from train.fit import fit
-        from train.models.network import default_size, default_weights, recipe_of
+        from train.models.network import NETWORKS
 
-    unreadable = fit(
-        fit_options(given, _split(given), default_size(given.model), default_weights(given.model)),
+    kind = NETWORKS[given.model]
+    is_whole = fit(
+        fit_options(given, _split(given), kind.size, kind.weights),
         given.out,
-        recipe_with(given, recipe_of(given.model)),
+        recipe_with(given, kind.recipe),
         resume=given.resume,
         cache=given.cache,
     )
     print(f"Next: python -m export onnx --run {given.out} --out BUNDLE")
-    return PARTLY_DONE if unreadable else DONE
+    return DONE if is_whole else PARTLY_DONE
 
 
 def _split(given: argparse.Namespace) -> SplitOptions:
@@ -53,8 +54,8 @@ def _evaluate(given: argparse.Namespace) -> int:
     with quiet_tensorflow():
         from train.evaluate import evaluate
 
-    evaluate(given.run, given.data, given.split_part, aim=given.aim, cache=given.cache)
-    return DONE
+    has_aim = evaluate(given.run, given.data, given.split_part, aim=given.aim, cache=given.cache)
+    return DONE if has_aim else PARTLY_DONE
 
 
 def _compare(given: argparse.Namespace) -> int:

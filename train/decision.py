@@ -43,7 +43,7 @@ def decide(labels: NDArray[np.bool_], p_all: NDArray[np.floating], aim: str = NO
 
     Raises UsageError for another aim, and for a specificity that no threshold up to 1 reaches.
     """
-    check_aim(aim)
+    refuse_unknown_aim(aim)
     temperature = fitted_temperature(labels, p_all)
     p_calibrated = calibrated(p_all, temperature)
     threshold = _threshold(labels, p_calibrated, aim)
@@ -59,7 +59,7 @@ def decide(labels: NDArray[np.bool_], p_all: NDArray[np.floating], aim: str = NO
     )
 
 
-def check_aim(aim: str) -> None:
+def refuse_unknown_aim(aim: str) -> None:
     """Raise UsageError for an aim that `decide` does not know."""
     if aim != NO_AIM and not AIM.fullmatch(aim):
         raise UsageError(f"expected an aim such as {AIMS}, received {aim}")
@@ -127,7 +127,7 @@ def _threshold(labels: NDArray[np.bool_], p_all: NDArray[np.float64], aim: str) 
     if merit[best] < 0:
         raise UsageError(
             f"expected an aim that a threshold up to 1 reaches, received {aim}: p_all of "
-            f"{int((p_all[~labels] == 1).sum())} of {healthy} healthy cells is 1; aim at a lower specificity"
+            f"{int((p_all[~labels] == 1).sum())} of {healthy} healthy cells is 1; aim at a lower specificity, or youden"
         )
     return _halfway_below(p_all, float(thresholds[best]))
 

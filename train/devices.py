@@ -26,7 +26,7 @@ def training_devices(process: Process = ALONE) -> list[str]:
     return gpus or (devices if process.count > 1 else devices[:1])
 
 
-def check_compiled(recipe: Recipe, devices: Sequence[str]) -> None:
+def refuse_compiled_on_several(recipe: Recipe, devices: Sequence[str]) -> None:
     """Raise UsageError where the strategy for several devices cannot run a step that XLA compiled."""
     if recipe.compiled and len(devices) > 1 and keras.backend.backend() == "tensorflow":
         raise UsageError(

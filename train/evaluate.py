@@ -10,10 +10,10 @@ import numpy as np
 from scipy.special import expit
 
 from runtime.errors import DataError, UsageError
-from runtime.schema import Decision, Metrics
+from runtime.schema import Decision
 from train.batches import Batches
 from train.dataset import Cell, find_cells
-from train.decision import calibrated, check_aim, decide
+from train.decision import calibrated, decide, refuse_unknown_aim
 from train.evaluated_run import protocol
 from train.metrics import measure, metrics_table
 from train.models.network import ending_in_logit, load_network
@@ -33,13 +33,13 @@ def evaluate(
     aim: str | None = None,
     cache: Path | None = None,
     tell: Callable[[str], None] = print,
-) -> None:
+) -> bool:
     """Measure a run's best model on a part of its cells, found in `data` by their content.
 
-    With an `aim` the threshold is chosen anew, on the validation part.
+    With an `aim` the threshold is chosen anew, on the validation part. Returns as `evaluate_part` does.
 
     Raises RunError for a folder without a finished run, or, for another part than the validation part, one whose
-    threshold is of an earlier network; UsageError for a part without cells or an aim that is none,
+    threshold is of an earlier network; UsageError for a part without cells, an `aim` that is none or is not reached,
     DataError where cells of the part are not in `data`.
     """
     folder = RunFolder(run)
@@ -48,7 +48,7 @@ def evaluate(
         folder.refuse_unvalidated()
     size = folder.config().options.image_size
     if aim is not None:
-        check_aim(aim)
+        refuse_unknown_aim(aim)
         if part != VALIDATION:
             raise UsageError(
                 f"expected --split-part {VALIDATION} with --aim, received {part}: a threshold that is chosen on the "
@@ -57,7 +57,7 @@ def evaluate(
     found = find_cells(data)
     _refuse_missing(folder, part, data, found)
     with folder.claimed():
-        evaluate_part(folder, prepare_images(found, size, cache), part, tell, aim=aim)
+        return evaluate_part(folder, prepare_images(found, size, cache), part, tell, aim=aim)
 
 
 def _refuse_missing(folder: RunFolder, part: str, data: Path, found: Sequence[Cell]) -> None:
@@ -75,10 +75,11 @@ def _refuse_missing(folder: RunFolder, part: str, data: Path, found: Sequence[Ce
 
 def evaluate_part(
     folder: RunFolder, images: PreparedImages, part: str, tell: Callable[[str], None], aim: str | None = None
-) -> Metrics:
+) -> bool:
     """Measure the best model on a part of the prepared images; write scores and metrics, and print the table.
 
-    On the validation part this also chooses temperature, threshold and review band, for `aim` or as before.
+    On the validation part this also chooses temperature, threshold and review band, for `aim` or as before. Returns
+    whether they keep the aim from before: where the network no longer reaches it, they are chosen without one.
     """
     config = folder.config()
     cells = cells_of_part(folder.cells(), part)
@@ -91,16 +92,28 @@ def evaluate_part(
     p_all = unrounded(network, Batches(images, cells, batch_size=config.options.batch_size))
     folder.write_scores(part, cells, p_all)
     if part != VALIDATION:
-        return _measure(folder, part, tell)
-    labels = np.array([cell.label == 1 for cell in cells])
-    folder.write_decision(decide(labels, p_all, aim if aim is not None else folder.aim()))
-    metrics = _measure(folder, part, tell)
-    tell(_describe(folder.decision()))
+        _measure(folder, part, tell)
+        return True
+    labels, given_up = np.array([cell.label == 1 for cell in cells]), ""
+    try:
+        decision = decide(labels, p_all, folder.aim() if aim is None else aim)
+    except UsageError as error:
+        if aim is not None:
+            raise
+        decision, given_up = decide(labels, p_all), str(error)
+    folder.write_decision(decision)
+    _measure(folder, part, tell)
+    tell(_describe(decision))
     _measure_again(folder, tell)
-    return metrics
+    if given_up:
+        tell(
+            f"the run's own aim is given up, and its threshold is {decision.threshold:g} until `python -m train "
+            f"evaluate --run {folder.path} --data DIR --aim AIM` chooses another: {given_up}"
+        )
+    return not given_up
 
 
-def _measure(folder: RunFolder, part: str, tell: Callable[[str], None]) -> Metrics:
+def _measure(folder: RunFolder, part: str, tell: Callable[[str], None]) -> None:
     """Measure the scores of a part by the present decision; write the metrics and print their table."""
     config, decision, scores = folder.config(), folder.decision(), folder.scores(part)
     metrics = measure(
@@ -112,7 +125,6 @@ def _measure(folder: RunFolder, part: str, tell: Callable[[str], None]) -> Metri
     folder.add_metrics(part, metrics)
     tell(metrics_table({config.options.model: metrics}))
     tell(f"{part} part, {protocol(config, folder.cells())}; {metrics.interval_method}")
-    return metrics
 
 
 def _measure_again(folder: RunFolder, tell: Callable[[str], None]) -> None:

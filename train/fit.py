@@ -32,11 +32,11 @@ from train.callbacks import (
     seed_dropout,
 )
 from train.dataset import Cell, find_cells, refuse_contradictions, refuse_one_class
-from train.devices import check_compiled, shared_among, training_devices, unshared
+from train.devices import refuse_compiled_on_several, shared_among, training_devices, unshared
 from train.evaluate import evaluate_part, predict
 from train.leaks import leak_report
 from train.logs import EpochLogs
-from train.models.network import as_used, build_network, check_size, compile_network, load_network, recipe_of
+from train.models.network import NETWORKS, as_used, build_network, compile_network, load_network, refuse_unfit_size
 from train.prepared import PreparedImages, prepare_images
 from train.processes import Process, joined, refuse_differences
 from train.resumption import refuse_other_backend, refuse_other_options
@@ -46,13 +46,13 @@ from train.splits import (
     VALIDATION,
     PlacedCell,
     cells_of_part,
-    check_split,
     has_unseen_subjects,
     refuse_too_few,
+    refuse_unfit_split,
     split_cells,
 )
 from train.standardization import Standardization, standardization_of
-from train.teacher import check_teacher, targets_of, write_teaching
+from train.teacher import refuse_unfit_teacher, targets_of, write_teaching
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,7 +108,7 @@ def fit(
     resume: bool = False,
     cache: Path | None = None,
     tell: Tell = say,
-) -> int:
+) -> bool:
     """Fit a network and leave a run folder at `out`.
 
     The checkpoint with the best validation accuracy is kept as best.keras; of equal ones that with the lower
@@ -118,16 +118,17 @@ def fit(
     Where the environment names several processes (train.processes), each calls this with the same arguments and reads
     the cells and, to resume, the run; the first alone writes to `out`, the others to folders that are then deleted.
 
-    Returns how many files could not be read and were left out. Raises UsageError, DataError, RunError or OutputError
-    where something does not fit.
+    Returns whether nothing was left out: each file could be read, and the aim of a resumed run is kept. Raises
+    UsageError, DataError, RunError or OutputError where something does not fit.
     """
-    check_size(options.model, options.image_size)
-    check_split(options.split)
+    refuse_unfit_size(options.model, options.image_size)
+    refuse_unfit_split(options.split)
     if not resume:
-        check_teacher(options)
-    _check_folder(RunFolder(out), resume)
+        refuse_unfit_teacher(options)
+    _refuse_unfit_folder(RunFolder(out), resume)
     with joined(tell) as process, _own_folder(process, out, resume) as folder, folder.claimed():
-        return _fit_claimed(_Task(folder, process, options, recipe or recipe_of(options.model), resume, cache, tell))
+        recipe = recipe or NETWORKS[options.model].recipe
+        return _fit_claimed(_Task(folder, process, options, recipe, resume, cache, tell))
 
 
 @contextmanager
@@ -142,8 +143,8 @@ def _own_folder(process: Process, out: Path, resume: bool) -> Iterator[RunFolder
         yield RunFolder(Path(passing))
 
 
-def _fit_claimed(task: _Task) -> int:
-    """Fit in a folder that no other process uses; return how many files could not be read."""
+def _fit_claimed(task: _Task) -> bool:
+    """Fit in a folder that no other process uses; return whether nothing was left out."""
     plan = _planned(task)
     options, tell = plan.options, plan.tell
     tell(f"{_describe(plan.placed, options)} on {' and '.join(plan.devices)}")
@@ -163,15 +164,15 @@ def _fit_claimed(task: _Task) -> int:
             run = _begun(plan)
             plan.folder.write_leaks(leaks)
         _fit_epochs(run)
-    evaluate_part(plan.folder, plan.images, VALIDATION, tell)
-    return sum(cell.sha256 in plan.images.unreadable for cell in plan.cells)
+    has_aim = evaluate_part(plan.folder, plan.images, VALIDATION, tell)
+    return has_aim and not any(cell.sha256 in plan.images.unreadable for cell in plan.cells)
 
 
 def _planned(task: _Task) -> _Plan:
     """Find and prepare the cells, and put each into its part, or where it was when the run was begun."""
     options = task.options
     devices = training_devices(task.process)
-    check_compiled(task.recipe, devices)
+    refuse_compiled_on_several(task.recipe, devices)
     cells = find_cells(Path(options.data))
     refuse_one_class(cells, options.data)
     test_cells = find_cells(Path(options.split.test_data)) if options.split.test_data else []
@@ -194,7 +195,7 @@ def name_unreadable(cells: Sequence[Cell], images: PreparedImages, tell: Tell) -
             tell(f"not readable, left out: {cell.path}: {images.unreadable[cell.sha256]}")
 
 
-def _check_folder(folder: RunFolder, resume: bool) -> None:
+def _refuse_unfit_folder(folder: RunFolder, resume: bool) -> None:
     if resume and not folder.exists:
         raise RunError(f"expected a run to resume at {folder.path}, found none; omit --resume to begin one")
     if folder.exists and not resume:

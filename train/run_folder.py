@@ -22,11 +22,12 @@ from filelock import FileLock, Timeout
 from runtime.errors import RunError
 from runtime.files import output_errors, write_csv_aside, write_text_aside, written_aside
 from runtime.schema import Decision, Metrics, RunConfig, run_record_from_json, to_json
-from train.leaks import LeakReport
 from train.splits import PlacedCell, read_cells, write_cells
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from train.leaks import LeakReport
 
 CONFIG_NAME = "config.json"
 LOCK_NAME = "run.lock"

@@ -64,7 +64,7 @@ def split_cells(
 
     Raises UsageError or DataError where the options do not fit the cells, or where a part would lack a class.
     """
-    check_split(options)
+    refuse_unfit_split(options)
     unreadable = frozenset(unreadable)
     subject_to_group = groups_of_subjects([*cells, *test_cells], unreadable)
     left_out: list[Cell] = []
@@ -108,10 +108,10 @@ def _telling_of(left_out: Collection[str]) -> Iterator[None]:
         ) from error
 
 
-def check_split(options: SplitOptions) -> None:
+def refuse_unfit_split(options: SplitOptions) -> None:
     """Raise UsageError for options that do not go together."""
     if options.kind in ("image", "subject") and not options.validation_subjects:
-        check_fractions(options.fractions)
+        refuse_unfit_fractions(options.fractions)
     needed = {
         "--validation-subjects": ("subject", bool(options.validation_subjects), False),
         "--validation-fold": ("folds", bool(options.validation_fold), True),
@@ -138,7 +138,7 @@ def cells_without_subject(placed: Iterable[PlacedCell]) -> int:
     return sum(cell.part in PARTS and not cell.group for cell in placed)
 
 
-def check_fractions(fractions: Sequence[float]) -> None:
+def refuse_unfit_fractions(fractions: Sequence[float]) -> None:
     """Raise UsageError unless there are three shares that sum to 1, the first two of them above 0."""
     training, validation, test = fractions
     if not (training > 0 and validation > 0 and test >= 0 and abs(sum(fractions) - 1) < 1e-6):

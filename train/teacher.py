@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 COLUMNS = ("sha256", "p_all")
 
 
-def check_teacher(options: FitOptions) -> None:
+def refuse_unfit_teacher(options: FitOptions) -> None:
     """Raise UsageError or RunError unless the teacher is a finished run whose split the student follows."""
     if not options.teacher:
         return

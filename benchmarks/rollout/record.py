@@ -15,7 +15,19 @@ Record = dict[str, Any]
 SCHEMA_VERSION = 4
 MEASUREMENT = "rollout"
 NAME = "record.json"
-KEYS = ("schema_version", "measurement", "environment", "bundle", "options", "deployed", "sections", "load", "verdict")
+KEYS = (
+    "schema_version",
+    "measurement",
+    "environment",
+    "bundle",
+    "data",
+    "options",
+    "deployed",
+    "sections",
+    "load",
+    "budget",
+    "verdict",
+)
 YES, NO, OPEN = "yes", "no", "open"
 
 

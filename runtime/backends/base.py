@@ -39,10 +39,10 @@ class Backend(Closing):
         Raises BackendError for cells of another dtype or shape, or none, and where the library fails; NotFiniteError
         for answers that are no numbers.
         """
-        self._check_cells(cells)
+        self._refuse_unfit_cells(cells)
         with self._let_through:
             p_all = self._infer(cells)
-        self._check_finite(p_all)
+        self._refuse_not_finite(p_all)
         return p_all
 
     def infer_with_heat(self, cells: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -50,21 +50,21 @@ class Backend(Closing):
 
         Only where `gives_heat`. Raises what `infer` raises.
         """
-        self._check_cells(cells)
+        self._refuse_unfit_cells(cells)
         with self._let_through:
             p_all, heat = self._infer_with_heat(cells)
-        self._check_finite(p_all)
-        self._check_finite(heat)
+        self._refuse_not_finite(p_all)
+        self._refuse_not_finite(heat)
         return p_all, heat
 
-    def _check_cells(self, cells: NDArray[np.uint8]) -> None:
+    def _refuse_unfit_cells(self, cells: NDArray[np.uint8]) -> None:
         if cells.dtype != np.uint8 or cells.shape[1:] != self._cell_shape or len(cells) == 0:
             raise BackendError(
                 f"expected uint8 cells of shape [N, {', '.join(map(str, self._cell_shape))}] with N >= 1, "
                 f"received {cells.dtype} {list(cells.shape)}"
             )
 
-    def _check_finite(self, values: NDArray[np.float32]) -> None:
+    def _refuse_not_finite(self, values: NDArray[np.float32]) -> None:
         if not np.isfinite(values).all():
             raise NotFiniteError(
                 f"expected probabilities from {self.description}, found values that are not finite; "

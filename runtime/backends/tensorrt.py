@@ -72,7 +72,7 @@ class TensorRTBackend(Backend):
         machine = this_machine(trt, self._cuda)
         self._log = make_logger(trt)
         engine = load_engine(trt, self._log, plan, host_code=record.version_compatible)
-        self._check_contract(trt, engine, path)
+        self._refuse_another_contract(trt, engine, path)
         self._min_batch, _, self._max_batch = (shape[0] for shape in engine.get_tensor_profile_shape(INPUT_NAME, 0))
         self.description = f"TensorRT {machine.tensorrt} on {machine.gpu.name}, {path.name}"
         self._idle = [self._open_slot(trt, engine) for _ in range(RUNS_AT_A_TIME)]
@@ -129,7 +129,7 @@ class TensorRTBackend(Backend):
         """Free contexts, engine, buffers and streams; harmless a second time."""
         self._held.close()
 
-    def _check_contract(self, trt: Any, engine: Any, path: Path) -> None:
+    def _refuse_another_contract(self, trt: Any, engine: Any, path: Path) -> None:
         names = sorted(engine.get_tensor_name(index) for index in range(engine.num_io_tensors))
         found = [
             (

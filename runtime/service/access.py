@@ -43,15 +43,15 @@ class Access:
                 f"found {host[:100]!r}; start it with --allow-host NAME for another name",
             )
         if origin := _only(headers, b"origin"):
-            self._check_origin(origin, host)
+            self._refuse_foreign_origin(origin, host)
         elif path != PAGE and (site := _only(headers, b"sec-fetch-site")) in OTHER_SITES:
             raise RequestError(
                 403, f"expected a request from a page of this service, found a {site} one; open {PAGE} itself"
             )
         if self.token and path not in OPEN_PATHS and not path.startswith(OPEN_FOLDER):
-            self._check_token(_only(headers, b"authorization"))
+            self._refuse_wrong_token(_only(headers, b"authorization"))
 
-    def _check_origin(self, origin: str, host: str) -> None:
+    def _refuse_foreign_origin(self, origin: str, host: str) -> None:
         """Raise RequestError where a browser says that another site's page asks."""
         found = origin.partition("://")[2]
         if found.lower() != host.lower() and _name_of(found) not in self.allowed_names:
@@ -61,7 +61,7 @@ class Access:
                 "start it with --allow-host NAME behind a server of that name",
             )
 
-    def _check_token(self, authorization: str) -> None:
+    def _refuse_wrong_token(self, authorization: str) -> None:
         scheme, _, token = authorization.partition(" ")
         is_right = hmac.compare_digest(token.strip().encode(), self.token.encode())
         if scheme.lower() != "bearer" or not is_right:

@@ -211,9 +211,8 @@ def test_of_a_folder_of_runs_the_best_is_taken_and_named(
         (tmp_path / "runs" / name / lost).unlink()
     assert main(["onnx", "--run", str(tmp_path / "runs"), "--out", str(tmp_path / "bundle")]) == 0
     said = capsys.readouterr().out
-    for name, lost in (("d", "metrics.json"), ("e", "best.keras")):
-        line = rf"left out: expected a finished run at {tmp_path / 'runs' / name}, found: .*{lost}'; finish it with"
-        assert re.search(line, said)
+    for name, lost in (("d", "a run folder with metrics.json"), ("e", "a finished run")):
+        assert re.search(rf"left out: expected {lost} at {tmp_path / 'runs' / name}, found .*; finish it with", said)
     assert f"compact of {tmp_path / 'runs' / 'b'}, validation accuracy 99.00%" in said
     assert "Next: python -m runtime.classify" in said
 
@@ -221,16 +220,16 @@ def test_of_a_folder_of_runs_the_best_is_taken_and_named(
 def test_a_run_that_is_not_finished_is_refused(finished_run: Path, tmp_path: Path) -> None:
     shutil.copytree(finished_run, tmp_path / "run")
     (tmp_path / "run" / "metrics.json").unlink()
-    with pytest.raises(RunError, match=r"expected a finished run .*`python -m train fit --resume`"):
+    with pytest.raises(
+        RunError, match=r"expected a run folder with metrics\.json .*; finish it with the command that began"
+    ):
         find_run(tmp_path / "run")
 
 
 def test_a_run_whose_best_epoch_is_unknown_is_refused(finished_run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(finished_run, tmp_path / "run"))
-    (run / "history.csv").write_text("epoch,best\n1,0\n")
-    with pytest.raises(
-        RunError, match=r"expected a finished run at .*, found: no best epoch in .*history\.csv; finish"
-    ):
+    RunFolder(run).write_history([replace(epoch, best=0) for epoch in RunFolder(run).history()])
+    with pytest.raises(RunError, match=r"expected a finished run at .*, found no best epoch in history\.csv; finish"):
         find_run(run)
 
 
@@ -465,7 +464,7 @@ def test_a_graph_with_wrong_preprocessing_fails_when_it_is_verified(
     record_hashes(copied)
     Classifier(ClassifierOptions(copied, backend="cpu")).close()
     assert main(["verify", str(copied), "--data", str(drawn), "--run", str(finished_run)]) == 1
-    with pytest.raises(BundleError, match=r"but fp32 of .* does not: p_all differs by"):
+    with pytest.raises(BundleError, match=r"but fp32 of .* is not: p_all differs by"):
         Classifier(ClassifierOptions(copied, backend="cpu"))
 
 

@@ -13,12 +13,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from export.graph import (
-    check,
     constant_values,
     fold_and_save,
     nodes_after_weights,
     open_for_reading,
     put_in_order,
+    refuse_invalid,
     weighted_nodes,
 )
 from export.onnx_session import folded_by_onnxruntime
@@ -234,7 +234,7 @@ def test_a_graph_that_is_not_valid_is_refused_in_one_line(tmp_path: Path) -> Non
     model = small_network()
     named(model, "inner1/relu").input[0] = "nowhere"
     with pytest.raises(ConversionError, match=r"model\.onnx is no valid ONNX graph: .*nowhere") as refused:
-        check(saved(model, tmp_path / "model.onnx"))
+        refuse_invalid(saved(model, tmp_path / "model.onnx"))
     assert "\n" not in str(refused.value)
 
 

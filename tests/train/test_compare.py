@@ -20,7 +20,7 @@ from train.compare import compare, pair_line
 from train.decision import calibrated, decide
 from train.evaluated_run import PartScores
 from train.metrics import measure
-from train.models.network import COMPACT_RECIPE
+from train.models.network import NETWORKS
 from train.pictures import shortened
 from train.run_folder import Epoch, RunFolder
 from train.splits import PlacedCell
@@ -42,7 +42,9 @@ def make_run(tmp_path: Path) -> MakeRun:
     ) -> Path:
         folder = RunFolder(tmp_path / "runs" / name)
         options = FitOptions("compact", "cells", SplitOptions("image", (0.6, 0.2, 0.2)), 3, 32, 75, "none", 0)
-        folder.write_config(RunConfig(options, COMPACT_RECIPE, 5, {"training": 9}, False, (1.0,), (1.0,), "0", {}, ()))
+        folder.write_config(
+            RunConfig(options, NETWORKS["compact"].recipe, 5, {"training": 9}, False, (1.0,), (1.0,), "0", {}, ())
+        )
         folder.write_history([Epoch(n, 0.5 / n, 0.8, 0.6 / n, 0.7, 0.1, 1.0, int(n == 2)) for n in (1, 2, 3)])
         all_cells: list[PlacedCell] = []
         for number, part in enumerate(parts):

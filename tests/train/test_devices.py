@@ -14,7 +14,7 @@ import pytest
 
 from runtime.errors import UsageError
 from runtime.schema import Recipe
-from train.devices import check_compiled
+from train.devices import refuse_compiled_on_several
 
 FIT = """
 import sys
@@ -104,6 +104,6 @@ def test_two_devices_train_together_and_go_on_after_a_resume(backend: str, drawn
 
 def test_a_compiled_step_is_not_shared_out_on_tensorflow() -> None:
     compiled = Recipe("adam", 1e-3, "constant", compiled=True)
-    check_compiled(compiled, ["gpu:0"])
+    refuse_compiled_on_several(compiled, ["gpu:0"])
     with pytest.raises(UsageError, match="expected no --compiled with 2 GPUs on TensorFlow"):
-        check_compiled(compiled, ["gpu:0", "gpu:1"])
+        refuse_compiled_on_several(compiled, ["gpu:0", "gpu:1"])

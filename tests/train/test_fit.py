@@ -28,7 +28,7 @@ from train.decision import calibrated
 from train.drawn_cells import draw_cells
 from train.evaluate import evaluate
 from train.fit import fit
-from train.models.network import load_network, recipe_of
+from train.models.network import NETWORKS, load_network
 from train.resumption import refuse_other_options
 from train.run_folder import RunFolder
 from train.splits import cells_of_part
@@ -171,7 +171,7 @@ def test_a_run_that_diverges_stops_and_says_where(options: FitOptions, tmp_path:
         fit(options, tmp_path, Recipe("adam", 1e30, "constant"), cache=cache, tell=quiet)
 
 
-AVERAGED = replace(recipe_of("compact"), average=0.9, precision="mixed_bfloat16", early_stopping=2)
+AVERAGED = replace(NETWORKS["compact"].recipe, average=0.9, precision="mixed_bfloat16", early_stopping=2)
 
 
 @pytest.fixture(scope="module")
@@ -215,10 +215,11 @@ def few_features(_: Any, standardized: Any, __: str) -> Any:
 def test_a_float16_run_goes_on_like_one_that_never_stopped(
     options: FitOptions, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("train.models.network._compact_features", few_features)  # float16 is slow on a processor
-    monkeypatch.setattr("train.models.network.weigh_streams", lambda kernel: kernel)
+    # float16 is slow on a processor
+    quick = replace(NETWORKS["compact"], features=few_features, used_kernel=NETWORKS["vgg"].used_kernel)
+    monkeypatch.setitem(NETWORKS, "compact", quick)
     small = replace(options, epochs=2, image_size=32)
-    half = replace(recipe_of("compact"), precision="mixed_float16")
+    half = replace(NETWORKS["compact"].recipe, precision="mixed_float16")
 
     def tell(line: str) -> None:
         if line.startswith("epoch 1/"):
@@ -277,7 +278,7 @@ def test_a_run_that_gets_no_better_ends_and_is_finished(
 
 
 def test_a_resumed_run_must_follow_the_same_recipe(options: FitOptions, copy: Path, cache: Path) -> None:
-    other = replace(recipe_of("compact"), learning_rate=0.5, turn=False)
+    other = replace(NETWORKS["compact"].recipe, learning_rate=0.5, turn=False)
     with pytest.raises(UsageError, match=r"resume with --learning-rate 0\.002 --turn$"):
         fit(options, copy, other, resume=True, cache=cache, tell=quiet)
 
@@ -292,7 +293,7 @@ def test_a_resumed_run_must_be_the_one_that_was_begun(options: FitOptions, copy:
 
 def test_what_a_resumed_run_was_split_by_may_have_moved(options: FitOptions) -> None:
     split = SplitOptions("fixed", (0.5, 0.25, 0.25), source="run", test_data="test")
-    config = RunConfig(replace(options, split=split), recipe_of("compact"), 1, {}, False, (), (), "0", {}, ())
+    config = RunConfig(replace(options, split=split), NETWORKS["compact"].recipe, 1, {}, False, (), (), "0", {}, ())
     moved = replace(split, source="old/run", test_data="old/test")
     refuse_other_options(replace(options, split=moved), config.recipe, config, 0)
     with pytest.raises(UsageError, match=r"resume with --test-data test$"):
@@ -443,7 +444,7 @@ def test_a_split_by_subject_is_measured_over_subjects(
     assert re.search(r"only 1 healthy and \d ALL subjects", said)
     config = RunFolder(tmp_path / "run").config()
     assert config.unseen_subjects
-    assert config.recipe == replace(recipe_of("compact"), stain_jitter=0.1)
+    assert config.recipe == replace(NETWORKS["compact"].recipe, stain_jitter=0.1)
     sides = [
         {cell.subject for cell in RunFolder(tmp_path / "run").cells() if cell.part == part}
         for part in ("training", "validation")
@@ -464,6 +465,31 @@ def test_an_aim_moves_the_threshold_and_the_metrics_follow(data: Path, copy: Pat
     assert folder.metrics()["test"].threshold == folder.decision().threshold
     with pytest.raises(UsageError, match="expected --split-part validation with --aim, received test"):
         evaluate(copy, data, "test", aim="youden", cache=cache, tell=quiet)
+
+
+def test_an_aim_that_the_trained_network_no_longer_reaches_is_given_up_aloud(
+    data: Path, options: FitOptions, copy: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate(copy, data, "validation", aim="specificity=1", cache=cache, tell=quiet)
+    aimed = RunFolder(copy).decision()
+    monkeypatch.setattr("train.evaluate.unrounded", lambda _, batches: np.ones(len(batches.labels)))
+    said: list[str] = []
+    assert not fit(options, copy, resume=True, cache=cache, tell=said.append)
+    decision, metrics = RunFolder(copy).decision(), RunFolder(copy).metrics()["validation"]
+    assert (decision.aim, decision.threshold) == ("none", 0.5)
+    assert (metrics.threshold, metrics.sensitivity.value, metrics.specificity.value) == (0.5, 1, 0)
+    healthy = sum(cell.label == 0 for cell in cells_of_part(RunFolder(copy).cells(), "validation"))
+    assert said[-1] == (
+        f"the run's own aim is given up, and its threshold is 0.5 until `python -m train evaluate --run {copy} "
+        "--data DIR --aim AIM` chooses another: expected an aim that a threshold up to 1 reaches, received "
+        f"specificity=1: p_all of {healthy} of {healthy} healthy cells is 1; aim at a lower specificity, or youden"
+    )
+    RunFolder(copy).write_decision(aimed)
+    command = ["evaluate", "--run", str(copy), "--data", str(data), "--cache", str(cache)]
+    assert main(command) == PARTLY_DONE
+    with pytest.raises(UsageError, match="received specificity=1"):
+        main([*command, "--aim", "specificity=1"])
+    assert RunFolder(copy).decision() == decision, "an aim that is asked for now is refused, not replaced"
 
 
 def test_parts_that_were_measured_at_another_threshold_are_measured_again(data: Path, copy: Path, cache: Path) -> None:

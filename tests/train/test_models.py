@@ -119,6 +119,11 @@ def test_compact_takes_small_images_down_to_one_pixel_in_its_last_stage() -> Non
         build("compact", 31)
 
 
+def test_weights_that_a_network_does_not_have_are_refused() -> None:
+    with pytest.raises(UsageError, match="expected --weights none for compact, which has no others, received imagenet"):
+        build_network("compact", 75, STANDARDIZATION, "imagenet")
+
+
 OFFICIAL_NAME = "{}_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
 

@@ -16,7 +16,7 @@ from train.drawn_cells import draw_cells
 from train.fit import fit
 from train.run_folder import RunFolder
 from train.splits import PARTS, cells_of_part
-from train.teacher import COLUMNS, check_teacher, targets_of
+from train.teacher import COLUMNS, refuse_unfit_teacher, targets_of
 
 
 @pytest.fixture(scope="module")
@@ -111,11 +111,11 @@ def test_a_resumed_student_must_follow_the_same_options(
 
 def test_a_teacher_must_be_a_finished_run(finished_run: Path, drawn: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"expected a run folder with config\.json"):
-        check_teacher(student_of(tmp_path, drawn))
+        refuse_unfit_teacher(student_of(tmp_path, drawn))
     begun = RunFolder(shutil.copytree(finished_run, tmp_path / "begun"))
     begun.write_history(begun.history()[:3])
     with pytest.raises(RunError, match=r"expected a finished run, found 3 of 20 epochs at .*--resume"):
-        check_teacher(student_of(begun.path, drawn))
+        refuse_unfit_teacher(student_of(begun.path, drawn))
 
 
 def test_the_parts_of_a_teacher_that_was_tested_on_other_data_are_kept(
@@ -139,9 +139,9 @@ def test_the_parts_of_a_teacher_that_was_tested_on_other_data_are_kept(
 @pytest.mark.parametrize("share", [0.0, 1.0, float("nan")])
 def test_both_label_and_teacher_must_count(finished_run: Path, drawn: Path, share: float) -> None:
     with pytest.raises(UsageError, match="expected --teacher-share above 0 and below 1"):
-        check_teacher(replace(student_of(finished_run, drawn), teacher_share=share))
+        refuse_unfit_teacher(replace(student_of(finished_run, drawn), teacher_share=share))
 
 
 def test_a_student_is_never_judged_by_cells_that_its_teacher_learnt(finished_run: Path, drawn: Path) -> None:
     with pytest.raises(UsageError, match="expected the teacher's own split"):
-        check_teacher(replace(student_of(finished_run, drawn), split=SplitOptions("image", (0.5, 0.5, 0.0))))
+        refuse_unfit_teacher(replace(student_of(finished_run, drawn), split=SplitOptions("image", (0.5, 0.5, 0.0))))

@@ -32,15 +32,16 @@ def compact_features(cells: Any, standardized: Any) -> Any:
     """Return the features [N, 380] of cells [N, size, size, 3].
 
     Args:
-        cells: Brightness 0..1, float32, RGB over black.
+        cells: uint8, RGB over black.
         standardized: The same cells, standardized.
     """
+    brightness = layers.Rescaling(1 / 255, dtype="float32", name="brightness")(cells)
     shrink = max(1, standardized.shape[1] // COARSE_SIDE)
 
     def shrunk(x: Any, name: str) -> Any:
         return layers.AveragePooling2D(shrink, dtype="float32", name=name)(x)
 
-    shape = shape_features(shrunk(cells, "coarse_cells"))
+    shape = shape_features(shrunk(brightness, "coarse_cells"))
     shape = layers.BatchNormalization(momentum=MOMENTUM, dtype="float32", name="shape_norm")(shape)
     coarse = layers.Concatenate(name="coarse")([_coarse_features(shrunk(standardized, "coarse_standardized")), shape])
     streams = {"fine": _fine_features(standardized), "coarse": coarse}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -20,35 +21,45 @@ from train.models.baselines import baseline_features
 from train.models.compact import compact_features, weigh_streams
 from train.standardization import Standardization
 
-BACKBONE_OF_BASELINE = {"vgg": "vgg16", "resnet": "resnet50", "inception": "inception_v3"}
-SMALLEST_SIZE, LARGEST_SIZE = 75, 450  # pixels: InceptionV3's smallest, the release's own
-SMALLEST_SIZE_OF_COMPACT = 32  # pixels: its last stage then has one
-SIZE_OF_MODEL = {"compact": 128}
-PAPER_SIZE = 250
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
+LARGEST_SIZE = 450  # pixels: the release's own
 PAPER_RECIPE = Recipe("adam", 1e-4, "constant")
-COMPACT_RECIPE = Recipe("adam", 2e-3, "cosine", weight_decay=0.01, class_weights=True, turn=True)
 OPTIMIZERS = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
 
 
-def default_size(model: str) -> int:
-    """Return the image size in pixels that a network is meant for."""
-    return SIZE_OF_MODEL.get(model, PAPER_SIZE)
+@dataclass(frozen=True)
+class NetworkKind:
+    """What sets a network apart from the others; the paper's four differ in their features alone."""
+
+    features: Callable[[Any, Any, str], Any]  # of the cells, the standardized cells and the weights to start from
+    size: int = 250  # pixels: what it is meant for
+    smallest_size: int = 75  # pixels: InceptionV3's
+    weights: str = "imagenet"  # it starts from; "none" where it has no others
+    recipe: Recipe = PAPER_RECIPE  # how it is optimized
+    used_kernel: Callable[[NDArray[np.float32]], NDArray[np.float32]] = lambda kernel: kernel  # of the last layer
 
 
-def default_weights(model: str) -> str:
-    """Return the weights that a network starts from: ImageNet's for the paper's four, random ones for compact."""
-    return "none" if model == "compact" else "imagenet"
+NETWORKS = {
+    "allnet": NetworkKind(lambda _, x, weights: allnet_features(x, weights)),
+    "vgg": NetworkKind(lambda _, x, weights: baseline_features("vgg16", x, weights)),
+    "resnet": NetworkKind(lambda _, x, weights: baseline_features("resnet50", x, weights)),
+    "inception": NetworkKind(lambda _, x, weights: baseline_features("inception_v3", x, weights)),
+    "compact": NetworkKind(
+        lambda cells, x, _: compact_features(cells, x),
+        size=128,
+        smallest_size=32,  # its last stage then has one pixel
+        weights="none",
+        recipe=Recipe("adam", 2e-3, "cosine", weight_decay=0.01, class_weights=True, turn=True),
+        used_kernel=weigh_streams,
+    ),
+}
 
 
-def recipe_of(model: str) -> Recipe:
-    """Return how a network is optimized."""
-    return COMPACT_RECIPE if model == "compact" else PAPER_RECIPE
-
-
-def check_size(model: str, size: int) -> None:
+def refuse_unfit_size(model: str, size: int) -> None:
     """Raise UsageError for an image size in pixels that a network cannot take."""
-    smallest = SMALLEST_SIZE_OF_COMPACT if model == "compact" else SMALLEST_SIZE
+    smallest = NETWORKS[model].smallest_size
     if not smallest <= size <= LARGEST_SIZE:
         raise UsageError(f"expected an image size from {smallest} to {LARGEST_SIZE} px for {model}, received {size}")
 
@@ -63,7 +74,9 @@ def build_network(
 
     Raises UsageError for a size or weights that the network cannot take.
     """
-    check_size(model, size)
+    refuse_unfit_size(model, size)
+    if NETWORKS[model].weights == "none" and weights != "none":
+        raise UsageError(f"expected --weights none for {model}, which has no others, received {weights}")
     with _computing_in(precision):
         return _build(model, size, standardization, weights)
 
@@ -85,21 +98,9 @@ def _build(model: str, size: int, standardization: Standardization, weights: str
     scale = [1 / std for std in standardization.std]
     offset = [-mean / std for mean, std in zip(standardization.mean, standardization.std, strict=True)]
     x = layers.Rescaling(scale, offset, dtype="float32", name="standardize")(cells)
-    features = _compact_features(cells, x, weights) if model == "compact" else _features(model, x, weights)
+    features = NETWORKS[model].features(cells, x, weights)
     p_all = layers.Dense(1, activation="sigmoid", dtype="float32", name=OUTPUT_NAME)(features)
     return keras.Model(cells, p_all, name=model)
-
-
-def _features(model: str, cells: Any, weights: str) -> Any:
-    if model == "allnet":
-        return allnet_features(cells, weights)
-    return baseline_features(BACKBONE_OF_BASELINE[model], cells, weights)
-
-
-def _compact_features(cells: Any, standardized: Any, weights: str) -> Any:
-    if weights != "none":
-        raise UsageError(f"expected --weights none for compact, which has no others, received {weights}")
-    return compact_features(layers.Rescaling(1 / 255, dtype="float32", name="brightness")(cells), standardized)
 
 
 def ending_in_logit(network: Any) -> Any:
@@ -117,12 +118,9 @@ def ending_in_logit(network: Any) -> Any:
 @contextmanager
 def as_used(network: Any) -> Iterator[None]:
     """Give a network inside the weights that it is validated, kept and used with, where training has others."""
-    if network.name != "compact":
-        yield
-        return
     last = network.get_layer(OUTPUT_NAME)
     learnt = last.get_weights()
-    last.set_weights([weigh_streams(learnt[0]), *learnt[1:]])
+    last.set_weights([NETWORKS[network.name].used_kernel(learnt[0]), *learnt[1:]])
     try:
         yield
     finally:
