@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -15,10 +14,11 @@ from tqdm import tqdm
 
 from runtime.command_line import DONE, PARTLY_DONE, ArgumentParser, batch_size, run_command, tell
 from runtime.errors import UnreadableCellError, UsageError
-from runtime.files import CsvWriter, output_errors, written_aside
+from runtime.files import CsvWriter, output_errors, output_place, written_aside
 from runtime.inputs import find_inputs
+from runtime.outcomes import nouns
 from runtime.preprocessing import load_cell
-from runtime.results import P_ALL_DIGITS
+from runtime.results import P_ALL_DIGITS, standard_output
 from runtime.schema import ImageSpec
 from runtime.token_file import add_token_argument, find_token
 
@@ -55,6 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     if options.out and options.out.suffix.lower() != SUFFIX:
         raise UsageError(f"expected an output name ending in {SUFFIX}, received {options.out.name!r}")
+    if options.out:
+        output_place(options.out)
     paths = find_inputs(options.paths).paths
     from runtime.served_model import ServedModel
 
@@ -65,8 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
         for path, p_all, reason in answers(model, paths, options.batch_size):
             rows.write((path, "" if p_all is None else f"{p_all:.{P_ALL_DIGITS}f}", reason))
             unreadable += p_all is None
+    files = nouns(len(paths), "file")
     tell(
-        f"{len(paths)} files, {unreadable} of them not readable; {options.model} at {options.url}, which "
+        f"{len(paths)} {files}, {unreadable} of them not readable; {options.model} at {options.url}, which "
         "tells p_all alone and nothing of unusual pictures. For research, not a diagnosis."
     )
     return PARTLY_DONE if unreadable else DONE
@@ -76,10 +79,10 @@ def main(arguments: list[str] | None = None) -> int:
 def table(options: argparse.Namespace) -> Iterator[TextIO]:
     """Yield where the rows go: a file that bears its name only when it is complete, or standard output."""
     if not options.out:
-        yield sys.stdout
+        yield standard_output()
         return
     with (
-        written_aside(options.out) as aside,
+        written_aside(output_place(options.out)) as aside,
         output_errors(options.out),
         aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
     ):

@@ -29,6 +29,7 @@ from runtime.explanations import Explanations
 from runtime.files import refuse_unwritable
 from runtime.groups import DEFAULT_MIN_CELLS, GroupCounts, groups_path
 from runtime.inputs import Inputs
+from runtime.outcomes import nouns
 from runtime.results import LiveResults, ResultsFile, columns
 from runtime.schema import Prediction
 from runtime.summary import Summary
@@ -65,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
                 summary.resumed = summary.rows
                 paths = without_done(inputs.paths, done)
                 if done.total():
-                    tell(f"{done.total()} of the rows kept are of files that this command line does not name")
+                    tell(f"rows kept of files that this command line does not name: {done.total()}")
                 write_rows(classifier.classify(paths), sink, collectors, total=len(paths))
         except (KeyboardInterrupt, SystemExit) as stop:  # Ctrl-C, SIGTERM
             kept = f", kept in {sink.partial_path}: go on with --resume" if isinstance(sink, ResultsFile) else ""
@@ -87,7 +88,8 @@ def tell_empty(names: Sequence[str]) -> None:
     for name in names[:MOST_EMPTY_TOLD]:
         tell(f"no images in {printable(name)}")
     if len(names) > MOST_EMPTY_TOLD:
-        tell(f"no images in {len(names) - MOST_EMPTY_TOLD} more folders that were named")
+        more = len(names) - MOST_EMPTY_TOLD
+        tell(f"no images in {more} more {nouns(more, 'folder')} of those that were named")
 
 
 def requested_groups(options: argparse.Namespace) -> GroupCounts | None:
@@ -137,7 +139,7 @@ def taken_over(
             done[prediction.path] += 1
             for collector in collectors:
                 collector.add(prediction)
-        tell(f"{done.total()} rows of the run that was cut off are kept")
+        tell(f"kept {done.total()} {nouns(done.total(), 'row')} of the run that was cut off")
     return done
 
 
@@ -175,7 +177,8 @@ def report(inputs: Inputs, options: argparse.Namespace) -> None:
     """Print the closing lines to standard error: what was left out, where the results are, what to run next."""
     if inputs.left_out:
         filtered = ", or not of the names in --include" if options.include else ""
-        tell(f"{inputs.left_out} files of the folders were left out: hidden, beside images (such as .csv){filtered}")
+        files = nouns(inputs.left_out, "file")
+        tell(f"left out {inputs.left_out} {files} of the folders: hidden, beside images (such as .csv){filtered}")
     if options.demo:
         tell("These cells were drawn: what a model that was fitted on photographs says of them means nothing.")
         tell("Next: python -m runtime.classify FOLDER --out results.csv")
@@ -194,7 +197,8 @@ def report_groups(groups: GroupCounts, results: Path | None) -> None:
     if results:
         path = groups_path(results, groups.by)
         groups.write(path)
-        more = f", with {len(rows) - MOST_PRINTED} more {groups.by}s" if len(rows) > MOST_PRINTED else ""
+        unseen = max(len(rows) - MOST_PRINTED, 0)
+        more = f", with {unseen} more {nouns(unseen, groups.by)}" if unseen else ""
         tell(f"Roll-up: {path}{more}")
 
 

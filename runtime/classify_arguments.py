@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from runtime.classifier_arguments import add_classifier_arguments
@@ -10,8 +11,9 @@ from runtime.command_line import ArgumentParser, positive_int
 from runtime.contact_sheet import MOST_SHOWN, check_page_name
 from runtime.demo import DEMO_CELLS
 from runtime.errors import UsageError
-from runtime.groups import DEFAULT_MIN_CELLS, GROUPINGS
-from runtime.inputs import Inputs, find_inputs, read_list
+from runtime.explanations import INDEX
+from runtime.groups import DEFAULT_MIN_CELLS, GROUPINGS, groups_path
+from runtime.inputs import STANDARD_INPUT, Inputs, find_inputs, read_list
 from runtime.results import check_results_name
 
 
@@ -75,16 +77,35 @@ def check_outputs(options: argparse.Namespace) -> None:
         raise UsageError("expected the --out of the run that was cut off for --resume, received none")
     if options.html:
         check_page_name(options.html)
+    refuse_same_places(options)
     if options.min_cells and not options.group_by:
         raise UsageError("expected --group-by with --min-cells, received none; add --group-by subject, or folder")
 
 
+def refuse_same_places(options: argparse.Namespace) -> None:
+    """Raise UsageError where one output, or the list of paths, would be lost under another output."""
+    is_rolled_up = options.out and options.group_by
+    name_to_path = {
+        "--list": options.list if options.list != STANDARD_INPUT else None,
+        "--out": options.out,
+        "the roll-up beside --out": groups_path(options.out, options.group_by) if is_rolled_up else None,
+        "--html": options.html,
+        "--explain": options.explain,
+        f"{INDEX} of --explain": options.explain / INDEX if options.explain else None,
+    }
+    place_to_name: dict[str, str] = {}
+    for name, path in name_to_path.items():
+        other = place_to_name.setdefault(os.path.realpath(path), name) if path else name
+        if other != name:
+            raise UsageError(f"expected another place for {other} than for {name}, received {path}; choose another")
+
+
 def requested_inputs(options: argparse.Namespace) -> Inputs:
     """Return the files that the command line names, or the drawn cells for --demo."""
-    if options.demo and (options.paths or options.list):
+    if options.demo and (options.paths or options.list is not None):
         raise UsageError("expected either --demo or paths, received both; choose one")
     if options.demo:
         return find_inputs([str(DEMO_CELLS)])
-    if not options.paths and not options.list:
+    if not options.paths and options.list is None:
         raise UsageError("expected an image or a folder of images, received no path; or try --demo")
-    return find_inputs(options.paths, read_list(options.list) if options.list else (), options.include)
+    return find_inputs(options.paths, read_list(options.list) if options.list is not None else (), options.include)

@@ -11,6 +11,7 @@ from runtime.cluster.archive import Archive
 from runtime.cluster.arguments import build_parser, check_places
 from runtime.cluster.job import held_output
 from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, run_command, tell
+from runtime.outcomes import nouns
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,10 +28,11 @@ def main(arguments: list[str] | None = None) -> int:
     tell(str(archive.summary))
     if terms.left_out:
         filtered = ", or not of the names in --include" if terms.include else ""
-        tell(f"{terms.left_out} files of the folders were left out: hidden, beside images (such as .csv){filtered}")
+        files = nouns(terms.left_out, "file")
+        tell(f"left out {terms.left_out} {files} of the folders: hidden, beside images (such as .csv){filtered}")
     if archive.unopened:
-        tell(f"{archive.unopened} files could not be opened; the same command tries them again")
-    tell(f"Results: {options.out}, {terms.blocks} Parquet files")
+        tell(f"files that could not be opened: {archive.unopened}; the same command tries them again")
+    tell(f"Results: {options.out}, {terms.blocks} Parquet {nouns(terms.blocks, 'file')}")
     return PARTLY_DONE if archive.summary.errors else DONE
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, NoReturn, TextIO, TypeVar
 
+from runtime.cell_names import printable
 from runtime.errors import AllnetError
 
 DONE = 0
@@ -22,6 +23,7 @@ LARGEST_BATCH = 1024  # cells; a typing error must not ask for all memory
 
 Number = TypeVar("Number", int, float)
 
+UNREACHABLE = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)  # which `Path.exists` and its like raise
 STANDARD_ERROR = 2  # its file descriptor
 INTERRUPTED = 130  # the shells' code for Ctrl-C: 128 + SIGINT
 TERMINATED = 143  # 128 + SIGTERM
@@ -38,7 +40,7 @@ MODULE_TO_REQUIREMENT = {
         ("anyio", "fastapi", "httptools", "prometheus_client", "python_multipart", "starlette", "uvicorn"),
         '-e ".[serve]"',
     ),
-    "tritonclient": '-e ".[client]"',
+    **dict.fromkeys(("gevent", "tritonclient"), '-e ".[client]"'),
     "cryptography": '-e ".[fleet]"',
     **dict.fromkeys(("fsspec", "pyarrow", "ray"), '-e ".[cluster]"'),
     **dict.fromkeys(("psutil", "tomli"), '-e ".[benchmarks]"'),
@@ -52,7 +54,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with code 1."""
-        print(f"{self.prog}: {message} (--help lists the options)", file=sys.stderr)
+        print(f"{self.prog}: {printable(message)} (--help lists the options)", file=sys.stderr)
         raise SystemExit(REFUSED)
 
 
@@ -96,7 +98,7 @@ def run_command(command: Callable[[], int]) -> NoReturn:
         if sys.stdout:
             sys.stdout.flush()
     except AllnetError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)  # a file's name in it may hold a line break
         code = REFUSED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -108,7 +110,7 @@ def run_command(command: Callable[[], int]) -> NoReturn:
         message = _explained(error)
         if message is None:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {printable(message)}", file=sys.stderr)
         if _is_full(sys.stdout):
             _forget_output()
         code = REFUSED
@@ -128,6 +130,11 @@ def _explained(error: ModuleNotFoundError | OSError) -> str | None:
     if isinstance(error, ModuleNotFoundError):
         needed = MODULE_TO_REQUIREMENT.get(error.name or "")
         return f"expected {error.name} for this command, found none; pip install {needed}" if needed else None
+    if error.errno in UNREACHABLE and error.filename:
+        name = os.fsdecode(error.filename)
+        return (
+            f"expected a place that can be reached at {name}, found: {error.strerror}; check its name and permissions"
+        )
     if error.errno == errno.ENOSPC and not error.filename:
         if _is_full(sys.stdout):
             return f"cannot write to standard output: {error.strerror}"

@@ -20,9 +20,10 @@ from tqdm import tqdm
 import runtime
 from runtime.classifier import Classifier
 from runtime.errors import UnreadableCellError, UsageError
-from runtime.files import file_clock_ns, has_changed, output_errors, refuse_unwritable, written_aside
+from runtime.files import file_clock_ns, has_changed, output_errors, output_place, refuse_unwritable, written_aside
 from runtime.html_page import TAIL, head, text
 from runtime.inputs import spread_over
+from runtime.outcomes import nouns
 from runtime.preprocessing import load_cell
 from runtime.schema import CLASSES, ImageSpec, Prediction
 
@@ -111,7 +112,7 @@ class ContactSheet:
         """Raise OutputError where no page could be written to `path`."""
         refuse_unwritable(path)
         self.path = path
-        self._began_ns = file_clock_ns(path)
+        self._began_ns = file_clock_ns(output_place(path))
         self._origin = origin
         self._most_shown = most_shown
         self._labels: Counter[str] = Counter()
@@ -148,7 +149,7 @@ class ContactSheet:
         """
         shown = self.shown()
         with (
-            written_aside(self.path) as aside,
+            written_aside(output_place(self.path)) as aside,
             output_errors(self.path),
             aside.open("w", encoding="utf-8") as stream,
         ):
@@ -168,7 +169,7 @@ class ContactSheet:
             "Threshold": f"ALL from p_all {origin.threshold:g} on",
             "Cells": ", ".join(f"{self._labels[label]:,} {label}" for label in reversed(CLASSES))
             + f"; {self._review.seen:,} of them for review",
-            "Not readable": f"{self._error_count:,} files",
+            "Not readable": f"{self._error_count:,} {nouns(self._error_count, 'file')}",
             "Shown": self._shown_note(shown),
             "Written": f"{now:%Y-%m-%d %H:%M} (UTC{now:%z})",
         }
@@ -179,7 +180,7 @@ class ContactSheet:
     def _shown_note(self, shown: Sequence[Prediction]) -> str:
         cells = self._clear.seen + self._review.seen
         if len(shown) == cells:
-            return f"all {cells:,} cells"
+            return f"all {cells:,} cells" if cells != 1 else "the one cell"
         review = sum(each.status == "review" for each in shown)
         return (
             f"{len(shown):,} of {cells:,} cells: {review:,} of the {self._review.seen:,} for review and "
@@ -188,13 +189,16 @@ class ContactSheet:
         )
 
     def _section(self, label: str, shown: Sequence[Prediction]) -> Iterator[str]:
-        yield f'<h2 id="{label}">{label}: {len(shown):,} of {self._labels[label]:,} cells</h2>\n<ul class="cells">\n'
+        cells = self._labels[label]
+        of_all = f"{len(shown):,} of {cells:,} {nouns(cells, 'cell')}"
+        yield f'<h2 id="{label}">{label}: {of_all}</h2>\n<ul class="cells">\n'
         yield from _in_threads(partial(_card, began_ns=self._began_ns), shown)
         yield "</ul>\n"
 
     def _error_section(self) -> Iterator[str]:
         listed = f"the first {len(self._errors):,} of " if len(self._errors) < self._error_count else ""
-        yield f'<h2 id="errors">Not readable: {listed}{self._error_count:,} files</h2>\n<ul class="errors">\n'
+        files = f"{self._error_count:,} {nouns(self._error_count, 'file')}"
+        yield f'<h2 id="errors">Not readable: {listed}{files}</h2>\n<ul class="errors">\n'
         for error in self._errors:
             yield f"<li>{text(error.path)}: {text(error.reason)}</li>\n"
         yield "</ul>\n"

@@ -10,7 +10,7 @@ from runtime.classifier import Classifier
 from runtime.command_line import tell
 from runtime.errors import NotFiniteError, OutputError, UnreadableCellError, UsageError
 from runtime.explanation import explain
-from runtime.files import output_errors, write_csv_aside, written_aside
+from runtime.files import output_errors, refuse_unwritable, write_csv_aside, written_aside
 from runtime.heat_picture import heat_picture
 from runtime.inputs import MAP_SUFFIX
 from runtime.preprocessing import load_cell
@@ -28,10 +28,11 @@ class Explanations:
 
     def __init__(self, folder: Path, classifier: Classifier) -> None:
         """Raise UsageError or OutputError where `folder` cannot take them."""
-        if folder.exists() and not folder.is_dir():
-            raise UsageError(f"expected a folder for --explain, found the file {folder}; choose another name")
         with output_errors(folder):
+            if folder.exists() and not folder.is_dir():
+                raise UsageError(f"expected a folder for --explain, found the file {folder}; choose another name")
             folder.mkdir(parents=True, exist_ok=True)
+        refuse_unwritable(folder / INDEX)
         self.folder = folder
         self.failure = ""  # why nothing more is drawn
         self._classifier = classifier

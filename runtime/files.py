@@ -63,15 +63,27 @@ def written_aside(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def output_place(path: Path) -> Path:
+    """Return where a file that the user asks for at `path` is to stand: at the end of a link, which stays one.
+
+    Raises OutputError where something else than a file is there, such as a folder, a device or a pipe: a file that is
+    renamed to `path` would take its place.
+    """
+    with output_errors(path):
+        place = Path(os.path.realpath(path)) if path.is_symlink() else path
+        if place.is_dir():
+            raise OutputError(f"expected a file name, found the folder {path}; choose another name")
+        if place.exists() and not place.is_file():
+            raise OutputError(f"expected a file name, found a device or a pipe at {path}; choose another name")
+    return place
+
+
 def refuse_unwritable(path: Path) -> None:
     """Raise OutputError where no file could come to stand at `path`, before there is something to write.
 
     Missing parent folders are made.
     """
-    with output_errors(path):
-        if path.is_dir():
-            raise OutputError(f"expected a file name, found the folder {path}; choose another name")
-    _file_beside(path).unlink()
+    _file_beside(output_place(path)).unlink()
 
 
 def _file_beside(path: Path) -> Path:

@@ -10,8 +10,8 @@ from statistics import NormalDist
 from typing import Any
 
 from runtime.cell_names import EXAMPLE, parse_cell_name, printable
-from runtime.files import write_csv_aside
-from runtime.outcomes import Outcomes
+from runtime.files import output_place, write_csv_aside
+from runtime.outcomes import Outcomes, nouns
 from runtime.schema import Interval, Prediction
 
 CONFIDENCE = 0.95
@@ -92,12 +92,15 @@ class GroupCounts:
         if any(self.status(name) == "insufficient" for name in self._groups):
             notes.append(f"insufficient: fewer than {self.min_cells} cells (--min-cells), so no share is claimed.")
         if unknown := self._groups.get(UNKNOWN):
-            notes.append(f"(unknown): {unknown.rows} files whose names tell no subject, as {EXAMPLE} would.")
+            files = nouns(unknown.rows, "file")
+            notes.append(f"(unknown): {unknown.rows} {files} without a subject in the name, as {EXAMPLE} has.")
         return notes
 
     def write(self, path: Path) -> None:
         """Write the roll-up as CSV, whole or not at all; raise OutputError where it cannot be written."""
-        write_csv_aside(path, COLUMNS, (self._csv_row(name, group) for name, group in self.groups.items()))
+        write_csv_aside(
+            output_place(path), COLUMNS, (self._csv_row(name, group) for name, group in self.groups.items())
+        )
 
     def _csv_row(self, name: str, group: Outcomes) -> tuple[object, ...]:
         share = self.share(name)

@@ -20,7 +20,20 @@ from runtime.errors import UsageError
 # Files that lie beside images without being meant as one. Everything else in a folder gets a row: a cell in a
 # format that is not known must show up as an error, not be passed over in silence.
 MAP_SUFFIX = ".map.png"  # of the pictures of --explain
-COMPANION_SUFFIXES = (".csv", ".db", ".html", ".json", ".jsonl", ".md", ".partial", ".sqlite", ".ini", MAP_SUFFIX)
+COMPANION_SUFFIXES = (
+    ".csv",
+    ".db",
+    ".html",
+    ".ini",
+    ".json",
+    ".jsonl",
+    ".lock",
+    ".md",
+    ".parquet",
+    ".partial",
+    ".sqlite",
+    MAP_SUFFIX,
+)
 
 # Names that programs give a file while they copy it; then it is renamed. In a folder that is watched they will be.
 UNFINISHED_COPY_SUFFIXES = (".crdownload", ".filepart", ".part", ".tmp")
@@ -116,9 +129,24 @@ def _files_of_name(name: str, include: Sequence[str]) -> Iterable[Found]:
         return _files_of(name, include)
     matches = _matches(name) if glob.has_magic(name) else set()
     if not matches:
-        raise UsageError(f"expected an image or a folder of images at {name}, found nothing; check the path")
-    # Files first: one that the pattern names itself is wanted, whatever a folder that it names too would leave out.
-    return _each_once(_files_of(match, include) for match in sorted(matches, key=_folders_last))
+        raise UsageError(
+            f"expected an image or a folder of images at {name}, found {_what_is_there(name)}; check the path"
+        )
+    # Files first: one that the pattern names itself is wanted, whatever a folder that it names too would leave out,
+    # but for the maps: a pattern of the cells in PNG means none of what was drawn of them.
+    founds = _each_once(_files_of(match, include) for match in sorted(matches, key=_folders_last))
+    return ((path, wanted and not path.lower().endswith(MAP_SUFFIX)) for path, wanted in founds)
+
+
+def _what_is_there(name: str) -> str:
+    """Return what is found in the place of a file that is not there."""
+    try:
+        os.lstat(name)
+    except PermissionError:
+        return "no permission to look there"
+    except (OSError, ValueError):
+        pass
+    return "nothing"
 
 
 def _folders_last(name: str) -> tuple[bool, str]:

@@ -7,6 +7,11 @@ from dataclasses import dataclass, field
 from runtime.schema import CLASSES, Prediction
 
 
+def nouns(count: float, noun: str) -> str:
+    """Return a noun as its count asks for it: "file" for 1, "files" for any other."""
+    return noun if count == 1 else f"{noun}s"
+
+
 @dataclass
 class Outcomes:
     """Counts of rows by what they say; memory does not grow with the number of rows."""

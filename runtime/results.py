@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from runtime.errors import OutputError, UsageError
-from runtime.files import CsvWriter, give_usual_permissions, output_errors
+from runtime.files import CsvWriter, give_usual_permissions, output_errors, output_place
 from runtime.held import hold
 from runtime.schema import Audit, Prediction
 from runtime.unfinished import PARTIAL, Row, UnfinishedResults, identities_path, partial_prefix
@@ -32,8 +32,7 @@ def check_results_name(path: Path) -> None:
     """Raise UsageError or OutputError where `path` cannot be the name of a results file."""
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"expected an output name ending in {' or '.join(FORMATS)}, received {path.name!r}")
-    if path.is_dir():
-        raise OutputError(f"expected a file name for the results, found the folder {path}")
+    output_place(path)
 
 
 def columns(*, audited: bool) -> tuple[str, ...]:
@@ -81,16 +80,25 @@ class ResultsWriter:
             self._stream.write(json.dumps(row) + "\n")
 
 
+def standard_output() -> TextIO:
+    """Return standard output for a table, in which names that are no UTF-8 keep their bytes.
+
+    Raises OutputError where it is closed.
+    """
+    if sys.stdout is None:
+        raise OutputError("expected a standard output for the results, found it closed; use --out")
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+    return sys.stdout
+
+
 class LiveResults:
     """CSV on standard output, each row handed over at once."""
 
     def __init__(self, *, audited: bool = False) -> None:
-        if sys.stdout is None:
-            raise OutputError("expected a standard output for the results, found it closed; use --out")
-        if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+        stream = standard_output()
         with _stdout_errors():
-            self._writer = ResultsWriter(sys.stdout, ".csv", audited=audited)
+            self._writer = ResultsWriter(stream, ".csv", audited=audited)
 
     def __enter__(self) -> Self:
         return self
@@ -126,12 +134,13 @@ class ResultsFile:
     def __init__(self, path: Path, *, run: str = "", audited: bool = False) -> None:
         """Begin a file; `run` names what decides what a row says, so that another run can go on with it."""
         check_results_name(path)
-        self.path = path
+        self.path = place = output_place(path)
         self._can_go_on = bool(run)
         self._taken_over: list[Path] = []
         with output_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=partial_prefix(path, run or "run"), suffix=PARTIAL, dir=path.parent)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            prefix = partial_prefix(place, run or "run")
+            handle, name = tempfile.mkstemp(prefix=prefix, suffix=PARTIAL, dir=place.parent)
             self.partial_path = Path(name)
             give_usual_permissions(self.partial_path)
             # A name may hold bytes that are not UTF-8; they are written back as they were read.

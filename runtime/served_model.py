@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
 import tritonclient.http as triton
+from gevent.hub import Hub
 
 from runtime.closing import Closing
 from runtime.errors import ServerError, UsageError
@@ -22,17 +24,35 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TIMEOUT_S = 60.0  # to connect, and for an answer
+Hub.NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)  # which gevent would print, as an error, beside our line
 CELL_AXES = 4  # of the input, [N, height, width, 3]
+
+
+def _parts_of(url: str) -> SplitResult | None:
+    """Return the parts of a server's address, None where it is none."""
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # such as a port that is no number
+        return None
+    return parts if is_address else None
 
 
 class ServedModel(Closing):
     """A model of a server; a context manager, of one thread alone."""
 
     def __init__(self, url: str, name: str, token: str = "", timeout_s: float = TIMEOUT_S) -> None:
-        """Ask what the model takes; raise UsageError for an address that is none, ServerError for another answer."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        """Ask what the model takes.
+
+        Raises UsageError for an address or a token that is none, and ServerError for another answer.
+        """
+        parts = _parts_of(url)
+        if parts is None:
             raise UsageError(f"expected the server's address, such as http://127.0.0.1:8000, received {url}")
+        if not token.isascii() or not token.isprintable():
+            raise UsageError(
+                "expected a token of ASCII characters on one line, found others; put it alone into its file"
+            )
         self.url = url
         self.name = name
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -92,7 +112,7 @@ class ServedModel(Closing):
         except triton.InferenceServerException as error:
             said = " ".join(str(error.message()).split())
             raise ServerError(f"expected an answer of {self.name} at {self.url}, found: {said}") from error
-        except OSError as error:
+        except (OSError, HTTPException) as error:  # the latter where it answers, but not as HTTP does
             raise ServerError(
                 f"expected a server at {self.url}, found none that answers ({error}); is it running?"
             ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from runtime.outcomes import Outcomes
+from runtime.outcomes import Outcomes, nouns
 
 
 @dataclass
@@ -18,4 +18,5 @@ class Summary(Outcomes):
     def __str__(self) -> str:
         seconds = time.perf_counter() - self.started
         rate = (self.rows - self.resumed) / seconds if seconds else 0.0
-        return f"{self.rows} files in {seconds:.1f} s ({rate:.0f} a second): {super().__str__()}"
+        files = nouns(self.rows, "file")
+        return f"{self.rows} {files} in {seconds:.1f} s ({rate:.0f} a second): {super().__str__()}"

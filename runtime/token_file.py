@@ -26,7 +26,7 @@ def find_token(file: Path | None) -> str:
     if not file:
         return os.environ.get(TOKEN_VARIABLE, "")
     try:
-        token = file.read_text(encoding="utf-8").strip()
+        token = file.read_text(encoding="utf-8-sig").strip()  # Windows editors write a mark before it
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"expected a token in the file {file}, found: {reason}") from error

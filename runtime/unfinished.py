@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import OutputError
-from runtime.files import file_clock_ns, has_changed, output_errors
+from runtime.files import file_clock_ns, has_changed, output_errors, output_place
 from runtime.held import is_held
 
 PARTIAL = ".partial"
@@ -79,11 +79,12 @@ def find_unfinished(path: Path, run: str, columns: tuple[str, ...]) -> Unfinishe
 
     Raises OutputError where there is none of this run, but one with other options, and where a run writes one now.
     """
+    place = output_place(path)
     with output_errors(path):
-        completed = path.stat().st_mtime_ns if path.exists() else 0
-        found = [Path(name) for name in glob.glob(f"{glob.escape(str(path))}.*{PARTIAL}")]  # noqa: PTH207
+        completed = place.stat().st_mtime_ns if place.exists() else 0
+        found = [Path(name) for name in glob.glob(f"{glob.escape(str(place))}.*{PARTIAL}")]  # noqa: PTH207
         left = [each for each in found if each.stat().st_mtime_ns >= completed]
-        ours = [each for each in left if _is_of_run(each, path, run)]
+        ours = [each for each in left if _is_of_run(each, place, run)]
         if held := [each.name for each in ours if is_held(each)]:
             raise OutputError(
                 f"expected to go on with {path.name} of a run that was cut off, found that another one is writing "

@@ -19,6 +19,7 @@ from runtime.classifier_arguments import add_classifier_arguments, classifier_op
 from runtime.command_line import DONE, INTERRUPTED, REFUSED, ArgumentParser, positive_float, run_command, tell
 from runtime.errors import UsageError
 from runtime.inputs import is_not_yet_a_cell
+from runtime.outcomes import nouns
 from runtime.results import ResultsFile, check_results_name
 from runtime.schema import Prediction
 from runtime.stopping import stop_signals
@@ -72,6 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
 def export(options: argparse.Namespace) -> int:
     """Write the database's rows, in the order in which they came, to a results file."""
     check_results_name(options.export)
+    if options.export.exists() and options.db.exists() and options.export.samefile(options.db):
+        raise UsageError(f"expected another file for --export than the database {options.db}, received both as one")
 
     def write(predictions: Iterator[Prediction]) -> int:
         rows = 0
@@ -82,7 +85,7 @@ def export(options: argparse.Namespace) -> int:
         return rows
 
     rows = read_predictions(options.db, write)
-    tell(f"Results: {options.export}, {rows} rows")
+    tell(f"Results: {options.export}, {rows} {nouns(rows, 'row')}")
     return DONE
 
 
@@ -103,7 +106,7 @@ def watch(options: argparse.Namespace) -> int:
             service.run(folder)
         tell(f"stopped: {service.summary}")
         if store.unwritten:
-            tell(f"{store.unwritten} results were not written; their files are classified at the next start")
+            tell(f"results that were not written: {store.unwritten}; their files are classified at the next start")
             return REFUSED
     return INTERRUPTED if received[0] == signal.SIGINT else DONE
 

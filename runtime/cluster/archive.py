@@ -34,6 +34,7 @@ from runtime.cluster.result_block import Counts
 from runtime.cluster.stages import ReadingStage, WritingStage
 from runtime.cluster.storage import is_url
 from runtime.errors import ClusterError, UsageError
+from runtime.outcomes import nouns
 from runtime.schema import ImageSpec
 from runtime.summary import Summary
 
@@ -69,7 +70,8 @@ class Archive:
             asked = self._asked(pool)
             model = probe_model(asked, self._bundle.content_sha256, pool)
             self._tell(
-                f"{model.description}, {pool.workers} workers on {capacity.cpus:g} CPUs and {capacity.gpus:g} GPUs; "
+                f"{model.description}, {pool.workers} {nouns(pool.workers, 'worker')} on {capacity.cpus:g} "
+                f"{nouns(capacity.cpus, 'CPU')} and {capacity.gpus:g} {nouns(capacity.gpus, 'GPU')}; "
                 f"ALL from p_all {self._wanted.threshold:g} on. For research, not a diagnosis."
             )
             terms = self._begun or self._begin(model.precision)
@@ -134,7 +136,7 @@ class Archive:
                 self._add(counts)
         left.extend(range(following, terms.blocks))
         self.summary.resumed = self.summary.rows
-        self._tell(f"{self.summary.rows} rows of {terms.files} are kept from before")
+        self._tell(f"kept {self.summary.rows} of {terms.files} {nouns(terms.files, 'row')} from before")
         return left
 
     def _classify_blocks(self, terms: Terms, left: array[int], options: ClassifierOptions, pool: Pool) -> None:

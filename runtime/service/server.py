@@ -12,6 +12,7 @@ import uvicorn
 
 from runtime.classifier import ClassifierOptions
 from runtime.command_line import tell
+from runtime.outcomes import nouns
 from runtime.service.access import Access
 from runtime.service.app import create_app
 from runtime.service.connections import connections_with
@@ -71,7 +72,8 @@ class Server(uvicorn.Server):
 
     async def _look_after(self) -> None:
         if waiting := self._desk.waiting:
-            tell(f"stopping: {waiting} cells wait for their answer; another signal ends the service at once")
+            cells = nouns(waiting, "cell")
+            tell(f"stopping: {waiting} {cells} to be answered first; another signal ends the service at once")
         while True:  # there are no ticks any more
             self._close_stalled()
             await asyncio.sleep(1)

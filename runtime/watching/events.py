@@ -46,13 +46,14 @@ class FolderEvents(Closing):
 
         class Handler(FileSystemEventHandler):
             def dispatch(self, event: FileSystemEvent) -> None:
-                _pass_on(event, news)
+                _pass_on(event, folder, real, news)
 
+        real = os.path.realpath(folder)  # watchdog 7 hears nothing of what a link leads to
         changed = FileClosedEvent if IS_LINUX else FileModifiedEvent
         wanted: list[type[FileSystemEvent]] = [FileCreatedEvent, FileMovedEvent, DirMovedEvent, changed]
         self._observer = _linux_observer() if IS_LINUX else _usual_observer()
         try:
-            self._observer.schedule(Handler(), folder, recursive=True, event_filter=wanted)
+            self._observer.schedule(Handler(), real, recursive=True, event_filter=wanted)
             self._observer.start()
         except OSError as error:
             raise UsageError(f"the system gives no file events of {folder}: {error.strerror or error}") from error
@@ -63,14 +64,15 @@ class FolderEvents(Closing):
         self._observer.join()
 
 
-def _pass_on(event: FileSystemEvent, news: News) -> None:
-    """Sort an event into the news.
+def _pass_on(event: FileSystemEvent, folder: str, real: str, news: News) -> None:
+    """Sort an event of what lies at `real` into the news of `folder`, which leads there.
 
     For what a folder holds that was moved here, watchdog makes up events: the folder's own says more.
     """
     path = os.fsdecode(event.dest_path if event.event_type == "moved" else event.src_path)
     if event.is_synthetic and IS_LINUX:
         return
+    path = folder + path[len(real) :]
     is_complete = IS_LINUX and event.event_type in ("closed", "moved")
     if not event.is_directory:
         news.file(path, complete=is_complete)

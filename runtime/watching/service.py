@@ -14,7 +14,7 @@ from typing import Protocol
 
 from runtime.cell_names import printable
 from runtime.errors import OutputError
-from runtime.outcomes import Outcomes
+from runtime.outcomes import Outcomes, nouns
 from runtime.schema import Prediction
 from runtime.watching.folder import Candidate, WatchedFolder
 from runtime.watching.news import Bell
@@ -71,7 +71,8 @@ class WatchService:
     @property
     def summary(self) -> str:
         """What came of the files since the start."""
-        return f"{self.outcomes.rows} files since the start: {self.outcomes}"
+        rows = self.outcomes.rows
+        return f"{rows} {nouns(rows, 'file')} since the start: {self.outcomes}"
 
     def is_known(self, version: FileVersion, changed_ns: int) -> bool:
         """Say whether a version has a row or is being classified; while the database cannot be read, that it is.

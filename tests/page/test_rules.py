@@ -13,7 +13,7 @@ from runtime.cell_names import printable
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.files import CsvWriter
 from runtime.groups import COLUMNS, GroupCounts, subject_of, wilson_interval
-from runtime.inputs import is_companion
+from runtime.inputs import COMPANION_SUFFIXES, is_companion
 from runtime.schema import Prediction
 from tests.page.visitor import Visitor
 
@@ -52,7 +52,8 @@ def test_subjects_and_shown_names_are_those_of_python(visitor: Visitor) -> None:
 
 
 def test_the_same_files_lie_beside_images(visitor: Visitor) -> None:
-    paths = ["a.bmp", ".a.bmp", "a/.b/c.bmp", "a/b.CSV", "notes.txt", "Thumbs.db", "desktop.ini", "a.b/c", "x.partial"]
+    paths = ["a.bmp", ".a.bmp", "a/.b/c.bmp", "a/b.CSV", "notes.txt", "a.b/c"]
+    paths += [f"x{suffix}" for suffix in COMPANION_SUFFIXES]
     assert visitor.call("files.js", "given.map(module.isCompanion)", paths) == [is_companion(path) for path in paths]
 
 

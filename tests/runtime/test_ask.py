@@ -1,7 +1,15 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +19,14 @@ pytest.importorskip("tritonclient.http", reason="pip install -e '.[client]'")
 pytest.importorskip("fastapi", reason="the service needs it: pip install -e '.[serve]'")
 
 from runtime.ask import main
-from runtime.command_line import DONE, PARTLY_DONE
-from runtime.errors import ServerError, UsageError
+from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE
+from runtime.errors import OutputError, ServerError, UsageError
 from runtime.served_model import ServedModel
 from runtime.service.access import Access
 from tests.runtime.service_help import Running, noise_cell, noise_pixels, p_all_of
 from tests.tiny_bundle import write_tiny_bundle
 
+ROOT = Path(__file__).parents[2]
 MODEL = "compact_fp32"
 TOKEN = "a-token-of-the-lab"  # noqa: S105
 
@@ -73,9 +82,85 @@ def test_a_name_of_no_model_and_a_server_that_is_not_there_are_said(running: Run
         main([running.url, str(tmp_path), "--model", MODEL, "--out", "model.onnx"])
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:abc", "http://127.0.0.1:99999", "http://127.0.0.1:0", "http://[::1"])
+def test_an_address_that_is_none_is_one_line(url: str) -> None:
+    with pytest.raises(UsageError, match=r"expected the server's address, such as .*, received http"):
+        ServedModel(url, MODEL)
+
+
+def test_a_server_that_speaks_no_http_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"no such thing\r\n\r\n")
+
+        with ThreadPoolExecutor() as pool:
+            answered = pool.submit(answer)
+            with pytest.raises(ServerError, match=r"expected a server at .*, found none that answers"):
+                ServedModel(f"http://127.0.0.1:{listener.getsockname()[1]}", MODEL, timeout_s=10)
+            answered.result()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send this signal to one process")
+def test_ctrl_c_while_a_server_is_silent_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "cell.png").write_bytes(noise_cell(1))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        command = [sys.executable, "-m", "runtime.ask", url, str(tmp_path), "--model", MODEL]
+        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+            connection, _ = listener.accept()
+            with connection:
+                assert connection.recv(4096), "now it waits for the answer"
+                time.sleep(0.2)
+                process.send_signal(signal.SIGINT)
+                _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (INTERRUPTED, "interrupted\n")
+
+
+@pytest.mark.parametrize("token", ["two\nlines", "ümlaut-in-the-token"])
+def test_a_token_that_no_request_can_bring_is_refused_and_not_shown(token: str) -> None:
+    with pytest.raises(UsageError, match="expected a token of ASCII characters on one line") as refused:
+        ServedModel("http://127.0.0.1:9", MODEL, token)
+    assert token not in str(refused.value)
+
+
+def test_names_on_standard_output_keep_their_bytes(running: Running, tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/bad\xff.png"
+    try:
+        Path(os.fsdecode(name)).write_bytes(noise_cell(1))
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace")  # as run_command leaves it
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        assert main([running.url, str(tmp_path), "--model", MODEL]) == DONE
+        stream.flush()
+        assert name in stream.buffer.getvalue()
+        patch.setattr(sys, "stdout", None)
+        with pytest.raises(OutputError, match="expected a standard output for the results, found it closed"):
+            main([running.url, str(tmp_path), "--model", MODEL])
+
+
+def test_a_place_for_the_table_is_refused_before_anything_is_asked_and_a_link_stays(
+    running: Running, tmp_path: Path
+) -> None:
+    cell = tmp_path / "cell.png"
+    cell.write_bytes(noise_cell(1))
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(OutputError, match=r"expected a file name, found the folder .*folder\.csv"):
+        main(["http://127.0.0.1:9", str(cell), "--model", MODEL, "--out", str(tmp_path / "folder.csv")])
+    (tmp_path / "link.csv").symlink_to("table")
+    assert main([running.url, str(cell), "--model", MODEL, "--out", str(tmp_path / "link.csv")]) == DONE
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "table").read_text().startswith("path,p_all,reason\n")
+
+
 def test_the_token_is_brought(bundle: Path, tmp_path: Path) -> None:
     file = tmp_path / "token.txt"
-    file.write_text(f"{TOKEN}\n")
+    file.write_text(f"{TOKEN}\n", encoding="utf-8-sig")  # as Windows editors do
     (tmp_path / "cell.png").write_bytes(noise_cell(1))
     command = [str(tmp_path / "cell.png"), "--model", MODEL, "--out", str(tmp_path / "asked.csv")]
     with Running(bundle, access=Access(TOKEN)) as service:

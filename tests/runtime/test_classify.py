@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from runtime.groups import GroupCounts
 from runtime.held import hold
 from runtime.inputs import find_inputs, read_list
 from runtime.schema import Prediction
+from tests.runtime.another_user import another_user, needs_root, open_folder
 
 CellFile = Callable[[str], Path]
 ROOT = Path(__file__).parents[2]
@@ -111,7 +113,7 @@ def test_bad_files_cost_their_own_rows_and_exit_code_2(
     }
     said = capsys.readouterr().err
     assert "4 not readable" in said
-    assert "2 files of the folders were left out: hidden, beside images" in said
+    assert "left out 2 files of the folders: hidden, beside images" in said
 
 
 def test_the_threshold_decides_the_label(cell_file: CellFile, tmp_path: Path) -> None:
@@ -136,13 +138,34 @@ REFUSALS: dict[str, tuple[list[str], str]] = {
     "missing": (["/no/such/folder"], "expected an image or a folder of images at /no/such/folder, found nothing"),
     "empty folder": (["{tmp}"], "expected images in {tmp}, found none"),
     "other output": (["{cell}", "--out", "{tmp}/r.xlsx"], "expected an output name ending in .csv or .jsonl"),
-    "output is a folder": (["{cell}", "--out", "{tmp}/folder.csv"], "expected a file name for the results"),
+    "output is a folder": (
+        ["{cell}", "--out", "{tmp}/folder.csv"],
+        "expected a file name, found the folder {tmp}/folder.csv",
+    ),
     "output below a file": (["{cell}", "--out", "{cell}/r.csv"], "cannot write"),
     "no bundle": (["{cell}", "--bundle", "{tmp}"], "expected a bundle with a bundle.json"),
     "no such backend": (["{cell}", "--backend", "cuda"], "expected the provider CUDAExecutionProvider"),
     "no such list": (["--list", "{tmp}/none.txt"], "expected a list of paths that can be read at {tmp}/none.txt"),
     "resume without out": (["{cell}", "--resume"], "expected the --out of the run that was cut off"),
     "pattern of nothing": (["{tmp}/*.tif"], "expected an image or a folder of images at {tmp}/*.tif, found nothing"),
+    "out over the table of the maps": (
+        ["{cell}", "--out", "{tmp}/index.csv", "--explain", "{tmp}/x/.."],
+        "expected another place for --out than for index.csv of --explain",
+    ),
+    "out over the list": (
+        ["--list", "{tmp}/list.csv", "--out", "{tmp}/list.csv"],
+        "expected another place for --list than for --out",
+    ),
+    "roll-up over the list": (
+        ["--list", "{tmp}/r.folders.csv", "--out", "{tmp}/r.csv", "--group-by", "folder"],
+        "expected another place for --list than for the roll-up beside --out",
+    ),
+    "page in the place of the maps": (
+        ["{cell}", "--html", "{tmp}/x.html", "--explain", "{tmp}/x.html"],
+        "expected another place for --html than for --explain",
+    ),
+    "a list without a name": (["{cell}", "--list", ""], "expected a list of paths that can be read"),
+    "too long a name": (["{cell}", "--out", "{tmp}/" + "x" * 256 + ".csv"], "cannot write"),
     "demo and paths": (["{cell}", "--demo"], "expected either --demo or paths"),
 }
 
@@ -414,7 +437,7 @@ def test_images_that_changed_after_the_run_began_are_classified_anew(
     other.replace(a)
     command = [str(six_cells / "cells"), "--out"]
     assert main([*command, str(six_cells / "r.csv"), "--resume"]) == PARTLY_DONE
-    assert "\n3 rows of the run that was cut off are kept\n" in capsys.readouterr().err
+    assert "\nkept 3 rows of the run that was cut off\n" in capsys.readouterr().err
     assert main([*command, str(six_cells / "whole.csv")]) == PARTLY_DONE
     assert sorted(answers(six_cells / "r.csv")) == sorted(answers(six_cells / "whole.csv"))
 
@@ -434,7 +457,7 @@ def test_each_folder_without_images_is_told(
     assert main(["cells", "empty", *map(str, range(MOST_EMPTY_TOLD)), "--out", "r.csv"]) == DONE
     told = capsys.readouterr().err
     assert told.count("no images in ") == MOST_EMPTY_TOLD + 1
-    assert "\nno images in 1 more folders that were named\n" in told
+    assert "\nno images in 1 more folder of those that were named\n" in told
 
 
 @pytest.mark.parametrize("way", ["another current folder", "a link", "a renamed folder"])
@@ -463,7 +486,7 @@ def test_rows_are_kept_only_where_the_same_paths_still_lead_to_the_same_files(
         one.rename(six_cells / "one")
         other.rename(six_cells / "cells")
     assert main(["cells", "--out", str(six_cells / "r.csv"), "--resume"]) == DONE
-    assert "\n1 rows of the run that was cut off are kept\n" in capsys.readouterr().err
+    assert "\nkept 1 row of the run that was cut off\n" in capsys.readouterr().err
     assert main(["cells", "--out", str(six_cells / "whole.csv")]) == DONE
     assert sorted(answers(six_cells / "r.csv")) == sorted(answers(six_cells / "whole.csv"))
     assert not list(six_cells.glob(".*")), "nothing is left beside the table"
@@ -476,7 +499,7 @@ def test_without_what_tells_of_which_files_its_rows_are_no_row_is_kept(
     partial = cut_off_run(six_cells, 5, monkeypatch)
     (six_cells / f".{partial.name}.files").unlink()
     assert main([str(six_cells / "cells"), "--out", str(six_cells / "r.csv"), "--resume"]) == PARTLY_DONE
-    assert "\n0 rows of the run that was cut off are kept\n" in capsys.readouterr().err
+    assert "\nkept 0 rows of the run that was cut off\n" in capsys.readouterr().err
     assert len(rows_of(six_cells / "r.csv")) == 6
 
 
@@ -492,6 +515,7 @@ def disk_with_room_for(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)
 
 
+@pytest.mark.usefixtures("capsys")  # otherwise standard error is a file, which may not grow either
 @pytest.mark.parametrize("buffered", [1, 8192], ids=["at a row", "at the end"])
 def test_a_disk_that_fills_up_says_how_to_go_on(
     six_cells: Path, monkeypatch: pytest.MonkeyPatch, buffered: int
@@ -620,7 +644,7 @@ def test_rows_of_files_that_are_not_named_any_more_are_told(
     cut_off_run(six_cells, 3, monkeypatch)
     (six_cells / "cells" / "a.bmp").unlink()
     assert main([str(six_cells / "cells"), "--out", str(six_cells / "r.csv"), "--resume"]) == PARTLY_DONE
-    assert "1 of the rows kept are of files that this command line does not name" in capsys.readouterr().err
+    assert "rows kept of files that this command line does not name: 1" in capsys.readouterr().err
 
 
 def test_a_page_and_a_roll_up_that_cannot_be_written_leave_a_complete_table_and_exit_code_2(
@@ -638,6 +662,71 @@ def test_a_page_and_a_roll_up_that_cannot_be_written_leave_a_complete_table_and_
     assert capsys.readouterr().err.count(message) == 2, "the page is tried though the roll-up failed"
 
 
+@pytest.mark.parametrize(("name", "option"), [("r.csv", "--out"), ("r.html", "--html")])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_link_stays_one_and_the_result_comes_to_where_it_leads(
+    name: str, option: str, is_there: bool, cell_file: CellFile, tmp_path: Path
+) -> None:
+    target = tmp_path / "elsewhere" / "without suffix"
+    if is_there:
+        target.parent.mkdir()
+        target.write_text("old")
+    (tmp_path / name).symlink_to(target)
+    assert main([str(cell_file("cell.bmp")), option, str(tmp_path / name)]) == DONE
+    assert (tmp_path / name).is_symlink()
+    written = target.read_text(encoding="utf-8")
+    assert written.startswith("path,label,p_all" if option == "--out" else "<!DOCTYPE html>")
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def test_a_run_goes_on_behind_a_link(six_cells: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    partial = cut_off_run(six_cells, 3, monkeypatch)
+    (six_cells / "link.csv").symlink_to("r.csv")
+    assert main([str(six_cells / "cells"), "--out", str(six_cells / "link.csv"), "--resume"]) == PARTLY_DONE
+    assert len(rows_of(six_cells / "r.csv")) == 6
+    assert not partial.exists(), "what was left is used up"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize(("name", "option"), [("r.csv", "--out"), ("r.html", "--html")])
+@pytest.mark.parametrize("is_linked", [True, False])
+def test_a_pipe_is_not_replaced(name: str, option: str, is_linked: bool, cell_file: CellFile, tmp_path: Path) -> None:
+    pipe = tmp_path / ("pipe" if is_linked else name)
+    os.mkfifo(pipe)
+    if is_linked:
+        (tmp_path / name).symlink_to(pipe)
+    with pytest.raises(OutputError, match=f"expected a file name, found a device or a pipe at .*{name}; choose"):
+        main([str(cell_file("cell.bmp")), option, str(tmp_path / name)])
+    assert pipe.is_fifo()
+
+
+@needs_root
+def test_a_cell_in_a_folder_that_cannot_be_entered_is_not_called_missing() -> None:
+    with open_folder() as folder:
+        (folder / "closed").mkdir(mode=0o700)
+        (folder / "closed" / "cell.bmp").touch()
+        for name in ("closed/cell.bmp", "closed/*"):
+            with another_user(), pytest.raises(UsageError, match=f"at .*/{re.escape(name)}, found no permission to"):
+                find_inputs([str(folder / name)])
+
+
+@needs_root
+@pytest.mark.parametrize("option", ["--out", "--html", "--explain"])
+@pytest.mark.parametrize("mode", [0o000, 0o555])
+def test_a_folder_that_cannot_be_written_is_refused_at_once(
+    option: str, mode: int, cell_file: CellFile, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_folder() as folder:
+        (folder / "closed" / "maps").mkdir(parents=True)
+        cell = cell_file("cell.bmp").rename(folder / "cell.bmp")
+        name = {"--out": "r.csv", "--html": "r.html", "--explain": "maps"}[option]
+        for each in (folder / "closed" / "maps", folder / "closed"):
+            each.chmod(mode)
+        with another_user(), pytest.raises(OutputError, match=r"cannot write .*: Permission denied; choose a place"):
+            main([str(cell), option, str(folder / "closed" / name)])
+    assert not capsys.readouterr().out, "no row was made"
+
+
 def test_the_screen_shows_the_first_of_many_groups_where_a_file_holds_all(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -651,6 +740,20 @@ def test_the_screen_shows_the_first_of_many_groups_where_a_file_holds_all(
     assert "with 2 more folders" in shown
     report_groups(groups, None)
     assert f"g{MOST_PRINTED + 1} " in capsys.readouterr().err, "nowhere else"
+
+
+def test_a_pattern_of_cells_names_no_map_that_was_drawn_of_them(cell_file: CellFile, tmp_path: Path) -> None:
+    cell, drawn = cell_file("cells/a.png"), cell_file("cells/maps/a.12345678.map.png")
+    found = find_inputs([str(tmp_path / "cells" / "**" / "*.png")])
+    assert (found.paths, found.left_out) == ((str(cell),), 1)
+    assert find_inputs([str(drawn)]).paths == (str(drawn),), "one that is named itself is wanted"
+
+
+def test_a_roll_up_leaves_a_link_in_its_place(cell_file: CellFile, tmp_path: Path) -> None:
+    (tmp_path / "r.folders.csv").symlink_to("table")
+    assert main([str(cell_file("a.png")), "--out", str(tmp_path / "r.csv"), "--group-by", "folder"]) == DONE
+    assert (tmp_path / "r.folders.csv").is_symlink()
+    assert (tmp_path / "table").read_text(encoding="utf-8").startswith("group,cells,all")
 
 
 def test_a_pattern_stands_for_the_files_that_match(cell_file: CellFile, tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ from runtime.cluster.stages import ReadingStage, WritingStage
 from runtime.cluster.storage import Losses, StoredFile, fetched, stored_files
 from runtime.demo import demo_cells
 from runtime.errors import ClusterError, OutputError, UnreadableCellError, UsageError
+from runtime.inputs import find_inputs
 from runtime.schema import Prediction
 from tests.runtime.audits import AUDIT
 from tests.tiny_bundle import write_tiny_bundle
@@ -71,6 +72,14 @@ def command(archive: Path, out: Path, bundle: Path, *more: str) -> list[str]:
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
     return [row for path in sorted(out.glob("block-*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def test_an_output_inside_the_archive_is_none_of_its_cells(tmp_path: Path) -> None:
+    with held_output(tmp_path / "archive" / "out"):
+        for name in ("block-0000000.parquet", "_listing/0000000.parquet", "_job.json", "cell.bmp"):
+            (tmp_path / "archive" / "out" / name).parent.mkdir(exist_ok=True)
+            (tmp_path / "archive" / "out" / name).touch()
+        assert find_inputs([str(tmp_path / "archive")]).paths == (str(tmp_path / "archive" / "out" / "cell.bmp"),)
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 4, 64])

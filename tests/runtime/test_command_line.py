@@ -12,6 +12,7 @@ import pytest
 
 from runtime.cluster.arguments import build_parser as cluster_parser
 from runtime.command_line import INTERRUPTED, REFUSED, TERMINATED, ArgumentParser, quiet_tensorflow, run_command
+from runtime.errors import UsageError
 from runtime.serve import build_parser as serve_parser
 from train.arguments import build_parser as train_parser
 
@@ -76,6 +77,27 @@ def test_a_full_disk_is_not_blamed_on_standard_output(capsys: pytest.CaptureFixt
         "error: expected room on the disk for what is written, found none (No space left on device); "
         "make room and try again\n"
     )
+
+
+def test_an_error_is_one_line_whatever_a_name_in_it_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_command(failing(UsageError("expected images in a\nb\x1b[2J, found none")))
+    assert capsys.readouterr().err == "error: expected images in a\\nb\\x1b[2J, found none\n"
+    with pytest.raises(SystemExit):
+        ArgumentParser(prog="classify").parse_args(["a\nb"])
+    assert capsys.readouterr().err == "classify: unrecognized arguments: a\\nb (--help lists the options)\n"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.ENAMETOOLONG])
+@pytest.mark.parametrize("name", ["closed/x", b"closed/x"])
+def test_a_place_that_cannot_be_reached_is_one_line(
+    number: int, name: str | bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_command(failing(OSError(number, "Not for you", name)))
+    assert ended.value.code == REFUSED
+    said = "error: expected a place that can be reached at closed/x, found: Not for you; check its name "
+    assert capsys.readouterr().err == f"{said}and permissions\n"
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_the_head_says_what_gave_the_answers_and_how_many_of_each(cell_file: Cel
         "a fake",
         "ALL from p_all 0.5 on",
         "2 ALL, 1 healthy; 1 of them for review",
-        "1 files",
+        "1 file",
         "all 3 cells",
         "ALL: 2 of 2 cells",
     ):

@@ -97,7 +97,7 @@ def test_no_share_is_claimed_of_too_few_cells_or_of_an_unknown_subject() -> None
     }
     assert groups.notes()[1:] == [
         "insufficient: fewer than 3 cells (--min-cells), so no share is claimed.",
-        "(unknown): 5 files whose names tell no subject, as UID_11_2_3_all.bmp would.",
+        "(unknown): 5 files without a subject in the name, as UID_11_2_3_all.bmp has.",
     ]
 
 
@@ -160,7 +160,7 @@ def test_classify_writes_and_prints_the_roll_up(
     ]
     said = capsys.readouterr().err.splitlines()
     assert ["H2", "2", "2", "100.0%", "34.2%", "to", "100.0%", "2", "1"] in [line.split() for line in said]
-    assert "(unknown): 1 files whose names tell no subject, as UID_11_2_3_all.bmp would." in said
+    assert "(unknown): 1 file without a subject in the name, as UID_11_2_3_all.bmp has." in said
     assert f"Roll-up: {tmp_path / 'r.subjects.csv'}" in said
 
 

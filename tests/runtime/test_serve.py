@@ -326,7 +326,7 @@ def test_it_stops_when_it_is_told_to_and_answers_what_it_took(bundle: Path, numb
         code, said = service.end()
         assert code == DONE
         assert re.fullmatch(
-            r"stopping: \d+ cells wait for their answer; another signal ends the service at once\n"
+            r"stopping: \d+ cells? to be answered first; another signal ends the service at once\n"
             r"stopped: all that was taken is answered\n",
             said,
         )

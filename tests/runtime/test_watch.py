@@ -22,6 +22,7 @@ from runtime.command_line import DONE, INTERRUPTED, REFUSED
 from runtime.errors import AllnetError, UsageError
 from runtime.watch import build_parser, command_of, main
 from runtime.watching.events import has_events
+from runtime.watching.result_store import ResultStore
 from tests.runtime.stored_rows import stored_rows
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def test_results_that_cannot_be_written_at_the_end_are_counted_and_come_at_the_n
             time.sleep(0.5)
             assert service.stop() == REFUSED
             other.execute("ROLLBACK")
-        assert "3 results were not written; their files are classified at the next start" in service.said
+        assert "results that were not written: 3; their files are classified at the next start" in service.said
         assert service.said.count("database is locked") == 1
     with Service(cells, database, "--interval", "0.05") as service:
         service.wait_for_rows(3)
@@ -195,10 +196,23 @@ def test_a_second_service_on_the_database_is_refused_and_the_export_is_not(
             assert len(second.said.splitlines()) == 1
         assert main(["--db", str(database), "--export", str(tmp_path / "r.csv")]) == DONE
         assert service.stop() == DONE
-    assert "1 rows" in capsys.readouterr().err
+    assert "r.csv, 1 row\n" in capsys.readouterr().err
     with (tmp_path / "r.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
         [row] = csv.DictReader(stream)
     assert (row["path"], row["status"]) == (str(cells / name), "review")
+
+
+@pytest.mark.parametrize("is_linked", [True, False])
+def test_an_export_does_not_take_the_place_of_its_database(is_linked: bool, tmp_path: Path) -> None:
+    database, out = tmp_path / "results.csv", tmp_path / ("link.csv" if is_linked else "results.csv")
+    with ResultStore(database):
+        pass
+    if is_linked:
+        out.symlink_to(database)
+    before = database.read_bytes()
+    with pytest.raises(UsageError, match=r"expected another file for --export than the database .*results\.csv"):
+        main(["--db", str(database), "--export", str(out)])
+    assert database.read_bytes() == before
 
 
 @on_unix

@@ -457,6 +457,19 @@ def test_events_are_heard_again_after_the_folder_was_away(live: Folder) -> None:
 
 
 @needs_events
+def test_events_are_heard_of_a_folder_that_a_link_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    folder = Folder(tmp_path / "link", with_events=True)
+    try:
+        folder.take()
+        (tmp_path / "real" / "a.bmp").write_text("cell")
+        take_until(folder, ["a.bmp"])
+    finally:
+        folder.watched.close()
+
+
+@needs_events
 def test_a_system_that_gives_no_events_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(28, "inotify watch limit reached")

@@ -7,7 +7,9 @@
 
 // Files that lie beside images without being meant as one, as runtime/inputs.py names them. Everything else in a
 // folder gets a row: a cell in a format that is not known must show up as an error.
-const COMPANION_SUFFIXES = ['.csv', '.db', '.html', '.json', '.jsonl', '.md', '.partial', '.sqlite', '.ini', '.map.png'];
+const COMPANION_SUFFIXES = [
+  '.csv', '.db', '.html', '.ini', '.json', '.jsonl', '.lock', '.md', '.parquet', '.partial', '.sqlite', '.map.png',
+];
 const OPENED_AT_A_TIME = 200; // opening takes the browser a tenth of a millisecond each
 let pasted = 0;
 

@@ -116,7 +116,8 @@ export function notesOf(groups) {
   }
   const unknown = groups.find((group) => group.name === UNKNOWN);
   if (unknown) {
-    notes.push(`(unknown): ${unknown.cells + unknown.errors} files whose names tell no subject, as ${EXAMPLE} would.`);
+    const rows = unknown.cells + unknown.errors;
+    notes.push(`(unknown): ${rows} ${rows === 1 ? 'file' : 'files'} without a subject in the name, as ${EXAMPLE} has.`);
   }
   return notes;
 }
