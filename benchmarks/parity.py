@@ -32,7 +32,7 @@ def build_parser() -> ArgumentParser:
         prog="python -m benchmarks.parity",
         description="Compare every variant of a bundle with the Keras model it came from, on labelled cells.",
         epilog="Exit codes: 0 all variants within their tolerance; 1 not, or nothing could be compared; "
-        "2 within their tolerance, but some files could not be read.",
+        "2 within their tolerance, but some files could not be read, or the cells are too few for a proof.",
     )
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="labelled cells")
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     tell(verification)
     print(count_seen(keras_file, verification.scores.cells))
     content = {
-        "rows": [verdict_row(verdict) for verdict in verification.verdicts],
+        "rows": [verdict_row(verdict, verification.too_few) for verdict in verification.verdicts],
         "proofs": {verdict.precision: asdict(verdict.proof) for verdict in verification.verdicts},
         "flipped": {verdict.precision: flipped_paths(verdict, verification) for verdict in verification.verdicts},
         "metrics": {name: asdict(metrics) for name, metrics in verification.metrics.items()},
@@ -69,7 +69,9 @@ def main(arguments: list[str] | None = None) -> int:
     write_record(options.out, "parity", options.bundle, content)
     if not verification.passed:
         return REFUSED
-    return PARTLY_DONE if verification.scores.unreadable else DONE
+    if verification.too_few:
+        print(f"Nothing is proved: {verification.too_few}")
+    return PARTLY_DONE if verification.scores.unreadable or verification.too_few else DONE
 
 
 def flipped_paths(verdict: Verdict, verification: Verification) -> list[str]:

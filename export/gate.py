@@ -102,7 +102,7 @@ def changes(proof: Proof) -> Figures:
     return Figures(**{name: variant[name] - keras[name] for name in keras})
 
 
-def verdict_row(verdict: Verdict, too_few: str = "") -> dict[str, str | int]:
+def verdict_row(verdict: Verdict, too_few: str) -> dict[str, str | int]:
     """Sum up a verdict as a row of a table; changes in points of a hundred, of the AUC as they are.
 
     A difference found on `too_few` cells for a proof is a failure all the same, but to find none proves nothing.

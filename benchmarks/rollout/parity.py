@@ -15,7 +15,7 @@ from benchmarks.record import OK, Row, failed
 from benchmarks.rollout.cases import Case
 from benchmarks.rollout.options import RolloutOptions
 from benchmarks.wrapped import GuardedBackend
-from export.fewest_cells import FEWEST_TO_PROVE
+from export.fewest_cells import too_few_to_prove
 from export.gate import Verdict, judge_all, recorded_tolerances, verdict_row, wrong_for_nan
 from export.reference import reference_file
 from export.scoring import BATCH_SIZE, Reference, Scores, infer_in_batches, limited, score_cells
@@ -72,7 +72,7 @@ def parity(options: RolloutOptions, bundle: Bundle, cases: Sequence[Case], cells
         "reference": name,
         "reference_case": None if name == KERAS else FP32Graph.case.name,
         "rows": [
-            *(verdict_row(verdict) | {"status": OK} for verdict in verdicts),
+            *(verdict_row(verdict, too_few_to_prove(scores.labels)) | {"status": OK} for verdict in verdicts),
             *({"variant": case_name, **failed(error)} for case_name, error in failures.items()),
         ],
         "threshold": bundle.manifest.decision.threshold,
@@ -106,13 +106,8 @@ def doubts(reference: str, why: str, seen: Seen | None, scores: Scores) -> Itera
     """Yield what keeps the verdicts from being sure, a line each."""
     if reference != KERAS:
         yield f"parity is with the {reference}, which differs from the Keras model by what converting changed: {why}"
-    positives = int(scores.labels.sum())
-    negatives = len(scores.labels) - positives
-    if min(positives, negatives) < FEWEST_TO_PROVE:
-        yield (
-            f"parity was judged on {positives} ALL and {negatives} healthy cells: fewer than {FEWEST_TO_PROVE} of a "
-            "class prove nothing"
-        )
+    if few := too_few_to_prove(scores.labels):
+        yield f"parity proves nothing, {few}"
     if seen is None:
         yield "whether the model was fitted on these cells is not known: its run is not at hand (--run)"
         return

@@ -48,6 +48,16 @@ def test_parity_passes_where_the_variant_is_the_model(
     assert "passed" in said
 
 
+def test_parity_on_few_cells_is_no_proof(
+    bundle: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.fewest_cells.FEWEST_TO_PROVE", 21)
+    command = ["--bundle", str(bundle), "--data", str(drawn), "--out", str(tmp_path)]
+    assert parity.main(command) == PARTLY_DONE
+    assert [row["verdict"] for row in record(tmp_path, "parity")["rows"]] == ["NOT PROVED"]
+    assert "Nothing is proved: compared on too few cells for a proof: 20 ALL and 10 healthy" in capsys.readouterr().out
+
+
 def test_parity_fails_and_names_the_cells_that_flip(
     bundle: Path, finished_run: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -285,13 +285,20 @@ def test_the_keras_model_is_the_reference_where_it_is_at_hand(
     assert keras["largest_difference"] < 1e-4
 
 
-def test_of_few_cells_parity_proves_nothing(cell_file: CellFile, no_processes: None, tmp_path: Path) -> None:
+def test_of_few_cells_parity_proves_nothing(
+    cell_file: CellFile, no_processes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.fewest_cells.FEWEST_TO_PROVE", 10)
     cell_file("cells/all/a.bmp")
     cell_file("cells/hem/b.png")
     arguments = ["--data", str(tmp_path / "cells"), "--out", str(tmp_path / "out"), "--precisions", "fp32", *SHORT]
     rollout.main(arguments)
-    doubts = record_in(tmp_path / "out")["sections"]["parity"]["doubts"]
-    assert "parity was judged on 1 ALL and 1 healthy cells: fewer than 10 of a class prove nothing" in doubts
+    section = record_in(tmp_path / "out")["sections"]["parity"]
+    assert (
+        "parity proves nothing, compared on too few cells for a proof: 1 ALL and 1 healthy, where 10 of each class "
+        "are needed"
+    ) in section["doubts"]
+    assert [row["verdict"] for row in section["rows"]] == ["NOT PROVED"]
 
 
 def test_a_reference_that_has_no_number_for_a_cell_judges_nothing(
