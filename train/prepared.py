@@ -97,7 +97,7 @@ def prepare_images(cells: Sequence[Cell], size: int, cache: Path | None = None) 
         prepared = PreparedImages(PixelFile(pixels_path), _rows(hashes, reasons), reasons)
     if not prepared.sha256_to_row:
         reason = next(iter(prepared.unreadable.values()))
-        raise DataError(f"expected images, found {len(hashes)} files of which none can be read (first: {reason})")
+        raise DataError(f"expected images, found none that can be read (files: {len(hashes)}; the first: {reason})")
     return prepared
 
 

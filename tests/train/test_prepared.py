@@ -94,7 +94,7 @@ def test_an_interrupted_preparation_leaves_no_entry(
 
 def test_files_of_which_none_is_a_picture_are_refused(cells: list[Cell], tmp_path: Path) -> None:
     broken = [cell for cell in cells if cell.path.name == "broken.bmp"]
-    with pytest.raises(DataError, match="found 1 files of which none can be read"):
+    with pytest.raises(DataError, match=r"found none that can be read \(files: 1; the first: "):
         prepare_images(broken, 90, tmp_path)
 
 
