@@ -681,7 +681,7 @@ def replace_by_another_model(run: Path) -> None:
 BAD_RUNS: dict[str, tuple[Callable[[Path], None], str]] = {
     "without a checkpoint": (
         lose,
-        r"expected a finished run at .*, found: .*best\.keras'; finish it with `python -m train fit --resume`",
+        r"expected a finished run at .*, found no best\.keras; finish it with the command that began it and --resume",
     ),
     "cut off": (
         cut_off,
