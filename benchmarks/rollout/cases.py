@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from benchmarks.rollout.options import RolloutOptions
+from benchmarks.rollout.record import case_name
 from runtime.backends.onnxruntime import has_provider
 from runtime.backends.select import PREFERENCES, open_model
 from runtime.backends.tensorrt import built_engines
@@ -26,7 +27,7 @@ class Case:
     @property
     def name(self) -> str:
         """How tables call it, such as "cpu int8"."""
-        return f"{self.backend} {self.precision}"
+        return case_name(self.columns)
 
     @property
     def columns(self) -> dict[str, str]:
