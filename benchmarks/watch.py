@@ -161,10 +161,14 @@ def drops_in_turns(
 
 
 def prepare(folder: Path, paths: list[str]) -> Path:
-    """Make a folder with a new name for each path: no gigabytes on the disk, and a new cell for the service."""
+    """Make a folder with a new name for each path: no gigabytes on the disk, and a new cell for the service.
+
+    The names are symbolic links: a further hard link changes the file itself, and the service reads it again under each
+    of its names.
+    """
     folder.mkdir()
     for index, path in enumerate(paths):
-        (folder / f"{index}{Path(path).suffix}").hardlink_to(path)
+        (folder / f"{index}{Path(path).suffix}").symlink_to(path)
     return folder
 
 

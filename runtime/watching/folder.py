@@ -2,7 +2,8 @@
 
 A file is noticed by an event or by a look at the folder, and waits: no time at all where the system says that its
 writer has closed it, else `interval` seconds. It is taken when it is then as it was when it was noticed.
-Memory is bounded: at most MOST_WAITING files wait; a look stands still while there is no room, and goes on later.
+What is complete is taken before what only a look found: new cells do not wait while an archive is read again.
+Memory is bounded: at most MOST_WAITING files wait; a look stands still while half of that waits, and goes on later.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import stat
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from runtime.cell_names import printable
 from runtime.closing import Closing
@@ -29,8 +31,7 @@ LOOK_BESIDE_EVENTS_S = 30.0  # between looks at a folder of which events are hea
 LOOK_REST_S = 1e-4  # of rest for each file that a look saw, which took about a tenth of that
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A file that waits to be taken."""
 
     version: FileVersion
@@ -76,7 +77,8 @@ class WatchedFolder(Closing):
         self._with_events = with_events
         self._events: FolderEvents | None = None
         self._waiting: dict[str, Candidate] = {}
-        self._due: list[tuple[float, str]] = []  # a heap; entries that differ from `_waiting` count no more
+        # A heap, those that are complete before those that have to settle; what differs from `_waiting` counts no more.
+        self._due: list[tuple[bool, float, str]] = []
         self._looks: list[_Look] = []  # the last one goes on first
         self._next_look = clock()
         self._next_check = clock()
@@ -108,9 +110,14 @@ class WatchedFolder(Closing):
                 if not self._look_on():
                     return
                 continue
-            changed_ns = self._changed_ns(candidate.version.file)
-            if self._is_settled(candidate, changed_ns):
-                yield replace(candidate, changed_ns=changed_ns)
+            seen = self._version_and_change(candidate.version.file)
+            if seen is None:
+                continue
+            version, changed_ns = seen
+            if version != candidate.version:
+                self._wait(version, self._interval)
+            elif not self._is_done(version, changed_ns):
+                yield candidate._replace(changed_ns=changed_ns)
 
     def current(self, version: FileVersion) -> FileVersion | None:
         """Return the version of its file as it is now, None for no file; one that is another waits from now on."""
@@ -148,12 +155,11 @@ class WatchedFolder(Closing):
 
     def seconds_to_wait(self) -> float:
         """Return after how many seconds without news there is something to do; 0 for now."""
-        has_room = len(self._waiting) < MOST_WAITING
-        if self._looks and has_room:
+        if self._looks and self._has_room_for_looks():
             return 0.0
         times = [self._next_check]
-        times += [self._next_look] if has_room else []
-        times += [self._due[0][0]] if self._due else []
+        times += [self._next_look] if self._has_room_for_looks() else []
+        times += [self._due[0][1]] if self._due else []
         return max(min(times) - self._clock(), 0.0)
 
     def close(self) -> None:
@@ -208,25 +214,23 @@ class WatchedFolder(Closing):
 
     def _wait(self, version: FileVersion, pause: float, failures: int = 0) -> None:
         """Let a version wait; one that waits already keeps its failures, and does not wait any longer than it did."""
-        candidate = Candidate(version, self._clock() + pause, failures)
+        now = self._clock()
+        candidate = Candidate(version, now + pause, failures)
         before = self._waiting.get(version.file)
         if before and before.version == version:
             candidate = Candidate(version, min(candidate.due, before.due), max(failures, before.failures))
         if candidate != before:
             self._waiting[version.file] = candidate
-            heapq.heappush(self._due, (candidate.due, version.file))
+            heapq.heappush(self._due, (candidate.due > now, candidate.due, version.file))
 
     def _pop_due(self) -> Candidate | None:
         now = self._clock()
-        while self._due and self._due[0][0] <= now:
-            due, file = heapq.heappop(self._due)
+        while self._due and self._due[0][1] <= now:
+            _, due, file = heapq.heappop(self._due)
             candidate = self._waiting.get(file)
             if candidate and candidate.due == due:
                 return self._waiting.pop(file)
         return None
-
-    def _is_settled(self, candidate: Candidate, changed_ns: int) -> bool:
-        return self.current(candidate.version) == candidate.version and not self._is_done(candidate.version, changed_ns)
 
     def _is_done(self, version: FileVersion, changed_ns: int) -> bool:
         """Say whether a version needs no further look: it is known, or was tried in vain and has not changed."""
@@ -242,7 +246,7 @@ class WatchedFolder(Closing):
 
     def _look_on(self) -> bool:
         """Look at the next file of the folder; return False where no look is due or there is no room."""
-        if len(self._waiting) >= MOST_WAITING:
+        if not self._has_room_for_looks():
             return False
         if not self._looks:
             if self._clock() < self._next_look:
@@ -263,6 +267,9 @@ class WatchedFolder(Closing):
             if seen is not None and not (look.pause and self._is_done(*seen)):
                 self._wait(seen[0], look.pause)
         return True
+
+    def _has_room_for_looks(self) -> bool:
+        return len(self._waiting) < MOST_WAITING // 2
 
     def _rest_from(self, look: _Look) -> None:
         every = LOOK_BESIDE_EVENTS_S if self._events else self._interval
@@ -303,16 +310,11 @@ class WatchedFolder(Closing):
         return seen[0] if seen else None
 
     def _version_and_change(self, file: str) -> tuple[FileVersion, int] | None:
-        """Return a file's version as it is now, and when anything about it changed; None for no file."""
+        """Return a file's version as it is now, and when anything about it changed, permissions too; None for none."""
         found = self._found(file)
         if found is None or stat.S_ISDIR(found.st_mode):
             return None
         return FileVersion(file, found.st_size, found.st_mtime_ns), found.st_ctime_ns
-
-    def _changed_ns(self, file: str) -> int:
-        """Return when anything about a file changed, its permissions too; 0 for no file."""
-        found = self._found(file)
-        return found.st_ctime_ns if found else 0
 
     def _found(self, file: str) -> os.stat_result | None:
         """Return what the system says of a file, None for no file; a link that leads nowhere counts as itself."""

@@ -18,7 +18,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
@@ -342,7 +342,8 @@ def _database_errors(path: Path) -> Iterator[None]:
 def _values(prediction: Prediction) -> tuple[Any, ...]:
     if prediction.audit is None:
         raise ValueError(f"expected a prediction with an audit, received {prediction}")
-    return *(getattr(prediction, column) for column in COLUMNS), *astuple(prediction.audit)
+    audit = (getattr(prediction.audit, column) for column in AUDIT_COLUMNS)  # astuple copies each value, at length
+    return *(getattr(prediction, column) for column in COLUMNS), *audit
 
 
 def _sha256_of(prediction: Prediction) -> str:

@@ -258,6 +258,18 @@ def test_no_more_files_wait_than_there_is_room_for_and_none_is_lost(
     assert sorted(taken) == sorted(f"{number}.bmp" for number in range(32))
 
 
+def test_a_new_cell_is_taken_before_an_archive_that_is_read_again(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.watching.folder.MOST_WAITING", 10)
+    for number in range(30):
+        folder.write(f"{number}.bmp")
+    assert folder.take() == [], "a look has found as many as there is room for"
+    folder.clock.pass_by(INTERVAL_S)
+    folder.news.file(str(folder.write("new.bmp")), complete=True)
+    assert folder.candidates()[0].version.file == "new.bmp"
+
+
 def test_news_that_there_was_no_room_for_is_found_by_a_look(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.take()
     monkeypatch.setattr("runtime.watching.news.MOST_NEWS", 3)
