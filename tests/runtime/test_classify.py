@@ -57,7 +57,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def test_the_example_in_the_readme_runs(
     cell_file: CellFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    example = (ROOT / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    example = (ROOT / "runtime" / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     cell_file("cells/a.bmp")
     monkeypatch.chdir(tmp_path)
     exec(example, {})  # noqa: S102  the project's own
