@@ -2,25 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
-from runtime.appearance import Appearance, typical_of
+import numpy as np
+from scipy import stats
+
+from runtime.appearance import typical_of
 from runtime.errors import DataError, UnreadableCellError
 from runtime.preprocessing import read_bytes
 from runtime.reading import look_at
-from runtime.schema import ImageSpec, TypicalCells
+from runtime.schema import Appearance, ImageSpec, Range, TypicalCells, TypicalSubjects
 from train.dataset import Cell
+
+CONFIDENCE = 0.99  # of each measure's range for one more subject
+FEWEST_SUBJECTS = 5  # of fewer no range is taken
+FEWEST_OF_SUBJECT = 5  # cells that a subject's mean is taken of
 
 
 def typical_cells(cells: Sequence[Cell], image: ImageSpec) -> TypicalCells:
     """Return how the cells look that can be read; raise DataError unless there are some."""
     found: list[Appearance] = []
+    by_subject: dict[str, list[Appearance]] = defaultdict(list)
     for cell in cells:
         try:
             _, appearance = look_at(read_bytes(cell.path), image)
         except UnreadableCellError:
             continue
         found.append(appearance)
+        by_subject[cell.subject].append(appearance)
     if not found:
         raise DataError(f"expected training cells that can be read, found none of {len(cells)}; check the data")
-    return typical_of(found)
+    return typical_of(found, None if "" in by_subject else typical_subjects(by_subject.values()))
+
+
+def typical_subjects(of_each: Iterable[Sequence[Appearance]]) -> TypicalSubjects | None:
+    """Return where the means over one more subject's cells are expected; None for too few subjects.
+
+    A prediction interval for one more observation, m +- t s sqrt(1 + 1/n) (G. J. Hahn, W. Q. Meeker: Statistical
+    Intervals, 1991), of the subjects' means; of their logarithms for what a lamp or a lens multiplies.
+    """
+    measured = [[each for each in cells if each.foreground] for cells in of_each]
+    measured = [cells for cells in measured if len(cells) >= FEWEST_OF_SUBJECT]
+    if len(measured) < FEWEST_SUBJECTS:
+        return None
+
+    def expected(measure: str) -> Range:
+        means = [float(np.mean([getattr(cell, measure) for cell in cells])) for cells in measured]
+        if measure in ("foreground", "brightness"):
+            logarithms = _one_more([math.log(mean) for mean in means])
+            return Range(math.exp(logarithms.low), math.exp(logarithms.high))
+        return _one_more(means)
+
+    names = ("foreground", "brightness", "red", "green", "blue")
+    return TypicalSubjects(subjects=len(measured), **{name: expected(name) for name in names})
+
+
+def _one_more(values: Sequence[float]) -> Range:
+    count = len(values)
+    reach = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * np.std(values, ddof=1) * math.sqrt(1 + 1 / count)
+    return Range(float(np.mean(values) - reach), float(np.mean(values) + reach))

@@ -6,31 +6,17 @@ A network answers for a blank frame, a blurred cell and another lab's stain as r
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runtime.schema import Range, TypicalCells
+from runtime.schema import Appearance, Range, TypicalCells, TypicalSubjects
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STEP = 2  # every second pixel along each side tells the colours, every second row the sharpness
-
-
-@dataclass(frozen=True)
-class Appearance:
-    """How one cell looks; the ranges of each measure stand in `TypicalCells` under the same name."""
-
-    side: float  # pixels, the longer side of the image in the file
-    foreground: float  # share of the pixels that are not black, 0..1
-    brightness: float  # mean of the three channels over the foreground, 0..255; 0 where there is none
-    red: float  # shares in that brightness, 0..1; green has the rest
-    blue: float
-    sharpness: float  # variance of the Laplacian inside the foreground
-    offset: float  # of the foreground's centre from the frame's, share of half a side
-    spread: float  # mean squared distance of the foreground from its centre, 1 for a disc of its area
 
 
 def appearance_of(cell: NDArray[np.uint8], side: int) -> Appearance:
@@ -114,7 +100,7 @@ def unusual(found: Appearance, typical: TypicalCells) -> str:
     return ""
 
 
-def typical_of(found: list[Appearance]) -> TypicalCells:
+def typical_of(found: list[Appearance], subjects: TypicalSubjects | None = None) -> TypicalCells:
     """Return the ranges of cells of the training part.
 
     From the 0.5 % to the 99.5 % quantile, and beyond that by the fourth root of their ratio: cells that are somewhat
@@ -129,7 +115,7 @@ def typical_of(found: list[Appearance]) -> TypicalCells:
             continue
         margin = (high / low) ** 0.25 if low > 0 else 1.0
         ranges[field.name] = Range(low / margin, high * margin)
-    return TypicalCells(cells=len(found), **ranges)
+    return TypicalCells(cells=len(found), subjects=subjects, **ranges)
 
 
 def _holds(expected: Range, value: float) -> bool:

@@ -114,7 +114,17 @@ class Classifier(Closing):
         label = CLASSES[scored.p_all >= self.threshold]
         concern = "; ".join(filter(None, (scored.concern, self._near_threshold(scored.p_all))))
         status = "review" if concern else "ok"
-        return Prediction(scored.path, label, scored.p_all, status, concern, scored.seconds, audit, scored.identity)
+        return Prediction(
+            scored.path,
+            label,
+            scored.p_all,
+            status,
+            concern,
+            scored.seconds,
+            audit,
+            scored.identity,
+            scored.appearance,
+        )
 
     def _near_threshold(self, p_all: float) -> str:
         low, high = self.review_band

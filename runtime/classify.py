@@ -32,6 +32,7 @@ from runtime.inputs import Inputs
 from runtime.outcomes import nouns
 from runtime.results import LiveResults, ResultsFile, columns
 from runtime.schema import Prediction
+from runtime.shift import ShiftCheck
 from runtime.summary import Summary
 from runtime.unfinished import UnfinishedResults, find_unfinished
 
@@ -55,9 +56,10 @@ def main(arguments: list[str] | None = None) -> int:
         tell(f"{classifier.description}; ALL from p_all {classifier.threshold:g} on. For research, not a diagnosis.")
         summary = Summary()
         groups = requested_groups(options)
-        sheet = ContactSheet(options.html, Origin.of(classifier)) if options.html else None
+        shift = ShiftCheck(classifier.manifest.typical.subjects)
+        sheet = ContactSheet(options.html, Origin.of(classifier), shift) if options.html else None
         explanations = Explanations(options.explain, classifier) if options.explain else None
-        collectors: list[Collector] = [each for each in (summary, groups, sheet, explanations) if each]
+        collectors: list[Collector] = [each for each in (summary, shift, groups, sheet, explanations) if each]
         unfinished = unfinished_results(options, classifier)
         sink = results_sink(options, classifier)
         try:
@@ -75,6 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
                 raise
             return INTERRUPTED
     tell(str(summary))
+    if warning := shift.warning:
+        tell(warning)
     is_rolled_up = not groups or try_write(partial(report_groups, groups, options.out))
     is_shown = not sheet or try_write(partial(report_sheet, sheet))
     is_explained = not explanations or try_write(partial(report_explanations, explanations))

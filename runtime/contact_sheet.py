@@ -26,6 +26,7 @@ from runtime.inputs import spread_over
 from runtime.outcomes import nouns
 from runtime.preprocessing import load_cell
 from runtime.schema import CLASSES, ImageSpec, Prediction
+from runtime.shift import ShiftCheck
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,12 +109,20 @@ class FairSample:
 class ContactSheet:
     """Collects a run's predictions and writes their page; it keeps at most MOST_SHOWN of a kind, however many come."""
 
-    def __init__(self, path: Path, origin: Origin, most_shown: int = MOST_SHOWN) -> None:
-        """Raise OutputError where no page could be written to `path`."""
+    def __init__(self, path: Path, origin: Origin, shift: ShiftCheck, most_shown: int = MOST_SHOWN) -> None:
+        """Raise OutputError where no page could be written to `path`.
+
+        Args:
+            path: Of the page.
+            origin: What gives the answers.
+            shift: Is told of the same predictions by the caller; its warning stands on the page.
+            most_shown: Cells on the page.
+        """
         refuse_unwritable(path)
         self.path = path
         self._began_ns = file_clock_ns(output_place(path))
         self._origin = origin
+        self._shift = shift
         self._most_shown = most_shown
         self._labels: Counter[str] = Counter()
         self._clear = FairSample(most_shown)
@@ -154,6 +163,8 @@ class ContactSheet:
             aside.open("w", encoding="utf-8") as stream,
         ):
             stream.write(head("Contact sheet", STYLE) + INTRODUCTION)
+            if warning := self._shift.warning:
+                stream.write(f'<p class="why"><strong>{text(warning)}.</strong></p>\n')
             stream.write(self._facts(shown))
             for label in reversed(CLASSES):
                 stream.writelines(self._section(label, [each for each in shown if each.label == label]))

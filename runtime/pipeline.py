@@ -21,7 +21,7 @@ import numpy as np
 from runtime.backends.base import Backend
 from runtime.errors import NotFiniteError
 from runtime.reading import Reading
-from runtime.schema import ImageSpec
+from runtime.schema import Appearance, ImageSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,6 +51,7 @@ class Scored:
     sha256: str  # of the file, where the reader takes it
     seconds: float  # reading this cell, plus its share of its batch's inference
     identity: str = ""  # of the file that was read
+    appearance: Appearance | None = None  # where there was a picture
 
 
 def score_files(
@@ -100,7 +101,7 @@ def _scored(path: str, reading: Reading, seconds: float, p_all: float | None = N
     reason = reading.reason
     if reading.pixels is not None and p_all is None:
         reason = "; ".join(filter(None, (NO_NUMBER, reading.concern)))
-    return Scored(path, p_all, reason, reading.concern, reading.sha256, seconds, reading.identity)
+    return Scored(path, p_all, reason, reading.concern, reading.sha256, seconds, reading.identity, reading.appearance)
 
 
 def _batch_sizes(largest: int) -> Iterator[int]:

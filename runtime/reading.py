@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runtime.appearance import Appearance, appearance_of, unusual
+from runtime.appearance import appearance_of, unusual
 from runtime.errors import UnreadableCellError
 from runtime.preprocessing import decode_picture, read_identified
 from runtime.resizing import resize_to_spec
-from runtime.schema import ImageSpec, TypicalCells
+from runtime.schema import Appearance, ImageSpec, TypicalCells
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,6 +27,7 @@ class Reading:
     concern: str = ""  # what sets the cell apart from those that the model was fitted on
     sha256: str = ""  # of the file, where it was asked for and the file could be read
     identity: str = ""  # of the file that was read
+    appearance: Appearance | None = None  # where there are pixels
 
 
 class CellReader:
@@ -52,7 +53,7 @@ class CellReader:
             pixels, appearance = look_at(data, self._image)
         except UnreadableCellError as error:
             return Reading(None, str(error), sha256=sha256)
-        return Reading(pixels, concern=unusual(appearance, self._typical), sha256=sha256)
+        return Reading(pixels, concern=unusual(appearance, self._typical), sha256=sha256, appearance=appearance)
 
 
 def look_at(data: bytes, image: ImageSpec) -> tuple[NDArray[np.uint8], Appearance]:

@@ -22,7 +22,7 @@ from runtime.unfinished import PARTIAL, Row, UnfinishedResults, identities_path,
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-COLUMNS = tuple(field.name for field in fields(Prediction) if field.name not in ("audit", "identity"))
+COLUMNS = tuple(field.name for field in fields(Prediction) if field.name not in ("audit", "identity", "appearance"))
 AUDIT_COLUMNS = tuple(field.name for field in fields(Audit))
 FORMATS = (".csv", ".jsonl")
 P_ALL_DIGITS = 6  # the next ones depend on how many cells are inferred together

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from runtime.errors import BundleError, RunError
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 CLASSES = ("healthy", "ALL")  # index = label: 0 is healthy, 1 is ALL, the positive class
 MANIFEST_NAME = "bundle.json"
 GOLDEN_NAME = "golden.npz"
@@ -242,6 +242,37 @@ class Range:
 
 
 @dataclass(frozen=True)
+class Appearance:
+    """How one cell looks; the ranges of each measure stand in `TypicalCells` under the same name."""
+
+    side: float  # pixels, the longer side of the image in the file
+    foreground: float  # share of the pixels that are not black, 0..1
+    brightness: float  # mean of the three channels over the foreground, 0..255; 0 where there is none
+    red: float  # shares in that brightness, 0..1; green has the rest
+    blue: float
+    sharpness: float  # variance of the Laplacian inside the foreground
+    offset: float  # of the foreground's centre from the frame's, share of half a side
+    spread: float  # mean squared distance of the foreground from its centre, 1 for a disc of its area
+
+    @property
+    def green(self) -> float:
+        """Its share in the brightness, 0..1; 0 where there is no foreground."""
+        return 1 - self.red - self.blue if self.brightness else 0.0
+
+
+@dataclass(frozen=True)
+class TypicalSubjects:
+    """Where the mean over the cells of one more subject is expected, with 99 %, for measures of `Appearance`."""
+
+    subjects: int  # of the training part, whose means were taken
+    foreground: Range
+    brightness: Range
+    red: Range
+    green: Range
+    blue: Range
+
+
+@dataclass(frozen=True)
 class TypicalCells:
     """How cells of the training part look, as `runtime.appearance` measures it; what lies outside goes to a person."""
 
@@ -254,6 +285,7 @@ class TypicalCells:
     sharpness: Range  # variance of the Laplacian inside the foreground
     offset: Range  # of the foreground's centre from the frame's, share of half a side
     spread: Range  # of the foreground round its centre, 1 for a disc of its area
+    subjects: TypicalSubjects | None  # None: too few subjects, or cells of unknown ones
 
 
 @dataclass(frozen=True)
@@ -341,6 +373,7 @@ class Prediction:
     seconds: float  # time of reading this cell plus its share of its batch's inference
     audit: Audit | None = None  # where it was asked for
     identity: str = ""  # of the file that was read; in no table
+    appearance: Appearance | None = None  # of the picture, where one was read; in no table
 
 
 Shape = TypeVar("Shape")

@@ -22,6 +22,7 @@ from runtime.inputs import is_not_yet_a_cell
 from runtime.outcomes import nouns
 from runtime.results import ResultsFile, check_results_name
 from runtime.schema import Prediction
+from runtime.shift import ShiftAlarm
 from runtime.stopping import stop_signals
 from runtime.watching.events import has_events
 from runtime.watching.folder import WatchedFolder
@@ -98,8 +99,15 @@ def watch(options: argparse.Namespace) -> int:
         ResultStore(options.db) as store,
     ):
         classifier.warm_up()
+        alarm = ShiftAlarm(classifier.manifest.typical.subjects, tell)
         service = WatchService(
-            classifier, store, bell, is_stopping=lambda: bool(received), notifier=Notifier(), tell=tell
+            classifier,
+            store,
+            bell,
+            observe=alarm.add,
+            is_stopping=lambda: bool(received),
+            notifier=Notifier(),
+            tell=tell,
         )
         with watched_folder(options, service, News(bell)) as folder:
             tell_start(options, classifier, folder)

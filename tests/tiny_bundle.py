@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from runtime.schema import (
     GOLDEN_NAME,
     MANIFEST_NAME,
     TOLERANCES,
+    Appearance,
     ImageSpec,
     Manifest,
     Range,
@@ -31,7 +32,7 @@ SIZE = 12
 CHANNELS = 8
 OPSET = 17
 ANYTHING = Range(0.0, 1e9)
-ANY_CELL = TypicalCells(1, *[ANYTHING] * 8)
+ANY_CELL = TypicalCells(cells=1, subjects=None, **{field.name: ANYTHING for field in fields(Appearance)})
 
 
 def some_cells(count: int, seed: int = 0) -> NDArray[np.uint8]:

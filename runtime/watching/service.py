@@ -46,6 +46,7 @@ class WatchService:
         store: ResultStore,
         bell: Bell,
         *,
+        observe: Callable[[Prediction], None],
         is_stopping: Callable[[], bool],
         notifier: Notifier,
         tell: Callable[[str], None],
@@ -55,6 +56,7 @@ class WatchService:
         self._classifier = classifier
         self._store = store
         self._bell = bell
+        self._observe = observe  # is told of each row
         self._notifier = notifier
         self._tell = tell
         self._clock = clock
@@ -156,6 +158,7 @@ class WatchService:
             self._tell(f"{printable(prediction.path)}: {prediction.reason}; set aside until it changes")
         self._store.add(version, prediction, candidate.changed_ns)
         self.outcomes.add(prediction)
+        self._observe(prediction)
 
     def _commit(self) -> None:
         """Write the rows; where that fails, say so once and try again later."""

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from runtime.appearance import Appearance, appearance_of, sharpness, typical_of, unusual
+from runtime.appearance import appearance_of, sharpness, typical_of, unusual
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.preprocessing import decode_picture
 from runtime.reading import CellReader
 from runtime.resizing import resize_to_spec
-from runtime.schema import ImageSpec, Range, TypicalCells
+from runtime.schema import Appearance, ImageSpec, Range, TypicalCells
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,6 +33,7 @@ TYPICAL = TypicalCells(
     sharpness=Range(60, 300),
     offset=Range(0, 0.1),
     spread=Range(0, 1.6),
+    subjects=None,
 )
 
 

@@ -21,6 +21,7 @@ from runtime.contact_sheet import MOST_ERRORS, ContactSheet, FairSample, Origin,
 from runtime.errors import AllnetError, OutputError
 from runtime.files import identity_of
 from runtime.schema import Prediction
+from runtime.shift import ShiftCheck
 
 CellFile = Callable[[str], Path]
 ORIGIN = Origin("bundles/<allnet>", "0123456789abcdef", "allnet int8", "a fake", 0.5)
@@ -77,7 +78,7 @@ def unreadable(path: str) -> Prediction:
 
 
 def sheet_of(folder: Path, *rows: Prediction, most_shown: int = 2000) -> ContactSheet:
-    sheet = ContactSheet(folder / "sheet.html", ORIGIN, most_shown)
+    sheet = ContactSheet(folder / "sheet.html", ORIGIN, ShiftCheck(None), most_shown)
     for row in rows:
         sheet.add(row)
     return sheet

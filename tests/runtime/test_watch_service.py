@@ -78,6 +78,7 @@ class Watch:
         self.clock = FakeClock()
         self.classifier = FakeClassifier()
         self.said: list[str] = []
+        self.observed: list[Prediction] = []
         self.stopping = False
         self.store = ResultStore(self.database)
         self.news = News(Bell())
@@ -85,6 +86,7 @@ class Watch:
             self.classifier,
             self.store,
             Bell(),
+            observe=self.observed.append,
             is_stopping=lambda: self.stopping,
             notifier=Notifier({}),
             tell=self.said.append,
@@ -153,6 +155,12 @@ def test_what_lies_there_at_the_start_is_classified_once_however_often_it_restar
     watch = Watch(tmp_path)
     assert sorted(watch.rows()) == [(name, "ok") for name in names(10)]
     watch.close()
+
+
+def test_each_row_is_shown_to_who_observes_them(watch: Watch) -> None:
+    watch.drop(*names(5))
+    watch.step()
+    assert [Path(row.path).name for row in watch.observed] == names(5)
 
 
 def test_many_files_are_one_stream_and_each_batch_is_written_as_it_comes_out(watch: Watch) -> None:

@@ -1,0 +1,83 @@
+"""Tells when many cells, taken together, look unlike those that the model was fitted on: another stain, lamp or camera.
+
+One cell differs from the next by more than one lamp from another, so that no limit for single cells finds it; the mean
+over many cells does. What a microscope and a patient change alike, such as the size of the cells, it finds late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from runtime.schema import Appearance, Prediction, TypicalSubjects
+
+FEWEST_CELLS = 20  # that a mean is taken of
+WINDOW = 100  # cells of a service that are judged together
+# Name for people and format of each measure of TypicalSubjects.
+MEASURES = {
+    "brightness": ("brightness", ".1f"),
+    "red": ("share of red in the light", ".1%"),
+    "green": ("share of green in the light", ".1%"),
+    "blue": ("share of blue in the light", ".1%"),
+    "foreground": ("size, as share of the frame,", ".1%"),
+}
+
+
+class ShiftCheck:
+    """The means over the cells of one run; memory does not grow with their number."""
+
+    def __init__(self, typical: TypicalSubjects | None) -> None:
+        """Without `typical` there is nothing to compare with, and never a warning."""
+        self.cells = 0
+        self._typical = typical
+        self._sums = dict.fromkeys(MEASURES, 0.0)
+
+    def add(self, prediction: Prediction) -> None:
+        """Take a cell in; a row without a picture, or with a black one, tells nothing."""
+        if prediction.appearance and prediction.appearance.foreground:
+            self._take(prediction.appearance)
+
+    @property
+    def warning(self) -> str:
+        """What sets the cells apart as a whole, one line; empty where nothing does, or for fewer than FEWEST_CELLS."""
+        if self._typical is None or self.cells < FEWEST_CELLS:
+            return ""
+        unusual = []
+        for name, (title, form) in MEASURES.items():
+            mean, expected = self._sums[name] / self.cells, getattr(self._typical, name)
+            if not expected.low <= mean <= expected.high:
+                unusual.append(f"mean {title} {mean:{form}}, expected {expected.low:{form}} to {expected.high:{form}}")
+        if not unusual:
+            return ""
+        return (
+            f"WARNING: taken together, {self.cells} cells look unlike those of the {self._typical.subjects} subjects "
+            f"that the model was fitted on: {'; '.join(unusual)}. Many labels may be wrong: check stain, lamp, white "
+            "balance and magnification, and try the model on labelled cells of this microscope"
+        )
+
+    def _take(self, appearance: Appearance) -> None:
+        self.cells += 1
+        for name in MEASURES:
+            self._sums[name] += getattr(appearance, name)
+
+
+class ShiftAlarm:
+    """Judges cells as they come, WINDOW after WINDOW; says when they begin to look unusual and when that is over."""
+
+    def __init__(self, typical: TypicalSubjects | None, tell: Callable[[str], None]) -> None:
+        self._typical = typical
+        self._tell = tell
+        self._check = ShiftCheck(typical)
+        self._is_on = False
+
+    def add(self, prediction: Prediction) -> None:
+        """Take a cell in."""
+        self._check.add(prediction)
+        if self._check.cells < WINDOW:
+            return
+        warning = self._check.warning
+        if warning and not self._is_on:
+            self._tell(warning)
+        if self._is_on and not warning:
+            self._tell(f"the last {WINDOW} cells look as expected again")
+        self._is_on = bool(warning)
+        self._check = ShiftCheck(self._typical)
