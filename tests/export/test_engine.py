@@ -120,6 +120,18 @@ def test_a_build_that_fails_is_an_error_with_what_tensorrt_said(simulated: Libra
     assert engine_files(tiny_bundle) == []
 
 
+@pytest.mark.parametrize("what", ["builder", "runtime"])
+def test_a_cuda_that_does_not_fit_tensorrt_is_one_line(simulated: Library, tiny_bundle: Path, what: str) -> None:
+    """The binding raises a TypeError where TensorRT gives no object; its reason goes to the logger alone."""
+    simulated.failing[what] = "CUDA initialization failure with error: 35"
+    with pytest.raises(
+        BackendError,
+        match=rf"TensorRT could not start its {what} .* it said: CUDA initialization failure with error: 35; check",
+    ):
+        build_engine(tiny_bundle, OPTIONS)
+    assert engine_files(tiny_bundle) == []
+
+
 def test_an_engine_that_does_not_load_here_is_never_written(simulated: Library, tiny_bundle: Path) -> None:
     simulated.failing["deserialize"] = "Error Code 1: no kernel image"
     with pytest.raises(

@@ -74,6 +74,11 @@ class Library:
         self.say(logger, "ERROR", self.failing[what])
         return True
 
+    def require_object(self, what: str, logger: Any) -> None:
+        """Raise what pybind11 does where a test wants the library to give no object."""
+        if self.fails(what, logger):
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
 
 class Visible:
     """Base of the simulated classes: only what the version of TensorRT has can be read, written or called."""
@@ -376,6 +381,7 @@ class Builder(Visible):
 
     def __init__(self, logger: Any) -> None:
         _require_started(logger, ILogger)
+        self._library.require_object("builder", logger)
         self._logger = logger
 
     def create_network(self, flags: int = 0) -> INetworkDefinition:
@@ -465,6 +471,7 @@ class Runtime(Visible):
 
     def __init__(self, logger: Any) -> None:
         _require_started(logger, ILogger)
+        self._library.require_object("runtime", logger)
         self._logger = logger
         self.engine_host_code_allowed = False
 
