@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, ClassVar, TypeVar
 
-from tests.tensorrt_simulator.cuda import SimulatedGpu, Work
+from tests.tensorrt_simulator.cuda import ERRORS, SimulatedGpu, Work
 from tests.tensorrt_simulator.graph import Graph, Layer, Source, read_onnx, read_onnx_file
 from tests.tensorrt_simulator.rules import API, FULL_VERSIONS, RuleBrokenError, members
 
@@ -597,6 +597,9 @@ class IExecutionContext(Visible):
     def execute_async_v3(self, stream_handle: int) -> bool:
         if self._library.fails("enqueue", self._engine._logger):
             return False
+        left = self._library.gpu.take_last_error()
+        if left:
+            return self._refused(f"Error Code 1: Cuda Runtime ({ERRORS[left][1]})")
         for name in self._engine._inputs - self._shapes.keys():
             return self._refused(f"Not all shapes are specified: {name}")
         for name in self._engine._tensors.keys() - self._addresses.keys():
