@@ -202,6 +202,12 @@ def test_a_layers_precision_is_read_from_tensorrts_words(layer: Any, counted: di
     assert count_precisions(engine_layers(json.dumps({"Layers": [layer]}))) == counted
 
 
+def test_names_parted_by_a_control_character_are_read() -> None:
+    """As TensorRT 8.6 wrote them (NVIDIA/TensorRT, issue 2779)."""
+    layers = engine_layers('{"Layers": [{"Name": "conv", "Metadata": "[ONNX Layer: a]\x1e[ONNX Layer: b]"}]}')
+    assert [layer.name for layer in layers] == ["conv"]
+
+
 def some_layers(**counts: int) -> list[EngineLayer]:
     """Layers of an engine: "half" are convolutions, "half_pointwise" something else."""
     return [
