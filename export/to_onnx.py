@@ -6,12 +6,15 @@ import gc
 import logging
 import os
 import re
+import signal
+import threading
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 # Read by tf2onnx when it converts: otherwise it copies the whole graph before each of its passes, in order to hide a
 # pass that fails.
@@ -185,7 +188,7 @@ def _converted(explained: ExplainedNetwork, weights: Path) -> Any:
     ]
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _interrupts_kept():
             warnings.simplefilter("ignore")
             graph, _ = tf2onnx.convert.from_function(
                 tf.function(answers, input_signature=signature, autograph=False), signature, opset=OPSET
@@ -194,6 +197,32 @@ def _converted(explained: ExplainedNetwork, weights: Path) -> Any:
         raise ConversionError(f"tf2onnx cannot convert {model.name}: {_first_line(error)}") from error
     _put_weights_in(graph, dict(zip(names, variables, strict=True)), weights)
     return graph
+
+
+@contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Raise KeyboardInterrupt at the end where Ctrl-C came meanwhile: tf2onnx drops whatever its small tries raise."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler or not _is_main_thread():
+        yield
+        return
+    came = []
+
+    def interrupt(*_: object) -> NoReturn:
+        came.append(True)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if came:
+            raise KeyboardInterrupt
+
+
+def _is_main_thread() -> bool:
+    """Say whether signals can be handled here."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def _put_weights_in(model: Any, name_to_variable: dict[str, Any], file: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -70,6 +71,22 @@ def test_the_graph_is_the_one_that_was_promised(bundle: Path) -> None:
     assert kinds["BatchNormalization"] == 0
     assert model.graph.node[0].op_type == "Cast", "TensorRT takes uint8 only where a cast comes first"
     assert model.graph.node[0].input == ["cells"]
+
+
+def test_an_interrupt_that_tf2onnx_drops_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, finished_run: Path, tmp_path: Path
+) -> None:
+    def drop_it(*_: object, **__: object) -> tuple[None, None]:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        return None, None
+
+    model = keras_model(finished_run)
+    monkeypatch.setattr("tf2onnx.convert.from_function", drop_it)
+    with pytest.raises(KeyboardInterrupt):
+        model.write_onnx(tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_the_graph_decides_like_keras_at_any_batch_size(bundle: Path, finished_run: Path, drawn: Path) -> None:
