@@ -29,7 +29,7 @@ import tf2onnx
 from export.graph import fold_and_save
 from export.heat import ExplainedNetwork, joined
 from runtime.errors import ConversionError, RunError
-from runtime.schema import INPUT_NAME, OUTPUT_NAME
+from runtime.schema import INPUT_NAME, OUTPUT_NAME, ImageSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,6 +56,15 @@ class KerasModel:
         self._explained = ExplainedNetwork(self._model)
         signature = [tf.TensorSpec(self._model.inputs[0].shape, tf.uint8)]
         self._answers = tf.function(self._p_all_and_heat, input_signature=signature, autograph=False)
+
+    def refuse_another_size(self, image: ImageSpec) -> None:
+        """Raise RunError unless the model takes cells of that size: else best.keras is another run's."""
+        found = {tuple(node.shape[1:3]) for node in self._model.inputs}
+        if found != {(image.height, image.width)}:
+            raise RunError(
+                f"expected a model of cells of {image.height} x {image.width} pixels in {self._file}, as config.json "
+                f"says, found {found}; put the run's own best.keras there, or fit the model again"
+            )
 
     def predict(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return p_all, float32 [N], for uint8 RGB cells [N, height, width, 3]; raise RunError where it overflows."""

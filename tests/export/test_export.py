@@ -89,6 +89,18 @@ def test_an_interrupt_that_tf2onnx_drops_is_not_lost(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_checkpoint_of_another_size_than_the_runs_is_refused(finished_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    config["options"]["image_size"] = 80
+    (run / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(
+        RunError, match=r"expected a model of cells of 80 x 80 pixels .*found \{\(75, 75\)\}; put the run"
+    ):
+        main(["onnx", "--run", str(run), "--out", str(tmp_path / "bundle")])
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_the_graph_decides_like_keras_at_any_batch_size(bundle: Path, finished_run: Path, drawn: Path) -> None:
     image = Bundle.open(bundle).manifest.image
     cells = np.stack([load_cell(path, image) for path in sorted(drawn.glob("*/*.bmp"))[13:22]])  # of both classes
