@@ -125,6 +125,7 @@ def write_bundle(
         tell(f"the bundle will not be proved, {few}; `python -m export verify` proves it on others")
     examples = training_cells(run, options.calibration_data, TYPICAL_CELLS)
     reference = KerasModel(run.keras_file, run.decision.temperature)
+    reference.refuse_another_size(image)
     with folder_written_aside(out, MANIFEST_NAME, BUNDLE_FILES) as folder, output_errors(out):
         converted = _convert(reference, folder, image, examples, cells, options.precisions)
         tell(f"comparing {', '.join(each.precision for each in converted)} with the Keras model on {len(cells)} cells")

@@ -26,7 +26,7 @@ from runtime.backends.tensorrt import (
     record_path,
     this_machine,
 )
-from runtime.backends.tensorrt_slot import checked
+from runtime.backends.tensorrt_slot import checked, started
 from runtime.bundle import Bundle, refuse_unproved
 from runtime.errors import BundleError, ConversionError, UsageError
 from runtime.files import output_errors, written_aside
@@ -216,7 +216,7 @@ class _Build:
     def plan_of(self, model: Path, variant: Variant) -> bytes:
         """Return the serialized engine of an ONNX file; Ctrl-C cancels the build."""
         trt = self._trt
-        builder = trt.Builder(self._log)
+        builder = started(lambda: trt.Builder(self._log), "builder", self._log)
         # Types as the graph has them: the one way in which TensorRT 10 and 11 build the same engine.
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         network.name = f"allnet-edge {variant.precision} {variant.sha256[:HASH_DIGITS]}"

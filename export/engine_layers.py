@@ -84,7 +84,8 @@ def _asked_datatype(trt: Any, source: Any, name_to_source: dict[str, Any]) -> st
 def engine_layers(description: str) -> tuple[EngineLayer, ...]:
     """Return an engine's layers from the inspector's JSON; raise ConversionError where it is something else."""
     try:
-        return tuple(map(_layer, json.loads(description)["Layers"]))
+        # Not strict: some versions part the names of fused layers by a bare control character, which JSON forbids.
+        return tuple(map(_layer, json.loads(description, strict=False)["Layers"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConversionError(
             f"expected JSON with the engine's layers from TensorRT's inspector, found {description[:40]!r} ({error}); "

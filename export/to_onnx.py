@@ -6,12 +6,15 @@ import gc
 import logging
 import os
 import re
+import signal
+import threading
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 # Read by tf2onnx when it converts: otherwise it copies the whole graph before each of its passes, in order to hide a
 # pass that fails.
@@ -26,7 +29,7 @@ import tf2onnx
 from export.graph import fold_and_save
 from export.heat import ExplainedNetwork, joined
 from runtime.errors import ConversionError, RunError
-from runtime.schema import INPUT_NAME, OUTPUT_NAME
+from runtime.schema import INPUT_NAME, OUTPUT_NAME, ImageSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,6 +56,15 @@ class KerasModel:
         self._explained = ExplainedNetwork(self._model)
         signature = [tf.TensorSpec(self._model.inputs[0].shape, tf.uint8)]
         self._answers = tf.function(self._p_all_and_heat, input_signature=signature, autograph=False)
+
+    def refuse_another_size(self, image: ImageSpec) -> None:
+        """Raise RunError unless the model takes cells of that size: else best.keras is another run's."""
+        found = {tuple(node.shape[1:3]) for node in self._model.inputs}
+        if found != {(image.height, image.width)}:
+            raise RunError(
+                f"expected a model of cells of {image.height} x {image.width} pixels in {self._file}, as config.json "
+                f"says, found {found}; put the run's own best.keras there, or fit the model again"
+            )
 
     def predict(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return p_all, float32 [N], for uint8 RGB cells [N, height, width, 3]; raise RunError where it overflows."""
@@ -185,7 +197,7 @@ def _converted(explained: ExplainedNetwork, weights: Path) -> Any:
     ]
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _interrupts_kept():
             warnings.simplefilter("ignore")
             graph, _ = tf2onnx.convert.from_function(
                 tf.function(answers, input_signature=signature, autograph=False), signature, opset=OPSET
@@ -194,6 +206,32 @@ def _converted(explained: ExplainedNetwork, weights: Path) -> Any:
         raise ConversionError(f"tf2onnx cannot convert {model.name}: {_first_line(error)}") from error
     _put_weights_in(graph, dict(zip(names, variables, strict=True)), weights)
     return graph
+
+
+@contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Raise KeyboardInterrupt at the end where Ctrl-C came meanwhile: tf2onnx drops whatever its small tries raise."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler or not _is_main_thread():
+        yield
+        return
+    came = []
+
+    def interrupt(*_: object) -> NoReturn:
+        came.append(True)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if came:
+            raise KeyboardInterrupt
+
+
+def _is_main_thread() -> bool:
+    """Say whether signals can be handled here."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def _put_weights_in(model: Any, name_to_variable: dict[str, Any], file: Path) -> None:

@@ -46,6 +46,7 @@ ENUMERATIONS = {
 SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "cudaDeviceGetAttribute": (ctypes.c_int, (ctypes.c_int, ctypes.c_int)),
     "cudaDriverGetVersion": (ctypes.c_int, ()),
+    "cudaGetLastError": (None, ()),
     "cudaMalloc": (ctypes.c_void_p, (ctypes.c_size_t,)),
     "cudaFree": (None, (ctypes.c_void_p,)),
     "cudaMallocHost": (ctypes.c_void_p, (ctypes.c_size_t,)),
@@ -137,7 +138,7 @@ class CudaRuntime(ABC):
         try:
             give_work()
         except BaseException:
-            _, recorded = self._invoke("cudaStreamEndCapture", stream)
+            _, recorded = self._told("cudaStreamEndCapture", stream)
             self._free("cudaGraphDestroy", recorded)
             raise
         recorded = self._call("cudaStreamEndCapture", stream)
@@ -155,7 +156,7 @@ class CudaRuntime(ABC):
         self._free("cudaGraphExecDestroy", graph)
 
     def _call(self, function: str, *arguments: int) -> int:
-        error, value = self._invoke(function, *arguments)
+        error, value = self._told(function, *arguments)
         if error:
             name, text = self._error_texts(error)
             hint = ERROR_HINTS.get(name, OTHER_ERRORS_HINT)
@@ -165,7 +166,17 @@ class CudaRuntime(ABC):
 
     def _free(self, function: str, handle: int) -> None:
         if handle:  # CUDA gave none where a capture failed
-            self._invoke(function, handle)
+            self._told(function, handle)
+
+    def _told(self, function: str, *arguments: int) -> tuple[Any, int]:
+        """Return what `_invoke` gives, and have CUDA forget the error.
+
+        It would give it again to whatever asks this thread next for the last one, such as TensorRT after a kernel.
+        """
+        error, value = self._invoke(function, *arguments)
+        if error:
+            self._invoke("cudaGetLastError")
+        return error, value
 
     @abstractmethod
     def _invoke(self, function: str, *arguments: int) -> tuple[Any, int]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from runtime.backends.base import Backend
 from runtime.backends.cuda_runtime import CudaRuntime, Gpu, open_cuda
-from runtime.backends.tensorrt_slot import Slot, checked
+from runtime.backends.tensorrt_slot import Slot, checked, started
 from runtime.errors import BackendError, BundleError
 from runtime.schema import ENGINES_FOLDER, INPUT_NAME, OUTPUT_NAME, EngineRecord, ImageSpec, engine_record_from_json
 
@@ -205,7 +205,7 @@ def load_engine(trt: Any, log: Any, plan: bytes, *, host_code: bool) -> Any:
 
     A version-compatible plan carries code that runs on the CPU; only for such a plan is `host_code` allowed.
     """
-    runtime = trt.Runtime(log)
+    runtime = started(lambda: trt.Runtime(log), "runtime", log)
     if host_code:
         runtime.engine_host_code_allowed = True
     return checked(runtime.deserialize_cuda_engine(plan), "read the engine", log)

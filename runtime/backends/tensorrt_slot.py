@@ -8,6 +8,7 @@ best practices). Contexts of several slots share the engine's only optimization 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +132,20 @@ class Slot:
             self._cuda.destroy_graph(graph)
         # Contexts hold the engine, and the engine TensorRT's runtime: all three go.
         self._contexts, self._context, self._engine = [], None, None
+
+
+def started(make: Callable[[], Any], what: str, log: Any) -> Any:
+    """Return an object that `make` gives; raise BackendError with TensorRT's last messages where there can be none.
+
+    TensorRT gives none where CUDA cannot be used, and Python's binding says so with a TypeError.
+    """
+    try:
+        return make()
+    except TypeError as error:
+        raise BackendError(
+            f"TensorRT could not start its {what} ({error}); it said: {log.said()}; check that the driver and CUDA fit "
+            "this TensorRT"
+        ) from error
 
 
 def checked(result: Any, what: str, log: Any) -> Any:

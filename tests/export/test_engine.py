@@ -120,6 +120,18 @@ def test_a_build_that_fails_is_an_error_with_what_tensorrt_said(simulated: Libra
     assert engine_files(tiny_bundle) == []
 
 
+@pytest.mark.parametrize("what", ["builder", "runtime"])
+def test_a_cuda_that_does_not_fit_tensorrt_is_one_line(simulated: Library, tiny_bundle: Path, what: str) -> None:
+    """The binding raises a TypeError where TensorRT gives no object; its reason goes to the logger alone."""
+    simulated.failing[what] = "CUDA initialization failure with error: 35"
+    with pytest.raises(
+        BackendError,
+        match=rf"TensorRT could not start its {what} .* it said: CUDA initialization failure with error: 35; check",
+    ):
+        build_engine(tiny_bundle, OPTIONS)
+    assert engine_files(tiny_bundle) == []
+
+
 def test_an_engine_that_does_not_load_here_is_never_written(simulated: Library, tiny_bundle: Path) -> None:
     simulated.failing["deserialize"] = "Error Code 1: no kernel image"
     with pytest.raises(
@@ -188,6 +200,12 @@ def test_an_engine_whose_datatypes_nobody_tells_is_refused(simulated: Library, t
 )
 def test_a_layers_precision_is_read_from_tensorrts_words(layer: Any, counted: dict[str, int]) -> None:
     assert count_precisions(engine_layers(json.dumps({"Layers": [layer]}))) == counted
+
+
+def test_names_parted_by_a_control_character_are_read() -> None:
+    """As TensorRT 8.6 wrote them (NVIDIA/TensorRT, issue 2779)."""
+    layers = engine_layers('{"Layers": [{"Name": "conv", "Metadata": "[ONNX Layer: a]\x1e[ONNX Layer: b]"}]}')
+    assert [layer.name for layer in layers] == ["conv"]
 
 
 def some_layers(**counts: int) -> list[EngineLayer]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -70,6 +71,34 @@ def test_the_graph_is_the_one_that_was_promised(bundle: Path) -> None:
     assert kinds["BatchNormalization"] == 0
     assert model.graph.node[0].op_type == "Cast", "TensorRT takes uint8 only where a cast comes first"
     assert model.graph.node[0].input == ["cells"]
+
+
+def test_an_interrupt_that_tf2onnx_drops_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, finished_run: Path, tmp_path: Path
+) -> None:
+    def drop_it(*_: object, **__: object) -> tuple[None, None]:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        return None, None
+
+    model = keras_model(finished_run)
+    monkeypatch.setattr("tf2onnx.convert.from_function", drop_it)
+    with pytest.raises(KeyboardInterrupt):
+        model.write_onnx(tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_checkpoint_of_another_size_than_the_runs_is_refused(finished_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    config["options"]["image_size"] = 80
+    (run / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(
+        RunError, match=r"expected a model of cells of 80 x 80 pixels .*found \{\(75, 75\)\}; put the run"
+    ):
+        main(["onnx", "--run", str(run), "--out", str(tmp_path / "bundle")])
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_the_graph_decides_like_keras_at_any_batch_size(bundle: Path, finished_run: Path, drawn: Path) -> None:

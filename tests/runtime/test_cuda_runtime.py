@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
 from dataclasses import dataclass
@@ -187,6 +188,17 @@ def test_work_that_fails_while_it_is_captured_leaves_a_stream_that_works(trip: R
     np.testing.assert_array_equal(trip.received, trip.sent)
     trip.close()
     assert gpu.held == 0
+
+
+@pytest.mark.parametrize("function", ["cudaStreamEndCapture", "cudaStreamSynchronize", "cudaMalloc"])
+def test_no_error_is_left_for_who_asks_cuda_next(trip: RoundTrip, gpu: SimulatedGpu, function: str) -> None:
+    gpu.failures[function] = 901
+    with pytest.raises(BackendError):
+        trip.cuda.capture(trip.stream, lambda: trip.cuda.synchronize(trip.stream))
+    trip.cuda.settle(trip.stream)
+    with contextlib.suppress(BackendError):
+        trip.cuda.allocate(8)
+    assert gpu.take_last_error() == 0
 
 
 def test_waiting_or_allocating_spoils_a_capture(trip: RoundTrip, gpu: SimulatedGpu) -> None:

@@ -44,6 +44,7 @@ VALUE_FUNCTIONS = (
     "cudaGraphInstantiate",
 )
 PLAIN_FUNCTIONS = (
+    "cudaGetLastError",
     "cudaFree",
     "cudaFreeHost",
     "cudaStreamDestroy",
@@ -94,14 +95,24 @@ class SimulatedGpu:
         self._recorded: dict[int, list[Work]] = {}  # graphs that cannot be launched yet
         self._executables: dict[int, list[Work]] = {}
         self._handles = count(FIRST_HANDLE, GAP)
+        self._last_errors: dict[int, int] = {}  # by thread
 
     def call(self, function: str, *arguments: int) -> tuple[int, int | None]:
         """Call one of CUDA's functions."""
         self.calls.append(function)
-        if function in self.failures:
-            return self.failures[function], None
-        result: tuple[int, int | None] = getattr(self, function)(*arguments)
+        result: tuple[int, int | None] = self.failures.get(function, 0), None
+        if not result[0]:
+            result = getattr(self, function)(*arguments)
+        if result[0] and function != "cudaGetLastError":
+            self._last_errors[threading.get_ident()] = result[0]
         return result
+
+    def cudaGetLastError(self) -> tuple[int, int | None]:  # noqa: N802
+        return self.take_last_error(), None
+
+    def take_last_error(self) -> int:
+        """Return the last error of this thread's calls, which CUDA forgets by that."""
+        return self._last_errors.pop(threading.get_ident(), 0)
 
     @property
     def held(self) -> int:

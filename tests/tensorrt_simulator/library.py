@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, ClassVar, TypeVar
 
-from tests.tensorrt_simulator.cuda import SimulatedGpu, Work
+from tests.tensorrt_simulator.cuda import ERRORS, SimulatedGpu, Work
 from tests.tensorrt_simulator.graph import Graph, Layer, Source, read_onnx, read_onnx_file
 from tests.tensorrt_simulator.rules import API, FULL_VERSIONS, RuleBrokenError, members
 
@@ -73,6 +73,11 @@ class Library:
             return False
         self.say(logger, "ERROR", self.failing[what])
         return True
+
+    def require_object(self, what: str, logger: Any) -> None:
+        """Raise what pybind11 does where a test wants the library to give no object."""
+        if self.fails(what, logger):
+            raise TypeError("pybind11::init(): factory function returned nullptr")
 
 
 class Visible:
@@ -376,6 +381,7 @@ class Builder(Visible):
 
     def __init__(self, logger: Any) -> None:
         _require_started(logger, ILogger)
+        self._library.require_object("builder", logger)
         self._logger = logger
 
     def create_network(self, flags: int = 0) -> INetworkDefinition:
@@ -465,6 +471,7 @@ class Runtime(Visible):
 
     def __init__(self, logger: Any) -> None:
         _require_started(logger, ILogger)
+        self._library.require_object("runtime", logger)
         self._logger = logger
         self.engine_host_code_allowed = False
 
@@ -590,6 +597,9 @@ class IExecutionContext(Visible):
     def execute_async_v3(self, stream_handle: int) -> bool:
         if self._library.fails("enqueue", self._engine._logger):
             return False
+        left = self._library.gpu.take_last_error()
+        if left:
+            return self._refused(f"Error Code 1: Cuda Runtime ({ERRORS[left][1]})")
         for name in self._engine._inputs - self._shapes.keys():
             return self._refused(f"Not all shapes are specified: {name}")
         for name in self._engine._tensors.keys() - self._addresses.keys():
