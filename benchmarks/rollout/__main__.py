@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.record import Row, check_record_folder
-from benchmarks.rollout.budget import read_budget
+from benchmarks.rollout.budget import limit_rows, read_budget
 from benchmarks.rollout.material import found_material
 from benchmarks.rollout.options import RolloutOptions, quick
+from benchmarks.rollout.peers import as_shown
 from benchmarks.rollout.record import NO, Record, failures_of, measured_rows, write
 from runtime.backends.select import BACKENDS
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
@@ -146,12 +147,10 @@ def summarize(record: Record) -> None:
     }
     for name, columns in shown.items():
         if rows := measured_rows(record, name):
-            print_table([_columns(row, columns) for row in rows])
+            print_table([_columns(as_shown(row), columns) for row in rows])
             print()
     if record["budget"]:
-        print_table(
-            [{**row, "found": "not measured" if row["found"] is None else row["found"]} for row in record["budget"]]
-        )
+        print_table(limit_rows(record["budget"]))
     if record["load"]["busy"]:
         most = max(record["load"]["others"].values())
         print(f"The machine was busy: other processes took up to {most:.0%} of its CPUs")

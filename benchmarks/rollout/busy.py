@@ -67,12 +67,13 @@ class LoadWatch:
 
 def busiest_processes(seconds: float) -> list[Row]:
     """Watch the machine for `seconds`; return the other processes that took most of it, each with its share of it."""
-    before = _seconds_by_process()
     began = time.perf_counter()
+    before = _seconds_by_process()
     time.sleep(seconds)
-    wall = (time.perf_counter() - began) * (psutil.cpu_count() or 1)
+    now = _seconds_by_process()
+    wall = (time.perf_counter() - began) * (psutil.cpu_count() or 1)  # with the readings: no share beyond all CPUs
     taken: defaultdict[str, float] = defaultdict(float)
-    for (pid, name), after in _seconds_by_process().items():
+    for (pid, name), after in now.items():
         if pid != os.getpid():
             taken[name] += (after - before.get((pid, name), after)) / wall
     most = sorted(taken.items(), key=lambda item: -item[1])[:MOST_NAMED]

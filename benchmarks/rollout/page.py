@@ -17,7 +17,7 @@ STYLE = """\
   --grid: #474e57; --yes: #6cc98f; --no: #ff8f85; --open: #f0b35a;
   --s1: #5eb4ec; --s2: #ff9a4d; --s3: #41c9a0; --s4: #e29ac8; --s5: #e8bf4d; --s6: #9bd3f7; --s7: #bbb; } }
 * { box-sizing: border-box; }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 74rem;
+body { font: 1rem/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 74rem;
   margin: 1.5rem auto; padding: 0 1rem; }
 h1 { margin: 0 0 .2rem; } h2 { margin: 2.2rem 0 .5rem; } h3 { margin: 1.4rem 0 .4rem; font-size: 1rem; }
 p { max-width: 52rem; } p, li { overflow-wrap: anywhere; } .soft { color: var(--soft); font-size: .9rem; }
@@ -43,19 +43,20 @@ svg.plot { width: 100%; height: auto; max-width: 36rem; display: block; }
 .gone { background: none; border: 1px dashed; padding: .2rem; overflow: hidden; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; font-size: .9rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
-nav a { margin-right: 1rem; } a { color: var(--s1); }
+nav a { display: inline-block; margin-right: 1rem; } a { color: var(--s1); }
 a:focus-visible, summary:focus-visible { outline: 3px solid; outline-offset: 2px; }
 @media (max-width: 30rem) { dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; } }
 @media print {
   :root { color-scheme: light; --ink: #000; --soft: #444; --paper: #fff; --card: #f2f2f2; --grid: #bbb;
     --yes: #0a5c2e; --no: #a01010; --open: #7a4700;
-    --s1: #0072b2; --s2: #d55e00; --s3: #008560; --s4: #a8518a; --s5: #b07d00; --s6: #3d8fc7; --s7: #555; }
+    --s1: #0072b2; --s2: #d55e00; --s3: #008560; --s4: #a8518a; --s5: #b07d00; --s6: #3d8fc7; --s7: #555;
+    font-size: 10pt; }
   @page { margin: 14mm; }
-  body { font-size: 10pt; margin: 0; padding: 0; max-width: none; }
+  body { margin: 0; padding: 0; max-width: none; }
   nav { display: none; } .wide { overflow: visible; } table { font-size: 7.2pt; } th, td { padding-right: .35rem; }
   th, td { white-space: normal; } figure, tr, .cells li, .tiles div, .verdict { break-inside: avoid; }
   h2, h3 { break-after: avoid; } .plots { grid-template-columns: 1fr 1fr; }
-  details > :not(summary) { display: block; }
+  details::details-content { content-visibility: visible; }
 }
 """
 NOTHING = "-"

@@ -102,7 +102,7 @@ def sustained_picture(record: Record) -> str:
             axes.set_ylim(bottom=0)
             axes.yaxis.set_major_locator(MaxNLocator(4))
             if len(curves) > 1:
-                axes.legend(loc="lower left", ncols=2)
+                axes.legend(loc="best", ncols=2)
         stacked[-1, 0].set_xlabel("seconds")
 
     return _svg("sustained", draw, 1.9 + 1.1 * len(panels))
@@ -213,6 +213,8 @@ def _rates(figure: Any, rows: Sequence[Row], key: str, title: str) -> None:
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.set(title=name, xlabel=title, xticks=sorted({row[key] for row in rows}))
         axes.minorticks_off()
+        axes.update_datalim([(1, 0)])  # as for the sustained run
+        axes.margins(y=0.1)
         axes.set_ylim(bottom=0)
     panels[0].set_ylabel("cells a second")
     panels[1].legend(loc="lower right")

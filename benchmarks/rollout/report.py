@@ -9,8 +9,9 @@ from typing import Any
 
 from benchmarks.record import SKIPPED, Row
 from benchmarks.rollout import plots
-from benchmarks.rollout.budget import deployed_rows, measured_value
+from benchmarks.rollout.budget import deployed_rows, limit_rows, measured_value
 from benchmarks.rollout.page import STYLE, bullets, facts, figure, folded, number, table
+from benchmarks.rollout.peers import as_shown
 from benchmarks.rollout.record import Record, measured_rows
 from benchmarks.rollout.sustained import FEWEST_SLOTS
 from runtime.contact_sheet import thumbnail
@@ -94,22 +95,8 @@ def _tiles(record: Record) -> str:
 def _budget(record: Record) -> str:
     if record["budget"] is None:
         return _section("budget", "<p>No budget was given (--budget).</p>")
-    # As texts: limits of other units stand below each other, and one of 400 would leave one of 0.01 no decimals.
-    rows = [
-        {
-            **row,
-            "value": f"{row['value']:g}",
-            "found": "not measured" if row["found"] is None else f"{row['found']:g}",
-            "kept": _kept(row),
-        }
-        for row in record["budget"]
-    ]
     columns = {"limit": "limit", "sense": "", "value": "value", "found": "found", "kept": "verdict"}
-    return _section("budget", table(rows, columns))
-
-
-def _kept(row: Row) -> str:
-    return "kept" if row["kept"] else "NOT KEPT"
+    return _section("budget", table(limit_rows(record["budget"]), columns))
 
 
 def _parity(record: Record) -> str:
@@ -356,9 +343,10 @@ def _peers(record: Record) -> str:
     note = (
         f"<p>The same {section['files']} files and the same network ({text(section['case'])}) in {section['rounds']} "
         "rounds, in which all take turns. Ratio: time as a multiple of classify's in the same round, median, lowest "
-        "and highest. <em>p_all differs by</em>: largest distance from classify's answers.</p>"
+        "and highest. <em>p_all differs by</em>: largest distance from classify's answers; Keras "
+        "computes in the precision that it was trained in.</p>"
     )
-    ran = [row for row in rows if row["status"] != SKIPPED]
+    ran = [as_shown(row) for row in rows if row["status"] != SKIPPED]
     missing = [f"{row['peer']}: {row['reason']}" for row in rows if row["status"] == SKIPPED]
     absent = f"<p class='soft'>Not at hand:</p>{bullets(missing)}" if missing else ""
     picture = _pictures(figure(plots.peers_picture(record), "Bars: median; lines: range of the rounds"))

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -17,16 +18,19 @@ from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
+import psutil
 import pytest
+from matplotlib.figure import Figure
 
 from benchmarks.record import failed
 from benchmarks.rollout import __main__ as rollout
 from benchmarks.rollout import cases as cases_module
 from benchmarks.rollout import latency, measurement, parity, plots, sustained
-from benchmarks.rollout.busy import CpuSeconds, LoadWatch, others_share
+from benchmarks.rollout.busy import CpuSeconds, LoadWatch, busiest_processes, others_share
 from benchmarks.rollout.material import found_material
 from benchmarks.rollout.options import RolloutOptions, quick
 from benchmarks.rollout.page import number, table
+from benchmarks.rollout.peers import as_shown
 from benchmarks.rollout.record import failures_of, verdict_of
 from benchmarks.rollout.report import write_report
 from benchmarks.rollout.scaling import cpu_counts
@@ -572,6 +576,16 @@ def test_a_verdict_needs_a_budget_and_no_failure() -> None:
     assert verdict_of(record)["against"] == ["nothing could be measured"]
 
 
+def test_other_processes_take_no_more_than_all_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow_reading() -> dict[tuple[int, str], float]:
+        used = time.perf_counter() * (psutil.cpu_count() or 1)
+        time.sleep(0.02)
+        return {(0, "another"): used}
+
+    monkeypatch.setattr("benchmarks.rollout.busy._seconds_by_process", slow_reading)
+    assert busiest_processes(0.02)[0]["share"] <= 1
+
+
 def test_the_roc_goes_from_nothing_to_everything_and_takes_equal_scores_at_once() -> None:
     labels = np.array([True, False, True, False])
     false_positives, sensitivity = plots.roc(labels, np.array([0.9, 0.5, 0.5, 0.1]))
@@ -602,13 +616,33 @@ def test_a_page_shows_names_as_text_and_a_failed_row_with_its_reason() -> None:
     assert [number(value) for value in (None, True, 12, 0.1234, 56.78)] == ["-", "yes", "12", "0.123", "56.78"]
 
 
-def test_limits_of_any_size_are_shown_with_their_decimals(tmp_path: Path, no_processes: None) -> None:
-    (tmp_path / "budget.json").write_text('{"p95_ms": 400000, "slowdown": 0.9875, "memory_mb": 0.25}')
+def test_limits_of_any_size_are_shown_with_their_decimals(
+    tmp_path: Path, no_processes: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "budget.json").write_text('{"p95_ms": 400000, "slowdown": 0.9875, "delta_auc": 0.00002}')
     rollout.main(["--out", str(tmp_path), "--precisions", "fp32", "--budget", str(tmp_path / "budget.json"), *SHORT])
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     budget = page[page.index('id="budget"') : page.index('id="parity"')]
-    for limit in ("400000", "0.9875", "0.25"):
-        assert f'<td class="number">{limit}</td>' in budget
+    terminal = capsys.readouterr().out
+    for limit in ("400000", "0.9875", "0.00002"):
+        assert f'<td class="number">{float(limit):g}</td>' in budget
+        assert f" {float(limit):g} " in terminal
+
+
+def test_a_peers_difference_is_shown_however_small() -> None:
+    assert as_shown({"peer": "a", "largest_difference": 1e-7}) == {"peer": "a", "largest_difference": "1.0e-07"}
+    assert as_shown({"peer": "b", "status": "failed"}) == {"peer": "b", "status": "failed"}
+
+
+def test_rates_near_each_other_leave_room_above_the_highest() -> None:
+    rows = [
+        {"backend": "cpu", "precision": "fp32", "measured": name, "cpus": cpus, "cells_per_second": rate}
+        for name in ("model", "file to result")
+        for cpus, rate in ((1, 115.5), (2, 123.8))
+    ]
+    figure = Figure()
+    plots._rates(figure, rows, "cpus", "CPUs")
+    assert list(figure.axes[0].get_ylim()) == pytest.approx([0, 1.1 * 123.8])
 
 
 def test_a_page_of_failures_alone_can_be_written(tmp_path: Path, no_processes: None) -> None:
