@@ -160,6 +160,16 @@ def test_a_busy_service_is_asked_again_when_it_said(browser: Browser, service: S
         expect(visitor.see("#progress-note")).to_have_text("")
 
 
+def test_answers_of_another_model_or_threshold_than_the_page_shows_are_not_taken(
+    browser: Browser, service: Served, images: list[Path]
+) -> None:
+    with Visitor(browser, service.url, before=about_with(identity="that of before")) as visitor:
+        visitor.add(images)
+        expect(visitor.see("#progress-note")).to_contain_text("Stopped: expected the model and threshold")
+        expect(visitor.see("#progress-note")).to_contain_text("load the page")
+        assert visitor.counts()["waiting"] == len(images)
+
+
 def test_what_is_too_much_at_once_is_sent_in_parts(browser: Browser, service: Served, images: list[Path]) -> None:
     largest = 0
 
