@@ -296,3 +296,41 @@ def test_a_picture_from_the_camera_is_classified(visitor: Visitor) -> None:
     visitor.waits_for(1)
     assert visitor.names() == ["camera-1.png"]
     assert visitor.page.evaluate("document.querySelector('video').srcObject") is None
+
+
+def test_the_camera_that_was_chosen_is_taken_again(visitor: Visitor) -> None:
+    chosen = visitor.see("#camera-device")
+    visitor.is_ready().see("#open-camera").click()
+    expect(chosen.locator("option")).to_have_count(2)
+    chosen.select_option(label="fake_device_1")
+    visitor.page.keyboard.press("Escape")
+    visitor.see("#open-camera").click()
+    visitor.page.wait_for_timeout(500)
+    expect(visitor.see("#camera-note")).to_have_text("")
+    expect(chosen.locator("option:checked")).to_have_text("fake_device_1")
+    label = "video => video.srcObject.getVideoTracks()[0].label"
+    assert visitor.see("#camera-video").evaluate(label) == "fake_device_1"
+
+
+def test_no_camera_stays_on_when_its_window_is_closed(visitor: Visitor) -> None:
+    visitor.is_ready()
+    visitor.page.evaluate(
+        """() => {
+          window.streams = [];
+          const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+          navigator.mediaDevices.getUserMedia = async (wanted) => {
+            const stream = await ask(wanted);
+            window.streams.push(stream);
+            await new Promise((resolve) => { setTimeout(resolve, 300); });
+            return stream;
+          };
+        }"""
+    )
+    visitor.see("#open-camera").click()
+    visitor.page.wait_for_timeout(150)  # the stream is there, and not yet given out
+    visitor.page.keyboard.press("Escape")
+    visitor.see("#open-camera").click()
+    expect(visitor.see("#camera-note")).to_have_text("Waiting for the camera …")
+    expect(visitor.see("#camera-note")).to_have_text("")
+    visitor.page.keyboard.press("Escape")
+    assert visitor.page.evaluate("window.streams.map((stream) => stream.active)") == [False, False]
