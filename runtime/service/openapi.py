@@ -116,6 +116,10 @@ WATCH_ANSWERS = _answers(
                         "id": {"type": "integer"},
                         "time": {"type": "string"},
                         "threshold": {"type": "number"},
+                        "bundle": {"type": "string", "description": "SHA-256 of the bundle that answered"},
+                        "precision": {"type": "string"},
+                        "backend": {"type": "string"},
+                        "version": {"type": "string"},
                     }
                 ),
             },

@@ -112,6 +112,11 @@ def test_the_members_of_an_archive_are_rows_of_their_own(visitor: Visitor, image
     assert visitor.names() == [images[4].name, *(path.name for path in images[:3]), images[5].name]
     _, rows = visitor.download()
     assert rows[1]["path"] == f"plate.zip/{images[0].name}"
+    visitor.see("#cells tbody .open").nth(1).click()
+    expect(visitor.see("#cell-facts")).to_contain_text("in an archive, which this page does not open")
+    visitor.see("#cell-previous").click()
+    expect(visitor.see("#cell-facts")).not_to_contain_text("in an archive")
+    expect(visitor.see("#cell-facts")).not_to_contain_text("--precision")
 
 
 def test_a_damaged_archive_is_a_row_with_the_reason(visitor: Visitor) -> None:
