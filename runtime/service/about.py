@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict
 from pathlib import PurePath
 from typing import Any
@@ -26,6 +27,7 @@ def about(classifier: Classifier, limits: Limits, *, watches: bool = False) -> d
         "backend": classifier.backend.description,
         "description": classifier.description,
         "bundle": classifier.bundle.content_sha256,
+        "identity": identity_of(classifier),
         "classes": list(manifest.classes),
         "threshold": classifier.threshold,
         "bundle_threshold": manifest.decision.threshold,
@@ -42,6 +44,18 @@ def about(classifier: Classifier, limits: Limits, *, watches: bool = False) -> d
         "explain": method_of(classifier.backend),
         "watch": watches,
     }
+
+
+def identity_of(classifier: Classifier) -> str:
+    """Return what stays as long as the same image gets the same answer: another model or threshold has another."""
+    answers = (
+        runtime.__version__,
+        classifier.bundle.content_sha256,
+        classifier.precision,
+        classifier.backend.description,
+        classifier.threshold,
+    )
+    return hashlib.sha256(repr(answers).encode()).hexdigest()[:16]
 
 
 def _training(classifier: Classifier) -> dict[str, Any]:

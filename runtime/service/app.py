@@ -21,7 +21,7 @@ from runtime.classifier import Classifier
 from runtime.pipeline import NO_NUMBER, Cell, Scored
 from runtime.results import row_of
 from runtime.service import openapi, watch_routes
-from runtime.service.about import about
+from runtime.service.about import about, identity_of
 from runtime.service.access import Access
 from runtime.service.archives import cells_of_archive
 from runtime.service.bodies import read_body
@@ -78,6 +78,7 @@ async def classify(request: Request) -> Response:
     """Classify images: each part `files` is an image, or a zip archive of images."""
     desk = desk_of(request)
     desk.check_ready()
+    check_identity(request, desk.classifier)
     with Hold(desk) as hold:
         uploads = await read_uploads(request, desk, hold)
         scored = await score(request, desk, await cells_of(uploads, desk))
@@ -93,6 +94,7 @@ async def explain(request: Request) -> Response:
     """Say which places of one image the answer comes from."""
     desk = desk_of(request)
     desk.check_ready()
+    check_identity(request, desk.classifier)
     with Hold(desk) as hold:
         image = only_image(await read_uploads(request, desk, hold))
         read = partial(image.reading, desk.classifier.read)
@@ -215,6 +217,17 @@ def desk_of(request: Request) -> Desk:
     """Return the one object behind all routes."""
     desk: Desk = request.app.state.desk
     return desk
+
+
+def check_identity(request: Request, classifier: Classifier) -> None:
+    """Raise RequestError where the client was told of another model or threshold, as a page that is still open."""
+    wanted = request.headers.get("if-match", "*")
+    if wanted not in ("*", f'"{identity_of(classifier)}"'):
+        raise RequestError(
+            412,
+            "expected the model and threshold that /about told, found that the service was started with others since; "
+            "load the page, or /about, again",
+        )
 
 
 def classifier_named(request: Request, name: str, version: str) -> Classifier:

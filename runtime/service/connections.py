@@ -33,6 +33,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._is_head = True  # what came last
         self._head_bytes = 0
         self._begun = 0  # requests
+        self._answered: RequestResponseCycle | None = None  # the one that is now answered
         self._seen: tuple[int, str] = (0, "")
         self._since = self.loop.time()
 
@@ -78,10 +79,16 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the body that does not come any more."""
+        """End the body that does not come any more, and the answer that nobody takes."""
+        if self._answered:
+            self._answered.disconnected = True  # uvicorn tells only the last of those that were sent in a row
         super().connection_lost(exc)
         if self._body:
             self._body.end(ClientDisconnect())
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _begin_body(self, cycle: RequestResponseCycle) -> None:
         if cycle.waiting_for_100_continue and not self.transport.is_closing():

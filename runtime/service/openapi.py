@@ -33,6 +33,7 @@ ALWAYS = {
 }
 LATER = {503: "not ready, stopping, or too much to do: try again after Retry-After seconds"}
 SENT = {**ALWAYS, **LATER, 408: "too slow", 413: "too much", 415: "another media type"}
+JUDGED = {**SENT, 412: "another model or threshold than that of If-Match"}
 ROW = _object(
     {
         "path": {"type": "string", "description": "the name as sent; of a member, archive.zip/member"},
@@ -49,12 +50,23 @@ def _form(description: str, **limits: int) -> Schema:
     """Describe a body whose parts FIELD are files."""
     files = {"type": "array", "minItems": 1, **limits, "items": {"type": "string", "format": "binary"}}
     schema = _object({FIELD: {**files, "description": description}})
-    return {"requestBody": {"required": True, "content": {FORM: {"schema": schema}}}}
+    return {
+        "parameters": [
+            {
+                "name": "If-Match",
+                "in": "header",
+                "required": False,
+                "schema": {"type": "string"},
+                "description": "the identity that /about told, in quotation marks: another model's answer is refused",
+            }
+        ],
+        "requestBody": {"required": True, "content": {FORM: {"schema": schema}}},
+    }
 
 
 CLASSIFY_BODY = _form("images, or zip archives of images")
 CLASSIFY_ANSWERS = _answers(
-    _object({"results": {"type": "array", "items": ROW}}), "a row for each image, in the order sent", "detail", SENT
+    _object({"results": {"type": "array", "items": ROW}}), "a row for each image, in the order sent", "detail", JUDGED
 )
 EXPLAIN_BODY = _form("one image", maxItems=1)
 EXPLANATION: Schema = _object(
@@ -71,7 +83,7 @@ EXPLANATION: Schema = _object(
     }
 )
 PLACES = "the places that the answer comes from"
-EXPLAIN_ANSWERS = _answers(EXPLANATION, PLACES, "detail", {**SENT, 422: "no image that can be judged"})
+EXPLAIN_ANSWERS = _answers(EXPLANATION, PLACES, "detail", {**JUDGED, 422: "no image that can be judged"})
 STATE_ANSWERS = _answers(_object({"status": {"type": "string"}}), "yes", "detail", {**ALWAYS, **LATER})
 KSERVE_STATE_ANSWERS = _answers({"type": "object"}, "yes", "error", {**ALWAYS, **LATER})
 KSERVE_ANSWERS = _answers({"type": "object"}, "what was asked for", "error", {**ALWAYS, **LATER})
@@ -104,6 +116,10 @@ WATCH_ANSWERS = _answers(
                         "id": {"type": "integer"},
                         "time": {"type": "string"},
                         "threshold": {"type": "number"},
+                        "bundle": {"type": "string", "description": "SHA-256 of the bundle that answered"},
+                        "precision": {"type": "string"},
+                        "backend": {"type": "string"},
+                        "version": {"type": "string"},
                     }
                 ),
             },

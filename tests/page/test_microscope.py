@@ -10,6 +10,7 @@ import pytest
 
 from tests.page.served import Served
 from tests.page.visitor import Browser, Route, Visitor, expect
+from tests.runtime.audits import AUDIT
 from tests.runtime.watched import Watched
 
 
@@ -50,6 +51,23 @@ def test_the_last_cells_of_a_watched_folder_are_followed_live(microscope: Visito
     watched.add("other.bmp", time="2026-02-02T00:00:00.000+00:00")
     expect(cards).to_have_count(1)
     assert microscope.counts("#watch-counts")["ALL"] == 1
+
+
+def test_what_answered_the_cells_is_said_and_it_may_be_another_than_this_service(
+    microscope: Visitor, watched: Watched
+) -> None:
+    watched.add("a.bmp", bundle="ef" * 32)
+    answered = f"{AUDIT.precision} on {AUDIT.backend}; bundle efefefefefef, version {AUDIT.version}"
+    expect(microscope.see("#watch-origin")).to_have_text(f"The newest was answered by {answered}.")
+    expect(microscope.see("#origin")).to_contain_text("This service answers with compact fp32")
+
+
+def test_names_as_long_as_instruments_make_them_are_told_apart(microscope: Visitor, watched: Watched) -> None:
+    watched.add(*(f"2026-01-31T09-15-00_slide-0042_field-117_cell-{number:06}_stain-MGG.bmp" for number in range(2)))
+    names = microscope.see("#watch-cells .watch-name bdi")
+    expect(names).to_have_count(2)
+    for name in names.all():
+        assert name.evaluate("name => name.scrollHeight <= name.clientHeight && name.scrollWidth <= name.clientWidth")
 
 
 def test_the_newest_two_dozen_are_kept(microscope: Visitor, watched: Watched) -> None:

@@ -112,6 +112,11 @@ def test_the_members_of_an_archive_are_rows_of_their_own(visitor: Visitor, image
     assert visitor.names() == [images[4].name, *(path.name for path in images[:3]), images[5].name]
     _, rows = visitor.download()
     assert rows[1]["path"] == f"plate.zip/{images[0].name}"
+    visitor.see("#cells tbody .open").nth(1).click()
+    expect(visitor.see("#cell-facts")).to_contain_text("in an archive, which this page does not open")
+    visitor.see("#cell-previous").click()
+    expect(visitor.see("#cell-facts")).not_to_contain_text("in an archive")
+    expect(visitor.see("#cell-facts")).not_to_contain_text("--precision")
 
 
 def test_a_damaged_archive_is_a_row_with_the_reason(visitor: Visitor) -> None:
@@ -158,6 +163,16 @@ def test_a_busy_service_is_asked_again_when_it_said(browser: Browser, service: S
         visitor.waits_for(len(images))
         assert asked == 2
         expect(visitor.see("#progress-note")).to_have_text("")
+
+
+def test_answers_of_another_model_or_threshold_than_the_page_shows_are_not_taken(
+    browser: Browser, service: Served, images: list[Path]
+) -> None:
+    with Visitor(browser, service.url, before=about_with(identity="that of before")) as visitor:
+        visitor.add(images)
+        expect(visitor.see("#progress-note")).to_contain_text("Stopped: expected the model and threshold")
+        expect(visitor.see("#progress-note")).to_contain_text("load the page")
+        assert visitor.counts()["waiting"] == len(images)
 
 
 def test_what_is_too_much_at_once_is_sent_in_parts(browser: Browser, service: Served, images: list[Path]) -> None:
@@ -286,3 +301,41 @@ def test_a_picture_from_the_camera_is_classified(visitor: Visitor) -> None:
     visitor.waits_for(1)
     assert visitor.names() == ["camera-1.png"]
     assert visitor.page.evaluate("document.querySelector('video').srcObject") is None
+
+
+def test_the_camera_that_was_chosen_is_taken_again(visitor: Visitor) -> None:
+    chosen = visitor.see("#camera-device")
+    visitor.is_ready().see("#open-camera").click()
+    expect(chosen.locator("option")).to_have_count(2)
+    chosen.select_option(label="fake_device_1")
+    visitor.page.keyboard.press("Escape")
+    visitor.see("#open-camera").click()
+    visitor.page.wait_for_timeout(500)
+    expect(visitor.see("#camera-note")).to_have_text("")
+    expect(chosen.locator("option:checked")).to_have_text("fake_device_1")
+    label = "video => video.srcObject.getVideoTracks()[0].label"
+    assert visitor.see("#camera-video").evaluate(label) == "fake_device_1"
+
+
+def test_no_camera_stays_on_when_its_window_is_closed(visitor: Visitor) -> None:
+    visitor.is_ready()
+    visitor.page.evaluate(
+        """() => {
+          window.streams = [];
+          const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+          navigator.mediaDevices.getUserMedia = async (wanted) => {
+            const stream = await ask(wanted);
+            window.streams.push(stream);
+            await new Promise((resolve) => { setTimeout(resolve, 300); });
+            return stream;
+          };
+        }"""
+    )
+    visitor.see("#open-camera").click()
+    visitor.page.wait_for_timeout(150)  # the stream is there, and not yet given out
+    visitor.page.keyboard.press("Escape")
+    visitor.see("#open-camera").click()
+    expect(visitor.see("#camera-note")).to_have_text("Waiting for the camera …")
+    expect(visitor.see("#camera-note")).to_have_text("")
+    visitor.page.keyboard.press("Escape")
+    assert visitor.page.evaluate("window.streams.map((stream) => stream.active)") == [False, False]

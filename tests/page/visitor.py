@@ -78,7 +78,7 @@ class Visitor:
 
     def is_ready(self) -> Visitor:
         """Wait until the page knows what answers."""
-        expect(self.see("#origin")).to_contain_text("Answered by")
+        expect(self.see("#origin")).to_contain_text("This service answers with")
         return self
 
     def add(self, files: Sequence[Path] | Sequence[Json]) -> None:

@@ -192,6 +192,19 @@ def test_a_client_that_does_not_take_its_answer_is_dropped(bundle: Path) -> None
         assert httpx.get(f"{service.url}/readiness").status_code == 200
 
 
+def test_a_client_that_asks_in_a_row_and_takes_nothing_is_no_fault_of_the_service(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Running(bundle, Limits(answer_s=1.0)) as service, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(service.address)
+        connection.sendall(b"GET /static/page.css HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 1000)
+        wait_until(lambda: service.server.server_state.connections)
+        wait_until(lambda: not service.server.server_state.connections)
+        assert httpx.get(f"{service.url}/readiness").status_code == 200
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_a_service_that_stops_does_not_wait_for_a_client_that_does_not_take_its_answer(bundle: Path) -> None:
     name = "x" * 10_000
     body = b"".join(part(f"{name}{number}", b"") for number in range(990)) + b"--frontier--\r\n"

@@ -369,6 +369,23 @@ def test_the_page_and_its_files_are_served_with_what_browsers_are_told(client: C
     assert client.get("/static/index.html").content == answer.content
 
 
+@pytest.mark.parametrize("path", ["/classify", "/explain"])
+def test_who_was_told_of_another_model_or_threshold_gets_no_answer(path: str, bundle: Path) -> None:
+    files = form([("a.png", noise_cell(1))])
+    codes: list[int] = []
+    identities: list[str] = []
+    detail = "found that the service was started with others since"
+    for threshold in (None, 0.8):
+        with Desk() as desk:
+            desk.open(ClassifierOptions(bundle=bundle, backend="cpu", threshold=threshold))
+            client = Client(desk)
+            identities.append(client.get("/about").json()["identity"])
+            answers = [client.post(path, files=files, headers={"If-Match": f'"{one}"'}) for one in identities]
+            codes += [answer.status_code for answer in answers]
+            assert all(detail in answer.json()["detail"] for answer in answers[:-1])
+    assert codes == [200, 412, 200]
+
+
 def test_about_names_the_bundle_the_threshold_and_the_limits(client: Client, bundle: Path) -> None:
     about = client.get("/about").json()
     assert about["threshold"] == 0.5

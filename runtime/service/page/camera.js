@@ -4,6 +4,7 @@ import { byId, element, openDialog, setText } from './dom.js';
 
 const MOST_PIXELS = { width: { ideal: 1920 }, height: { ideal: 1920 } };
 let taken = 0;
+let asked = 0; // how often a camera was started or stopped: what comes after that is not wanted any more
 
 /**
  * Offer the camera where there is one; a page that was not loaded over HTTPS or from this machine gets none.
@@ -27,31 +28,47 @@ async function camerasSeen() {
 
 async function openCamera() {
   openDialog(byId('camera-dialog'));
-  await start('');
+  const select = byId('camera-device');
+  const last = select.value;
+  const isThere = (await camerasSeen()).some(({ deviceId }) => deviceId === last); // it may have been unplugged
+  await start(isThere ? last : '');
   const cameras = await camerasSeen(); // they have names only after the user agreed
-  byId('camera-device').replaceChildren(...cameras.map(({ deviceId, label }, place) => (
+  select.replaceChildren(...cameras.map(({ deviceId, label }, place) => (
     element('option', { value: deviceId }, label || `Camera ${place + 1}`)
   )));
+  const [track] = byId('camera-video').srcObject?.getVideoTracks() ?? [];
+  const shown = track?.getSettings().deviceId ?? last;
+  if (shown) select.value = shown;
 }
 
 /** @param {string} deviceId empty: the browser's choice */
 async function start(deviceId) {
   stop();
+  const mine = asked;
   setText(byId('camera-note'), 'Waiting for the camera …');
   try {
     const device = deviceId ? { deviceId: { exact: deviceId } } : {};
     const stream = await navigator.mediaDevices.getUserMedia({ video: { ...device, ...MOST_PIXELS } });
+    if (mine !== asked || !byId('camera-dialog').open) { // closed, or another one was chosen, while the user was asked
+      stopTracks(stream);
+      return;
+    }
     byId('camera-video').srcObject = stream;
     setText(byId('camera-note'), '');
-    if (!byId('camera-dialog').open) stop(); // closed while the user was asked
   } catch (error) {
-    setText(byId('camera-note'), `No picture from the camera: ${/** @type {Error} */ (error).message}`);
+    if (mine === asked) setText(byId('camera-note'), `No picture from the camera: ${/** @type {Error} */ (error).message}`);
   }
 }
 
 function stop() {
-  for (const track of byId('camera-video').srcObject?.getTracks() ?? []) track.stop();
+  asked += 1;
+  stopTracks(byId('camera-video').srcObject);
   byId('camera-video').srcObject = null;
+}
+
+/** @param {MediaStream|null} stream */
+function stopTracks(stream) {
+  for (const track of stream?.getTracks() ?? []) track.stop();
 }
 
 /**

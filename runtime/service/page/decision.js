@@ -12,7 +12,17 @@
  * @typedef {{threshold: number, sensitivity: number, specificity: number}} OperatingPoint
  */
 
+const HASH_DIGITS = 12;
 const NEAR = /(?:^|; )near the threshold: p_all is between \d\.\d+ and \d\.\d+$/;
+
+/**
+ * Return what answers, as people are told.
+ * @param {{model?: string, precision: string, backend: string, bundle: string, version: string}} answerer
+ * @returns {string}
+ */
+export function answererText({ model = '', precision, backend, bundle, version }) {
+  return `${model} ${precision} on ${backend}; bundle ${bundle.slice(0, HASH_DIGITS)}, version ${version}`.trim();
+}
 
 /**
  * Return the label, status and reason of an answer at a threshold; at the service's own, what the service said.

@@ -2,6 +2,7 @@
 
 import { subjectOf } from './cell_names.js';
 import { badge } from './counts.js';
+import { answererText } from './decision.js';
 import { byId, element, nameElement, openDialog, setText } from './dom.js';
 import { drawHeat, removeHeat } from './heat.js';
 import { placeholder } from './pictures.js';
@@ -9,6 +10,8 @@ import { probability } from './table.js';
 import { shownThreshold } from './threshold.js';
 
 /** @typedef {import('./rows.js').Row} Row */
+
+const IN_AN_ARCHIVE = 'in an archive, which this page does not open; add the unpacked images to see them and their heat maps';
 
 export class CellDialog {
   #dialog = byId('cell-dialog');
@@ -109,8 +112,9 @@ export class CellDialog {
       ...(decision.reason ? [fact('Reason', decision.reason)] : []),
       ...(subject ? [fact('Subject', nameElement(subject))] : []),
       ...(file ? [fact('Size', `${file.size.toLocaleString('en')} bytes`)] : []),
+      ...(answer && answer.p_all !== null && !file ? [fact('Picture', IN_AN_ARCHIVE)] : []),
       ...(answer ? [fact('Seconds', answer.seconds.toFixed(6))] : []),
-      fact('Answered by', this.about.description),
+      fact('Answered by', answererText(this.about)),
     ];
   }
 

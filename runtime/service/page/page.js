@@ -4,6 +4,7 @@ import { offerCamera } from './camera.js';
 import { offerCard } from './card.js';
 import { countsOf, showCounts } from './counts.js';
 import { resultsCsv, saveCsv } from './csv.js';
+import { answererText } from './decision.js';
 import { CellDialog } from './detail.js';
 import { atMostEvery, byId, onceAFrame, pause, setText } from './dom.js';
 import { filesOfDrop, filesOfInput, filesOfPaste } from './files.js';
@@ -23,7 +24,6 @@ import { Microscope } from './watch.js';
 const DRAW_EVERY_MS = 200;
 const FILES_A_PAUSE = 500; // added before the browser may draw
 const TELL_EVERY_MS = 1500; // what a screen reader is told while cells come in
-const HASH_DIGITS = 12;
 
 class Page {
   #service = new Service(askToken);
@@ -271,8 +271,8 @@ function offerToAskAgain() {
 }
 
 /** @param {any} about */
-function showOrigin({ model, precision, backend, bundle, version }) {
-  setText(byId('origin'), `Answered by ${model} ${precision} on ${backend}; bundle ${bundle.slice(0, HASH_DIGITS)}, version ${version}.`);
+function showOrigin(about) {
+  setText(byId('origin'), `This service answers with ${answererText(about)}.`);
 }
 
 /**

@@ -34,6 +34,7 @@ export class Service {
   /** @type {Promise<void>|null} */
   #asking = null;
   #askToken;
+  #identity = ''; // of the model and threshold that the page shows
 
   /** @param {(refusal: string) => Promise<string|null>} askToken asks the user; null: none is given */
   constructor(askToken) {
@@ -42,7 +43,9 @@ export class Service {
 
   /** Say what answers. */
   async about() {
-    return this.#json('about');
+    const about = await this.#json('about');
+    this.#identity = about.identity;
+    return about;
   }
 
   /** Return the model's card as text. */
@@ -59,7 +62,7 @@ export class Service {
   async classify(files, signal) {
     const body = new FormData();
     for (const { name, file } of files) body.append('files', file, name);
-    return (await this.#json('classify', { method: 'POST', body, signal })).results;
+    return (await this.#json('classify', { ...this.#post(body), signal })).results;
   }
 
   /**
@@ -70,7 +73,15 @@ export class Service {
   async explain(file) {
     const body = new FormData();
     body.append('files', file, 'cell');
-    return this.#json('explain', { method: 'POST', body });
+    return this.#json('explain', this.#post(body));
+  }
+
+  /**
+   * Return a request that is refused where another model or threshold answers than the page shows.
+   * @param {FormData} body
+   */
+  #post(body) {
+    return { method: 'POST', body, headers: { 'If-Match': `"${this.#identity}"` } };
   }
 
   /**
@@ -121,7 +132,10 @@ export class Service {
   async #request(path, options = {}) {
     for (;;) {
       const token = this.#token;
-      const response = await fetched(path, { ...options, headers: token ? { Authorization: `Bearer ${token}` } : {} });
+      const response = await fetched(path, {
+        ...options,
+        headers: { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) },
+      });
       if (response.ok) return response;
       const refusal = await refusalOf(response);
       if (refusal.status !== UNAUTHORIZED) throw refusal;

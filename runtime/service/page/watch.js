@@ -2,6 +2,7 @@
 
 import { lastPart, printable } from './cell_names.js';
 import { badge, showCounts } from './counts.js';
+import { answererText } from './decision.js';
 import { byId, element, nameElement, setText } from './dom.js';
 import { drawHeat, removeHeat } from './heat.js';
 import { placeholder } from './pictures.js';
@@ -9,7 +10,9 @@ import { UNAUTHORIZED } from './service.js';
 import { probability } from './table.js';
 
 /**
- * @typedef {import('./decision.js').Answer & {id: number, time: string, threshold: number}} WatchedRow
+ * @typedef {import('./decision.js').Answer & {
+ *   id: number, time: string, threshold: number, precision: string, backend: string, bundle: string, version: string,
+ * }} WatchedRow
  */
 
 const POLL_MS = 1000;
@@ -79,6 +82,8 @@ export class Microscope {
     this.#last = isOther ? 0 : last;
     if (isOther) return; // what came was asked for by the numbers of another database
     for (const row of results) byId('watch-cells').prepend(this.#card(row, pictures));
+    const newest = results.at(-1);
+    if (newest) setText(byId('watch-origin'), `The newest was answered by ${answererText(newest)}.`);
     this.#dropOld();
     showCounts(byId('watch-counts'), counts);
     byId('watch-heat').hidden = !this.explains || !pictures;
@@ -90,6 +95,7 @@ export class Microscope {
 
   #forget() {
     byId('watch-cells').replaceChildren();
+    setText(byId('watch-origin'), '');
     this.#dropOld();
   }
 
