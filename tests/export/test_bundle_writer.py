@@ -20,6 +20,7 @@ from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.errors import BundleError, ConversionError, RunError, UsageError
 from runtime.files import sha256_of_file
+from runtime.schema import ImageSpec
 from tests.forbidden_file import forbid
 from tests.small_network import SIZE, averaging, brightness_network, saved
 from tests.tiny_bundle import onnx_answers
@@ -81,6 +82,9 @@ def exported(run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     class Reference:
         def __init__(self, file: Path, temperature: float) -> None:
             assert file == run.keras_file
+
+        def refuse_another_size(self, image: ImageSpec) -> None:
+            assert image.width == run.config.options.image_size
 
         def write_onnx(self, target: Path) -> None:
             shutil.copy(graph, target)
