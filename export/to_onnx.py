@@ -211,7 +211,8 @@ def _converted(explained: ExplainedNetwork, weights: Path) -> Any:
 @contextmanager
 def _interrupts_kept() -> Iterator[None]:
     """Raise KeyboardInterrupt at the end where Ctrl-C came meanwhile: tf2onnx drops whatever its small tries raise."""
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler or not _is_main_thread():
+    is_main_thread = threading.current_thread() is threading.main_thread()  # which alone may set a handler
+    if not is_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
     came = []
@@ -227,11 +228,6 @@ def _interrupts_kept() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if came:
             raise KeyboardInterrupt
-
-
-def _is_main_thread() -> bool:
-    """Say whether signals can be handled here."""
-    return threading.current_thread() is threading.main_thread()
 
 
 def _put_weights_in(model: Any, name_to_variable: dict[str, Any], file: Path) -> None:

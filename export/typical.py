@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import numpy as np
 from scipy import stats
@@ -14,26 +15,27 @@ from runtime.errors import DataError, UnreadableCellError
 from runtime.preprocessing import read_bytes
 from runtime.reading import look_at
 from runtime.schema import Appearance, ImageSpec, Range, TypicalCells, TypicalSubjects
+from runtime.shift import MEASURES
 from train.dataset import Cell
 
 CONFIDENCE = 0.99  # of each measure's range for one more subject
 FEWEST_SUBJECTS = 5  # of fewer no range is taken
 FEWEST_OF_SUBJECT = 5  # cells that a subject's mean is taken of
+MULTIPLIED = ("brightness", "foreground")  # by a lamp, by a lens
 
 
 def typical_cells(cells: Sequence[Cell], image: ImageSpec) -> TypicalCells:
     """Return how the cells look that can be read; raise DataError unless there are some."""
-    found: list[Appearance] = []
     by_subject: dict[str, list[Appearance]] = defaultdict(list)
     for cell in cells:
         try:
             _, appearance = look_at(read_bytes(cell.path), image)
         except UnreadableCellError:
             continue
-        found.append(appearance)
         by_subject[cell.subject].append(appearance)
-    if not found:
+    if not by_subject:
         raise DataError(f"expected training cells that can be read, found none of {len(cells)}; check the data")
+    found = list(chain.from_iterable(by_subject.values()))
     return typical_of(found, None if "" in by_subject else typical_subjects(by_subject.values()))
 
 
@@ -50,13 +52,12 @@ def typical_subjects(of_each: Iterable[Sequence[Appearance]]) -> TypicalSubjects
 
     def expected(measure: str) -> Range:
         means = [float(np.mean([getattr(cell, measure) for cell in cells])) for cells in measured]
-        if measure in ("foreground", "brightness"):
+        if measure in MULTIPLIED:
             logarithms = _one_more([math.log(mean) for mean in means])
             return Range(math.exp(logarithms.low), math.exp(logarithms.high))
         return _one_more(means)
 
-    names = ("foreground", "brightness", "red", "green", "blue")
-    return TypicalSubjects(subjects=len(measured), **{name: expected(name) for name in names})
+    return TypicalSubjects(subjects=len(measured), **{measure: expected(measure) for measure in MEASURES})
 
 
 def _one_more(values: Sequence[float]) -> Range:

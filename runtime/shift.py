@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from runtime.schema import Appearance, Prediction, TypicalSubjects
+from runtime.schema import Prediction, TypicalSubjects
 
 FEWEST_CELLS = 20  # that a mean is taken of
 WINDOW = 100  # cells of a service that are judged together
@@ -33,8 +33,12 @@ class ShiftCheck:
 
     def add(self, prediction: Prediction) -> None:
         """Take a cell in; a row without a picture, or with a black one, tells nothing."""
-        if prediction.appearance and prediction.appearance.foreground:
-            self._take(prediction.appearance)
+        appearance = prediction.appearance
+        if appearance is None or not appearance.foreground:
+            return
+        self.cells += 1
+        for name in MEASURES:
+            self._sums[name] += getattr(appearance, name)
 
     @property
     def warning(self) -> str:
@@ -53,11 +57,6 @@ class ShiftCheck:
             f"that the model was fitted on: {'; '.join(unusual)}. Many labels may be wrong: check stain, lamp, white "
             "balance and magnification, and try the model on labelled cells of this microscope"
         )
-
-    def _take(self, appearance: Appearance) -> None:
-        self.cells += 1
-        for name in MEASURES:
-            self._sums[name] += getattr(appearance, name)
 
 
 class ShiftAlarm:

@@ -27,7 +27,7 @@ def about(classifier: Classifier, limits: Limits, *, watches: bool = False) -> d
         "backend": classifier.backend.description,
         "description": classifier.description,
         "bundle": classifier.bundle.content_sha256,
-        "identity": identity_of(classifier),
+        "identity": answerer_identity(classifier),
         "classes": list(manifest.classes),
         "threshold": classifier.threshold,
         "bundle_threshold": manifest.decision.threshold,
@@ -46,7 +46,7 @@ def about(classifier: Classifier, limits: Limits, *, watches: bool = False) -> d
     }
 
 
-def identity_of(classifier: Classifier) -> str:
+def answerer_identity(classifier: Classifier) -> str:
     """Return what stays as long as the same image gets the same answer: another model or threshold has another."""
     answers = (
         runtime.__version__,

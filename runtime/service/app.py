@@ -21,7 +21,7 @@ from runtime.classifier import Classifier
 from runtime.pipeline import NO_NUMBER, Cell, Scored
 from runtime.results import row_of
 from runtime.service import openapi, watch_routes
-from runtime.service.about import about, identity_of
+from runtime.service.about import about, answerer_identity
 from runtime.service.access import Access
 from runtime.service.archives import cells_of_archive
 from runtime.service.bodies import read_body
@@ -222,7 +222,7 @@ def desk_of(request: Request) -> Desk:
 def check_identity(request: Request, classifier: Classifier) -> None:
     """Raise RequestError where the client was told of another model or threshold, as a page that is still open."""
     wanted = request.headers.get("if-match", "*")
-    if wanted not in ("*", f'"{identity_of(classifier)}"'):
+    if wanted not in ("*", f'"{answerer_identity(classifier)}"'):
         raise RequestError(
             412,
             "expected the model and threshold that /about told, found that the service was started with others since; "

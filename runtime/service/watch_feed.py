@@ -29,8 +29,8 @@ MOST_ROWS = 200  # of one answer
 LARGEST_ROW = 2**63 - 1  # SQLite's numbers
 # A link in the place of the file is not followed, and a pipe is not waited for.
 CAREFULLY: int = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_BINARY", "O_NOFOLLOW", "O_NONBLOCK"))
-AUDIT_COLUMNS = ("time", "threshold", "bundle", "precision", "backend", "version")
-READ_COLUMNS = ("file", "label", "p_all", "status", "reason", "seconds", *AUDIT_COLUMNS)
+ANSWERER_COLUMNS = ("time", "threshold", "bundle", "precision", "backend", "version")
+READ_COLUMNS = ("file", "label", "p_all", "status", "reason", "seconds", *ANSWERER_COLUMNS)
 
 
 class NoPictureError(Exception):
@@ -173,8 +173,8 @@ def _rows_after(connection: sqlite3.Connection, after: int, limit: int) -> list[
 
 def _row(number: int, *values: Any) -> dict[str, Any]:
     """Return a row of the results table with its number, its time and what answered; its path is that in the folder."""
-    of_prediction, of_audit = values[: -len(AUDIT_COLUMNS)], values[-len(AUDIT_COLUMNS) :]
-    return {"id": number, **row_of(Prediction(*of_prediction)), **dict(zip(AUDIT_COLUMNS, of_audit, strict=True))}
+    of_prediction, of_audit = values[: -len(ANSWERER_COLUMNS)], values[-len(ANSWERER_COLUMNS) :]
+    return {"id": number, **row_of(Prediction(*of_prediction)), **dict(zip(ANSWERER_COLUMNS, of_audit, strict=True))}
 
 
 def _inside(folder: Path, file: str) -> Path:
