@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.cells import bmp_cells
-from benchmarks.peak_memory import refuse_system_without_peak, run_measured
+from benchmarks.peak_memory import Finished, refuse_system_without_peak, run_measured
 from benchmarks.peers import openvino_run
 from benchmarks.record import Row, check_record_folder, write_record
 from benchmarks.turns import Candidate, ratio_columns, timed_in_turns
@@ -40,13 +40,22 @@ if TYPE_CHECKING:
 
 
 FIRST_GATE_CELLS = 64  # for fp32 alone: enough of each class for a proof, and few, since its conversion is measured
+# The graph alone, without a proof: what Keras' `model.export` does.
+CONVERT = """
+import sys
+from pathlib import Path
+from export.finished_run import find_run
+from export.to_onnx import KerasModel
+run = find_run(Path(sys.argv[1]))
+KerasModel(run.keras_file, run.decision.temperature).write_onnx(Path(sys.argv[2]))
+"""
 
 
 def build_parser() -> ArgumentParser:
     """Describe the command line."""
     parser = ArgumentParser(
         prog="python -m benchmarks.conversion",
-        description="Export a run in every precision: minutes, peak memory, file sizes, milliseconds a cell on a CPU.",
+        description="Export a run in every precision: seconds, peak memory, file sizes, milliseconds a cell on a CPU.",
     )
     parser.add_argument("--run", type=Path, required=True, metavar="RUN")
     parser.add_argument(
@@ -67,6 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     with TemporaryDirectory() as folder:
         exports = [
             export_row(options.run, options.data, Path(folder) / "fp32", ("fp32",), cells=FIRST_GATE_CELLS),
+            graph_row(options.run, Path(folder) / "model.onnx"),
             export_row(options.run, options.data, Path(folder) / "all", PRECISIONS, cells=options.cells),
         ]
         print_table(exports)
@@ -81,6 +91,12 @@ def main(arguments: list[str] | None = None) -> int:
     return DONE
 
 
+def graph_row(run: Path, file: Path) -> Row:
+    """Convert the run's network to fp32 in a process of its own, without comparing it; return what it took."""
+    done = run_measured([sys.executable, "-c", CONVERT, str(run), str(file)])
+    return _export_row("fp32, the graph alone", 0, done)
+
+
 def export_row(run: Path, data: Path | None, out: Path, precisions: tuple[str, ...], cells: int) -> Row:
     """Export the run in a process of its own; return what it took."""
     command = [sys.executable, "-m", "export", "onnx", "--run", str(run), "--out", str(out)]
@@ -88,12 +104,11 @@ def export_row(run: Path, data: Path | None, out: Path, precisions: tuple[str, .
     if data:
         command += ["--data", str(data)]
     done = run_measured(command)
-    return {
-        "export": " ".join(precisions),
-        "gate_cells": Bundle.open(out).variant("fp32").proof.cells,
-        "minutes": round(done.seconds / 60, 2),
-        "peak_mb": done.peak_mb,
-    }
+    return _export_row(" ".join(precisions), Bundle.open(out).variant("fp32").proof.cells, done)
+
+
+def _export_row(name: str, gate_cells: int, done: Finished) -> Row:
+    return {"export": name, "gate_cells": gate_cells, "seconds": round(done.seconds, 1), "peak_mb": done.peak_mb}
 
 
 def size_rows(bundle: Bundle) -> list[Row]:

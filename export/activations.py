@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from export.graph import inferred_values, open_for_reading
+from export.model_file import model_bytes
 from export.onnx_session import open_session
 from runtime.schema import INPUT_NAME
 
@@ -29,7 +30,7 @@ def largest_activations(file: Path, cells: NDArray[np.uint8]) -> dict[str, float
     """
     model = open_for_reading(file)
     peaks = [_add_peak(model, tensor) for tensor in _float_tensors(model)]
-    session = open_session(model.SerializeToString())
+    session = open_session(model_bytes(model))
     largest = np.zeros(len(peaks))
     for cell in cells:
         largest = np.maximum(largest, [float(peak) for peak in session.run(peaks, {INPUT_NAME: cell[None]})])

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from export.graph import open_for_reading, weighted_nodes
+from export.model_file import model_bytes
 from export.onnx_session import open_session
 from runtime.schema import INPUT_NAME
 
@@ -55,7 +56,7 @@ def _outputs(model: Any, tensors: dict[str, str], cells: NDArray[np.uint8]) -> d
     model.graph.output.extend(
         onnx.helper.make_empty_tensor_value_info(tensor) for tensor in tensors.values() if tensor not in present
     )
-    session = open_session(model.SerializeToString())
+    session = open_session(model_bytes(model))
     names = list(tensors.values())
     samples: dict[str, list[NDArray[Any]]] = {name: [] for name in tensors}
     for cell in cells:

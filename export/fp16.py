@@ -18,6 +18,7 @@ from export.graph import (
     refuse_invalid,
     weighted_nodes,
 )
+from export.model_file import save_model
 
 LARGEST_HALF = 65504.0
 # Cells that are yet to come may reach further than those that were looked at.
@@ -51,7 +52,7 @@ def write_fp16(fp32: Path, target: Path, peaks: dict[str, float]) -> tuple[str, 
     )
     _drop_round_trips(converted)
     put_in_order(converted)
-    onnx.save(converted, target)
+    save_model(converted, target)
     refuse_invalid(target)
     return tuple(name for name in names if name in overflowing or (name in weighted and name not in inner))
 

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
+from export.model_file import save_model
 from export.onnx_session import folded_by_onnxruntime
 from runtime.errors import ConversionError, one_line
 from runtime.schema import HEAT_NAME, OUTPUT_NAME
@@ -33,7 +34,7 @@ def fold_and_save(model: Any, folder: Path, target: Path) -> None:
     """
     _fix_reshapes(model)
     _average_channels_first(model)
-    onnx.save(model, folder / "raw.onnx")
+    save_model(model, folder / "raw.onnx")
     folded_by_onnxruntime(folder / "raw.onnx", folder / "folded.onnx")
     _put_file_in_order(folder / "folded.onnx", target)
     refuse_invalid(target)
@@ -46,7 +47,7 @@ def _put_file_in_order(folded: Path, target: Path) -> None:
     unfolded = [node.name for node in model.graph.node if node.op_type == "BatchNormalization"]
     if unfolded:
         raise ConversionError(f"expected folded batch norms in {target.name}, found {unfolded[0]}")
-    onnx.save(model, target)
+    save_model(model, target)
 
 
 def refuse_invalid(file: Path) -> None:
@@ -64,6 +65,7 @@ def put_in_order(model: Any) -> None:
     """
     graph = model.graph
     nodes = list(_from_inputs_to(model, [output.name for output in graph.output]))
+    _drop_unused_constants(graph, nodes)
     kept = {value.name for value in (*graph.input, *graph.output)}
     constants = {constant.name: constant for constant in graph.initializer}
     new_names: dict[str, str] = {name: name for name in kept}
@@ -75,11 +77,11 @@ def put_in_order(model: Any) -> None:
         node.name = name
         node.input[:] = [new_names.get(tensor, tensor) for tensor in node.input]
         node.output[:] = [new_names[tensor] for tensor in node.output]
-    used = [constants[tensor] for tensor in new_names if tensor in constants]
-    for constant in used:
+    place = {name: index for index, name in enumerate(new_names.values())}
+    for constant in graph.initializer:
         constant.name = new_names[constant.name]
+    graph.initializer.sort(key=lambda constant: place[constant.name])
     _replace(graph.node, nodes)
-    _replace(graph.initializer, used)
     _replace(graph.value_info, [])
     graph.doc_string = ""  # the name of a function that was numbered by a process
     _replace(model.opset_import, [opset for opset in model.opset_import if not opset.domain])
@@ -153,7 +155,15 @@ def nodes_after_weights(model: Any) -> set[str]:
     return after
 
 
+def _drop_unused_constants(graph: Any, nodes: Iterable[Any]) -> None:
+    used = {tensor for node in nodes for tensor in node.input}
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in used:
+            del graph.initializer[index]
+
+
 def _replace(field: Any, items: Iterable[Any]) -> None:
+    """Let a field hold these items alone. They are copied, and the former ones freed with the whole graph alone."""
     items = list(items)
     del field[:]
     field.extend(items)

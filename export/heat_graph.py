@@ -9,7 +9,9 @@ import numpy as np
 import onnx
 
 from export.graph import open_for_reading, put_in_order
+from export.model_file import save_model
 from export.onnx_session import open_session
+from export.scoring import BATCH_SIZE
 from runtime.backends.base import Backend
 from runtime.errors import ConversionError
 from runtime.schema import HEAT_NAME, INPUT_NAME
@@ -49,7 +51,7 @@ def center_heat(file: Path, cells: NDArray[np.uint8]) -> None:
         onnx.helper.make_node("Sub", [f"{HEAT_NAME}/whole", f"{HEAT_NAME}/mean"], [HEAT_NAME], f"{HEAT_NAME}/centered")
     )
     put_in_order(model)
-    onnx.save(model, file)
+    save_model(model, file)
 
 
 def _mean_heat(file: Path, cells: NDArray[np.uint8]) -> NDArray[np.float32] | None:
@@ -77,7 +79,8 @@ def wrong_heat(reference: Explains, variants: dict[str, Backend], cells: NDArray
         return {}
     wrong: dict[str, float] = {}
     for precision, backend in variants.items():
-        _, found = backend.infer_with_heat(cells)
+        batches = (cells[start : start + BATCH_SIZE] for start in range(0, len(cells), BATCH_SIZE))
+        found = np.concatenate([backend.infer_with_heat(batch)[1] for batch in batches])
         pairs = zip(found - found.mean(axis=0), expected - expected.mean(axis=0), strict=True)
         correlation = float(np.mean([correlated(*pair) for pair in pairs]))
         if not correlation >= SMALLEST_CORRELATION[precision]:
@@ -97,7 +100,7 @@ def remove_heat(file: Path) -> None:
     [heat] = [output for output in model.graph.output if output.name == HEAT_NAME]
     model.graph.output.remove(heat)
     put_in_order(model)
-    onnx.save(model, file)
+    save_model(model, file)
 
 
 def correlated(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:

@@ -24,6 +24,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from tqdm import tqdm
 
 from export.graph import open_for_reading, producers, put_in_order, refuse_invalid, weighted_nodes
+from export.model_file import model_bytes, save_model
 from export.onnx_session import open_session, options_of_a_short_life
 from runtime.errors import ConversionError
 from runtime.schema import INPUT_NAME, OUTPUT_NAME
@@ -69,7 +70,7 @@ def write_int8(
         )
     model = rounding.rounded(set(rounding.layers) - set(kept))
     put_in_order(model)
-    onnx.save(model, target)
+    save_model(model, target)
     refuse_invalid(target)
     return tuple(kept)
 
@@ -176,6 +177,6 @@ def _quiet_log() -> Iterator[None]:
 
 
 def _answers(model: Any, cells: NDArray[np.uint8], options: Any = None) -> NDArray[np.float64]:
-    session = open_session(model.SerializeToString(), options)
+    session = open_session(model_bytes(model), options)
     answers = [session.run([OUTPUT_NAME], {INPUT_NAME: cell[None]})[0][0] for cell in cells]  # one needs least memory
     return np.array(answers, np.float64)

@@ -21,6 +21,7 @@ def folded_by_onnxruntime(raw: Path, target: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(target)
+    options.add_session_config_entry("session.disable_prepacking", "1")  # nothing is computed with it
     options.log_severity_level = 3
     try:
         open_session(raw, options)

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import onnx
 import pytest
 
 from benchmarks import conversion
@@ -12,17 +13,18 @@ from benchmarks.peak_memory import Finished
 from runtime.bundle import Bundle
 from runtime.command_line import DONE
 from runtime.errors import MeasurementError
-from runtime.schema import PRECISIONS
+from runtime.schema import INPUT_NAME, PRECISIONS
 
 
 @pytest.fixture
 def exports(full_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
-    """The command lines of the exports that were asked for; each copies a bundle instead, in 90 and 180 seconds."""
+    """The command lines of the exports that were asked for; each copies a bundle instead, in 90, 180 and 270 s."""
     commands: list[Sequence[str]] = []
 
     def copy(command: Sequence[str]) -> Finished:
         commands.append(command)
-        shutil.copytree(full_bundle, command[command.index("--out") + 1])
+        if "--out" in command:
+            shutil.copytree(full_bundle, command[command.index("--out") + 1])
         return Finished(seconds=90.0 * len(commands), peak_mb=100.0 * len(commands))
 
     monkeypatch.setattr(conversion, "run_measured", copy)
@@ -36,14 +38,25 @@ def test_exports_are_told_with_their_minutes_and_files_are_timed_beside_keras(
     assert conversion.main([*arguments, "--data", "cells", "--out", str(tmp_path)]) == DONE
     content = json.loads((tmp_path / "conversion.json").read_text())
     assert content["exports"] == [
-        {"export": "fp32", "gate_cells": 12, "minutes": 1.5, "peak_mb": 100},
-        {"export": "fp32 fp16 int8 int8_cpu", "gate_cells": 12, "minutes": 3, "peak_mb": 200},
+        {"export": "fp32", "gate_cells": 12, "seconds": 90, "peak_mb": 100},
+        {"export": "fp32, the graph alone", "gate_cells": 0, "seconds": 180, "peak_mb": 200},
+        {"export": "fp32 fp16 int8 int8_cpu", "gate_cells": 12, "seconds": 270, "peak_mb": 300},
     ], "what was compared, of a validation part of 12"
-    assert [command[command.index("--cells") + 1] for command in exports] == ["64", "9"], "whatever the batch size"
-    assert all(command[-2:] == ["--data", "cells"] for command in exports)
+    first, _, last = exports
+    assert [command[command.index("--cells") + 1] for command in (first, last)] == ["64", "9"], (
+        "whatever the batch size"
+    )
+    assert all(command[-2:] == ["--data", "cells"] for command in (first, last))
     names = [row["candidate"] for row in content["speeds"] if not row["candidate"].startswith("openvino")]
     assert names == [*(f"onnxruntime {precision}" for precision in PRECISIONS), "keras predict"]
     assert content["speeds"][0]["ratio"] == 1
+
+
+def test_the_graph_alone_is_converted_in_a_process_of_its_own(finished_run: Path, tmp_path: Path) -> None:
+    row = conversion.graph_row(finished_run, tmp_path / "model.onnx")
+    assert onnx.load(tmp_path / "model.onnx").graph.input[0].name == INPUT_NAME
+    assert row["seconds"] > 0
+    assert row["peak_mb"] > 100, "TensorFlow's"
 
 
 def test_sizes_are_shares_of_fp32(full_bundle: Path) -> None:
