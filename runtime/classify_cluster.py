@@ -26,6 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
             tell(f"interrupted: {archive.summary}, kept in {options.out}: the same command goes on")
             return INTERRUPTED
     tell(str(archive.summary))
+    if warning := archive.shift.warning:
+        tell(warning)
     if terms.left_out:
         filtered = ", or not of the names in --include" if terms.include else ""
         files = nouns(terms.left_out, "file")

@@ -7,6 +7,7 @@ over many cells does. What a microscope and a patient change alike, such as the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from runtime.schema import Prediction, TypicalSubjects
 
@@ -22,14 +23,12 @@ MEASURES = {
 }
 
 
-class ShiftCheck:
-    """The means over the cells of one run; memory does not grow with their number."""
+@dataclass
+class Appearances:
+    """How cells look, taken together; memory does not grow with their number."""
 
-    def __init__(self, typical: TypicalSubjects | None) -> None:
-        """Without `typical` there is nothing to compare with, and never a warning."""
-        self.cells = 0
-        self._typical = typical
-        self._sums = dict.fromkeys(MEASURES, 0.0)
+    cells: int = 0  # that have a picture which is not black
+    sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(MEASURES, 0.0))  # over them, of each measure
 
     def add(self, prediction: Prediction) -> None:
         """Take a cell in; a row without a picture, or with a black one, tells nothing."""
@@ -38,22 +37,42 @@ class ShiftCheck:
             return
         self.cells += 1
         for name in MEASURES:
-            self._sums[name] += getattr(appearance, name)
+            self.sums[name] += getattr(appearance, name)
+
+    def merge(self, other: Appearances) -> None:
+        """Take in what another one has."""
+        self.cells += other.cells
+        for name in MEASURES:
+            self.sums[name] += other.sums[name]
+
+
+class ShiftCheck:
+    """Compares the means over the cells of one run with those of the subjects that the model was fitted on."""
+
+    def __init__(self, typical: TypicalSubjects | None) -> None:
+        """Without `typical` there is nothing to compare with, and never a warning."""
+        self.found = Appearances()
+        self._typical = typical
+
+    def add(self, prediction: Prediction) -> None:
+        """Take a cell in."""
+        self.found.add(prediction)
 
     @property
     def warning(self) -> str:
         """What sets the cells apart as a whole, one line; empty where nothing does, or for fewer than FEWEST_CELLS."""
-        if self._typical is None or self.cells < FEWEST_CELLS:
+        cells, sums = self.found.cells, self.found.sums
+        if self._typical is None or cells < FEWEST_CELLS:
             return ""
         unusual = []
         for name, (title, form) in MEASURES.items():
-            mean, expected = self._sums[name] / self.cells, getattr(self._typical, name)
+            mean, expected = sums[name] / cells, getattr(self._typical, name)
             if not expected.low <= mean <= expected.high:
                 unusual.append(f"mean {title} {mean:{form}}, expected {expected.low:{form}} to {expected.high:{form}}")
         if not unusual:
             return ""
         return (
-            f"WARNING: taken together, {self.cells} cells look unlike those of the {self._typical.subjects} subjects "
+            f"WARNING: taken together, {cells} cells look unlike those of the {self._typical.subjects} subjects "
             f"that the model was fitted on: {'; '.join(unusual)}. Many labels may be wrong: check stain, lamp, white "
             "balance and magnification, and try the model on labelled cells of this microscope"
         )
@@ -71,7 +90,7 @@ class ShiftAlarm:
     def add(self, prediction: Prediction) -> None:
         """Take a cell in."""
         self._check.add(prediction)
-        if self._check.cells < WINDOW:
+        if self._check.found.cells < WINDOW:
             return
         warning = self._check.warning
         if warning and not self._is_on:

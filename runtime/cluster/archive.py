@@ -36,6 +36,7 @@ from runtime.cluster.storage import is_url
 from runtime.errors import ClusterError, UsageError
 from runtime.outcomes import nouns
 from runtime.schema import ImageSpec
+from runtime.shift import ShiftCheck
 from runtime.summary import Summary
 
 MOST_NAMED = 5  # blocks in an error
@@ -52,6 +53,7 @@ class Archive:
         self._options = options
         self._tell = tell
         self._bundle = Bundle.open(options.bundle)
+        self.shift = ShiftCheck(self._bundle.manifest.typical.subjects)
         self._wanted = self._wanted_terms()
         self._begun = read_terms(self.output)
         if self._begun:
@@ -171,6 +173,7 @@ class Archive:
 
     def _add(self, counts: Counts) -> None:
         self.summary.merge(counts.outcomes)
+        self.shift.found.merge(counts.appearances)
         self._unopened += counts.unopened
 
 

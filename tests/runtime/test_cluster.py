@@ -38,14 +38,15 @@ from runtime.cluster.flow import outcomes
 from runtime.cluster.job import done_blocks, held_output
 from runtime.cluster.listing import read_block, write_listing
 from runtime.cluster.pool import READING_CPUS, WORKER_CPUS, Capacity, pool_of
-from runtime.cluster.result_block import table_of
-from runtime.cluster.stages import ReadingStage, WritingStage
+from runtime.cluster.stages import ReadingStage, WritingStage, rows_of_block
 from runtime.cluster.storage import Losses, StoredFile, fetched, stored_files
+from runtime.command_line import DONE
 from runtime.demo import demo_cells
 from runtime.errors import ClusterError, OutputError, UnreadableCellError, UsageError
 from runtime.inputs import find_inputs
 from runtime.schema import Prediction
 from tests.runtime.audits import AUDIT
+from tests.runtime.tinted import tinted
 from tests.tiny_bundle import write_tiny_bundle
 
 SAME = ("path", "label", "status", "reason", "sha256", "threshold", "bundle", "precision", "backend", "version")
@@ -214,13 +215,33 @@ def test_an_error_on_the_side_of_ray_is_told_and_no_file_blamed(
 def test_a_block_that_cannot_be_written_ends_the_job_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     prediction = Prediction("a.png", "", None, "error", "the file is empty", 0.1, AUDIT)
-    rows = table_of([prediction]).append_column(BLOCK, pa.array([7]))
+    rows = rows_of_block(7, [prediction])
     outcome = WritingStage(tmp_path / "file")(rows)
     with pytest.raises(ClusterError, match=r"cannot write .*the blocks so far are kept: then the same command goes on"):
         [*outcomes(outcome.to_pylist())]
     [(block, counts)] = outcomes(WritingStage(tmp_path)(rows).to_pylist())
     assert (block, counts.outcomes.rows, counts.unopened) == (7, 1, 0)
     assert [path.name for path in tmp_path.glob("block*")] == ["block-0000007.parquet"]
+
+
+def test_cells_that_look_unusual_as_a_whole_are_told_as_by_classify_also_of_blocks_from_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "bluish", tmp_path / "out"
+    folder.mkdir()
+    for number, cell in enumerate(demo_cells() * 3):
+        tinted(cell, folder / f"{number}.png", (0.7, 0.9, 1.3))
+
+    def warned(run: Callable[[list[str]], int], *more: str) -> list[str]:
+        assert run([str(folder), *more]) == DONE
+        return [line for line in capsys.readouterr().err.splitlines() if line.startswith("WARNING")]
+
+    [expected] = warned(classify, "--out", str(tmp_path / "table.csv"))
+    in_blocks = (classify_cluster, "--out", str(out), "--block-size", "9")
+    assert warned(*in_blocks) == [expected]
+    (out / "block-0000001.parquet").unlink()
+    assert warned(*in_blocks) == [expected]  # fewer cells were left than are judged
+    assert warned(*in_blocks) == [expected]  # none was
 
 
 def test_a_block_that_is_damaged_is_named(tmp_path: Path) -> None:

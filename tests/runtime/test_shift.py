@@ -3,14 +3,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from runtime.classify import main
 from runtime.command_line import DONE
 from runtime.schema import Appearance, Prediction, Range, TypicalSubjects
 from runtime.shift import FEWEST_CELLS, WINDOW, ShiftAlarm, ShiftCheck
+from tests.runtime.tinted import tinted
 
 TYPICAL = TypicalSubjects(
     subjects=14,
@@ -86,13 +85,6 @@ def test_a_service_is_told_when_it_begins_and_when_it_is_over_and_not_with_each_
         for _ in range(windows * WINDOW):
             alarm.add(row(appearance))
     assert [line.split(":")[0] for line in said] == ["WARNING", f"the last {WINDOW} cells look as expected again"]
-
-
-def tinted(source: Path, path: Path, gains: tuple[float, float, float]) -> str:
-    with Image.open(source) as image:
-        pixels = np.asarray(image.convert("RGB"))
-    Image.fromarray(np.clip(pixels * np.array(gains), 0, 255).astype(np.uint8)).save(path)
-    return str(path)
 
 
 def test_classify_warns_of_a_run_on_the_screen_and_on_its_page(
