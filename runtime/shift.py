@@ -118,9 +118,13 @@ class ShiftCheck:
 class ShiftAlarm:
     """Judges cells as they come, WINDOW after WINDOW; says when they begin to look unusual and when that is over."""
 
-    def __init__(self, typical: TypicalSubjects | None, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, typical: TypicalSubjects | None, tell: Callable[[str], None], keep: Callable[[str], None]
+    ) -> None:
+        """Take whom to tell; `keep` is given the warning of each window, empty where there is none."""
         self._typical = typical
         self._tell = tell
+        self._keep = keep
         self._check = ShiftCheck(typical)
         self._is_on = False
 
@@ -130,6 +134,7 @@ class ShiftAlarm:
         if self._check.found.cells < WINDOW:
             return
         warning = self._check.warning
+        self._keep(warning)
         if warning and not self._is_on:
             self._tell(warning)
         if self._is_on and not warning:

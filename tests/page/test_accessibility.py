@@ -65,7 +65,7 @@ def test_no_rule_of_accessibility_is_broken_and_nothing_scrolls_sideways(
     size: tuple[int, int],
     dark: bool,
 ) -> None:
-    watched.add("seen.bmp", "review.bmp", p_all=0.4, status="review")
+    watched.add("seen.bmp", "review.bmp", p_all=0.4, status="review", warning="WARNING: taken together")
     curve = [{"threshold": 0.5, "sensitivity": 0.9, "specificity": 0.8}]
     mean = {"measure": "brightness", "low": 0, "high": 1, "is_share": False, "text": "mean brightness {mean}"}
     shift = {"fewest_cells": 1, "means": [mean], "text": "WARNING: {cells} cells: {unusual}"}

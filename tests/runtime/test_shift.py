@@ -78,13 +78,15 @@ def test_a_bundle_whose_subjects_are_not_known_never_warns() -> None:
     assert check.warning == ""
 
 
-def test_a_service_is_told_when_it_begins_and_when_it_is_over_and_not_with_each_window() -> None:
+def test_a_service_is_told_when_it_begins_and_when_it_is_over_and_keeps_what_each_window_says() -> None:
     said: list[str] = []
-    alarm = ShiftAlarm(TYPICAL, said.append)
+    kept: list[str] = []
+    alarm = ShiftAlarm(TYPICAL, said.append, kept.append)
     for appearance, windows in ((USUAL, 2), (like_usual(brightness=72), 3), (USUAL, 2)):
         for _ in range(windows * WINDOW):
             alarm.add(row(appearance))
     assert [line.split(":")[0] for line in said] == ["WARNING", f"the last {WINDOW} cells look as expected again"]
+    assert [bool(warning) for warning in kept] == [False] * 2 + [True] * 3 + [False] * 2
 
 
 def test_classify_warns_of_a_run_on_the_screen_and_on_its_page(
