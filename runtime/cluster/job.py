@@ -9,9 +9,10 @@ OUTPUT/_job.lock                 held while a job runs; the system lets it go wi
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -64,7 +65,7 @@ class Wanted:
 def held_output(output: Path) -> Iterator[None]:
     """Make the folder and hold it for this process; raise OutputError where it is another job's or something else."""
     refuse_foreign_folder(output, LOCK, OURS)
-    lock = output / LOCK
+    lock, is_new = output / LOCK, not output.exists()
     with output_errors(output):
         output.mkdir(parents=True, exist_ok=True)
         stream = lock.open("w", encoding="utf-8")
@@ -74,7 +75,20 @@ def held_output(output: Path) -> Iterator[None]:
             raise OutputError(
                 f"expected {output} for this job alone, found that another one writes to it; wait for it, or stop it"
             )
-        yield
+        try:
+            yield
+        finally:
+            if not (output / TERMS).exists():
+                _clear_unbegun(output, is_new=is_new)
+
+
+def _clear_unbegun(output: Path, *, is_new: bool) -> None:
+    """Leave nothing of a job that was refused before it had terms."""
+    shutil.rmtree(output / LISTING, ignore_errors=True)
+    with suppress(OSError):
+        (output / LOCK).unlink()
+        if is_new:
+            output.rmdir()
 
 
 def read_terms(output: Path) -> Terms | None:
@@ -100,8 +114,8 @@ def refuse_other_terms(output: Path, begun: Terms, wanted: Wanted) -> None:
         asked, found = getattr(wanted, field.name), getattr(begun, field.name)
         if asked is not None and asked != found:
             raise UsageError(
-                f"expected to go on with the job in {output} as it was begun, but its {field.name.replace('_', ' ')} "
-                f"is {_text(found)}, received {_text(asked)}; give the same options as then, or another --out"
+                f"expected the {field.name.replace('_', ' ')} of the job that was begun in {output}, {_text(found)}, "
+                f"received {_text(asked)}; give the same options as then, or another --out"
             )
 
 

@@ -123,10 +123,30 @@ def test_rows_are_those_of_classify_and_the_same_command_does_nothing_twice(
     assert "all is classified already" in capsys.readouterr().err
 
     other = write_tiny_bundle(tmp_path / "other", seed=1)
-    with pytest.raises(UsageError, match="as it was begun, but its bundle is"):
+    with pytest.raises(UsageError, match="expected the bundle of the job that was begun in"):
         classify_cluster(command(archive, out, other))
-    with pytest.raises(UsageError, match=r"but its threshold is 0\.5, received 0\.9"):
+    with pytest.raises(UsageError, match=r"expected the threshold of the job .*, 0\.5, received 0\.9"):
         classify_cluster(command(archive, out, tiny_bundle, "--threshold", "0.9"))
+    with pytest.raises(UsageError, match=r"expected the inputs of the job .*archive, received .*other; give the same"):
+        classify_cluster(command(other, out, tiny_bundle))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [(False, "an image or a folder of images at .*none, found nothing"), (True, "images in .*none, found none")],
+)
+def test_inputs_that_give_nothing_are_refused_before_ray_is_started_and_leave_nothing(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: bool, said: str
+) -> None:
+    monkeypatch.delattr("runtime.cluster.archive.connected")
+    if make:
+        (tmp_path / "none").mkdir()
+    for name in ("new", "there"):
+        (tmp_path / "there").mkdir(exist_ok=True)
+        with pytest.raises(UsageError, match=said):
+            classify_cluster(command(tmp_path / "none", tmp_path / name, tiny_bundle))
+    assert not (tmp_path / "new").exists()
+    assert not [*(tmp_path / "there").iterdir()]
 
 
 def listened_at_by(process: int) -> set[str]:
