@@ -570,13 +570,22 @@ def test_rows_of_another_threshold_are_not_mixed_in(six_cells: Path, monkeypatch
     assert list(six_cells.glob("r.csv*")) == [partial], "what was left is still there"
 
 
-def test_a_file_that_is_named_twice_gets_two_rows_after_a_resume_too(
-    cell_file: CellFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_file_that_is_given_more_than_once_is_taken_once_in_its_first_place_and_that_is_said(
+    cell_file: CellFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cell = str(cell_file("cells/a.bmp"))
-    cut_off_run(tmp_path, 1, monkeypatch)
-    assert main([cell, cell, "--out", str(tmp_path / "r.csv"), "--resume"]) == DONE
-    assert [row["path"] for row in rows_of(tmp_path / "r.csv")] == [cell, cell]
+    for name in ("cells/b.bmp", "cells/sub/a.bmp", "cells/sub/.hidden.bmp"):
+        cell_file(name)
+    (tmp_path / "link").symlink_to("cells", target_is_directory=True)
+    (tmp_path / "list.txt").write_text("cells/sub/a.bmp\ngone.bmp\ngone.bmp\n")
+    monkeypatch.chdir(tmp_path)
+    names = ["cells/sub", "cells", "link", "cells/./b.bmp", "--list", "list.txt", "--out", "r.csv"]
+    assert main(names) == PARTLY_DONE
+    assert [row["path"] for row in rows_of(tmp_path / "r.csv")] == ["cells/sub/a.bmp", "cells/b.bmp", "gone.bmp"]
+    told = capsys.readouterr().err
+    assert "left out 6 paths to files that were given already" in told
+    assert "left out 1 file of the folders" in told
+    assert "no images" not in told
+    assert find_inputs(["cells/sub", "cells/sub/.hidden.bmp"]).left_out == 0, "one that is named itself is wanted"
 
 
 def test_nothing_to_resume_is_said_and_a_finished_run_is_not_done_again(

@@ -149,6 +149,12 @@ def test_inputs_that_give_nothing_are_refused_before_ray_is_started_and_leave_no
     assert not [*(tmp_path / "there").iterdir()]
 
 
+def test_inputs_that_hold_each_other_are_refused_for_their_files_would_have_two_rows(tmp_path: Path) -> None:
+    for names in (["a/b", "a-b", "a"], ["a", "./a"], ["s3://bucket/a/b", "s3://bucket/a"]):
+        with pytest.raises(UsageError, match=r"expected inputs that hold different files, received .* in "):
+            classify_cluster([*names, "--out", str(tmp_path / "out")])
+
+
 def listened_at_by(process: int) -> set[str]:
     """Return the addresses of this machine at which a process and those that it started can be reached."""
     found = set()
