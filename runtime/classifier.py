@@ -158,8 +158,9 @@ def self_test(bundle: Bundle, golden: Golden, backend: Backend, precision: str) 
     ends = [0, -1]  # a drawn ALL cell and a healthy one: every weight takes part, and a large network starts soon
     difference = float(np.abs(backend.infer(golden.cells[ends]) - golden.p_all[precision][ends]).max())
     if not difference <= SELF_TEST_TOLERANCES[precision]:
+        elsewhere = "" if backend.name == "cpu" else "try --backend cpu, or "
         raise BackendError(
             f"self-test failed: on the golden cells of {bundle.folder} p_all differs by {difference:.2g} from what "
             f"{precision} gave when it was exported (at most {SELF_TEST_TOLERANCES[precision]:g} is accepted) on "
-            f"{backend.description}; nothing was classified; try --backend cpu, or export the bundle again"
+            f"{backend.description}; nothing was classified; {elsewhere}export the bundle again"
         )

@@ -264,7 +264,7 @@ async def cells_of(uploads: Sequence[Upload], desk: Desk) -> list[Cell]:
     if len(cells) > limits.request_files:
         raise RequestError(413, f"expected at most {limits.request_files} files, found more; send fewer at a time")
     if not cells:
-        raise RequestError(400, f"expected one image or more in the field {FIELD!r}, found empty archives; add one")
+        raise RequestError(400, f"expected one image or more in the field {FIELD!r}, found none in archives; add one")
     return cells
 
 

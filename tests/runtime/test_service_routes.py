@@ -205,7 +205,9 @@ def test_an_archive_that_cannot_be_read_is_refused(client: Client) -> None:
     whole = zipped({"a.png": noise_cell(1)})
     for content in (whole[:-30], b"PK\x03\x04" + b"\0" * 50):
         assert "zip archive" in detail(client.post("/classify", files=form([("z.zip", content)])), 400)
-    assert "empty archives" in detail(client.post("/classify", files=form([("z.zip", zipped({}))])), 400)
+    for members in ({}, {"labels.csv": b"x"}):
+        answer = client.post("/classify", files=form([("z.zip", zipped(members))]))
+        assert "expected one image or more in the field 'files', found none in archives" in detail(answer, 400)
 
 
 def test_a_bomb_unpacks_no_more_than_its_limits(bundle: Path) -> None:
