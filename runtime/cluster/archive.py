@@ -173,7 +173,8 @@ class Archive:
             "ends the process which reads it"
         )
         return ClusterError(
-            f"expected all {terms.blocks} blocks, found {len(failed)} failed (blocks {named}; the first holds "
+            f"expected all {terms.blocks} {nouns(terms.blocks, 'block')}, found {len(failed)} failed "
+            f"({nouns(len(failed), 'block')} {named}; the first holds "
             f"{files[0].path} to {files[-1].path}): {failures}; all others are kept, the same command tries these again"
             f"{advice if failures.of_worker else ''}"
         )

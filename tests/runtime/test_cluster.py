@@ -221,7 +221,7 @@ def test_a_block_that_kills_each_worker_is_given_up_and_named_and_all_others_are
         patch.setattr("runtime.cluster.archive.WritingStage", OnceFatalWriting)
         with pytest.raises(
             ClusterError,
-            match=r"found 1 failed \(blocks 1; .*04.png to .*07.png\): WorkerCrashedError: .*look for a file among",
+            match=r"found 1 failed \(block 1; .*04.png to .*07.png\): WorkerCrashedError: .*look for a file among",
         ):
             classify_cluster(arguments)
     assert [Path(row["path"]).name for row in rows_of(out)] == [f"0{number}.png" for number in (0, 1, 2, 3, 8, 9)]
