@@ -9,12 +9,14 @@ OUTPUT/_job.lock                 held while a job runs; the system lets it go wi
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TextIO
 
 from runtime.cluster.result_block import Counts, block_path, read_counts
 from runtime.errors import OutputError, UsageError
@@ -71,7 +73,8 @@ def held_output(output: Path) -> Iterator[None]:
         stream = lock.open("w", encoding="utf-8")
     with stream:
         # Where the file system keeps no locks nothing is known to be held.
-        if not hold(stream) and is_held(lock):
+        is_anothers = not hold(stream) and is_held(lock)
+        if is_anothers or not _is_at(lock, stream):
             raise OutputError(
                 f"expected {output} for this job alone, found that another one writes to it; wait for it, or stop it"
             )
@@ -80,6 +83,14 @@ def held_output(output: Path) -> Iterator[None]:
         finally:
             if not (output / TERMS).exists():
                 _clear_unbegun(output, is_new=is_new)
+
+
+def _is_at(path: Path, stream: TextIO) -> bool:
+    """Say whether an open file still is the one under its name: a job that was refused removes its own."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(stream.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _clear_unbegun(output: Path, *, is_new: bool) -> None:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 
@@ -43,6 +43,7 @@ from runtime.cluster.storage import Losses, StoredFile, fetched, stored_files
 from runtime.command_line import DONE
 from runtime.demo import demo_cells
 from runtime.errors import ClusterError, OutputError, UnreadableCellError, UsageError
+from runtime.held import hold
 from runtime.inputs import find_inputs
 from runtime.schema import Prediction
 from tests.runtime.audits import AUDIT
@@ -147,6 +148,18 @@ def test_inputs_that_give_nothing_are_refused_before_ray_is_started_and_leave_no
             classify_cluster(command(tmp_path / "none", tmp_path / name, tiny_bundle))
     assert not (tmp_path / "new").exists()
     assert not [*(tmp_path / "there").iterdir()]
+
+
+def test_a_lock_that_a_refused_job_removes_meanwhile_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held_after_the_other(stream: TextIO) -> bool:
+        Path(stream.name).unlink()
+        return hold(stream)
+
+    monkeypatch.setattr("runtime.cluster.job.hold", held_after_the_other)
+    with pytest.raises(OutputError, match="for this job alone"), held_output(tmp_path / "out"):
+        pass
 
 
 def test_inputs_that_hold_each_other_are_refused_for_their_files_would_have_two_rows(tmp_path: Path) -> None:
