@@ -127,9 +127,10 @@ def _proof(variant: Variant) -> str:
     proof, change = variant.proof, changes(variant.proof)
     verdict = "passed" if proof.passed else f"{_no(proof)}: {'; '.join(proof.failures)}"
     kept = f"{len(variant.kept_in_fp32)} layers stay in float32; " if variant.kept_in_fp32 else ""
+    flipped = f"{proof.flipped} {'cell gets' if proof.flipped == 1 else 'cells get'}"
     return (
         f"{kept}beside the Keras model on {proof.cells} cells ({_one_line(proof.data)}): p_all differs by at most "
-        f"{proof.max_difference:.1e}, {proof.flipped} cells get another label, sensitivity "
+        f"{proof.max_difference:.1e}, {flipped} another label, sensitivity "
         f"{100 * change.sensitivity:+.2f} and specificity {100 * change.specificity:+.2f} points, AUC "
         f"{change.auc:+.5f}; {verdict}{_changed_limits(variant)}"
     )

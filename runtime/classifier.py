@@ -145,9 +145,20 @@ class Classifier(Closing):
 
 
 def review_band(decision: Decision, threshold: float) -> tuple[float, float]:
-    """Return from where to where p_all is near `threshold`: the bundle's band, moved along with the threshold."""
-    shift = threshold - decision.threshold
-    return max(decision.review_low + shift, 0.0), min(decision.review_high + shift, 1.0)
+    """Return from where to where p_all is near `threshold`: the bundle's band, moved along with it in log-odds.
+
+    In these it was chosen, as wide to both sides; so it stays within 0..1.
+    """
+    low, high = decision.review_low, decision.review_high
+    if threshold == decision.threshold:
+        return low, high
+    return _moved(low, decision.threshold, threshold), _moved(high, decision.threshold, threshold)
+
+
+def _moved(p_all: float, start: float, end: float) -> float:
+    """Return p_all with its log-odds moved as far as those of `end` lie from those of `start`."""
+    leukemic, healthy = p_all * (1 - start) * end, (1 - p_all) * start * (1 - end)
+    return leukemic / (leukemic + healthy) if leukemic + healthy else end
 
 
 def self_test(bundle: Bundle, golden: Golden, backend: Backend, precision: str) -> None:
@@ -158,8 +169,9 @@ def self_test(bundle: Bundle, golden: Golden, backend: Backend, precision: str) 
     ends = [0, -1]  # a drawn ALL cell and a healthy one: every weight takes part, and a large network starts soon
     difference = float(np.abs(backend.infer(golden.cells[ends]) - golden.p_all[precision][ends]).max())
     if not difference <= SELF_TEST_TOLERANCES[precision]:
+        elsewhere = "" if backend.name == "cpu" else "try --backend cpu, or "
         raise BackendError(
             f"self-test failed: on the golden cells of {bundle.folder} p_all differs by {difference:.2g} from what "
             f"{precision} gave when it was exported (at most {SELF_TEST_TOLERANCES[precision]:g} is accepted) on "
-            f"{backend.description}; nothing was classified; try --backend cpu, or export the bundle again"
+            f"{backend.description}; nothing was classified; {elsewhere}export the bundle again"
         )

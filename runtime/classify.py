@@ -10,7 +10,6 @@ if __name__ == "__main__":
 import argparse
 import hashlib
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,7 @@ from runtime.errors import OutputError, UsageError
 from runtime.explanations import Explanations
 from runtime.files import refuse_unwritable
 from runtime.groups import DEFAULT_MIN_CELLS, GroupCounts, groups_path
-from runtime.inputs import Inputs
+from runtime.inputs import Inputs, left_out_text
 from runtime.outcomes import nouns
 from runtime.results import LiveResults, ResultsFile, columns
 from runtime.schema import Prediction
@@ -66,9 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
             with sink:
                 done = taken_over(unfinished, sink, collectors)
                 summary.resumed = summary.rows
-                paths = without_done(inputs.paths, done)
-                if done.total():
-                    tell(f"rows kept of files that this command line does not name: {done.total()}")
+                paths = [path for path in inputs.paths if path not in done]
+                if others := len(done.difference(inputs.paths)):
+                    tell(f"rows kept of files that this command line does not name: {others}")
                 write_rows(classifier.classify(paths), sink, collectors, total=len(paths))
         except (KeyboardInterrupt, SystemExit) as stop:  # Ctrl-C, SIGTERM
             kept = f", kept in {sink.partial_path}: go on with --resume" if isinstance(sink, ResultsFile) else ""
@@ -135,27 +134,16 @@ def unfinished_results(options: argparse.Namespace, classifier: Classifier) -> U
 
 def taken_over(
     unfinished: UnfinishedResults | None, sink: ResultsFile | LiveResults, collectors: Sequence[Collector]
-) -> Counter[str]:
-    """Keep the rows of the run that was cut off; return how often each path stands in them."""
-    done: Counter[str] = Counter()
+) -> set[str]:
+    """Keep the rows of the run that was cut off; return the paths in them."""
+    done: set[str] = set()
     if unfinished and isinstance(sink, ResultsFile):
         for prediction in sink.take_over(unfinished):
-            done[prediction.path] += 1
+            done.add(prediction.path)
             for collector in collectors:
                 collector.add(prediction)
-        tell(f"kept {done.total()} {nouns(done.total(), 'row')} of the run that was cut off")
+        tell(f"kept {len(done)} {nouns(len(done), 'row')} of the run that was cut off")
     return done
-
-
-def without_done(paths: Sequence[str], done: Counter[str]) -> list[str]:
-    """Return the paths that are still to be classified; one that is named twice gets two rows."""
-    left: list[str] = []
-    for path in paths:
-        if done[path]:
-            done[path] -= 1
-        else:
-            left.append(path)
-    return left
 
 
 def write_rows(
@@ -180,9 +168,9 @@ def write_rows(
 def report(inputs: Inputs, options: argparse.Namespace) -> None:
     """Print the closing lines to standard error: what was left out, where the results are, what to run next."""
     if inputs.left_out:
-        filtered = ", or not of the names in --include" if options.include else ""
-        files = nouns(inputs.left_out, "file")
-        tell(f"left out {inputs.left_out} {files} of the folders: hidden, beside images (such as .csv){filtered}")
+        tell(left_out_text(inputs.left_out, options.include))
+    if inputs.repeated:
+        tell(f"left out {inputs.repeated} {nouns(inputs.repeated, 'path')} to files that were given already")
     if options.demo:
         tell("These cells were drawn: what a model that was fitted on photographs says of them means nothing.")
         tell("Next: python -m runtime.classify FOLDER --out results.csv")

@@ -26,7 +26,7 @@ def build_parser() -> ArgumentParser:
         "not be read, or the roll-up or the page could not be written.",
     )
     parser.add_argument("paths", nargs="*", metavar="PATH", help="image, folder with its sub-folders, or pattern")
-    parser.add_argument("--list", metavar="FILE", help="names one path in each line; - for standard input")
+    parser.add_argument("--list", metavar="FILE", help="each line is a path, with # too; - for standard input")
     parser.add_argument(
         "--include", action="append", default=[], metavar="PATTERN", help="of folders take these names, such as '*.bmp'"
     )

@@ -11,6 +11,7 @@ from runtime.cluster.archive import Archive
 from runtime.cluster.arguments import build_parser, check_places
 from runtime.cluster.job import held_output
 from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, run_command, tell
+from runtime.inputs import left_out_text
 from runtime.outcomes import nouns
 
 
@@ -26,10 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
             tell(f"interrupted: {archive.summary}, kept in {options.out}: the same command goes on")
             return INTERRUPTED
     tell(str(archive.summary))
+    if warning := archive.shift.warning:
+        tell(warning)
     if terms.left_out:
-        filtered = ", or not of the names in --include" if terms.include else ""
-        files = nouns(terms.left_out, "file")
-        tell(f"left out {terms.left_out} {files} of the folders: hidden, beside images (such as .csv){filtered}")
+        tell(left_out_text(terms.left_out, terms.include))
     if archive.unopened:
         tell(f"files that could not be opened: {archive.unopened}; the same command tries them again")
     tell(f"Results: {options.out}, {terms.blocks} Parquet {nouns(terms.blocks, 'file')}")

@@ -8,7 +8,7 @@ import glob
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from runtime.errors import UsageError
+from runtime.outcomes import nouns
 
 # Files that lie beside images without being meant as one. Everything else in a folder gets a row: a cell in a
 # format that is not known must show up as an error, not be passed over in silence.
@@ -47,15 +48,16 @@ Found = tuple[str, bool]  # a file, and whether it is wanted
 
 @dataclass(frozen=True)
 class Inputs:
-    """The paths to classify, in order, how many files of the folders were left out, and where there was nothing."""
+    """The paths to classify, in order and each file once, and what is to be said of the others."""
 
     paths: tuple[str, ...]
-    left_out: int  # hidden, companion or not of the wanted names
+    left_out: int  # files of the folders: hidden, companion or not of the wanted names
+    repeated: int = 0  # paths to files that were given already, as by a folder and then one of its sub-folders
     empty: tuple[str, ...] = ()  # what was named or listed and gave no path
 
 
 def find_inputs(names: Sequence[str], listed: Sequence[str] = (), include: Sequence[str] = ()) -> Inputs:
-    """List named files as they are given, and folders recursively in the order of their names.
+    """List named files as they are given, and folders recursively in the order of their names, each file once.
 
     Args:
         names: Files, folders, and patterns such as `cells/*.bmp` or `cells/**/*_1_*.png`.
@@ -64,25 +66,36 @@ def find_inputs(names: Sequence[str], listed: Sequence[str] = (), include: Seque
 
     Raises UsageError for a name that does not exist and where nothing is found at all.
     """
-    paths: list[str] = []
+    place_to_path: dict[str, str] = {}
+    left_out: set[str] = set()
     empty: list[str] = []
-    left_out = 0
+    given = 0
+    real_folder = cache(os.path.realpath)
     for name, founds in _each_name(names, listed, include):
-        before = len(paths)
+        before = given
         for path, wanted in founds:
+            place = _place(path, real_folder)
             if wanted:
-                paths.append(path)
+                given += 1
+                place_to_path.setdefault(place, path)
             else:
-                left_out += 1
-        if len(paths) == before:
+                left_out.add(place)
+        if given == before:
             empty.append(name)
-    if not paths:
+    if not given:
         raise UsageError(
             f"expected images in {', '.join((*names, *listed[:3])) or 'the list'}, found none"
             + (f" whose name matches {' or '.join(include)}" if include else "")
             + "; name a folder that holds image files"
         )
-    return Inputs(tuple(paths), left_out, tuple(empty))
+    paths = tuple(place_to_path.values())
+    return Inputs(paths, len(left_out - place_to_path.keys()), given - len(paths), tuple(empty))
+
+
+def left_out_text(files: int, include: Sequence[str]) -> str:
+    """Say how many files of the folders were left out, and why."""
+    filtered = ", or not of the names in --include" if include else ""
+    return f"left out {files} {nouns(files, 'file')} of the folders: hidden, beside images (such as .csv){filtered}"
 
 
 def each_file(names: Sequence[str], listed: Sequence[str] = (), include: Sequence[str] = ()) -> Iterator[Found]:
@@ -156,13 +169,18 @@ def _folders_last(name: str) -> tuple[bool, str]:
 def _each_once(founds: Iterable[Iterable[Found]]) -> Iterator[Found]:
     """Join findings: a pattern may match a folder, what it holds, and links to it."""
     real_folder = cache(os.path.realpath)
-    seen: set[tuple[str, str]] = set()
+    seen: set[str] = set()
     for path, wanted in chain.from_iterable(founds):
-        parent, name = os.path.split(path)
-        place = (real_folder(parent), name)
+        place = _place(path, real_folder)
         if place not in seen:
             seen.add(place)
             yield path, wanted
+
+
+def _place(path: str, real_folder: Callable[[str], str]) -> str:
+    """Return what two paths to one file have in common, however links lead to its folder."""
+    parent, name = os.path.split(path)
+    return os.path.join(real_folder(parent), name)  # noqa: PTH118
 
 
 def _matches(pattern: str) -> set[str]:

@@ -21,7 +21,7 @@ def add_token_argument(parser: argparse.ArgumentParser) -> None:
 def find_token(file: Path | None) -> str:
     """Return the token in a file, or without a file that of the environment, empty for none.
 
-    Raises UsageError where the file cannot be read or holds nothing.
+    Raises UsageError where the file cannot be read, or holds nothing or several lines.
     """
     if not file:
         return os.environ.get(TOKEN_VARIABLE, "")
@@ -32,4 +32,6 @@ def find_token(file: Path | None) -> str:
         raise UsageError(f"expected a token in the file {file}, found: {reason}") from error
     if not token:
         raise UsageError(f"expected a token in the file {file}, found nothing; write one into it")
+    if (lines := len(token.splitlines())) > 1:
+        raise UsageError(f"expected a token alone in the file {file}, found {lines} lines; leave one in it")
     return token

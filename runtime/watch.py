@@ -99,7 +99,7 @@ def watch(options: argparse.Namespace) -> int:
         ResultStore(options.db) as store,
     ):
         classifier.warm_up()
-        alarm = ShiftAlarm(classifier.manifest.typical.subjects, tell)
+        alarm = ShiftAlarm(classifier.manifest.typical.subjects, tell, store.keep_warning)
         service = WatchService(
             classifier,
             store,

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, quiet_tensorflow, run_command
+from runtime.outcomes import nouns
 from runtime.schema import SplitOptions
 from train.arguments import build_parser, fit_options, recipe_with, split_options
 
@@ -69,7 +70,7 @@ def _draw(given: argparse.Namespace) -> int:
     from train.drawn_cells import draw_cells
 
     draw_cells(given.out, given.images, seed=given.seed, suffix=f".{given.format}")
-    print(f"{given.images} drawn cells, no photographs, in {given.out}")
+    print(f"{given.images} drawn {nouns(given.images, 'cell')}, no photographs, in {given.out}")
     print(f"Next: python -m train fit --data {given.out} --model compact --out RUN")
     return DONE
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from runtime.errors import UsageError
 from runtime.files import folder_written_aside, output_errors
+from runtime.outcomes import nouns
 from train.comparison import CELLS_AS_INDEPENDENT, delong, mcnemar
 from train.evaluated_run import EvaluatedRun, PartScores, read_run
 from train.metrics import METRIC_NAMES, constant_note, is_called_all, metrics_table
@@ -77,7 +78,8 @@ def pair_line(first: tuple[str, PartScores], second: tuple[str, PartScores]) -> 
     p_of_areas = "not defined" if np.isnan(areas.p_value) else f"{areas.p_value:.2g}"
     return (
         f"{pair}: AUC differs by {areas.difference:+.4f} (DeLong p = {p_of_areas}); "
-        f"{decisions.only_first} cells only the first decides right, {decisions.only_second} only the second "
+        f"{decisions.only_first} {nouns(decisions.only_first, 'cell')} only the first decides right, "
+        f"{decisions.only_second} only the second "
         f"(McNemar p = {decisions.p_value:.2g}); {CELLS_AS_INDEPENDENT}"
     )
 

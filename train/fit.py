@@ -279,7 +279,8 @@ def _fit_epochs(run: _Fit) -> None:
     folder, recipe, epochs, tell = run.plan.folder, run.plan.recipe, run.plan.options.epochs, run.plan.tell
     if len(run.history) < epochs:
         folder.forget_metrics()  # they are of a checkpoint that the next epochs may replace
-        tell(f"training: a line after each epoch of {len(run.training)} batches")
+        batches = len(run.training)
+        tell(f"training: a line after each epoch of {batches} {'batch' if batches == 1 else 'batches'}")
     with closing(EpochLogs(folder.logs, len(run.history) + 1, tell)) as logs:
         for epoch in range(len(run.history), epochs):
             if has_stopped_getting_better(run.history, recipe.early_stopping):

@@ -12,6 +12,7 @@ import imagehash
 import numpy as np
 from PIL import Image
 
+from runtime.outcomes import nouns
 from train.dataset import in_parallel
 from train.prepared import PreparedImages
 from train.splits import PARTS, PlacedCell, cells_without_subject
@@ -48,12 +49,17 @@ class LeakReport:
     near_duplicates: tuple[NearDuplicate, ...]
 
     def __str__(self) -> str:
-        shared = [f"{len(subjects)} subjects in {parts}" for parts, subjects in self.shared_subjects.items()]
+        shared = [
+            f"{len(subjects)} {nouns(len(subjects), 'subject')} in {parts}"
+            for parts, subjects in self.shared_subjects.items()
+        ]
         if self.cells_without_subject:
-            shared.append(f"the subjects of {self.cells_without_subject} cells are not known")
+            cells = nouns(self.cells_without_subject, "cell")
+            shared.append(f"the subjects of {self.cells_without_subject} {cells} are not known")
+        files, pairs = nouns(self.shared_files, "file"), nouns(len(self.near_duplicates), "pair")
         return (
-            f"leaks: {'; '.join(shared) or 'no subject in two parts'}; {self.shared_files} identical files, kept once; "
-            f"{len(self.near_duplicates)} pairs of nearly the same picture across parts"
+            f"leaks: {'; '.join(shared) or 'no subject in two parts'}; {self.shared_files} identical {files}, kept "
+            f"once; {len(self.near_duplicates)} {pairs} of nearly the same picture across parts"
         )
 
 

@@ -19,6 +19,7 @@ from runtime.errors import UnreadableCellError
 from runtime.files import write_text_aside
 from runtime.html_page import TAIL, head, text
 from runtime.inputs import spread_over
+from runtime.outcomes import nouns
 from runtime.schema import CLASSES
 from train.metrics import METRIC_NAMES
 
@@ -203,7 +204,7 @@ def _unreadable(section: dict[str, Any]) -> str:
     if not section["unreadable"]:
         return ""
     lines = [f"{path}: {reason}" for path, reason in section["unreadable"].items()]
-    return folded(f"Not readable: {len(lines):,} files", bullets(lines))
+    return folded(f"Not readable: {len(lines):,} {nouns(len(lines), 'file')}", bullets(lines))
 
 
 def _latency(record: Record) -> str:

@@ -90,8 +90,7 @@ class OnnxRuntimeBackend(Backend):
             raise
         except Exception as error:  # ONNX Runtime raises its own types, without a common base class
             raise BackendError(
-                f"{self.description} failed on a batch of {len(cells)} cells: {one_line(error)}; "
-                "try a smaller --batch-size"
+                f"{self.description} failed on a batch of {len(cells)}: {one_line(error)}; try a smaller --batch-size"
             ) from error
 
     def close(self) -> None:

@@ -51,8 +51,7 @@ class OpenVinoBackend(Backend):
             answers = self._request.infer({INPUT_NAME: cells}, share_inputs=True)
         except RuntimeError as error:
             raise BackendError(
-                f"{self.description} failed on a batch of {len(cells)} cells: {one_line(error)}; "
-                "try a smaller --batch-size"
+                f"{self.description} failed on a batch of {len(cells)}: {one_line(error)}; try a smaller --batch-size"
             ) from error
         p_all: NDArray[np.float32] = answers[OUTPUT_NAME].copy()
         return p_all

@@ -11,20 +11,22 @@ from runtime.errors import BackendError
 from runtime.schema import ENGINE_PRECISIONS, Variant
 
 BACKENDS = ("auto", "tensorrt", "cuda", "openvino", "cpu")
+OF_A_CPU = ("fp32", "fp16", "int8_cpu", "int8")
+NEAREST = "the proved one nearest to the Keras model"
 # What a backend takes, and where a user names no precision the first of these that is proved. On a GPU fp16 is the
 # fastest; on a CPU it is no faster than fp32, and the int8 ones are faster but further from the Keras model, so that
 # they have to be asked for.
 PREFERENCES = {
     "tensorrt": ("fp16", "int8", "fp32"),
     "cuda": ("fp16", "fp32", "int8"),
-    "openvino": ("fp32", "fp16", "int8_cpu", "int8"),
-    "cpu": ("fp32", "fp16", "int8_cpu", "int8"),
+    "openvino": OF_A_CPU,
+    "cpu": OF_A_CPU,
 }
 WHAT_AUTO_TAKES = {
     "tensorrt": "the fastest that is proved and built",
     "cuda": "the fastest that is proved",
-    "openvino": "the proved one nearest to the Keras model",
-    "cpu": "the proved one nearest to the Keras model",
+    "openvino": NEAREST,
+    "cpu": NEAREST,
 }
 
 

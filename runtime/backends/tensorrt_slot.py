@@ -118,12 +118,12 @@ class Slot:
 
     def _set_batch(self, context: Any, count: int) -> None:
         shape = (count, *self._cell_shape)
-        checked(context.set_input_shape(INPUT_NAME, shape), f"take a batch of {count} cells", self._log)
+        checked(context.set_input_shape(INPUT_NAME, shape), f"take a batch of {count}", self._log)
 
     def _begin(self, context: Any, count: int) -> None:
         """Give the stream all work of a batch: what is waited for by `infer`, or captured."""
         self._input.begin_send(self._cuda, count, self._stream)
-        checked(context.execute_async_v3(self._stream), f"compute a batch of {count} cells", self._log)
+        checked(context.execute_async_v3(self._stream), f"compute a batch of {count}", self._log)
         self._output.begin_fetch(self._cuda, count, self._stream)
 
     def _drop(self) -> None:

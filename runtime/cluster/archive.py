@@ -28,7 +28,7 @@ from runtime.cluster.job import (
     refuse_other_terms,
     write_terms,
 )
-from runtime.cluster.listing import read_block, write_listing
+from runtime.cluster.listing import Listed, read_block, write_listing
 from runtime.cluster.pool import Pool, pool_of
 from runtime.cluster.result_block import Counts
 from runtime.cluster.stages import ReadingStage, WritingStage
@@ -36,6 +36,7 @@ from runtime.cluster.storage import is_url
 from runtime.errors import ClusterError, UsageError
 from runtime.outcomes import nouns
 from runtime.schema import ImageSpec
+from runtime.shift import ShiftCheck
 from runtime.summary import Summary
 
 MOST_NAMED = 5  # blocks in an error
@@ -52,6 +53,7 @@ class Archive:
         self._options = options
         self._tell = tell
         self._bundle = Bundle.open(options.bundle)
+        self.shift = ShiftCheck(self._bundle.manifest.typical.subjects)
         self._wanted = self._wanted_terms()
         self._begun = read_terms(self.output)
         if self._begun:
@@ -65,6 +67,8 @@ class Archive:
         if self._begun and not left:
             self._tell("all is classified already")
             return self._begun
+        # Before Ray is started: a wrong name shall not cost that.
+        listed = Listed(self._begun.files, self._begun.left_out) if self._begun else self._list()
         with only_own_lines(), connected(self._options.address) as capacity:
             pool = pool_of(capacity, self._options.workers, self._options.gpus)
             asked = self._asked(pool)
@@ -74,7 +78,7 @@ class Archive:
                 f"{nouns(capacity.cpus, 'CPU')} and {capacity.gpus:g} {nouns(capacity.gpus, 'GPU')}; "
                 f"ALL from p_all {self._wanted.threshold:g} on. For research, not a diagnosis."
             )
-            terms = self._begun or self._begin(model.precision)
+            terms = self._begun or self._begin(listed, model.precision)
             left = array("q", range(terms.blocks)) if left is None else left
             self._classify_blocks(terms, left, replace(asked, precision=terms.precision), pool)
         return terms
@@ -105,15 +109,20 @@ class Archive:
         precision = self._begun.precision if self._begun else asked.precision
         return replace(asked, bundle=asked.bundle.resolve(), precision=precision, threads=pool.threads_each)
 
-    def _begin(self, precision: str) -> Terms:
+    @property
+    def _block_size(self) -> int:
+        return self._wanted.block_size or DEFAULT_BLOCK_SIZE
+
+    def _list(self) -> Listed:
+        wanted, timeout_s = self._wanted, self._options.timeout * FILES_TO_LIST_A_FOLDER
+        return write_listing(self.output / LISTING, wanted.inputs, wanted.include, self._block_size, timeout_s)
+
+    def _begin(self, listed: Listed, precision: str) -> Terms:
         wanted = self._wanted
-        block_size = wanted.block_size or DEFAULT_BLOCK_SIZE
-        timeout_s = self._options.timeout * FILES_TO_LIST_A_FOLDER
-        listed = write_listing(self.output / LISTING, wanted.inputs, wanted.include, block_size, timeout_s)
         terms = Terms(
             inputs=wanted.inputs,
             include=wanted.include,
-            block_size=block_size,
+            block_size=self._block_size,
             files=listed.files,
             left_out=listed.left_out,
             bundle=wanted.bundle,
@@ -164,13 +173,15 @@ class Archive:
             "ends the process which reads it"
         )
         return ClusterError(
-            f"expected all {terms.blocks} blocks, found {len(failed)} failed (blocks {named}; the first holds "
+            f"expected all {terms.blocks} {nouns(terms.blocks, 'block')}, found {len(failed)} failed "
+            f"({nouns(len(failed), 'block')} {named}; the first holds "
             f"{files[0].path} to {files[-1].path}): {failures}; all others are kept, the same command tries these again"
             f"{advice if failures.of_worker else ''}"
         )
 
     def _add(self, counts: Counts) -> None:
         self.summary.merge(counts.outcomes)
+        self.shift.found.merge(counts.appearances)
         self._unopened += counts.unopened
 
 

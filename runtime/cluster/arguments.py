@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from itertools import pairwise
 from pathlib import Path
 
 from runtime.classifier_arguments import add_classifier_arguments
@@ -63,9 +65,16 @@ def build_parser() -> ArgumentParser:
 
 
 def check_places(options: argparse.Namespace) -> None:
-    """Raise UsageError where the output cannot be a folder of this kind."""
+    """Raise UsageError where the output cannot be a folder of this kind, or an input holds another one.
+
+    Its files would have two rows: an archive has too many to remember which have been.
+    """
     if is_url(str(options.out)) or ":/" in str(options.out):
         raise UsageError(f"expected a folder that all machines share for --out, received the address {options.out}")
+    places = sorted((Path(name if is_url(name) else os.path.realpath(name)).parts, name) for name in options.inputs)
+    for (place, name), (following, other) in pairwise(places):
+        if following[: len(place)] == place:
+            raise UsageError(f"expected inputs that hold different files, received {other} in {name}; name one of them")
 
 
 def share_of_gpus(text: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from runtime.errors import AllnetError
 from runtime.reading import Reading
+from runtime.schema import Appearance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 FAILURE = "failure"  # the column of a table that stands for a block which failed, with the error's line
 BUG = "bug"  # the column with the traceback of what is no error on purpose
 BLOCK = "block"
+APPEARANCE = pa.struct([(field.name, pa.float64()) for field in fields(Appearance)])
 
 Stage = Callable[[Any], Any]  # a table to a table
 
@@ -47,6 +49,9 @@ def table_of_cells(block: int, cells: Sequence[ReadCell], cell_bytes: int) -> An
             "reason": pa.array([cell.reading.reason for cell in cells], pa.string()),
             "concern": pa.array([cell.reading.concern for cell in cells], pa.string()),
             "sha256": pa.array([cell.reading.sha256 for cell in cells], pa.string()),
+            "appearance": pa.array(
+                [cell.reading.appearance and asdict(cell.reading.appearance) for cell in cells], APPEARANCE
+            ),
             "seconds": pa.array([cell.seconds for cell in cells], pa.float64()),
             "pixels": pa.FixedSizeBinaryArray.from_buffers(
                 pa.binary(cell_bytes), len(cells), [None, pa.py_buffer(pixels)]
@@ -58,10 +63,19 @@ def table_of_cells(block: int, cells: Sequence[ReadCell], cell_bytes: int) -> An
 def cells_of_table(table: Any, shape: tuple[int, int, int]) -> list[ReadCell]:
     """Unpack the cells of a block; `shape` is that of a cell's pixels, which stay where they are."""
     pixels = _pixels(table, shape)
-    columns = [table[name].to_pylist() for name in ("path", "is_read", "reason", "concern", "sha256", "seconds")]
     return [
-        ReadCell(os.fsdecode(path), Reading(pixels[row] if is_read else None, reason, concern, sha256), seconds)
-        for row, (path, is_read, reason, concern, sha256, seconds) in enumerate(zip(*columns, strict=True))
+        ReadCell(
+            os.fsdecode(cell["path"]),
+            Reading(
+                pixels[row] if cell["is_read"] else None,
+                cell["reason"],
+                cell["concern"],
+                cell["sha256"],
+                appearance=Appearance(**cell["appearance"]) if cell["appearance"] else None,
+            ),
+            cell["seconds"],
+        )
+        for row, cell in enumerate(table.drop_columns(["pixels"]).to_pylist())
     ]
 
 

@@ -9,11 +9,14 @@ OUTPUT/_job.lock                 held while a job runs; the system lets it go wi
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TextIO
 
 from runtime.cluster.result_block import Counts, block_path, read_counts
 from runtime.errors import OutputError, UsageError
@@ -64,17 +67,39 @@ class Wanted:
 def held_output(output: Path) -> Iterator[None]:
     """Make the folder and hold it for this process; raise OutputError where it is another job's or something else."""
     refuse_foreign_folder(output, LOCK, OURS)
-    lock = output / LOCK
+    lock, is_new = output / LOCK, not output.exists()
     with output_errors(output):
         output.mkdir(parents=True, exist_ok=True)
         stream = lock.open("w", encoding="utf-8")
     with stream:
         # Where the file system keeps no locks nothing is known to be held.
-        if not hold(stream) and is_held(lock):
+        is_anothers = not hold(stream) and is_held(lock)
+        if is_anothers or not _is_at(lock, stream):
             raise OutputError(
                 f"expected {output} for this job alone, found that another one writes to it; wait for it, or stop it"
             )
-        yield
+        try:
+            yield
+        finally:
+            if not (output / TERMS).exists():
+                _clear_unbegun(output, is_new=is_new)
+
+
+def _is_at(path: Path, stream: TextIO) -> bool:
+    """Say whether an open file still is the one under its name: a job that was refused removes its own."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(stream.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _clear_unbegun(output: Path, *, is_new: bool) -> None:
+    """Leave nothing of a job that was refused before it had terms."""
+    shutil.rmtree(output / LISTING, ignore_errors=True)
+    with suppress(OSError):
+        (output / LOCK).unlink()
+        if is_new:
+            output.rmdir()
 
 
 def read_terms(output: Path) -> Terms | None:
@@ -100,8 +125,8 @@ def refuse_other_terms(output: Path, begun: Terms, wanted: Wanted) -> None:
         asked, found = getattr(wanted, field.name), getattr(begun, field.name)
         if asked is not None and asked != found:
             raise UsageError(
-                f"expected to go on with the job in {output} as it was begun, but its {field.name.replace('_', ' ')} "
-                f"is {_text(found)}, received {_text(asked)}; give the same options as then, or another --out"
+                f"expected the {field.name.replace('_', ' ')} of the job that was begun in {output}, {_text(found)}, "
+                f"received {_text(asked)}; give the same options as then, or another --out"
             )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runtime.errors import UsageError
+from runtime.outcomes import nouns
 
 READING_CPUS = 0.5
 WORKER_CPUS = 0.4  # not as much as reading: Ray Data joins two steps that ask for the same into one
@@ -52,8 +53,9 @@ def pool_of(capacity: Capacity, workers: int | None, gpus_each: float) -> Pool:
             )
     if workers and workers > most:
         raise UsageError(
-            f"expected at most {most} workers on {capacity.cpus:g} CPUs and {capacity.gpus:g} GPUs, received "
-            f"{workers}; with more of them nothing would be left to read with"
+            f"expected at most {most} {nouns(most, 'worker')} on {capacity.cpus:g} {nouns(capacity.cpus, 'CPU')} and "
+            f"{capacity.gpus:g} {nouns(capacity.gpus, 'GPU')}, received {workers}; with more of them nothing would be "
+            "left to read with"
         )
     count = workers or (most if gpus_each else max(1, most // CPUS_OF_A_WORKER))
     return Pool(count, gpus_each, max(1, int(capacity.cpus) // count))

@@ -17,6 +17,7 @@ from runtime.files import output_errors, written_aside
 from runtime.outcomes import Outcomes
 from runtime.results import row_of
 from runtime.schema import Prediction
+from runtime.shift import Appearances
 
 COUNTS = b"allnet"  # the key in the file's metadata
 # The columns of `runtime.classify --audit`. A name that holds bytes which are no text has them as \xNN.
@@ -38,6 +39,7 @@ class Counts:
     """What a block holds."""
 
     outcomes: Outcomes
+    appearances: Appearances
     unopened: int  # errors of files that could not be opened: the same command tries them again
 
     def to_json(self) -> str:
@@ -48,17 +50,19 @@ class Counts:
     def from_json(cls, text: str | bytes) -> Counts:
         """Return what `to_json` wrote; raise ValueError, KeyError or TypeError where it did not."""
         counts = json.loads(text)
-        return cls(Outcomes(**counts["outcomes"]), counts["unopened"])
+        return cls(Outcomes(**counts["outcomes"]), Appearances(**counts["appearances"]), counts["unopened"])
 
 
-def counts_of(table: Any) -> Counts:
+def counts_of(predictions: Sequence[Prediction]) -> Counts:
     """Count the rows of a block."""
-    outcomes, unopened = Outcomes(), 0
-    columns = (table[name].to_pylist() for name in ("label", "status", "reason"))
-    for label, status, reason in zip(*columns, strict=True):
-        outcomes.count(label, status)
-        unopened += status == "error" and reason.startswith(UnopenableCellError.BEGINNING)
-    return Counts(outcomes, unopened)
+    outcomes, appearances = Outcomes(), Appearances()
+    for each in predictions:
+        outcomes.add(each)
+        appearances.add(each)
+    unopened = sum(
+        each.status == "error" and each.reason.startswith(UnopenableCellError.BEGINNING) for each in predictions
+    )
+    return Counts(outcomes, appearances, unopened)
 
 
 def block_path(output: Path, block: int) -> Path:
@@ -74,16 +78,14 @@ def table_of(predictions: Sequence[Prediction]) -> Any:
     return pa.Table.from_pylist(rows, SCHEMA)
 
 
-def write_block(output: Path, block: int, table: Any) -> Counts:
-    """Write the file of a block, whole or not at all; raise OutputError where it cannot be."""
+def write_block(output: Path, block: int, table: Any, counts: str) -> None:
+    """Write the file of a block and its counts, whole or not at all; raise OutputError where it cannot be."""
     path = block_path(output, block)
-    counts = counts_of(table)
     try:
         with written_aside(path) as aside, output_errors(path):
-            pq.write_table(table.replace_schema_metadata({COUNTS: counts.to_json()}), aside)
+            pq.write_table(table.replace_schema_metadata({COUNTS: counts}), aside)
     except OutputError as error:
         raise OutputError(f"{error}; the blocks so far are kept: then the same command goes on") from error
-    return counts
 
 
 def read_counts(path: Path) -> Counts:

@@ -14,14 +14,14 @@ import pyarrow as pa
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.cluster.cell_table import BLOCK, ReadCell, block_of, cells_of_table, passing_failures, table_of_cells
 from runtime.cluster.listing import read_block
-from runtime.cluster.result_block import table_of, write_block
+from runtime.cluster.result_block import counts_of, table_of, write_block
 from runtime.cluster.storage import Losses, StoredFile, fetched, is_url
 from runtime.errors import BundleError, UnreadableCellError
 from runtime.pipeline import Cell, Scored
 from runtime.reading import CellReader, Reading
-from runtime.schema import ImageSpec, TypicalCells
+from runtime.schema import ImageSpec, Prediction, TypicalCells
 
-COUNTS = "counts"  # the column with what was counted, as JSON
+COUNTS = "counts"  # the column with what was counted in the block, as JSON
 LOSSES = Losses()  # of this process, which reads one block after the other
 
 
@@ -82,13 +82,21 @@ class ScoringStage:
         predictions = [
             classifier.prediction_of(with_reading_time(row, cell)) for row, cell in zip(scored, cells, strict=True)
         ]
-        rows = table_of(predictions)
-        return rows.append_column(BLOCK, pa.array([block_of(table)] * len(rows), pa.int64()))
+        return rows_of_block(block_of(table), predictions)
 
     def _classifier(self) -> Classifier:
         if self._opened is None:
             self._opened = opened_classifier(self._options, self._bundle)
         return self._opened
+
+
+def rows_of_block(block: int, predictions: list[Prediction]) -> Any:
+    """Return the rows of a block for who writes them: each with the block's number and counts beside it."""
+    beside = {BLOCK: block, COUNTS: counts_of(predictions).to_json()}
+    rows = table_of(predictions)
+    for name, value in beside.items():
+        rows = rows.append_column(name, pa.array([value] * len(rows)))
+    return rows
 
 
 def unread(cells: list[ReadCell]) -> list[Cell]:
@@ -130,5 +138,6 @@ class WritingStage:
 
     def _write(self, table: Any) -> Any:
         block = block_of(table)
-        counts = write_block(self.output, block, table.drop_columns([BLOCK]))
-        return pa.table({BLOCK: [block], COUNTS: [counts.to_json()]})
+        counts = table[COUNTS][0].as_py()
+        write_block(self.output, block, table.drop_columns([BLOCK, COUNTS]), counts)
+        return pa.table({BLOCK: [block], COUNTS: [counts]})

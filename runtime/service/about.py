@@ -11,6 +11,7 @@ import runtime
 from runtime.classifier import Classifier
 from runtime.explanation import method_of
 from runtime.service.limits import Limits
+from runtime.shift import ShiftRule
 
 NOTICE = "For research, not a diagnosis. Nothing here has been approved as a medical device."
 
@@ -40,6 +41,7 @@ def about(classifier: Classifier, limits: Limits, *, watches: bool = False) -> d
             "request_bytes": limits.request_bytes,
         },
         "training": _training(classifier),
+        "shift": asdict(ShiftRule.of(subjects)) if (subjects := manifest.typical.subjects) else None,
         "curve": [asdict(point) for point in manifest.curve],  # on the cells that the bundle was proved on
         "explain": method_of(classifier.backend),
         "watch": watches,

@@ -31,6 +31,7 @@ from runtime.service.front_door import FrontDoor
 from runtime.service.kserve import JSON_LENGTH_HEADER, VERSION, Inference, answer, metadata, parse_inference
 from runtime.service.problems import JsonAnswer, RequestError, client_gone, fault, problem
 from runtime.service.uploads import FIELD, Upload, read_uploads
+from runtime.shift import ShiftCheck
 
 PAGE = Path(__file__).parent / "page"
 INDEX = "index.html"
@@ -84,7 +85,16 @@ async def classify(request: Request) -> Response:
         scored = await score(request, desk, await cells_of(uploads, desk))
     predictions = [desk.classifier.prediction_of(one) for one in scored]
     desk.metrics.observe_cells(predictions)
-    return JsonAnswer({"results": [row_of(prediction) for prediction in predictions]})
+    shift = ShiftCheck(desk.classifier.manifest.typical.subjects)
+    for prediction in predictions:
+        shift.add(prediction)
+    return JsonAnswer(
+        {
+            "results": [row_of(prediction) for prediction in predictions],
+            "warnings": [shift.warning] if shift.warning else [],
+            "appearances": vars(shift.found),
+        }
+    )
 
 
 @routes.post(
@@ -254,7 +264,7 @@ async def cells_of(uploads: Sequence[Upload], desk: Desk) -> list[Cell]:
     if len(cells) > limits.request_files:
         raise RequestError(413, f"expected at most {limits.request_files} files, found more; send fewer at a time")
     if not cells:
-        raise RequestError(400, f"expected one image or more in the field {FIELD!r}, found empty archives; add one")
+        raise RequestError(400, f"expected one image or more in the field {FIELD!r}, found none in archives; add one")
     return cells
 
 

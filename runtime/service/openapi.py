@@ -8,6 +8,7 @@ from runtime.schema import CLASSES, INPUT_NAME, OUTPUT_NAME
 from runtime.service.kserve import INPUT_TYPE, JSON_LENGTH_HEADER, OUTPUT_TYPE
 from runtime.service.uploads import FIELD, FORM
 from runtime.service.watch_feed import LARGEST_ROW, MOST_ROWS
+from runtime.shift import FEWEST_CELLS, MEASURES
 
 Schema = dict[str, Any]
 
@@ -65,8 +66,25 @@ def _form(description: str, **limits: int) -> Schema:
 
 
 CLASSIFY_BODY = _form("images, or zip archives of images")
+WARNINGS: Schema = {
+    "type": "array",
+    "items": {"type": "string"},
+    "description": f"what sets {FEWEST_CELLS} or more cells of this request apart as a whole, such as another stain",
+}
+APPEARANCES: Schema = {
+    **_object(
+        {
+            "cells": {"type": "integer", "minimum": 0, "description": "that have a picture"},
+            "sums": _object({name: {"type": "number", "minimum": 0} for name in MEASURES}),
+        }
+    ),
+    "description": "how the cells look: added up over requests, their means are compared by the rule `shift` of /about",
+}
 CLASSIFY_ANSWERS = _answers(
-    _object({"results": {"type": "array", "items": ROW}}), "a row for each image, in the order sent", "detail", JUDGED
+    _object({"results": {"type": "array", "items": ROW}, "warnings": WARNINGS, "appearances": APPEARANCES}),
+    "a row for each image, in the order sent",
+    "detail",
+    JUDGED,
 )
 EXPLAIN_BODY = _form("one image", maxItems=1)
 EXPLANATION: Schema = _object(
@@ -126,6 +144,10 @@ WATCH_ANSWERS = _answers(
             "last": {"type": "integer", "description": "the number of the newest row"},
             "counts": {"type": "object", "description": "of all rows, by label and by status"},
             "database": {"type": "string", "description": "changes where another database lies in the place"},
+            "warning": {
+                "type": "string",
+                "description": "what sets the last cells apart as a whole; empty for nothing",
+            },
             "pictures": {"type": "boolean"},
         }
     ),

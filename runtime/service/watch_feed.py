@@ -22,7 +22,7 @@ from runtime.outcomes import Outcomes
 from runtime.preprocessing import MAX_FILE_BYTES, decode_cell
 from runtime.results import row_of
 from runtime.schema import ImageSpec, Prediction
-from runtime.watching.result_store import FileVersion, Reader, read
+from runtime.watching.result_store import FileVersion, Reader, last_warning, read
 
 PICTURE = ImageSpec(320, 320)
 MOST_ROWS = 200  # of one answer
@@ -45,6 +45,7 @@ class NewRows:
     last: int  # the number of the newest row; 0: there is none
     counts: dict[str, int]  # of all rows, by label and by status
     database: str  # changes where another database lies in the place
+    warning: str  # of `runtime.watch`: what sets the last cells apart as a whole; empty for nothing
 
 
 @dataclass(frozen=True)
@@ -75,18 +76,18 @@ class WatchFeed:
     def news(self, after: int, limit: int) -> NewRows:
         """Return at most `limit` of the newest rows after the row `after`; raise OutputError without a database."""
 
-        def ask(reader: Reader) -> tuple[_Tally, list[dict[str, Any]]]:
+        def ask(reader: Reader) -> tuple[_Tally, list[dict[str, Any]], str]:
             connection = reader.connection
             if connection is None:
-                return _Tally(), []
+                return _Tally(), [], ""
             connection.execute("BEGIN")  # rows and counts of one moment
             [last] = connection.execute("SELECT coalesce(max(rowid), 0) FROM results").fetchone()
             tally = self._tally.up_to(connection, _identity_of(connection), last)
-            return tally, _rows_after(connection, after, limit)
+            return tally, _rows_after(connection, after, limit), last_warning(connection)
 
         with self._counting:
-            self._tally, rows = read(self._database, ask)
-            return NewRows(rows, self._tally.last, self._tally.counts, self._tally.database)
+            self._tally, rows, warning = read(self._database, ask)
+            return NewRows(rows, self._tally.last, self._tally.counts, self._tally.database, warning)
 
     def picture(self, row: int) -> bytes:
         """Return the cell of a row as a small JPEG file; raises what `cell` raises."""

@@ -3,7 +3,7 @@
 A row of a file that could not be opened says nothing of its content, and gives way to the next one of that version.
 Other content may come with the size and modification time of that before. So the table `looks` holds when anything
 about a file had changed before it was read, `st_ctime_ns`; where that is another now, the file is read again, and has
-another row where its SHA-256 is another.
+another row where its SHA-256 is another. The table `shift` holds the warning of the last cells judged together.
 
 A row is the results table's with its audit and, before it, what tells one version of a file from another.
 The write-ahead log lets others `read`, and `read_predictions` export, while a service writes. `synchronous=FULL` puts
@@ -64,6 +64,7 @@ class ResultStore(Closing):
         self.path = path
         self._unwritten: dict[tuple[FileVersion, str], Prediction] = {}  # the string: SHA-256 of the content
         self._unwritten_looks: dict[FileVersion, int] = {}
+        self._unwritten_warning: str | None = None
         self._connection = _connect(path)
         try:
             _refuse_foreign(self._connection, path)
@@ -109,6 +110,10 @@ class ResultStore(Closing):
             return
         self._unwritten.setdefault((version, _sha256_of(prediction)), prediction)
 
+    def keep_warning(self, warning: str) -> None:
+        """Keep for the next commit what sets the last cells apart as a whole, empty for nothing."""
+        self._unwritten_warning = warning
+
     def commit(self) -> None:
         """Write all rows that wait in one transaction; raise OutputError, and keep them, where that fails."""
         if not self._unwritten:
@@ -122,8 +127,11 @@ class ResultStore(Closing):
             self._connection.executemany(_DELETE_UNOPENED, map(_bound, self._unwritten_looks))
             looks = ((version.file, changed_ns) for version, changed_ns in self._unwritten_looks.items())
             self._connection.executemany(_INSERT_LOOK, map(_bound, looks))
+            if self._unwritten_warning is not None:
+                self._connection.execute(_INSERT_WARNING, (self._unwritten_warning,))
         self._unwritten.clear()
         self._unwritten_looks.clear()
+        self._unwritten_warning = None
 
     def close(self) -> None:
         """Close the database and let another service have it; rows that wait are dropped."""
@@ -149,6 +157,7 @@ class ResultStore(Closing):
                         self._connection.execute(statement)
                 self._connection.execute(_CREATE.format("results"))
                 self._connection.execute(_CREATE_LOOKS)
+                self._connection.execute(_CREATE_SHIFT)
                 self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 self._connection.execute(f"PRAGMA user_version = {STORE_VERSION}")
             self._connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
@@ -173,6 +182,13 @@ class ResultStore(Closing):
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
+
+
+def last_warning(connection: sqlite3.Connection) -> str:
+    """Return what sets the last cells of a database apart as a whole; empty for nothing, or where it is not kept."""
+    [has_table] = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'shift'").fetchone()
+    found = connection.execute("SELECT warning FROM shift").fetchone() if has_table else None
+    return found[0] if found else ""
 
 
 def read_predictions(path: Path, use: Callable[[Iterator[Prediction]], Answer]) -> Answer:
@@ -362,6 +378,8 @@ def _bound(values: tuple[Any, ...]) -> tuple[Any, ...]:
 _COLUMN_TEXT = ", ".join(f"{name} {SQL_TYPES[kind]}" for name, kind in NAME_TO_TYPE.items())
 _CREATE = f"CREATE TABLE IF NOT EXISTS {{}} ({_COLUMN_TEXT}, UNIQUE ({', '.join(FileVersion._fields)}, sha256))"
 _CREATE_LOOKS = "CREATE TABLE IF NOT EXISTS looks (file TEXT PRIMARY KEY, changed_ns INTEGER NOT NULL) WITHOUT ROWID"
+_CREATE_SHIFT = "CREATE TABLE IF NOT EXISTS shift (rowid INTEGER PRIMARY KEY, warning TEXT NOT NULL)"
+_INSERT_WARNING = "INSERT OR REPLACE INTO shift VALUES (1, ?)"
 _NAMES = f"rowid, {', '.join(NAME_TO_TYPE)}"
 _UPGRADE = (  # of version 1
     _CREATE.format("upgraded"),

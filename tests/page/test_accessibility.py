@@ -65,17 +65,19 @@ def test_no_rule_of_accessibility_is_broken_and_nothing_scrolls_sideways(
     size: tuple[int, int],
     dark: bool,
 ) -> None:
-    watched.add("seen.bmp", "review.bmp", p_all=0.4, status="review")
+    watched.add("seen.bmp", "review.bmp", p_all=0.4, status="review", warning="WARNING: taken together")
     curve = [{"threshold": 0.5, "sensitivity": 0.9, "specificity": 0.8}]
-    with Visitor(
-        browser, service.url, size, dark=dark, before=about_with(explain="class activation", curve=curve)
-    ) as visitor:
+    mean = {"measure": "brightness", "low": 0, "high": 1, "is_share": False, "text": "mean brightness {mean}"}
+    shift = {"fewest_cells": 1, "means": [mean], "text": "WARNING: {cells} cells: {unusual}"}
+    about = about_with(explain="class activation", curve=curve, shift=shift)
+    with Visitor(browser, service.url, size, dark=dark, before=about) as visitor:
         heat = {"p_all": 0.9, "rows": 1, "columns": 1, "heat": [[1.0]], "method": "class activation"}
         visitor.page.route("**/explain", lambda route: route.fulfill(json=heat))
         visitor.is_ready()
         assert not visitor.violations(), "empty"
         visitor.add([*images, cells / "broken.bmp"])
         visitor.waits_for(len(images) + 1)
+        expect(visitor.see("#shift")).to_contain_text(f"WARNING: {len(images)} cells: mean brightness")
         assert not visitor.violations(), "with results"
         assert not visitor.scrolls_sideways()
         for state in STATES:

@@ -53,6 +53,15 @@ def test_the_last_cells_of_a_watched_folder_are_followed_live(microscope: Visito
     assert microscope.counts("#watch-counts")["ALL"] == 1
 
 
+def test_the_warning_of_the_watching_service_is_shown_until_it_is_over(microscope: Visitor, watched: Watched) -> None:
+    warning = microscope.see("#watch-shift[role=alert]")
+    watched.add("a.bmp", warning="WARNING: taken together, 100 cells look unlike <those>")
+    expect(warning).to_have_text("WARNING: taken together, 100 cells look unlike <those>")
+    watched.add("b.bmp", warning="")
+    expect(microscope.see("#watch-cells > li")).to_have_count(2)
+    expect(warning).to_be_hidden()
+
+
 def test_what_answered_the_cells_is_said_and_it_may_be_another_than_this_service(
     microscope: Visitor, watched: Watched
 ) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from runtime.cell_names import printable
-from runtime.classifier import Classifier, ClassifierOptions
+from runtime.classifier import Classifier, ClassifierOptions, review_band
 from runtime.files import CsvWriter
 from runtime.groups import COLUMNS, GroupCounts, subject_of, wilson_interval
 from runtime.inputs import COMPANION_SUFFIXES, is_companion
-from runtime.schema import Prediction
+from runtime.schema import Decision, Prediction
 from tests.page.visitor import Visitor
 
 NAMES = (
@@ -113,11 +113,22 @@ def test_csv_is_written_as_python_writes_it(visitor: Visitor) -> None:
     assert visitor.call("csv.js", "module.csvText(['a', 'b'], given)", lines) == stream.getvalue()
 
 
+def test_the_band_round_a_threshold_is_that_of_classify(visitor: Visitor) -> None:
+    values = (0.0, 0.001, 0.2, 0.5, 0.85, 1.0)
+    cases = [(start, end, start * 0.6, 1 - 0.6 * (1 - start)) for start in values for end in values]
+    expression = """given.map(([start, end, low, high]) => (
+      module.reviewBand(end, { bundleThreshold: start, bundleBand: [low, high] })))"""
+    expected = [
+        list(review_band(Decision("none", start, 1.0, 0.1, 0.1, low, high), end)) for start, end, low, high in cases
+    ]
+    assert visitor.call("decision.js", expression, cases) == expected
+
+
 def test_labels_at_a_threshold_are_those_of_classify(visitor: Visitor, images: list[Path], cells: Path) -> None:
     paths = [*images, cells / "broken.bmp"]
     visitor.add(paths)
     visitor.waits_for(len(paths))
-    for threshold in (0.0, 0.2, 0.914, 1.0, 0.5):
+    for threshold in (0.0, 0.2, 0.85, 0.914, 1.0, 0.5):
         with Classifier(ClassifierOptions(backend="cpu", threshold=threshold)) as classifier:
             expected = list(classifier.classify([str(path) for path in paths]))
         visitor.set_threshold(threshold)

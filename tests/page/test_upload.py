@@ -17,7 +17,7 @@ window.fetch = async (path, options) => {
   if (path !== 'classify') return fetched(path, options);
   const answer = { label: 'ALL', p_all: 0.9, status: 'ok', reason: '', seconds: 0.01 };
   const results = options.body.getAll('files').map(({ name }) => ({ path: name, ...answer }));
-  return new Response(JSON.stringify({ results }));
+  return new Response(JSON.stringify({ results, appearances: { cells: 0, sums: {} } }));
 };
 """
 COUNT_LONG_TASKS = """() => {
@@ -41,7 +41,8 @@ def in_memory(paths: list[Path]) -> list[dict[str, Any]]:
 def answers(route: Route, **changes: Any) -> None:
     """Answer each file with the same row."""
     row = {"label": "ALL", "p_all": 0.9, "status": "ok", "reason": "", "seconds": 0.01}
-    route.fulfill(json={"results": [{"path": name, **row, **changes} for name in sent_names(route.request)]})
+    results = [{"path": name, **row, **changes} for name in sent_names(route.request)]
+    route.fulfill(json={"results": results, "appearances": {"cells": 0, "sums": {}}})
 
 
 def test_a_folder_that_is_dropped_comes_in_with_a_row_for_each_file(

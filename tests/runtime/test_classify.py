@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ from PIL import Image
 
 import runtime
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
-from runtime.classifier import Classifier
+from runtime.classifier import Classifier, review_band
 from runtime.classify import MOST_EMPTY_TOLD, MOST_PRINTED, main, report_groups
 from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, REFUSED, TERMINATED
 from runtime.demo import demo_cells
@@ -30,7 +31,7 @@ from runtime.errors import OutputError, UsageError
 from runtime.groups import GroupCounts
 from runtime.held import hold
 from runtime.inputs import find_inputs, read_list
-from runtime.schema import Prediction
+from runtime.schema import Decision, Prediction
 from tests.runtime.another_user import another_user, needs_root, open_folder
 
 CellFile = Callable[[str], Path]
@@ -369,7 +370,29 @@ def test_a_cell_near_the_threshold_is_for_review_and_the_band_follows_the_thresh
         [row] = rows_of(tmp_path / "r.csv")
         reasons[threshold] = row["reason"]
     assert "near the threshold" not in reasons["0.5"]
-    assert reasons["0.9"].endswith("; near the threshold: p_all is between 0.683 and 1.000")
+    assert reasons["0.9"].endswith("; near the threshold: p_all is between 0.780 and 0.958")
+
+
+@pytest.mark.parametrize("start", [0.5, 0.2, 0.999])
+def test_the_band_moves_in_log_odds_and_stays_within_0_and_1(start: float) -> None:
+    def log_odds(p_all: float) -> float:
+        return math.log(p_all / (1 - p_all))
+
+    low, high = (1 / (1 + math.exp(-log_odds(start) + reach)) for reach in (0.9, -0.9))
+    decision = Decision("none", start, 1.0, 0.1, 0.1, low, high)
+    for threshold in (0.001, 0.2, 0.85, 0.999):
+        moved = review_band(decision, threshold)
+        assert [log_odds(p_all) - log_odds(threshold) for p_all in moved] == pytest.approx([-0.9, 0.9])
+    assert review_band(decision, start) == (low, high), "exactly"
+    assert review_band(decision, 0) == (0, 0)
+    assert review_band(decision, 1) == (1, 1)
+
+
+@pytest.mark.parametrize("start", [0.0, 1.0])
+def test_a_band_at_the_end_of_the_scale_moves_to_a_number(start: float) -> None:
+    decision = Decision("none", start, 1.0, 0.1, 0.1, 0.0 if start == 0 else 0.9, 0.1 if start == 0 else 1.0)
+    low, high = review_band(decision, 0.5)
+    assert 0 <= low <= 0.5 <= high <= 1
 
 
 def cut_off_run(folder: Path, rows: int, monkeypatch: pytest.MonkeyPatch, name: str = "r.csv", *more: str) -> Path:
@@ -570,13 +593,22 @@ def test_rows_of_another_threshold_are_not_mixed_in(six_cells: Path, monkeypatch
     assert list(six_cells.glob("r.csv*")) == [partial], "what was left is still there"
 
 
-def test_a_file_that_is_named_twice_gets_two_rows_after_a_resume_too(
-    cell_file: CellFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_file_that_is_given_more_than_once_is_taken_once_in_its_first_place_and_that_is_said(
+    cell_file: CellFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cell = str(cell_file("cells/a.bmp"))
-    cut_off_run(tmp_path, 1, monkeypatch)
-    assert main([cell, cell, "--out", str(tmp_path / "r.csv"), "--resume"]) == DONE
-    assert [row["path"] for row in rows_of(tmp_path / "r.csv")] == [cell, cell]
+    for name in ("cells/b.bmp", "cells/sub/a.bmp", "cells/sub/.hidden.bmp"):
+        cell_file(name)
+    (tmp_path / "link").symlink_to("cells", target_is_directory=True)
+    (tmp_path / "list.txt").write_text("cells/sub/a.bmp\ngone.bmp\ngone.bmp\n")
+    monkeypatch.chdir(tmp_path)
+    names = ["cells/sub", "cells", "link", "cells/./b.bmp", "--list", "list.txt", "--out", "r.csv"]
+    assert main(names) == PARTLY_DONE
+    assert [row["path"] for row in rows_of(tmp_path / "r.csv")] == ["cells/sub/a.bmp", "cells/b.bmp", "gone.bmp"]
+    told = capsys.readouterr().err
+    assert "left out 6 paths to files that were given already" in told
+    assert "left out 1 file of the folders" in told
+    assert "no images" not in told
+    assert find_inputs(["cells/sub", "cells/sub/.hidden.bmp"]).left_out == 0, "one that is named itself is wanted"
 
 
 def test_nothing_to_resume_is_said_and_a_finished_run_is_not_done_again(

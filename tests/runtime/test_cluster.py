@@ -15,7 +15,7 @@ from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 
@@ -38,14 +38,16 @@ from runtime.cluster.flow import outcomes
 from runtime.cluster.job import done_blocks, held_output
 from runtime.cluster.listing import read_block, write_listing
 from runtime.cluster.pool import READING_CPUS, WORKER_CPUS, Capacity, pool_of
-from runtime.cluster.result_block import table_of
-from runtime.cluster.stages import ReadingStage, WritingStage
+from runtime.cluster.stages import ReadingStage, WritingStage, rows_of_block
 from runtime.cluster.storage import Losses, StoredFile, fetched, stored_files
+from runtime.command_line import DONE
 from runtime.demo import demo_cells
 from runtime.errors import ClusterError, OutputError, UnreadableCellError, UsageError
+from runtime.held import hold
 from runtime.inputs import find_inputs
 from runtime.schema import Prediction
 from tests.runtime.audits import AUDIT
+from tests.runtime.tinted import tinted
 from tests.tiny_bundle import write_tiny_bundle
 
 SAME = ("path", "label", "status", "reason", "sha256", "threshold", "bundle", "precision", "backend", "version")
@@ -122,10 +124,48 @@ def test_rows_are_those_of_classify_and_the_same_command_does_nothing_twice(
     assert "all is classified already" in capsys.readouterr().err
 
     other = write_tiny_bundle(tmp_path / "other", seed=1)
-    with pytest.raises(UsageError, match="as it was begun, but its bundle is"):
+    with pytest.raises(UsageError, match="expected the bundle of the job that was begun in"):
         classify_cluster(command(archive, out, other))
-    with pytest.raises(UsageError, match=r"but its threshold is 0\.5, received 0\.9"):
+    with pytest.raises(UsageError, match=r"expected the threshold of the job .*, 0\.5, received 0\.9"):
         classify_cluster(command(archive, out, tiny_bundle, "--threshold", "0.9"))
+    with pytest.raises(UsageError, match=r"expected the inputs of the job .*archive, received .*other; give the same"):
+        classify_cluster(command(other, out, tiny_bundle))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [(False, "an image or a folder of images at .*none, found nothing"), (True, "images in .*none, found none")],
+)
+def test_inputs_that_give_nothing_are_refused_before_ray_is_started_and_leave_nothing(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: bool, said: str
+) -> None:
+    monkeypatch.delattr("runtime.cluster.archive.connected")
+    if make:
+        (tmp_path / "none").mkdir()
+    for name in ("new", "there"):
+        (tmp_path / "there").mkdir(exist_ok=True)
+        with pytest.raises(UsageError, match=said):
+            classify_cluster(command(tmp_path / "none", tmp_path / name, tiny_bundle))
+    assert not (tmp_path / "new").exists()
+    assert not [*(tmp_path / "there").iterdir()]
+
+
+def test_a_lock_that_a_refused_job_removes_meanwhile_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held_after_the_other(stream: TextIO) -> bool:
+        Path(stream.name).unlink()
+        return hold(stream)
+
+    monkeypatch.setattr("runtime.cluster.job.hold", held_after_the_other)
+    with pytest.raises(OutputError, match="for this job alone"), held_output(tmp_path / "out"):
+        pass
+
+
+def test_inputs_that_hold_each_other_are_refused_for_their_files_would_have_two_rows(tmp_path: Path) -> None:
+    for names in (["a/b", "a-b", "a"], ["a", "./a"], ["s3://bucket/a/b", "s3://bucket/a"]):
+        with pytest.raises(UsageError, match=r"expected inputs that hold different files, received .* in "):
+            classify_cluster([*names, "--out", str(tmp_path / "out")])
 
 
 def listened_at_by(process: int) -> set[str]:
@@ -194,7 +234,7 @@ def test_a_block_that_kills_each_worker_is_given_up_and_named_and_all_others_are
         patch.setattr("runtime.cluster.archive.WritingStage", OnceFatalWriting)
         with pytest.raises(
             ClusterError,
-            match=r"found 1 failed \(blocks 1; .*04.png to .*07.png\): WorkerCrashedError: .*look for a file among",
+            match=r"found 1 failed \(block 1; .*04.png to .*07.png\): WorkerCrashedError: .*look for a file among",
         ):
             classify_cluster(arguments)
     assert [Path(row["path"]).name for row in rows_of(out)] == [f"0{number}.png" for number in (0, 1, 2, 3, 8, 9)]
@@ -214,13 +254,33 @@ def test_an_error_on_the_side_of_ray_is_told_and_no_file_blamed(
 def test_a_block_that_cannot_be_written_ends_the_job_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     prediction = Prediction("a.png", "", None, "error", "the file is empty", 0.1, AUDIT)
-    rows = table_of([prediction]).append_column(BLOCK, pa.array([7]))
+    rows = rows_of_block(7, [prediction])
     outcome = WritingStage(tmp_path / "file")(rows)
     with pytest.raises(ClusterError, match=r"cannot write .*the blocks so far are kept: then the same command goes on"):
         [*outcomes(outcome.to_pylist())]
     [(block, counts)] = outcomes(WritingStage(tmp_path)(rows).to_pylist())
     assert (block, counts.outcomes.rows, counts.unopened) == (7, 1, 0)
     assert [path.name for path in tmp_path.glob("block*")] == ["block-0000007.parquet"]
+
+
+def test_cells_that_look_unusual_as_a_whole_are_told_as_by_classify_also_of_blocks_from_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "bluish", tmp_path / "out"
+    folder.mkdir()
+    for number, cell in enumerate(demo_cells() * 3):
+        tinted(cell, folder / f"{number}.png", (0.7, 0.9, 1.3))
+
+    def warned(run: Callable[[list[str]], int], *more: str) -> list[str]:
+        assert run([str(folder), *more]) == DONE
+        return [line for line in capsys.readouterr().err.splitlines() if line.startswith("WARNING")]
+
+    [expected] = warned(classify, "--out", str(tmp_path / "table.csv"))
+    in_blocks = (classify_cluster, "--out", str(out), "--block-size", "9")
+    assert warned(*in_blocks) == [expected]
+    (out / "block-0000001.parquet").unlink()
+    assert warned(*in_blocks) == [expected]  # fewer cells were left than are judged
+    assert warned(*in_blocks) == [expected]  # none was
 
 
 def test_a_block_that_is_damaged_is_named(tmp_path: Path) -> None:

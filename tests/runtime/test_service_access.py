@@ -169,3 +169,6 @@ def test_a_token_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n")
     with pytest.raises(UsageError, match="found nothing"):
         access("--token-file", str(tmp_path / "empty"))
+    (tmp_path / "two").write_text(f"# the token\n{TOKEN}\n")
+    with pytest.raises(UsageError, match=r"expected a token alone in the file .*two, found 2 lines"):
+        access("--token-file", str(tmp_path / "two"))

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,13 +17,16 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the service needs it: pip install -e '.[serve]'")
 
+from runtime.bundle import DEFAULT_BUNDLE
 from runtime.classifier import ClassifierOptions
 from runtime.errors import BackendError
 from runtime.results import COLUMNS
 from runtime.service.desk import Desk
 from runtime.service.limits import Limits
 from runtime.service.uploads import UploadForm
+from runtime.shift import FEWEST_CELLS
 from tests.runtime.service_help import Client, client_on, desk_on, form, noise_cell, p_all_of, zipped
+from tests.runtime.tinted import tinted
 from tests.tiny_bundle import write_tiny_bundle
 
 BOUNDARY = b"frontier"
@@ -202,7 +205,9 @@ def test_an_archive_that_cannot_be_read_is_refused(client: Client) -> None:
     whole = zipped({"a.png": noise_cell(1)})
     for content in (whole[:-30], b"PK\x03\x04" + b"\0" * 50):
         assert "zip archive" in detail(client.post("/classify", files=form([("z.zip", content)])), 400)
-    assert "empty archives" in detail(client.post("/classify", files=form([("z.zip", zipped({}))])), 400)
+    for members in ({}, {"labels.csv": b"x"}):
+        answer = client.post("/classify", files=form([("z.zip", zipped(members))]))
+        assert "expected one image or more in the field 'files', found none in archives" in detail(answer, 400)
 
 
 def test_a_bomb_unpacks_no_more_than_its_limits(bundle: Path) -> None:
@@ -247,6 +252,35 @@ def test_images_of_an_archive_are_counted_without_what_lies_beside_them(bundle: 
     with client_on(bundle, Limits(request_files=10)) as client:
         assert len(rows(client, [("z.zip", archive(10))])) == 10
         assert "at most 10 more images" in detail(client.post("/classify", files=form([("z.zip", archive(11))])), 413)
+
+
+# What sets cells apart as a whole
+
+
+def test_a_program_is_told_of_cells_that_look_unusual_as_a_whole(
+    cell_file: Callable[[str], Path], tmp_path: Path
+) -> None:
+    cell = Path(tinted(cell_file("cell.png"), tmp_path / "bluish.png", (0.7, 0.9, 1.3))).read_bytes()
+    files = [(f"{number}.png", cell) for number in range(FEWEST_CELLS)]
+    with client_on(DEFAULT_BUNDLE) as client:
+        few = client.post("/classify", files=form(files[1:])).json()
+        enough = client.post("/classify", files=form([*files, ("no image", b"")])).json()
+        rule = client.get("/about").json()["shift"]
+    assert few["warnings"] == []
+    [warning] = enough["warnings"]
+    assert f"{FEWEST_CELLS} cells look unlike those of the 14 subjects" in warning
+    assert "mean share of blue in the light" in warning
+    assert enough["appearances"]["cells"] == FEWEST_CELLS
+    [blue] = [each for each in rule["means"] if each["measure"] == "blue"]
+    for answer in (few, enough):
+        assert answer["appearances"]["sums"]["blue"] / answer["appearances"]["cells"] > blue["high"]
+        assert all(tuple(row) == COLUMNS for row in answer["results"])
+
+
+def test_a_bundle_of_unknown_subjects_has_no_rule_and_warns_of_nothing(client: Client) -> None:
+    answer = client.post("/classify", files=form([("a.png", noise_cell(1))] * FEWEST_CELLS)).json()
+    assert (answer["warnings"], answer["appearances"]["cells"]) == ([], FEWEST_CELLS)
+    assert client.get("/about").json()["shift"] is None
 
 
 # Limits

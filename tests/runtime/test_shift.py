@@ -3,14 +3,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from runtime.classify import main
 from runtime.command_line import DONE
 from runtime.schema import Appearance, Prediction, Range, TypicalSubjects
 from runtime.shift import FEWEST_CELLS, WINDOW, ShiftAlarm, ShiftCheck
+from tests.runtime.tinted import tinted
 
 TYPICAL = TypicalSubjects(
     subjects=14,
@@ -79,20 +78,15 @@ def test_a_bundle_whose_subjects_are_not_known_never_warns() -> None:
     assert check.warning == ""
 
 
-def test_a_service_is_told_when_it_begins_and_when_it_is_over_and_not_with_each_window() -> None:
+def test_a_service_is_told_when_it_begins_and_when_it_is_over_and_keeps_what_each_window_says() -> None:
     said: list[str] = []
-    alarm = ShiftAlarm(TYPICAL, said.append)
+    kept: list[str] = []
+    alarm = ShiftAlarm(TYPICAL, said.append, kept.append)
     for appearance, windows in ((USUAL, 2), (like_usual(brightness=72), 3), (USUAL, 2)):
         for _ in range(windows * WINDOW):
             alarm.add(row(appearance))
     assert [line.split(":")[0] for line in said] == ["WARNING", f"the last {WINDOW} cells look as expected again"]
-
-
-def tinted(source: Path, path: Path, gains: tuple[float, float, float]) -> str:
-    with Image.open(source) as image:
-        pixels = np.asarray(image.convert("RGB"))
-    Image.fromarray(np.clip(pixels * np.array(gains), 0, 255).astype(np.uint8)).save(path)
-    return str(path)
+    assert [bool(warning) for warning in kept] == [False] * 2 + [True] * 3 + [False] * 2
 
 
 def test_classify_warns_of_a_run_on_the_screen_and_on_its_page(

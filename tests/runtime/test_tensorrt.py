@@ -276,7 +276,7 @@ def test_a_failing_enqueue_is_an_error_with_what_tensorrt_said(
         simulated.failing["enqueue"] = "Cuda Runtime: unspecified launch failure"
         with pytest.raises(
             BackendError,
-            match="TensorRT could not compute a batch of 3 cells; it said: Cuda Runtime: unspecified launch",
+            match="TensorRT could not compute a batch of 3; it said: Cuda Runtime: unspecified launch",
         ):
             backend.infer(some_cells(3))
     assert simulated.gpu.held == 0
@@ -415,7 +415,7 @@ def test_a_batch_size_that_comes_again_is_replayed_with_new_cells(
         np.testing.assert_allclose(
             backend.infer(cells), onnx_answers(tiny_bundle / "model.fp16.onnx", cells), atol=1e-6
         )
-        with pytest.raises(BackendError, match="could not compute a batch of 4 cells"):
+        with pytest.raises(BackendError, match="could not compute a batch of 4"):
             backend.infer(some_cells(4))
 
 
@@ -576,7 +576,7 @@ def test_the_classifier_proves_an_engine_on_the_golden_cells(any_tensorrt: str, 
     with Classifier(options) as classifier:
         assert classifier.precision == "fp16"
     move_golden_answers(tiny_bundle, "fp16", 2 * REAL_TOLERANCE)
-    with pytest.raises(BackendError, match="self-test failed"):
+    with pytest.raises(BackendError, match=r"self-test failed: .* try --backend cpu, or export"):
         Classifier(options)
 
 

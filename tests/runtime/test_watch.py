@@ -20,10 +20,13 @@ import pytest
 
 from runtime.command_line import DONE, INTERRUPTED, REFUSED
 from runtime.errors import AllnetError, UsageError
+from runtime.service.watch_feed import WatchFeed
+from runtime.shift import WINDOW
 from runtime.watch import build_parser, command_of, main
 from runtime.watching.events import has_events
 from runtime.watching.result_store import ResultStore
 from tests.runtime.stored_rows import stored_rows
+from tests.runtime.tinted import tinted
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -225,6 +228,21 @@ def test_a_database_in_the_watched_folder_is_no_cell(cell_file: CellFile, cells:
         service.wait_for_rows(2)
         assert service.stop() == DONE
         assert "2 ALL" in service.said or "2 healthy" in service.said, service.said
+
+
+@on_unix
+def test_cells_that_look_unusual_as_a_whole_are_told_and_their_warning_kept(
+    cell_file: CellFile, cells: Path, database: Path, tmp_path: Path
+) -> None:
+    bluish = Path(tinted(cell_file("cell.png"), tmp_path / "bluish.png", (0.7, 0.9, 1.3)))
+    for number in range(WINDOW):
+        (cells / f"{number}.png").hardlink_to(bluish)
+    with Service(cells, database, "--interval", "0.05") as service:
+        service.wait_for_rows(WINDOW)
+        assert service.stop() == DONE
+        [told] = [line for line in service.said.splitlines() if line.startswith("WARNING")]
+    assert "mean share of blue in the light" in told
+    assert WatchFeed(database).news(0, 1).warning == told
 
 
 REFUSALS: dict[str, tuple[list[str], str]] = {

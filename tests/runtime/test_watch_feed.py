@@ -100,7 +100,23 @@ def test_a_database_without_a_row_has_no_news(watched: Watched, feed: WatchFeed)
         "last": 0,
         "counts": {"ALL": 0, "healthy": 0, "review": 0, "error": 0},
         "database": "",
+        "warning": "",
     }
+
+
+def test_the_warning_of_the_last_cells_is_handed_on_until_it_is_over(watched: Watched, feed: WatchFeed) -> None:
+    watched.add("a.bmp", warning="WARNING: taken together")
+    watched.add("b.bmp")
+    assert feed.news(0, 10).warning == "WARNING: taken together"
+    watched.add("c.bmp", warning="")
+    assert feed.news(0, 10).warning == ""
+
+
+def test_a_database_that_an_older_service_wrote_has_no_warning(watched: Watched, feed: WatchFeed) -> None:
+    watched.add("a.bmp")
+    with closing(sqlite3.connect(watched.database)) as older:
+        older.execute("DROP TABLE shift")
+    assert (len(feed.news(0, 10).results), feed.news(0, 10).warning) == (1, "")
 
 
 def test_a_reader_neither_waits_for_a_writer_nor_stops_it(watched: Watched, feed: WatchFeed) -> None:

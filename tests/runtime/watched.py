@@ -41,12 +41,15 @@ class Watched:
         status: str = "ok",
         time: str = AUDIT.time,
         bundle: str = AUDIT.bundle,
+        warning: str | None = None,
     ) -> None:
-        """Write a row for each name, in one transaction, and end."""
+        """Write a row for each name, and a warning of their window, in one transaction, and end."""
         audit = replace(AUDIT, time=time, bundle=bundle)
         with ResultStore(self.database) as store:
             for name in names:
                 store.add(self._version(name), self._prediction(name, p_all, status, audit))
+            if warning is not None:
+                store.keep_warning(warning)
             store.commit()
 
     def _version(self, name: str) -> FileVersion:

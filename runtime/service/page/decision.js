@@ -39,14 +39,27 @@ export function decide(answer, threshold, rule) {
 }
 
 /**
- * Return from where to where p_all is near a threshold: the bundle's band, moved along with the threshold.
+ * Return from where to where p_all is near a threshold: the bundle's band, moved along with it in log-odds.
  * @param {number} threshold
  * @param {Rule} rule
  * @returns {[number, number]}
  */
 export function reviewBand(threshold, rule) {
-  const shift = threshold - rule.bundleThreshold;
-  return [Math.max(rule.bundleBand[0] + shift, 0), Math.min(rule.bundleBand[1] + shift, 1)];
+  const [low, high] = rule.bundleBand;
+  if (threshold === rule.bundleThreshold) return [low, high];
+  return [moved(low, rule.bundleThreshold, threshold), moved(high, rule.bundleThreshold, threshold)];
+}
+
+/**
+ * Return p_all with its log-odds moved as far as those of `end` lie from those of `start`.
+ * @param {number} p_all
+ * @param {number} start
+ * @param {number} end
+ */
+function moved(p_all, start, end) {
+  const leukemic = p_all * (1 - start) * end;
+  const healthy = (1 - p_all) * start * (1 - end);
+  return leukemic + healthy ? leukemic / (leukemic + healthy) : end;
 }
 
 /**

@@ -11,6 +11,7 @@ import { filesOfDrop, filesOfInput, filesOfPaste } from './files.js';
 import { groupsCsv, groupsOf } from './groups.js';
 import { Rows } from './rows.js';
 import { Refusal, Service } from './service.js';
+import { shiftWarning } from './shift.js';
 import { showSubjects } from './subjects.js';
 import { CellTable } from './table.js';
 import { offerTabs } from './tabs.js';
@@ -62,6 +63,7 @@ class Page {
   #build(about) {
     const rule = { threshold: about.threshold, bundleThreshold: about.bundle_threshold, bundleBand: about.bundle_review_band };
     this.rows = new Rows(rule);
+    this.shiftRule = about.shift;
     this.drawSoon = atMostEvery(DRAW_EVERY_MS, () => this.#draw());
     this.drawNow = onceAFrame(() => this.#draw());
     this.queue = new UploadQueue(this.#service, this.rows, about.limits, this.drawSoon);
@@ -190,6 +192,7 @@ class Page {
     byId('answers').hidden = !all.length;
     byId('drop').classList.toggle('small', all.length > 0);
     showCounts(byId('counts'), counts);
+    this.#drawShift();
     this.threshold.show(threshold, counts);
     this.#drawProgress(counts.waiting ?? 0);
     const chosen = this.#showsSubjects ? all : this.#chosen();
@@ -197,6 +200,15 @@ class Page {
     if (this.#showsSubjects) showSubjects(all);
     else this.table.show(chosen, threshold, this.#order);
     this.detail.refresh();
+  }
+
+  /** Warn of what sets the cells apart as a whole: once while they come in, not with each new mean, and when all have. */
+  #drawShift() {
+    const warning = shiftWarning(this.rows.appearances, this.shiftRule);
+    const place = byId('shift');
+    const isComing = this.queue.isBusy && !this.queue.isStopped;
+    if (isComing && Boolean(warning) === Boolean(place.textContent)) return;
+    setText(place, warning);
   }
 
   /** @param {number} waiting */

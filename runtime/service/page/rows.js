@@ -2,11 +2,13 @@
 
 import { lastPart, printable } from './cell_names.js';
 import { decide } from './decision.js';
+import { merged } from './shift.js';
 
 /**
  * @typedef {import('./decision.js').Answer} Answer
  * @typedef {import('./decision.js').Decision} Decision
  * @typedef {import('./decision.js').Rule} Rule
+ * @typedef {import('./shift.js').Appearances} Appearances
  *
  * @typedef {object} Row
  * @property {number} id in the order added
@@ -23,6 +25,8 @@ import { decide } from './decision.js';
 
 /** @type {Decision} */
 const WAITING = { label: '', status: 'waiting', reason: '' };
+/** @type {Appearances} */
+const NONE = { cells: 0, sums: {} };
 const collator = new Intl.Collator('en', { numeric: true });
 
 export class Rows {
@@ -32,6 +36,7 @@ export class Rows {
     this.threshold = rule.threshold;
     /** @type {Row[]} */
     this.all = [];
+    this.appearances = NONE;
     this.nextId = 1;
   }
 
@@ -54,6 +59,14 @@ export class Rows {
   answer(row, answer) {
     row.answer = answer;
     row.decision = decide(answer, this.threshold, this.rule);
+  }
+
+  /**
+   * Take in how cells look that were answered.
+   * @param {Appearances} found
+   */
+  look(found) {
+    this.appearances = merged(this.appearances, found);
   }
 
   /**
@@ -84,6 +97,7 @@ export class Rows {
 
   clear() {
     this.all = [];
+    this.appearances = NONE;
   }
 
   /**

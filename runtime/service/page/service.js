@@ -57,12 +57,12 @@ export class Service {
    * Classify files, which are sent under other names.
    * @param {{name: string, file: Blob}[]} files
    * @param {AbortSignal} signal
-   * @returns {Promise<Answer[]>}
+   * @returns {Promise<{results: Answer[], appearances: import('./shift.js').Appearances}>}
    */
   async classify(files, signal) {
     const body = new FormData();
     for (const { name, file } of files) body.append('files', file, name);
-    return (await this.#json('classify', { ...this.#post(body), signal })).results;
+    return this.#json('classify', { ...this.#post(body), signal });
   }
 
   /**

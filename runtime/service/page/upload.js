@@ -185,7 +185,7 @@ export class UploadQueue {
    */
   async #classify(parts, signal) {
     const sent = parts.map(({ row, file }) => ({ name: `cell-${row.id}`, file }));
-    const answers = await this.service.classify(sent, signal);
+    const { results: answers, appearances } = await this.service.classify(sent, signal);
     if (signal.aborted) throw new DOMException('stopped', 'AbortError');
     this.#tries = 0;
     if (parts[0].isArchive) {
@@ -195,6 +195,7 @@ export class UploadQueue {
     } else {
       parts.forEach(({ row }, place) => this.#answer(row, sent[place].name, answers[place]));
     }
+    this.rows.look(appearances);
     if (!this.isStopped) this.note = '';
     this.onChange();
   }

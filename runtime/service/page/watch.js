@@ -74,8 +74,8 @@ export class Microscope {
     this.#pollSoon(POLL_MS);
   }
 
-  /** @param {{results: WatchedRow[], last: number, database: string, counts: import('./counts.js').Counts, pictures: boolean}} news */
-  #take({ results, last, database, counts, pictures }) {
+  /** @param {{results: WatchedRow[], last: number, database: string, warning: string, counts: import('./counts.js').Counts, pictures: boolean}} news */
+  #take({ results, last, database, warning, counts, pictures }) {
     if (database !== this.#database && this.#database) this.#forget();
     const isOther = database !== this.#database && this.#last > 0;
     this.#database = database;
@@ -85,6 +85,7 @@ export class Microscope {
     const newest = results.at(-1);
     if (newest) setText(byId('watch-origin'), `The newest was answered by ${answererText(newest)}.`);
     this.#dropOld();
+    setText(byId('watch-shift'), warning);
     showCounts(byId('watch-counts'), counts);
     byId('watch-heat').hidden = !this.explains || !pictures;
     this.#loadPictures();
