@@ -149,9 +149,14 @@ def test_one_cell_is_shown_in_full_and_the_next_by_an_arrow_key(answered: Visito
     expect(answered.see("#cells tbody .open").nth(1)).to_be_focused()
 
 
-def test_the_models_card_is_shown_as_text(visitor: Visitor) -> None:
+def test_the_models_card_is_shown_with_its_headings_and_tables(visitor: Visitor) -> None:
     visitor.is_ready().see("#open-card").click()
-    expect(visitor.see("#card-text")).to_contain_text("# compact: ALL or healthy")
+    card = visitor.see("#card-text")
+    expect(card.locator("h3")).to_have_text("compact: ALL or healthy, from the image of one white blood cell")
+    expect(card.locator("h4").first).to_have_text("What it does")
+    expect(card.locator("th").first).to_have_text("accuracy")
+    expect(card.locator("strong").first).to_have_text("For research, not a diagnosis.")
+    assert not re.search(r"\*\*|`|^[#|]", card.inner_text(), re.MULTILINE), "nothing of Markdown is left"
     visitor.page.keyboard.press("Escape")
     expect(visitor.see("#open-card")).to_be_focused()
 

@@ -1,6 +1,7 @@
-/** Shows the model's card, as the text that it is. */
+/** Shows the model's card. */
 
 import { byId, openDialog, setText } from './dom.js';
+import { elementsOf } from './markdown.js';
 
 /**
  * Open the card when its button is pressed.
@@ -8,12 +9,13 @@ import { byId, openDialog, setText } from './dom.js';
  */
 export function offerCard(service) {
   byId('open-card').addEventListener('click', async () => {
-    setText(byId('card-text'), 'Asking for the card …');
+    const place = byId('card-text');
+    setText(place, 'Asking for the card …');
     openDialog(byId('card-dialog'));
     try {
-      setText(byId('card-text'), await service.modelCard());
+      place.replaceChildren(...elementsOf(await service.modelCard()));
     } catch (error) {
-      setText(byId('card-text'), `No card: ${/** @type {Error} */ (error).message}`);
+      setText(place, `No card: ${/** @type {Error} */ (error).message}`);
     }
   });
 }
