@@ -2,8 +2,9 @@
 
 A file is SOI and then segments, each a marker, its length and its content; SOS is followed by a scan, runs of
 compressed pixels in which a byte 0xFF stands only before 0x00, with restart markers between them; EOI ends the file
-(ITU-T T.81, annex B). There is no checksum, but a run that was damaged hardly ever holds as many pixels as before: the
-decoder then lacks compressed bytes or leaves some over.
+(ITU-T T.81, annex B). There is no checksum, but a run of which a sector was lost hardly ever holds as many pixels as
+before: the decoder then lacks compressed bytes or leaves some over. A single wrong byte often passes: it changes one
+block, or the brightness of all that follow, and leaves their number as it was.
 """
 
 from __future__ import annotations
