@@ -143,10 +143,10 @@ class ResultsFile:
             handle, name = tempfile.mkstemp(prefix=prefix, suffix=PARTIAL, dir=place.parent)
             self.partial_path = Path(name)
             give_usual_permissions(self.partial_path)
+            # Line by line: what ends the process at once leaves every row that was written.
             # A name may hold bytes that are not UTF-8; they are written back as they were read.
-            self._stream = os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="")
+            self._stream = os.fdopen(handle, "w", 1, encoding="utf-8", errors="surrogateescape", newline="")
             hold(self._stream)
-            # At once, for each row that is on the disk to have its line there.
             self._identities = identities_path(self.partial_path).open("w", encoding="ascii", newline="", buffering=1)
         self._writer = ResultsWriter(self._stream, path.suffix.lower(), audited=audited)
 
