@@ -815,12 +815,13 @@ def test_a_list_may_begin_with_the_mark_that_windows_editors_write(cell_file: Ce
     assert read_list(str(tmp_path / "list.txt")) == [str(tmp_path / "a.bmp")]
 
 
-def test_a_list_in_utf_16_and_a_closed_standard_input_are_refused(
+def test_a_list_in_utf_16_or_of_find_print0_and_a_closed_standard_input_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "list.txt").write_text("a.bmp", encoding="utf-16")
-    with pytest.raises(UsageError, match=r"UTF-8 at .*list\.txt, found UTF-16; save it as UTF-8"):
-        read_list(str(tmp_path / "list.txt"))
+    for content in ("a.bmp".encode("utf-16"), "a.bmp".encode("utf-16-le"), b"a.bmp\0b.bmp\0"):
+        (tmp_path / "list.txt").write_bytes(content)
+        with pytest.raises(UsageError, match=r"one in each line, at .*list\.txt, found null characters, as in UTF-16"):
+            read_list(str(tmp_path / "list.txt"))
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(UsageError, match="at -, found: standard input is closed"):
         read_list("-")
