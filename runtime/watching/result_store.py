@@ -14,6 +14,7 @@ service could not write them.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -59,6 +60,7 @@ class ResultStore(Closing):
 
     def __init__(self, path: Path) -> None:
         """Open or make the database; raise OutputError where it cannot be written, is foreign, or has a service."""
+        path = _real(path)
         if not path.parent.is_dir():
             raise OutputError(f"expected a folder for the database at {path.parent}, found none; make it first")
         self.path = path
@@ -193,6 +195,7 @@ def read(path: Path, ask: Callable[[Reader], Answer]) -> Answer:
     Where a service has begun or ended while `ask` was reading, `ask` is called anew and its answer before is dropped.
     Raises OutputError where the database cannot be read or is not this version's.
     """
+    path = _real(path)
     for _ in range(READING_TRIES):
         if not path.is_file():
             raise OutputError(f"expected the database of a watched folder at {path}, found none; check the path")
@@ -271,7 +274,12 @@ class _Rest:
 
 def own_files(path: Path) -> set[str]:
     """Return the names of the files that a database consists of while it is used; none of them is a cell."""
-    return {path.name + suffix for suffix in ("", "-wal", "-shm", "-journal", "-lock")}
+    return {path.name, *(_real(path).name + suffix for suffix in ("", "-wal", "-shm", "-journal", "-lock"))}
+
+
+def _real(path: Path) -> Path:
+    """Return where a link leads: beside that file SQLite keeps the log, and a service its lock."""
+    return Path(os.path.realpath(path))
 
 
 def _connect(path: Path, mode: str = "rwc") -> sqlite3.Connection:

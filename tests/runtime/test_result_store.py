@@ -227,6 +227,19 @@ def test_one_service_at_a_time(path: Path) -> None:
         store.commit()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows makes links only for administrators")
+def test_a_link_to_a_database_is_that_database(store: ResultStore, path: Path) -> None:
+    link = path.parent / "links" / "link.sqlite"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    store.add(version(), prediction())
+    store.commit()
+    assert len(stored_rows(link)) == 1, "also what stands in its log alone"
+    with pytest.raises(OutputError, match="for this service alone, found that another one"):
+        ResultStore(link)
+    assert own_files(link) == {"link.sqlite", *own_files(path)}
+
+
 def test_rows_are_read_while_a_service_writes(store: ResultStore, path: Path) -> None:
     store.add(version(), prediction())
     store.commit()
