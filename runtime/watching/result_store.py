@@ -3,7 +3,7 @@
 A row of a file that could not be opened says nothing of its content, and gives way to the next one of that version.
 Other content may come with the size and modification time of that before. So the table `looks` holds when anything
 about a file had changed before it was read, `st_ctime_ns`; where that is another now, the file is read again, and has
-another row where its SHA-256 is another.
+another row where its SHA-256 is another. Where only its modification time is another, its row takes that.
 
 A row is the results table's with its audit and, before it, what tells one version of a file from another.
 The write-ahead log lets others `read`, and `read_predictions` export, while a service writes. `synchronous=FULL` puts
@@ -118,6 +118,8 @@ class ResultStore(Closing):
         self._refuse_replaced()
         with _database_errors(self.path), self._transaction():
             for (version, sha256), prediction in self._unwritten.items():
+                if sha256 and _tells_of_content(prediction):
+                    self._connection.execute(_MOVE_TIME, _bound((version.mtime_ns, version.file, sha256)))
                 is_same = (*version, sha256, not _tells_of_content(prediction))
                 self._connection.execute(_INSERT, _bound((*version, *_values(prediction), *is_same)))
             # After the rows that take their place, which get the highest number: readers take it for new.
@@ -381,6 +383,8 @@ _IS_VERSION = "file = CAST(? AS TEXT) AND size = ? AND mtime_ns = ?"
 _TELLS_OF_CONTENT = f"reason NOT LIKE '{UnopenableCellError.BEGINNING}%'"
 _SELECT = f"SELECT changed_ns FROM results LEFT JOIN looks USING (file) WHERE {_IS_VERSION} AND {_TELLS_OF_CONTENT}"  # noqa: S608
 _DELETE_UNOPENED = f"DELETE FROM results WHERE {_IS_VERSION} AND NOT {_TELLS_OF_CONTENT}"  # noqa: S608
+# Of two rows that an older version of this toolkit wrote of one content, one takes the time.
+_MOVE_TIME = "UPDATE OR IGNORE results SET mtime_ns = ? WHERE file = CAST(? AS TEXT) AND sha256 = CAST(? AS TEXT)"
 _INSERT_LOOK = "INSERT OR REPLACE INTO looks VALUES (CAST(? AS TEXT), ?)"
 _PARAMETERS = ", ".join("CAST(? AS TEXT)" if kind is str else "?" for kind in NAME_TO_TYPE.values())
 # A commit that failed may have reached the disk all the same, and a file may be read again: what is there stays.
