@@ -507,12 +507,16 @@ def test_rows_are_kept_only_where_the_same_paths_still_lead_to_the_same_files(
     assert not list(six_cells.glob(".*")), "nothing is left beside the table"
 
 
+@pytest.mark.parametrize("left", ["", "\xff\n", "0123456789abcdef 450 of another version\n", "0123456789abcdef 450\n"])
 def test_without_what_tells_of_which_files_its_rows_are_no_row_is_kept(
-    six_cells: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    left: str, six_cells: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     time.sleep(0.05)
     partial = cut_off_run(six_cells, 5, monkeypatch)
-    (six_cells / f".{partial.name}.files").unlink()
+    sources = six_cells / f".{partial.name}.files"
+    sources.unlink()
+    if left:
+        sources.write_text(left, encoding="latin-1")
     assert main([str(six_cells / "cells"), "--out", str(six_cells / "r.csv"), "--resume"]) == PARTLY_DONE
     assert "\nkept 0 rows of the run that was cut off\n" in capsys.readouterr().err
     assert len(rows_of(six_cells / "r.csv")) == 6
