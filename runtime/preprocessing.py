@@ -158,8 +158,8 @@ def _refuse_unsuitable(image: Image.Image) -> None:
             f"expected a TIFF file without compression or with LZW, Deflate or PackBits, found "
             f"{image.info['compression']}; save the picture as such a file, or as BMP, PNG or JPEG"
         )
-    if getattr(image, "n_frames", 1) != 1:
-        raise UnreadableCellError(f"expected one image in the file, found {getattr(image, 'n_frames', 0)}")
+    if getattr(image, "is_animated", False):  # to count the images of a TIFF takes the square of their number
+        raise UnreadableCellError("expected one image in the file, found several")
 
 
 def _pixel_type(image: Image.Image) -> str:
