@@ -118,8 +118,11 @@ def read_list(file: str) -> list[str]:
     A path may hold bytes that are no text. Raises UsageError where the list cannot be read.
     """
     content = _list_content(file)
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # of ">" in Windows PowerShell
-        raise UsageError(f"expected a list of paths in UTF-8 at {file}, found UTF-16; save it as UTF-8")
+    if b"\0" in content:
+        raise UsageError(
+            f"expected paths in UTF-8, one in each line, at {file}, found null characters, as in UTF-16 (of > in "
+            "Windows PowerShell) or of find -print0; write lines of UTF-8"
+        )
     lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
     return [os.fsdecode(line.rstrip(b"\r")) for line in lines if line.strip()]
 

@@ -22,7 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from runtime.errors import UnopenableCellError, UnreadableCellError, one_line
 from runtime.files import identity_of
 from runtime.formats.bmp import read_plain_bmp, size_contradiction
-from runtime.formats.jpeg import scan_damage
+from runtime.formats.jpeg import excess_of_scans, scan_damage
 from runtime.formats.png import load_with_damage
 from runtime.formats.tiff import can_show_damage, pixel_damage
 from runtime.resizing import Picture, resize_to_spec
@@ -120,6 +120,8 @@ def _refuse_damaged(data: bytes, image: Image.Image) -> None:
         _refuse_for(load_with_damage(data, image))
     if image.format == "TIFF":  # before it is decoded: libtiff writes what it finds to the standard error
         _refuse_for(pixel_damage(data, _tags(image)))
+    if image.format == "JPEG":
+        _refuse_for(excess_of_scans(data))
     image.load()
     _refuse_for(_found_damage(data, image))
 
@@ -156,8 +158,8 @@ def _refuse_unsuitable(image: Image.Image) -> None:
             f"expected a TIFF file without compression or with LZW, Deflate or PackBits, found "
             f"{image.info['compression']}; save the picture as such a file, or as BMP, PNG or JPEG"
         )
-    if getattr(image, "n_frames", 1) != 1:
-        raise UnreadableCellError(f"expected one image in the file, found {getattr(image, 'n_frames', 0)}")
+    if getattr(image, "is_animated", False):  # to count the images of a TIFF takes the square of their number
+        raise UnreadableCellError("expected one image in the file, found several")
 
 
 def _pixel_type(image: Image.Image) -> str:

@@ -17,7 +17,7 @@ from runtime.errors import OutputError, UsageError
 from runtime.files import CsvWriter, give_usual_permissions, output_errors, output_place
 from runtime.held import hold
 from runtime.schema import Audit, Prediction
-from runtime.unfinished import PARTIAL, Row, UnfinishedResults, identities_path, partial_prefix
+from runtime.unfinished import PARTIAL, Row, Source, UnfinishedResults, partial_prefix, sources_path
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -49,11 +49,11 @@ def row_of(prediction: Prediction) -> Row:
     return {**row, **asdict(prediction.audit)} if prediction.audit else row
 
 
-def prediction_of(row: Row, identity: str) -> Prediction:
-    """Return what a row of a table says of the file of that identity, without its audit."""
+def prediction_of(row: Row, source: Source) -> Prediction:
+    """Return what a row of a table says of its file, without its audit."""
     p_all = None if row["p_all"] in ("", None) else float(row["p_all"])
     seconds = float(row["seconds"])
-    return Prediction(row["path"], row["label"], p_all, row["status"], row["reason"], seconds, identity=identity)
+    return Prediction(row["path"], row["label"], p_all, row["status"], row["reason"], seconds, None, *source)
 
 
 class ResultsWriter:
@@ -143,26 +143,26 @@ class ResultsFile:
             handle, name = tempfile.mkstemp(prefix=prefix, suffix=PARTIAL, dir=place.parent)
             self.partial_path = Path(name)
             give_usual_permissions(self.partial_path)
+            # Line by line: what ends the process at once leaves every row that was written.
             # A name may hold bytes that are not UTF-8; they are written back as they were read.
-            self._stream = os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="")
+            self._stream = os.fdopen(handle, "w", 1, encoding="utf-8", errors="surrogateescape", newline="")
             hold(self._stream)
-            # At once, for each row that is on the disk to have its line there.
-            self._identities = identities_path(self.partial_path).open("w", encoding="ascii", newline="", buffering=1)
+            self._sources = sources_path(self.partial_path).open("w", encoding="ascii", newline="", buffering=1)
         self._writer = ResultsWriter(self._stream, path.suffix.lower(), audited=audited)
 
     def write(self, prediction: Prediction) -> None:
         """Append one row."""
         with self._errors():
-            self._identities.write(f"{prediction.identity}\n")
+            self._sources.write(Source(prediction.identity, prediction.appearance).line)
             self._writer.write(prediction)
 
     def take_over(self, unfinished: UnfinishedResults) -> Iterator[Prediction]:
         """Append the rows that a cut-off run left, yielding each; its own file goes when this one is complete."""
         with self._errors():
-            for row, identity in unfinished.rows():
-                self._identities.write(f"{identity}\n")
+            for row, source in unfinished.rows():
+                self._sources.write(source.line)
                 self._writer.write_row(row)
-                yield prediction_of(row, identity)
+                yield prediction_of(row, source)
         self._taken_over += [unfinished.path, *unfinished.others]
 
     def __enter__(self) -> Self:
@@ -175,13 +175,13 @@ class ResultsFile:
         traceback: TracebackType | None,
     ) -> None:
         with self._errors():
-            with self._stream, self._identities:  # closed, and so no longer held, where it cannot be flushed, too
+            with self._stream, self._sources:  # closed, and so no longer held, where it cannot be flushed, too
                 if kind is None:
                     self._stream.flush()
                     os.fsync(self._stream.fileno())  # a power cut must not leave the name without the rows
             if kind is None:
                 self.partial_path.replace(self.path)
-                for path in (*self._taken_over, *map(identities_path, (self.partial_path, *self._taken_over))):
+                for path in (*self._taken_over, *map(sources_path, (self.partial_path, *self._taken_over))):
                     path.unlink(missing_ok=True)
 
     def _errors(self) -> AbstractContextManager[None]:

@@ -10,15 +10,38 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runtime.errors import OutputError
 from runtime.files import file_clock_ns, has_changed, output_errors, output_place
 from runtime.held import is_held
+from runtime.schema import Appearance
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 PARTIAL = ".partial"
 
 Row = dict[str, Any]
+
+
+class Source(NamedTuple):
+    """What a run keeps of the file of a row beside the table."""
+
+    identity: str
+    appearance: Appearance | None  # where there was a picture
+
+    @property
+    def line(self) -> str:
+        """Both as a line of text."""
+        measures = vars(self.appearance).values() if self.appearance else ()
+        return " ".join((self.identity, *map(str, measures))) + "\n"
+
+    @classmethod
+    def of_line(cls, line: str) -> Self:
+        """Read such a line."""
+        identity, *measures = line.rstrip("\n").split(" ")
+        return cls(identity, Appearance(*map(float, measures)) if measures else None)
 
 
 @dataclass(frozen=True)
@@ -31,21 +54,22 @@ class UnfinishedResults:
     began_ns: int  # of the files' clock
     others: tuple[Path, ...] = ()  # of shorter runs that were cut off, too: what goes on makes them useless
 
-    def rows(self) -> Iterator[tuple[Row, str]]:
-        """Yield the rows, and the identity of each one's file, up to the first that is not whole.
+    def rows(self) -> Iterator[tuple[Row, Source]]:
+        """Yield the rows, and what was kept of each one's file, up to the first that is not whole.
 
         The last one may have been cut in the middle. Those whose paths lead to other files now are left out, and so are
         those of images that were changed after the run began: they may be of what was there before.
         """
         with self.path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as stream:
             rows = self._csv_rows(stream) if self.suffix == ".csv" else self._json_rows(stream)
-            for row, identity in zip(rows, self._identities(), strict=False):
-                if not has_changed(row["path"], identity, self.began_ns):
-                    yield row, identity
+            for row, source in zip(rows, self._sources(), strict=False):
+                if not has_changed(row["path"], source.identity, self.began_ns):
+                    yield row, source
 
-    def _identities(self) -> Iterator[str]:
-        with suppress(FileNotFoundError), identities_path(self.path).open(encoding="ascii", errors="replace") as stream:
-            yield from (line.rstrip("\n") for line in _whole_lines(stream))
+    def _sources(self) -> Iterator[Source]:
+        unusable = (FileNotFoundError, TypeError, ValueError)  # gone, of another version, damaged
+        with suppress(*unusable), sources_path(self.path).open(encoding="ascii") as stream:
+            yield from map(Source.of_line, _whole_lines(stream))
 
     def _csv_rows(self, stream: Any) -> Iterator[Row]:
         lines = csv.reader(_whole_lines(stream))
@@ -107,7 +131,7 @@ def partial_prefix(path: Path, run: str) -> str:
     return f"{path.name}.{run}.{file_clock_ns(path)}."
 
 
-def identities_path(partial: Path) -> Path:
+def sources_path(partial: Path) -> Path:
     """Return where it stands of which files the rows of an unfinished results file are."""
     return partial.with_name(f".{partial.name}.files")
 

@@ -136,6 +136,11 @@ def size_contradiction(data: bytes) -> str:
         return ""
     if 0 < header.offset < FILE_HEADER_SIZE + header.header_size:
         return f"its pixels begin at byte {header.offset}, inside its header"
+    room = len(data) - header.offset
+    if header.image_size == header.pixel_bytes > room:
+        return f"its header states {header.image_size} bytes of pixels, found {room}"
+    if _counts_itself(header) and len(data) != header.file_size:  # a byte lost or added in a row shifts all behind it
+        return f"its header states a file of {header.file_size} bytes, found {len(data)}"
     stated = header.image_size or _room_for_pixels(header, len(data))
     without_padding = (header.width * header.bits + 7) // 8 * abs(header.height)  # as some writers count
     if stated and not without_padding <= stated <= header.pixel_bytes + MOST_PADDING:
@@ -144,6 +149,12 @@ def size_contradiction(data: bytes) -> str:
             f"{header.bits} bits are {header.pixel_bytes}"
         )
     return ""
+
+
+def _counts_itself(header: Header) -> bool:
+    """Say whether the stated size of the file is that of its header and pixels; some writers put something else."""
+    behind = header.file_size - header.offset - header.pixel_bytes
+    return header.offset > 0 and 0 <= behind <= MOST_PADDING
 
 
 def _room_for_pixels(header: Header, file_size: int) -> int:

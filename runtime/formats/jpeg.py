@@ -2,8 +2,9 @@
 
 A file is SOI and then segments, each a marker, its length and its content; SOS is followed by a scan, runs of
 compressed pixels in which a byte 0xFF stands only before 0x00, with restart markers between them; EOI ends the file
-(ITU-T T.81, annex B). There is no checksum, but a run that was damaged hardly ever holds as many pixels as before: the
-decoder then lacks compressed bytes or leaves some over.
+(ITU-T T.81, annex B). There is no checksum, but a run of which a sector was lost hardly ever holds as many pixels as
+before: the decoder then lacks compressed bytes or leaves some over. A single wrong byte often passes: it changes one
+block, or the brightness of all that follow, and leaves their number as it was.
 """
 
 from __future__ import annotations
@@ -25,7 +26,14 @@ BETWEEN_SCANS = frozenset({0xC4, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE, SOS
 RANDOM_BYTES = random.Random(0).randbytes(320).replace(b"\xff", b"\x7f")  # such as no picture is compressed to
 FILLER, LAST_BYTES = RANDOM_BYTES[:64], RANDOM_BYTES[64:]
 CHANGED_BYTES = 8  # at the end of a scan: more than an encoder leaves over, and some blocks of one colour
+MOST_SCANS = 100  # encoders write about ten; each goes over all pixels, however few bytes it has
 MOST_RUNS = 2**19  # twice the blocks of the largest picture: restart markers alone must not fill the memory
+
+
+def excess_of_scans(data: bytes) -> str:
+    """Say whether a file has so many scans that to decode it would take minutes, or days; empty where it has not."""
+    scans = data.count(bytes([0xFF, SOS]))
+    return f"expected at most {MOST_SCANS} scans, found {scans}" if scans > MOST_SCANS else ""
 
 
 def scan_damage(data: bytes, image: Image.Image) -> str:

@@ -3,7 +3,8 @@
 A row of a file that could not be opened says nothing of its content, and gives way to the next one of that version.
 Other content may come with the size and modification time of that before. So the table `looks` holds when anything
 about a file had changed before it was read, `st_ctime_ns`; where that is another now, the file is read again, and has
-another row where its SHA-256 is another. The table `shift` holds the warning of the last cells judged together.
+another row where its SHA-256 is another. Where only its modification time is another, its row takes that. The table
+`shift` holds the warning of the last cells judged together.
 
 A row is the results table's with its audit and, before it, what tells one version of a file from another.
 The write-ahead log lets others `read`, and `read_predictions` export, while a service writes. `synchronous=FULL` puts
@@ -14,6 +15,7 @@ service could not write them.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -59,6 +61,7 @@ class ResultStore(Closing):
 
     def __init__(self, path: Path) -> None:
         """Open or make the database; raise OutputError where it cannot be written, is foreign, or has a service."""
+        path = _real(path)
         if not path.parent.is_dir():
             raise OutputError(f"expected a folder for the database at {path.parent}, found none; make it first")
         self.path = path
@@ -121,6 +124,8 @@ class ResultStore(Closing):
         self._refuse_replaced()
         with _database_errors(self.path), self._transaction():
             for (version, sha256), prediction in self._unwritten.items():
+                if sha256 and _tells_of_content(prediction):
+                    self._connection.execute(_MOVE_TIME, _bound((version.mtime_ns, version.file, sha256)))
                 is_same = (*version, sha256, not _tells_of_content(prediction))
                 self._connection.execute(_INSERT, _bound((*version, *_values(prediction), *is_same)))
             # After the rows that take their place, which get the highest number: readers take it for new.
@@ -209,6 +214,7 @@ def read(path: Path, ask: Callable[[Reader], Answer]) -> Answer:
     Where a service has begun or ended while `ask` was reading, `ask` is called anew and its answer before is dropped.
     Raises OutputError where the database cannot be read or is not this version's.
     """
+    path = _real(path)
     for _ in range(READING_TRIES):
         if not path.is_file():
             raise OutputError(f"expected the database of a watched folder at {path}, found none; check the path")
@@ -287,7 +293,12 @@ class _Rest:
 
 def own_files(path: Path) -> set[str]:
     """Return the names of the files that a database consists of while it is used; none of them is a cell."""
-    return {path.name + suffix for suffix in ("", "-wal", "-shm", "-journal", "-lock")}
+    return {path.name, *(_real(path).name + suffix for suffix in ("", "-wal", "-shm", "-journal", "-lock"))}
+
+
+def _real(path: Path) -> Path:
+    """Return where a link leads: beside that file SQLite keeps the log, and a service its lock."""
+    return Path(os.path.realpath(path))
 
 
 def _connect(path: Path, mode: str = "rwc") -> sqlite3.Connection:
@@ -391,6 +402,8 @@ _IS_VERSION = "file = CAST(? AS TEXT) AND size = ? AND mtime_ns = ?"
 _TELLS_OF_CONTENT = f"reason NOT LIKE '{UnopenableCellError.BEGINNING}%'"
 _SELECT = f"SELECT changed_ns FROM results LEFT JOIN looks USING (file) WHERE {_IS_VERSION} AND {_TELLS_OF_CONTENT}"  # noqa: S608
 _DELETE_UNOPENED = f"DELETE FROM results WHERE {_IS_VERSION} AND NOT {_TELLS_OF_CONTENT}"  # noqa: S608
+# Of two rows that an older version of this toolkit wrote of one content, one takes the time.
+_MOVE_TIME = "UPDATE OR IGNORE results SET mtime_ns = ? WHERE file = CAST(? AS TEXT) AND sha256 = CAST(? AS TEXT)"
 _INSERT_LOOK = "INSERT OR REPLACE INTO looks VALUES (CAST(? AS TEXT), ?)"
 _PARAMETERS = ", ".join("CAST(? AS TEXT)" if kind is str else "?" for kind in NAME_TO_TYPE.values())
 # A commit that failed may have reached the disk all the same, and a file may be read again: what is there stays.

@@ -147,8 +147,16 @@ def bmp_headers() -> Iterator[_File]:
     for field, values in harmless.items():
         for value in values:
             yield _File(f"{field} {value} answered.bmp", patched(sound, field, value), PIXELS)
-    yield _File("bytes behind.bmp", sound + b"something else" * 99, PIXELS)
+    behind = b"something else" * 99
+    yield _File("bytes behind.bmp", sound + behind)
+    yield _File("bytes behind, counted.bmp", patched(sound, "file size", len(sound + behind)) + behind, PIXELS)
+    yield _File("bytes behind, file size not stated.bmp", patched(sound, "file size", 0) + behind, PIXELS)
     yield _File("bytes before.bmp", b"\0" + sound)
+    padded = bmp_file(PIXELS[:, :-1])  # whose last bytes are no pixels: decoders do without them
+    yield _File("padded, a byte lost.bmp", padded[:5000] + padded[5001:])
+    yield _File("padded, a byte lost, file size not stated.bmp", patched(padded, "file size", 0)[:-1])
+    yield _File("padded, a byte more.bmp", padded[:5000] + b"\0" + padded[5000:])
+    yield _File("padded, offset 55.bmp", patched(padded, "offset", 55))
 
 
 def bmp_kinds() -> Iterator[_File]:

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -223,6 +222,22 @@ def test_interrupting_ends_quietly_and_keeps_the_rows_that_were_done(
     assert f"kept in {partial}" in said
 
 
+def test_a_process_that_is_killed_leaves_every_row_that_was_made(
+    six_cells: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Classifier.classify
+    left: list[int] = []
+
+    def looked_at(self: Classifier, paths: Iterable[str]) -> Iterator[Prediction]:
+        for prediction in whole(self, paths):
+            yield prediction
+            left.extend(len(rows_of(partial)) for partial in six_cells.glob("r.csv.*.partial"))
+
+    monkeypatch.setattr(Classifier, "classify", looked_at)
+    assert main([str(six_cells / "cells"), "--out", str(six_cells / "r.csv")]) == PARTLY_DONE
+    assert left == [1, 2, 3, 4, 5, 6]
+
+
 def test_two_runs_with_one_output_never_mix_their_rows(
     cell_file: CellFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,7 +294,7 @@ def test_ctrl_c_in_the_middle_of_a_real_run_is_quiet(cell_file: CellFile, tmp_pa
         (tmp_path / "cells" / f"{number}.bmp").hardlink_to(cell)
     command = [sys.executable, "-m", "runtime.classify", str(tmp_path / "cells"), "--out", str(tmp_path / "r.csv")]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None and not any(path.stat().st_size for path in tmp_path.glob("r.csv.*.partial")):
+        while process.poll() is None and not any(map(rows_of, tmp_path.glob("r.csv.*.partial"))):
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
@@ -515,12 +530,16 @@ def test_rows_are_kept_only_where_the_same_paths_still_lead_to_the_same_files(
     assert not list(six_cells.glob(".*")), "nothing is left beside the table"
 
 
+@pytest.mark.parametrize("left", ["", "\xff\n", "0123456789abcdef 450 of another version\n", "0123456789abcdef 450\n"])
 def test_without_what_tells_of_which_files_its_rows_are_no_row_is_kept(
-    six_cells: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    left: str, six_cells: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     time.sleep(0.05)
     partial = cut_off_run(six_cells, 5, monkeypatch)
-    (six_cells / f".{partial.name}.files").unlink()
+    sources = six_cells / f".{partial.name}.files"
+    sources.unlink()
+    if left:
+        sources.write_text(left, encoding="latin-1")
     assert main([str(six_cells / "cells"), "--out", str(six_cells / "r.csv"), "--resume"]) == PARTLY_DONE
     assert "\nkept 0 rows of the run that was cut off\n" in capsys.readouterr().err
     assert len(rows_of(six_cells / "r.csv")) == 6
@@ -539,18 +558,12 @@ def disk_with_room_for(size: int) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("capsys")  # otherwise standard error is a file, which may not grow either
-@pytest.mark.parametrize("buffered", [1, 8192], ids=["at a row", "at the end"])
-def test_a_disk_that_fills_up_says_how_to_go_on(
-    six_cells: Path, monkeypatch: pytest.MonkeyPatch, buffered: int
-) -> None:
+def test_a_disk_that_fills_up_says_how_to_go_on(six_cells: Path) -> None:
     whole, out = six_cells / "whole.csv", six_cells / "r.csv"
     assert main([str(six_cells / "cells"), "--out", str(whole)]) == PARTLY_DONE
-    opened = os.fdopen
     expected = r"cannot write .*r\.csv: .*; the rows so far are kept in r\.csv\..*\.partial: go on with --resume"
-    with monkeypatch.context() as patch, disk_with_room_for(whole.stat().st_size // 2):
-        patch.setattr(os, "fdopen", partial(opened, buffering=buffered))
-        with pytest.raises(OutputError, match=expected):
-            main([str(six_cells / "cells"), "--out", str(out)])
+    with disk_with_room_for(whole.stat().st_size // 2), pytest.raises(OutputError, match=expected):
+        main([str(six_cells / "cells"), "--out", str(out)])
     assert not out.exists()
     assert main([str(six_cells / "cells"), "--out", str(out), "--resume"]) == PARTLY_DONE
     assert answers(out) == answers(whole)
@@ -838,12 +851,13 @@ def test_a_list_may_begin_with_the_mark_that_windows_editors_write(cell_file: Ce
     assert read_list(str(tmp_path / "list.txt")) == [str(tmp_path / "a.bmp")]
 
 
-def test_a_list_in_utf_16_and_a_closed_standard_input_are_refused(
+def test_a_list_in_utf_16_or_of_find_print0_and_a_closed_standard_input_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "list.txt").write_text("a.bmp", encoding="utf-16")
-    with pytest.raises(UsageError, match=r"UTF-8 at .*list\.txt, found UTF-16; save it as UTF-8"):
-        read_list(str(tmp_path / "list.txt"))
+    for content in ("a.bmp".encode("utf-16"), "a.bmp".encode("utf-16-le"), b"a.bmp\0b.bmp\0"):
+        (tmp_path / "list.txt").write_bytes(content)
+        with pytest.raises(UsageError, match=r"one in each line, at .*list\.txt, found null characters, as in UTF-16"):
+            read_list(str(tmp_path / "list.txt"))
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(UsageError, match="at -, found: standard input is closed"):
         read_list("-")

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from runtime.demo import demo_cells
+from runtime.errors import UnreadableCellError
 from runtime.formats import jpeg
 from runtime.formats.jpeg import scan_damage
+from runtime.preprocessing import decode_picture
 from tests.runtime.odd_images import encoded
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -90,3 +92,12 @@ def test_a_file_of_restart_markers_alone_is_given_up(monkeypatch: pytest.MonkeyP
     assert damage_of(data[:-2] + markers + data[-2:]) != "a marker stands where compressed pixels should"
     monkeypatch.setattr(jpeg, "MOST_RUNS", 1000)
     assert damage_of(data[:-2] + markers + data[-2:]) == "a marker stands where compressed pixels should"
+
+
+def test_a_file_of_endless_scans_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = encoded(drawn_cell(64), "JPEG", progressive=True)
+    last = sound.rindex(b"\xff\xda")
+    decode_picture(sound)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("was decoded"))
+    with pytest.raises(UnreadableCellError, match="expected at most 100 scans, found 110"):
+        decode_picture(sound[:-2] + sound[last:-2] * 100 + sound[-2:])

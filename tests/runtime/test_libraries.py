@@ -1,9 +1,11 @@
-"""What the packages import is declared in pyproject.toml, and missing it ends a command in a line that helps."""
+"""What the packages import is declared, missing it ends a command in a line that helps, and it keeps to itself."""
 
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
 import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -58,3 +60,13 @@ def test_each_library_that_is_imported_is_declared() -> None:
 def test_each_library_that_may_be_missing_has_a_line_that_says_what_installs_it() -> None:
     needed = imported_libraries(*PACKAGES) - BASE - WITH_LINES_OF_THEIR_OWN - FOR_TYPES_ALONE
     assert needed <= MODULE_TO_REQUIREMENT.keys()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="HOME is no place of libraries there")
+@pytest.mark.parametrize("module", ["export.__main__", "benchmarks.footprint", "runtime.classifier"])
+def test_onnxruntime_keeps_no_number_of_the_machine_under_which_it_would_report(module: str, tmp_path: Path) -> None:
+    kept_out = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
+    environment = {name: value for name, value in os.environ.items() if name not in kept_out}
+    program = f"import importlib; importlib.import_module({module!r}); import onnxruntime"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, env={**environment, "HOME": str(tmp_path)}, check=True)
+    assert not [*tmp_path.rglob("*")]

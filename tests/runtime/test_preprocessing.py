@@ -128,7 +128,7 @@ BAD_CONTENT = {
     "header alone": (encoded(random_image(), "BMP")[:20], "damaged image"),
     "16 bits": (encoded(Image.new("I;16", (60, 60)), "PNG"), "expected 8 bits per channel, found pixels of type I;16"),
     "float": (encoded(Image.new("F", (60, 60)), "TIFF"), "expected 8 bits per channel, found pixels of type F"),
-    "two frames": (two_frames(), "expected one image in the file, found 2"),
+    "two frames": (two_frames(), "expected one image in the file, found several"),
 }
 
 

@@ -117,6 +117,19 @@ def test_two_contents_of_a_version_are_two_rows_in_one_commit_and_in_two(store: 
     assert store.holds(version(), 4), "the last look counts"
 
 
+def test_the_same_content_at_another_time_has_no_other_row_and_is_known_by_that_time(
+    store: ResultStore, path: Path
+) -> None:
+    earlier, later = version(mtime_ns=1), version(mtime_ns=2)
+    store.add(earlier, prediction())
+    store.commit()
+    store.add(later, prediction(), 5)
+    store.add(version("b.bmp", mtime_ns=2), prediction("b.bmp"))  # a copy is a file of its own
+    store.commit()
+    assert stored_rows(path) == [prediction(), prediction("b.bmp")]
+    assert (store.holds(earlier), store.holds(later, 5)) == (False, True)
+
+
 def test_a_database_of_version_1_is_read_and_written_on(path: Path) -> None:
     with ResultStore(path) as store:
         for name in ("a.bmp", NOT_UTF8):
@@ -225,6 +238,19 @@ def test_one_service_at_a_time(path: Path) -> None:
     with ResultStore(path) as store:
         store.add(version(), prediction())
         store.commit()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows makes links only for administrators")
+def test_a_link_to_a_database_is_that_database(store: ResultStore, path: Path) -> None:
+    link = path.parent / "links" / "link.sqlite"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    store.add(version(), prediction())
+    store.commit()
+    assert len(stored_rows(link)) == 1, "also what stands in its log alone"
+    with pytest.raises(OutputError, match="for this service alone, found that another one"):
+        ResultStore(link)
+    assert own_files(link) == {"link.sqlite", *own_files(path)}
 
 
 def test_rows_are_read_while_a_service_writes(store: ResultStore, path: Path) -> None:

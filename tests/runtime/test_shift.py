@@ -1,12 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
+from runtime.classifier import Classifier
 from runtime.classify import main
-from runtime.command_line import DONE
+from runtime.command_line import DONE, INTERRUPTED
 from runtime.schema import Appearance, Prediction, Range, TypicalSubjects
 from runtime.shift import FEWEST_CELLS, WINDOW, ShiftAlarm, ShiftCheck
 from tests.runtime.tinted import tinted
@@ -89,16 +92,33 @@ def test_a_service_is_told_when_it_begins_and_when_it_is_over_and_keeps_what_eac
     assert [bool(warning) for warning in kept] == [False] * 2 + [True] * 3 + [False] * 2
 
 
+@pytest.mark.parametrize("done_before", [0, FEWEST_CELLS - 1], ids=["whole", "cut off before the last cell"])
 def test_classify_warns_of_a_run_on_the_screen_and_on_its_page(
-    cell_file: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    done_before: int,
+    cell_file: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Bluish cells; the drawn ones stand for photographs, which is enough for that."""
     source = cell_file("cell.png")
     (tmp_path / "cells").mkdir()
     for number in range(FEWEST_CELLS):
         tinted(source, tmp_path / "cells" / f"{number}.png", (0.7, 0.9, 1.3))
+    whole = Classifier.classify
+
+    def interrupted(self: Classifier, paths: Iterable[str]) -> Iterator[Prediction]:
+        yield from islice(whole(self, paths), done_before)
+        raise KeyboardInterrupt
+
     out, page = tmp_path / "r.csv", tmp_path / "r.html"
-    assert main([str(tmp_path / "cells"), "--out", str(out), "--html", str(page)]) == DONE
+    command = [str(tmp_path / "cells"), "--out", str(out), "--html", str(page)]
+    if done_before:
+        time.sleep(0.05)  # longer than the file system's clock stands still
+        with monkeypatch.context() as patch:
+            patch.setattr(Classifier, "classify", interrupted)
+            assert main(command) == INTERRUPTED
+    assert main([*command, "--resume"]) == DONE
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("WARNING")]
     assert "mean share of blue in the light" in line
     assert f"{FEWEST_CELLS} cells look unlike" in page.read_text(encoding="utf-8")

@@ -266,7 +266,7 @@ def test_the_map_of_a_row_is_that_of_its_cell(watched: Watched, feed: WatchFeed)
 
 
 def test_no_map_of_what_another_model_answered_or_of_what_is_gone(watched: Watched, feed: WatchFeed) -> None:
-    path = watched.cell("a.png")
+    watched.cell("a.png")
     with Desk(feed=feed) as desk:
         desk.open(ClassifierOptions())
         own = desk.classifier.bundle.content_sha256
@@ -275,15 +275,15 @@ def test_no_map_of_what_another_model_answered_or_of_what_is_gone(watched: Watch
         of_another_bundle = client.get("/watch/explanations/1")
         assert of_another_bundle.status_code == 409
         assert "found one of efefefefefef" in of_another_bundle.json()["detail"]
-        os.utime(path, ns=(1, 1))
-        watched.add("a.png", p_all=0.123, bundle=own)
+        path = watched.cell("b.png")
+        watched.add("b.png", p_all=0.123, bundle=own)
         of_another_answer = client.get("/watch/explanations/2")
         assert of_another_answer.status_code == 409
         assert "expected the row's answer, p_all 0.123 in fp32, found 0." in of_another_answer.json()["detail"]
         path.unlink()
         assert client.get("/watch/explanations/2").status_code == 404
         path.write_text("no image")
-        watched.add("a.png", bundle=own)
+        watched.add("b.png", bundle=own)
         assert client.get("/watch/explanations/3").status_code == 422
 
 
