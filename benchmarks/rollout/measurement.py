@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.environment import environment
-from benchmarks.record import FAILED, SKIPPED, failed, finite
+from benchmarks.record import FAILED, failed, finite, skipped
 from benchmarks.rollout.budget import Budget, judge_budget
 from benchmarks.rollout.busy import LoadWatch, busiest_processes
 from benchmarks.rollout.cases import Case, cases_of, deployed_case
@@ -108,7 +108,7 @@ def _taken(name: str, work: Callable[[], Section], watch: LoadWatch, tell: Calla
 
 def _parity(options: RolloutOptions, bundle: Bundle, cases: list[Case], material: Material) -> Section:
     if options.data is None:
-        return {"rows": [{"status": SKIPPED, "reason": "no labelled data was given (--data): latency only"}]}
+        return {"rows": [skipped("no labelled data was given (--data): latency only")]}
     if material.no_labels is not None:
         raise material.no_labels
     return parity(options, bundle, cases, material.cells)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers import CLASSIFY, Errand, classify, missing_peers, openers
-from benchmarks.record import FAILED, OK, SKIPPED, Row
+from benchmarks.record import FAILED, OK, Row, skipped
 from benchmarks.rollout.cases import Case, opened
 from benchmarks.rollout.options import RolloutOptions
 from benchmarks.turns import Turns, ratio_columns, tried_in_turns
@@ -28,9 +28,7 @@ def peers(options: RolloutOptions, case: Case, paths: Sequence[str]) -> dict[str
         errand = Errand(classifier.bundle, file, files, options.batch_size, options.run)
         candidates = {CLASSIFY: lambda: lambda: classify(classifier, files, Path(folder)), **openers(errand)}
         turns = tried_in_turns(candidates, options.rounds)
-    missing: list[Row] = [
-        {"peer": name, "status": SKIPPED, "reason": reason} for name, reason in missing_peers(errand).items()
-    ]
+    missing = [{"peer": name, **skipped(reason)} for name, reason in missing_peers(errand).items()]
     return {
         "case": case.name,
         "files": len(files),

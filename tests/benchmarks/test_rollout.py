@@ -62,7 +62,8 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def briefer(options: RolloutOptions) -> RolloutOptions:
         window = WindowPlan(0.0, 2, 4, 1.0, 0.0, 1)
-        return replace(quick(options), window=window, quiet_seconds=0.01, slot_seconds=0.1, start_cells=4, part_runs=2)
+        options = replace(quick(options), case_seconds=None)  # however slow the machine is
+        return replace(options, window=window, quiet_seconds=0.01, slot_seconds=0.1, start_cells=4, part_runs=2)
 
     monkeypatch.setattr(rollout, "quick", briefer)
 
@@ -666,6 +667,17 @@ def test_a_variant_for_a_cpu_is_measured_on_the_cpu_alone(tmp_path: Path, monkey
     assert [case.name for case in found] == ["cuda fp32", "cpu fp32", "cpu int8_cpu"]
 
 
+def test_the_cases_that_quick_has_no_time_for_are_rows_that_say_so(cell_file: CellFile) -> None:
+    cases = [cases_module.Case("cpu", precision) for precision in ("fp32", "int8", "fp16")]
+    options = RolloutOptions(DEFAULT_BUNDLE, Path(), batch_sizes=(1,), window=ONE_RUN, part_runs=1, case_seconds=0.0)
+    section = latency.latency(options, cases, [str(cell_file("a.bmp"))])
+    late = {"status": "skipped", "reason": "the 0 s that --quick has for this were over"}
+    assert [row["precision"] for row in section["rows"] if row["status"] == "ok"] == ["fp32", "fp32"]
+    assert section["rows"][2:] == [{**case.columns, **late} for case in cases[1:]]
+    whole = latency.latency(replace(options, case_seconds=None), cases, [str(cell_file("a.bmp"))])
+    assert [row["status"] for row in whole["rows"]] == ["ok"] * 6
+
+
 def test_engines_are_measured_in_the_precisions_that_were_built(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -675,7 +687,7 @@ def test_engines_are_measured_in_the_precisions_that_were_built(
     bundle = Bundle.open(tiny_bundle)
     deployed = cases_module.Case("cpu", "fp32")
     found = cases_module.cases_of(bundle, RolloutOptions(tiny_bundle, tiny_bundle), deployed)
-    assert [case.name for case in found] == ["cpu fp32", "tensorrt fp16", "cpu fp16", "cpu int8"]
+    assert [case.name for case in found] == ["cpu fp32", "cpu fp16", "cpu int8", "tensorrt fp16"]
 
 
 def test_an_answer_just_below_the_threshold_stays_below_it_in_the_record() -> None:
