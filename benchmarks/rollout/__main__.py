@@ -11,7 +11,8 @@ from benchmarks.rollout.budget import limit_rows, read_budget
 from benchmarks.rollout.material import found_material
 from benchmarks.rollout.options import RolloutOptions, quick
 from benchmarks.rollout.peers import as_shown
-from benchmarks.rollout.record import NO, Record, failures_of, measured_rows, write
+from benchmarks.rollout.record import Record, failures_of, measured_rows, write
+from benchmarks.rollout.verdict import NO
 from runtime.backends.select import BACKENDS
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.command_line import (
@@ -122,10 +123,11 @@ def main(arguments: list[str] | None = None) -> int:
         record = measure(options, bundle, material, budget, tell)
         path = write(record, options.out)
         report = write_report(record, options.out)
-    summarize(record)
+    print_figures(record)
     print(f"Report: {report}")
     print(f"Record: {path}")
     print(f"Next: python -m benchmarks.compare OLD {path}")
+    print_verdict(record)
     return exit_code(record)
 
 
@@ -136,7 +138,7 @@ def exit_code(record: Record) -> int:
     return PARTLY_DONE if any(failures_of(record)) else DONE
 
 
-def summarize(record: Record) -> None:
+def print_figures(record: Record) -> None:
     """Print the most important rows."""
     shown = {
         "latency": ("backend", "precision", "cells", "measured", "p50_ms", "p95_ms", "cells_per_second", "agreed"),
@@ -151,12 +153,13 @@ def summarize(record: Record) -> None:
             print()
     if record["budget"]:
         print_table(limit_rows(record["budget"]))
-    if record["load"]["busy"]:
-        most = max(record["load"]["others"].values())
-        print(f"The machine was busy: other processes took up to {most:.0%} of its CPUs")
+
+
+def print_verdict(record: Record) -> None:
+    """Print the answer with its reasons, last, where it is seen."""
     verdict = record["verdict"]
-    print(f"May it be deployed: {verdict['may_be_deployed']}")
-    for reason in [*verdict["against"], *verdict["unsure"]]:
+    print(f"May it be deployed: {verdict['may_be_deployed']}{', with caution' if verdict['cautions'] else ''}")
+    for reason in [*verdict["against"], *verdict["unsure"], *(f"caution: {line}" for line in verdict["cautions"])]:
         print(f"- {reason}")
 
 

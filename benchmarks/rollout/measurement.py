@@ -19,10 +19,11 @@ from benchmarks.rollout.material import Material
 from benchmarks.rollout.options import RolloutOptions
 from benchmarks.rollout.parity import parity
 from benchmarks.rollout.peers import peers
-from benchmarks.rollout.record import MEASUREMENT, SCHEMA_VERSION, Record, verdict_of
+from benchmarks.rollout.record import MEASUREMENT, SCHEMA_VERSION, Record
 from benchmarks.rollout.scaling import scaling
 from benchmarks.rollout.sensors import Sensors
 from benchmarks.rollout.sustained import sustained
+from benchmarks.rollout.verdict import verdict_of
 from runtime.bundle import Bundle
 from runtime.errors import AllnetError
 

@@ -23,6 +23,7 @@ h1 { margin: 0 0 .2rem; } h2 { margin: 2.2rem 0 .5rem; } h3 { margin: 1.4rem 0 .
 p { max-width: 52rem; } p, li { overflow-wrap: anywhere; } .soft { color: var(--soft); font-size: .9rem; }
 .verdict { border: 2px solid; border-left-width: .6rem; border-radius: .4rem; padding: .6rem 1rem; margin: 1rem 0; }
 .verdict strong { font-size: 1.25rem; } .verdict ul { margin: .4rem 0 0; padding-left: 1.2rem; color: var(--ink); }
+.verdict p { margin: .6rem 0 0; font-weight: 600; color: var(--open); }
 .yes { color: var(--yes); } .no { color: var(--no); } .open { color: var(--open); }
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.3rem, 1fr)); gap: .6rem; margin: 1rem 0; }
 .tiles div { background: var(--card); border-radius: .4rem; padding: .6rem .8rem; }

@@ -47,30 +47,19 @@ def _summary(record: Record) -> str:
     environment = record["environment"]
     about = f"{record['bundle']['model']} {deployed['precision']} on {deployed['backend']}"
     kind = "short measurement (--quick)" if record["options"]["quick"] else "full measurement"
-    reasons = [*verdict["against"], *verdict["unsure"]]
+    reasons, cautions = [*verdict["against"], *verdict["unsure"]], verdict["cautions"]
+    said = bullets(reasons) if reasons else ""
+    said += f"<p>With caution:</p>{bullets(cautions)}" if cautions else ""
     links = "".join(f'<a href="#{name}">{title}</a>' for name, title in TITLES.items())
     return (
         f"<header><h1>Rollout report</h1><p>{text(about)}, bundle {text(record['bundle']['folder'])} "
         f'<span class="soft">(content {text(record["bundle"]["content_sha256"][:12])})</span><br>'
         f"{text(environment['cpu'])}, {environment['cpus']} CPUs, {text(environment['system'])}; {kind}, "
         f"{text(environment['time'])}</p></header>\n"
-        f'<div class="verdict {answer}"><strong>{ANSWERS[answer]}</strong>{bullets(reasons) if reasons else ""}</div>\n'
-        f"{_busy(record)}{_tiles(record)}<nav>{links}</nav>\n"
+        f'<div class="verdict {answer}"><strong>{ANSWERS[answer]}</strong>{said}</div>\n'
+        f"{_tiles(record)}<nav>{links}</nav>\n"
         '<p class="soft"><strong>For research, not a diagnosis.</strong> All figures were measured on this machine in '
         "one run; what they include stands beside them.</p>\n"
-    )
-
-
-def _busy(record: Record) -> str:
-    load = record["load"]
-    if not load["busy"]:
-        return ""
-    shares = ", ".join(f"{name.replace('_', ' ')} {share:.0%}" for name, share in load["others"].items())
-    named = ", ".join(f"{row['process']} {row['share']:.0%}" for row in load["processes_before"])
-    return (
-        f'<p class="open"><strong>The machine was busy with other work</strong>, which took of its CPUs: {text(shares)}'
-        f"{f' (before the run: {text(named)})' if named else ''}. Times are longer than on a quiet machine; ratios "
-        "within a round hold.</p>\n"
     )
 
 
@@ -369,6 +358,10 @@ def _machine(record: Record) -> str:
             "Other load": ", ".join(
                 f"{name.replace('_', ' ')} {share:.0%}" for name, share in record["load"]["others"].items()
             ),
+            "Busiest before": ", ".join(
+                f"{row['process']} {row['share']:.0%}" for row in record["load"]["processes_before"]
+            )
+            or "no other process",
             "bundle.json": environment["bundle_sha256"],
         }
     )

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.rollout.record import MEASUREMENT, SCHEMA_VERSION, verdict_of
+from benchmarks.rollout.record import MEASUREMENT, SCHEMA_VERSION
+from benchmarks.rollout.verdict import verdict_of
 from export.gate import judge
 from runtime.schema import Tolerance
 from train.metrics import measure

@@ -22,7 +22,7 @@ import psutil
 import pytest
 from matplotlib.figure import Figure
 
-from benchmarks.record import failed
+from benchmarks.record import failed, skipped
 from benchmarks.rollout import __main__ as rollout
 from benchmarks.rollout import cases as cases_module
 from benchmarks.rollout import latency, measurement, parity, plots, sustained
@@ -31,9 +31,10 @@ from benchmarks.rollout.material import found_material
 from benchmarks.rollout.options import RolloutOptions, quick
 from benchmarks.rollout.page import number, table
 from benchmarks.rollout.peers import as_shown
-from benchmarks.rollout.record import failures_of, verdict_of
+from benchmarks.rollout.record import failures_of
 from benchmarks.rollout.report import write_report
 from benchmarks.rollout.scaling import cpu_counts
+from benchmarks.rollout.verdict import verdict_of
 from benchmarks.windows import WindowPlan
 from export.scoring import BATCH_SIZE, Scores
 from export.seen import Seen
@@ -129,7 +130,11 @@ def test_a_short_rollout_of_the_packages_bundle_measures_everything(
         assert row["status"] == "skipped" or row["largest_difference"] < 1e-4, "it is the same network"
     assert record["environment"]["cpu_flags"]
     assert (record["schema_version"], record["options"]["batch_size"]) == (4, 4)
-    check_page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    check_page(page)
+    box = page[page.index('<div class="verdict') : page.index('<div class="tiles">')]
+    assert [caution for caution in record["verdict"]["cautions"] if f"<li>{caution}</li>" not in box] == []
+    assert "0.01 minutes of sustained work do not show" in box
     assert "python -m benchmarks.compare OLD" in capsys.readouterr().out
 
 
@@ -557,7 +562,7 @@ def test_the_numbers_of_cpus_end_with_all_of_them() -> None:
 
 def test_a_verdict_needs_a_budget_and_no_failure() -> None:
     record = a_record()
-    assert verdict_of(record) == {"may_be_deployed": "yes", "against": [], "unsure": []}
+    assert verdict_of(record) == {"may_be_deployed": "yes", "against": [], "unsure": [], "cautions": []}
     record["budget"] = None
     assert verdict_of(record)["may_be_deployed"] == "open"
     record["budget"] = [{"limit": "p95_ms", "sense": "at most", "value": 5.0, "found": 10.0, "kept": False}]
@@ -570,11 +575,67 @@ def test_a_verdict_needs_a_budget_and_no_failure() -> None:
     assert verdict_of(record)["against"] == ["the bundle's fp32 is not proved: runtime.classify refuses it"]
     record = a_record()
     record["sections"]["parity"]["doubts"] = ["the moon is full"]
-    assert verdict_of(record) == {"may_be_deployed": "open", "against": [], "unsure": ["the moon is full"]}
+    assert (verdict_of(record)["may_be_deployed"], verdict_of(record)["unsure"]) == ("open", ["the moon is full"])
     for row in record["sections"]["latency"]["rows"]:
         row["status"] = "failed"
         row["reason"] = "no"
     assert verdict_of(record)["against"] == ["nothing could be measured"]
+
+
+def _unsteady(record: dict[str, Any]) -> None:
+    for row in record["sections"]["latency"]["rows"]:
+        row["agreed"] = False
+
+
+def _warm(record: dict[str, Any]) -> None:
+    record["sections"]["sustained"]["rows"][0] |= {"last_to_first": 0.7, "slowed_down": True, "throttled": True}
+
+
+def _late(record: dict[str, Any]) -> None:
+    record["sections"]["cold_start"]["rows"].append({"backend": "cpu", "precision": "int8", **skipped("time was over")})
+
+
+@pytest.mark.parametrize(
+    ("change", "cautions"),
+    [
+        (
+            lambda record: record["load"].update(busy=True),
+            [
+                "the machine was busy: other processes took up to 50% of its CPUs, so that times are longer than on a "
+                "quiet one; ratios to the peers hold"
+            ],
+        ),
+        (
+            _unsteady,
+            [
+                "2 of 2 timings are unsteady, a single file on cpu fp32 among them: their windows did not agree within "
+                "10%"
+            ],
+        ),
+        (
+            _warm,
+            [
+                "the machine slowed down: the sustained run's last third had 70% of the first one's rate",
+                "the machine throttled in the sustained run, as its sensors tell",
+            ],
+        ),
+        (
+            lambda record: record["options"].update(sustained_minutes=2.0),
+            ["2 minutes of sustained work do not show whether the machine slows down when it is warm"],
+        ),
+        (_late, ["cold start of cpu int8 was not measured: time was over"]),
+    ],
+)
+def test_what_the_figures_cannot_be_trusted_for_stands_in_the_verdict_and_changes_no_answer(
+    change: Callable[[dict[str, Any]], None], cautions: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = a_record()
+    change(record)
+    record["verdict"] = verdict_of(record)
+    assert record["verdict"] == {"may_be_deployed": "yes", "against": [], "unsure": [], "cautions": cautions}
+    rollout.print_verdict(record)
+    said = ["May it be deployed: yes, with caution", *(f"- caution: {line}" for line in cautions)]
+    assert capsys.readouterr().out.splitlines() == said
 
 
 def test_other_processes_take_no_more_than_all_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
