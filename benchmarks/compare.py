@@ -10,7 +10,7 @@ if __name__ == "__main__":
 from pathlib import Path
 
 from benchmarks.record import Row
-from benchmarks.rollout.budget import judge_budget, limit_rows, read_budget
+from benchmarks.rollout.budget import judge_budget, read_budget
 from benchmarks.rollout.comparison import BETTER, GONE, WORSE, compare, other_machine, other_work, sha256s
 from benchmarks.rollout.record import Record, read
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED, ArgumentParser, positive_float, print_table, run_command
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{count[WORSE]} worse, {count[BETTER]} better, {count[GONE]} not measured any more, {others} unchanged")
     limits = judge_budget(budget, new) if budget else []
     if limits:
-        print_table(limit_rows(limits))
+        print_table(limits)
     return exit_code(rows, limits)
 
 

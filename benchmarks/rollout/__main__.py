@@ -6,11 +6,10 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.record import Row, check_record_folder
-from benchmarks.rollout.budget import limit_rows, read_budget
+from benchmarks.record import check_record_folder
+from benchmarks.rollout.budget import read_budget
 from benchmarks.rollout.material import found_material
 from benchmarks.rollout.options import RolloutOptions, quick
-from benchmarks.rollout.peers import as_shown
 from benchmarks.rollout.record import Record, failures_of, measured_rows, write
 from benchmarks.rollout.verdict import NO
 from runtime.backends.select import BACKENDS
@@ -149,10 +148,10 @@ def print_figures(record: Record) -> None:
     }
     for name, columns in shown.items():
         if rows := measured_rows(record, name):
-            print_table([_columns(as_shown(row), columns) for row in rows])
+            print_table([{column: row.get(column, "") for column in columns} for row in rows])
             print()
     if record["budget"]:
-        print_table(limit_rows(record["budget"]))
+        print_table(record["budget"])
 
 
 def print_verdict(record: Record) -> None:
@@ -161,10 +160,6 @@ def print_verdict(record: Record) -> None:
     print(f"May it be deployed: {verdict['may_be_deployed']}{', with caution' if verdict['cautions'] else ''}")
     for reason in [*verdict["against"], *verdict["unsure"], *(f"caution: {line}" for line in verdict["cautions"])]:
         print(f"- {reason}")
-
-
-def _columns(row: Row, names: tuple[str, ...]) -> Row:
-    return {name: "not measured" if row.get(name, "") is None else row.get(name, "") for name in names}
 
 
 if __name__ == "__main__":

@@ -96,19 +96,6 @@ def judge_budget(budget: Budget, record: Record) -> list[Row]:
     return rows
 
 
-def limit_rows(limits: list[Row]) -> list[Row]:
-    """Return judged limits with their numbers as texts: of a column with a limit of 400, one of 0.0001 is not 0."""
-    return [
-        {
-            **row,
-            "value": f"{row['value']:g}",
-            "found": "not measured" if row["found"] is None else f"{row['found']:g}",
-            "kept": "kept" if row["kept"] else "NOT KEPT",
-        }
-        for row in limits
-    ]
-
-
 def measured_value(name: str, record: Record) -> float | None:
     """Return what a record says of the deployed case about a limit; None where that was not measured."""
     found = _EXTRACTORS[name](record)

@@ -38,11 +38,6 @@ def peers(options: RolloutOptions, case: Case, paths: Sequence[str]) -> dict[str
     }
 
 
-def as_shown(row: Row) -> Row:
-    """Return a peer's row with its difference as parity's are written: 0.0004 and 0.0000001 are not the same."""
-    return {**row, "largest_difference": f"{row['largest_difference']:.1e}"} if "largest_difference" in row else row
-
-
 def rows_of(turns: Turns, files: int) -> list[Row]:
     """Sum up each candidate; without classify to compare with, all others have a rate alone."""
     baseline = turns.seconds.get(CLASSIFY)

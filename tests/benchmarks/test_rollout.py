@@ -29,8 +29,7 @@ from benchmarks.rollout import latency, measurement, parity, plots, sustained
 from benchmarks.rollout.busy import CpuSeconds, LoadWatch, busiest_processes, others_share
 from benchmarks.rollout.material import found_material
 from benchmarks.rollout.options import RolloutOptions, quick
-from benchmarks.rollout.page import number, table
-from benchmarks.rollout.peers import as_shown
+from benchmarks.rollout.page import table
 from benchmarks.rollout.record import failures_of
 from benchmarks.rollout.report import write_report
 from benchmarks.rollout.scaling import cpu_counts
@@ -668,14 +667,13 @@ def test_a_sustained_run_of_one_slot_is_seen_as_marks_in_the_pages_colors() -> N
 
 def test_a_page_shows_names_as_text_and_a_failed_row_with_its_reason() -> None:
     rows: list[dict[str, Any]] = [
-        {"a": "<b>", "n": 1234.5, "status": "ok"},
+        {"a": "<b>", "n": 1234.4, "status": "ok"},
         {"a": "x", "status": "failed", "reason": "it <i>broke</i>"},
     ]
     html = table(rows, {"a": "name", "n": "ms"})
     assert "&lt;b&gt;" in html
-    assert '<td class="number">1,234</td>' in html or '<td class="number">1,235</td>' in html
+    assert '<td class="number">1,234</td>' in html
     assert 'colspan="1">failed: it &lt;i&gt;broke&lt;/i&gt;' in html
-    assert [number(value) for value in (None, True, 12, 0.1234, 56.78)] == ["-", "yes", "12", "0.123", "56.78"]
 
 
 def test_limits_of_any_size_are_shown_with_their_decimals(
@@ -686,14 +684,9 @@ def test_limits_of_any_size_are_shown_with_their_decimals(
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     budget = page[page.index('id="budget"') : page.index('id="parity"')]
     terminal = capsys.readouterr().out
-    for limit in ("400000", "0.9875", "0.00002"):
-        assert f'<td class="number">{float(limit):g}</td>' in budget
-        assert f" {float(limit):g} " in terminal
-
-
-def test_a_peers_difference_is_shown_however_small() -> None:
-    assert as_shown({"peer": "a", "largest_difference": 1e-7}) == {"peer": "a", "largest_difference": "1.0e-07"}
-    assert as_shown({"peer": "b", "status": "failed"}) == {"peer": "b", "status": "failed"}
+    for limit in ("400,000", "0.9875", "2e-05"):
+        assert f'<td class="number">{limit}</td>' in budget
+        assert f" {limit} " in terminal
 
 
 def test_rates_near_each_other_leave_room_above_the_highest() -> None:

@@ -1,0 +1,46 @@
+"""How tables write their values: numbers with the figures that count, words for the rest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+FIGURES = 4  # significant, of the largest number of a column
+FEWEST_FIGURES = 3  # significant, that a column's decimals must leave of a number that is not written by itself
+
+
+def column_texts(values: Sequence[object]) -> list[str]:
+    """Return the values of a column as people read them.
+
+    Numbers that are no whole ones have the same decimals, so that the largest has FIGURES significant digits; of which
+    that would leave too little is written with as many of its own, such as 0.9875 or 1e-07. Only zero is 0.
+    """
+    decimals = _decimals(value for value in values if isinstance(value, float))
+    return [_text(value, decimals) for value in values]
+
+
+def value_text(value: object) -> str:
+    """Return a value that stands alone."""
+    return column_texts([value])[0]
+
+
+def _decimals(column: Iterable[float]) -> int:
+    largest = max((abs(number) for number in column if math.isfinite(number)), default=0.0)
+    whole_digits = len(str(int(largest))) if largest >= 1 else 0
+    return max(FIGURES - whole_digits, 0)
+
+
+def _text(value: object, decimals: int) -> str:
+    if value is None:
+        return "not measured"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if not isinstance(value, float):
+        return str(value)
+    if value == 0:
+        return "0"
+    if abs(value) < 10 ** (FEWEST_FIGURES - 1 - decimals):
+        return f"{value:.{FIGURES}g}"
+    return f"{value:,.{decimals}f}"
