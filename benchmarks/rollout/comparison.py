@@ -42,7 +42,7 @@ def compare(old: Record, new: Record, tolerance: float) -> list[Row]:
 
     A cost is WORSE where it grew by more than `tolerance` (a share) and the ranges of both records do not overlap. It
     is not judged where the machine is another, nor, unless it is the model's alone, where the files or batches are. It
-    cannot be told where a start was measured once, or other work on the machine may have made it slower: in the new
+    cannot be told where starts were measured once, or other work on the machine may have made it slower: in the new
     record what is worse, in the old one what is better.
     Accuracy is WORSE where a test says so, McNemar's or DeLong's on the same cells, which take cells for independent,
     or where intervals lie apart; and where a variant passed its parity and does not any more. The p-values of one
@@ -136,9 +136,9 @@ def costs(record: Record) -> Iterator[tuple[str, Measured]]:
         rates = record["sections"]["sustained"]["cells_per_minute"]
         yield f"{case_name(row)}, sustained: cells a minute", overall(row["cells_per_minute"], rates)
     for row in measured_rows(record, "cold_start"):
-        starts = over(row["starts_s"], "cold_start")
-        yield f"{case_name(row)}, cold start: s", replace(starts, has_range=len(row["starts_s"]) > 1)
-        yield f"{case_name(row)}: peak memory MB", over([row["peak_mb"]])
+        has_range = len(row["starts_s"]) > 1
+        yield f"{case_name(row)}, cold start: s", replace(over(row["starts_s"], "cold_start"), has_range=has_range)
+        yield f"{case_name(row)}: peak memory MB", replace(over(row["peaks_mb"]), has_range=has_range)
     for row in measured_rows(record, "peers"):
         if row["peer"] != CLASSIFY and "ratio" in row:
             name = f"classify, times as fast as {row['peer']}"

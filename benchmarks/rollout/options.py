@@ -32,7 +32,7 @@ class RolloutOptions:
     cells: int | None = None  # for parity; None: all
     rounds: int = 7  # of the peers
     peer_cells: int = 256  # files in a round
-    starts: int = 5  # of the process, for each variant
+    starts: int = 5  # of the process for each variant, to its first row, and as many for its peak memory
     start_cells: int = 256  # files that it classifies for its peak memory
     part_runs: int = 50
     case_seconds: float | None = None  # of a part of the rollout, after which it begins no further case; None: no limit

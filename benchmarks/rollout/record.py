@@ -12,7 +12,7 @@ from runtime.errors import DataError
 from runtime.files import write_text_aside
 
 Record = dict[str, Any]
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 MEASUREMENT = "rollout"
 NAME = "record.json"
 KEYS = (

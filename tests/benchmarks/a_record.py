@@ -57,6 +57,7 @@ def a_record(**changes: Any) -> dict[str, Any]:
                         "starts_s": changes.get("starts", [0.5, 0.6]),
                         "slowest_s": max(changes.get("starts", [0.5, 0.6])),
                         "peak_mb": changes.get("memory", 150.0),
+                        "peaks_mb": [changes.get("memory", 150.0)] * len(changes.get("starts", [0.5, 0.6])),
                         "status": "ok",
                     }
                 ]

@@ -255,9 +255,16 @@ def test_accuracy_memory_and_ratios_are_judged_on_a_busy_machine_too() -> None:
     assert found["cpu fp32, cold start: s"] == UNTOLD
 
 
-def test_a_start_that_was_measured_once_has_no_range_to_judge_by() -> None:
-    found = verdicts(a_record(starts=[0.5]), a_record(starts=[0.9]))
-    assert found["cpu fp32, cold start: s"] == UNTOLD
+def test_starts_that_were_measured_once_have_no_range_to_judge_by() -> None:
+    found = verdicts(a_record(starts=[0.5]), a_record(starts=[0.9], memory=200.0))
+    assert (found["cpu fp32, cold start: s"], found["cpu fp32: peak memory MB"]) == (UNTOLD, UNTOLD)
+
+
+def test_memory_is_judged_by_the_range_of_its_repetitions() -> None:
+    old, new = a_record(), a_record()
+    for record, peaks in ((old, [140.0, 159.0]), (new, [158.0, 180.0])):
+        record["sections"]["cold_start"]["rows"][0]["peaks_mb"] = peaks
+    assert verdicts(old, new)["cpu fp32: peak memory MB"] == WITHIN
 
 
 @pytest.mark.parametrize(
@@ -265,8 +272,8 @@ def test_a_start_that_was_measured_once_has_no_range_to_judge_by() -> None:
     [
         ("{", "expected a record of benchmarks.rollout at .*, found: "),
         ('{"measurement": "latency"}', "found another file"),
-        ('{"measurement": "rollout", "schema_version": 99}', "expected a record of schema version 4 at .*, found 99"),
-        ('{"measurement": "rollout", "schema_version": 4}', "missing environment, bundle"),
+        ('{"measurement": "rollout", "schema_version": 99}', "expected a record of schema version 5 at .*, found 99"),
+        ('{"measurement": "rollout", "schema_version": 5}', "missing environment, bundle"),
     ],
 )
 def test_what_is_no_record_is_refused(content: str, message: str, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED
 from runtime.errors import BackendError, BundleError, DataError, OutputError, UsageError
+from runtime.html_page import text
 from runtime.schema import ImageSpec, Prediction
 from tests.benchmarks.a_record import a_record
 from tests.tiny_bundle import onnx_answers, record_hashes, write_onnx, write_tiny_bundle
@@ -128,11 +129,11 @@ def test_a_short_rollout_of_the_packages_bundle_measures_everything(
     for row in sections["peers"]["rows"]:
         assert row["status"] == "skipped" or row["largest_difference"] < 1e-4, "it is the same network"
     assert record["environment"]["cpu_flags"]
-    assert (record["schema_version"], record["options"]["batch_size"]) == (4, 4)
+    assert (record["schema_version"], record["options"]["batch_size"]) == (5, 4)
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     check_page(page)
     box = page[page.index('<div class="verdict') : page.index('<div class="tiles">')]
-    assert [caution for caution in record["verdict"]["cautions"] if f"<li>{caution}</li>" not in box] == []
+    assert [caution for caution in record["verdict"]["cautions"] if f"<li>{text(caution)}</li>" not in box] == []
     assert "0.01 minutes of sustained work do not show" in box
     assert "python -m benchmarks.compare OLD" in capsys.readouterr().out
 
