@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterable, Sequence
 
 FIGURES = 4  # significant, of the largest number of a column
-FEWEST_FIGURES = 3  # significant, that a column's decimals must leave of a number that is not written by itself
+FEWEST_FIGURES = 3  # significant, to which a column's decimals may cut a number
 
 
 def column_texts(values: Sequence[object]) -> list[str]:
     """Return the values of a column as people read them.
 
-    Numbers that are no whole ones have the same decimals, so that the largest has FIGURES significant digits; of which
-    that would leave too little is written with as many of its own, such as 0.9875 or 1e-07. Only zero is 0.
+    All floats have the decimals that give the largest FIGURES significant digits. One that they would cut to fewer than
+    FEWEST_FIGURES is written with FIGURES of its own, such as 0.9875 or 1e-07. Only zero is 0.
     """
     decimals = _decimals(value for value in values if isinstance(value, float))
     return [_text(value, decimals) for value in values]
@@ -41,6 +41,7 @@ def _text(value: object, decimals: int) -> str:
         return str(value)
     if value == 0:
         return "0"
-    if abs(value) < 10 ** (FEWEST_FIGURES - 1 - decimals):
+    text = f"{value:.{decimals}f}"
+    if abs(value) < 10 ** (FEWEST_FIGURES - 1 - decimals) and float(text) != value:
         return f"{value:.{FIGURES}g}"
     return f"{value:,.{decimals}f}"
