@@ -12,8 +12,9 @@ FEWEST_FIGURES = 3  # significant, to which a column's decimals may cut a number
 def column_texts(values: Sequence[object]) -> list[str]:
     """Return the values of a column as people read them.
 
-    All floats have the decimals that give the largest FIGURES significant digits. One that they would cut to fewer than
-    FEWEST_FIGURES is written with FIGURES of its own, such as 0.9875 or 1e-07. Only zero is 0.
+    All floats have the decimals that give the largest FIGURES significant digits, or as many as they need. One that
+    these would cut to fewer than FEWEST_FIGURES is written with FIGURES of its own, such as 0.9875 or 1e-07. Only zero
+    is 0.
     """
     decimals = _decimals(value for value in values if isinstance(value, float))
     return [_text(value, decimals) for value in values]
@@ -25,9 +26,12 @@ def value_text(value: object) -> str:
 
 
 def _decimals(column: Iterable[float]) -> int:
-    largest = max((abs(number) for number in column if math.isfinite(number)), default=0.0)
+    """Return the decimals of a column, no more than its numbers have."""
+    numbers = [abs(number) for number in column if math.isfinite(number)]
+    largest = max(numbers, default=0.0)
     whole_digits = len(str(int(largest))) if largest >= 1 else 0
-    return max(FIGURES - whole_digits, 0)
+    own = (len(f"{number:.{FIGURES}f}".rstrip("0").partition(".")[2]) for number in numbers)
+    return min(max(FIGURES - whole_digits, 0), max(own, default=0))
 
 
 def _text(value: object, decimals: int) -> str:
