@@ -28,7 +28,7 @@ class RolloutOptions:
     batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32)  # of the model, and how many files come at once
     window: WindowPlan = field(default_factory=WindowPlan)
     sustained_minutes: float = 10.0
-    slot_seconds: float = 5.0  # of the sustained run, for each of which there is a rate
+    slot_seconds: float = 5.0  # of the sustained run, for each of which there is a rate; a short run has shorter ones
     cells: int | None = None  # for parity; None: all
     rounds: int = 7  # of the peers
     peer_cells: int = 256  # files in a round
@@ -58,7 +58,6 @@ def quick(options: RolloutOptions) -> RolloutOptions:
             warm_up_runs=1,
         ),
         sustained_minutes=0.08,
-        slot_seconds=0.5,
         cells=300,
         rounds=3,
         peer_cells=32,

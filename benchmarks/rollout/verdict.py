@@ -38,7 +38,7 @@ def _reasons_against(record: Record) -> Iterator[str]:
     for row in record["budget"] or []:
         if not row["kept"]:
             found = "not measured" if row["found"] is None else f"{row['found']:g}"
-            yield f"budget: {row['limit']} is {found}, {row['sense']} {row['value']:g} is allowed"
+            yield f"budget: {row['limit']} is {found}, expected {row['sense']} {row['value']:g}"
 
 
 def _reasons_to_wait(record: Record) -> Iterator[str]:
@@ -87,7 +87,7 @@ def _slower_when_warm(record: Record) -> Iterator[str]:
     for row in measured_rows(record, "sustained"):
         if row.get("slowed_down"):
             share = row["last_to_first"]
-            yield f"the machine slowed down: the sustained run's last third had {share:.0%} of the first one's rate"
+            yield f"the machine slowed down: the sustained run's last third had {share:.1%} of the first one's rate"
         if row.get("throttled"):
             yield "the machine throttled in the sustained run, as its sensors tell"
     minutes = record["options"]["sustained_minutes"]

@@ -465,10 +465,15 @@ def test_a_file_that_went_away_is_a_failure_and_no_fast_cell(cell_file: CellFile
         sustained.classify_for(classifier, cells, 10.0, tmp_path / "results.csv")
 
 
-@pytest.mark.parametrize(("cell_seconds", "slot"), [(0.001, 5), (0.2, 13)])
-def test_a_slot_is_long_enough_for_some_batches(cell_seconds: float, slot: float) -> None:
-    options = RolloutOptions(Path(), Path(), batch_size=16, slot_seconds=5)
-    assert sustained.slot_seconds(options, cell_seconds) == slot
+@pytest.mark.parametrize(
+    ("minutes", "cell_seconds", "slot"),
+    [(10, 0.001, 5), (10, 0.2, 12.8), (2, 0.001, 5), (0.1, 0.001, 0.6), (0.1, 0.02, 1.3)],
+)
+def test_a_slot_is_long_enough_for_some_batches_and_short_in_a_short_run(
+    minutes: float, cell_seconds: float, slot: float
+) -> None:
+    options = RolloutOptions(Path(), Path(), batch_size=16, slot_seconds=5, sustained_minutes=minutes)
+    assert sustained.slot_seconds(options, cell_seconds) == pytest.approx(slot)
 
 
 @pytest.mark.parametrize(("last", "slowed"), [(95.0, False), (85.0, True)])
@@ -493,7 +498,7 @@ def test_a_run_within_one_slot_has_the_rate_of_the_time_that_passed_and_no_slowd
     assert (row["cells_per_minute"], row["median_slot"], row["slowest"], row["fastest"]) == (300, 300, 300, 300)
     assert record["sections"]["sustained"]["cells_per_minute"] == [300]
     assert (row["last_to_first"], row["slowed_down"]) == (None, None)
-    assert record["verdict"]["against"] == ["budget: slowdown is not measured, at most 0.05 is allowed"]
+    assert record["verdict"]["against"] == ["budget: slowdown is not measured, expected at most 0.05"]
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "The run filled fewer than 3 slots: whether it slowed down was not measured." in page
     assert ">not measured</td>" in page
@@ -566,7 +571,7 @@ def test_a_verdict_needs_a_budget_and_no_failure() -> None:
     record["budget"] = None
     assert verdict_of(record)["may_be_deployed"] == "open"
     record["budget"] = [{"limit": "p95_ms", "sense": "at most", "value": 5.0, "found": 10.0, "kept": False}]
-    assert verdict_of(record)["against"] == ["budget: p95_ms is 10, at most 5 is allowed"]
+    assert verdict_of(record)["against"] == ["budget: p95_ms is 10, expected at most 5"]
     record = a_record()
     record["sections"]["peers"]["rows"].append({"peer": "third", **failed(BackendError("no card"))})
     assert verdict_of(record)["unsure"] == ["peers of third failed: no card"]
@@ -615,7 +620,7 @@ def _late(record: dict[str, Any]) -> None:
         (
             _warm,
             [
-                "the machine slowed down: the sustained run's last third had 70% of the first one's rate",
+                "the machine slowed down: the sustained run's last third had 70.0% of the first one's rate",
                 "the machine throttled in the sustained run, as its sensors tell",
             ],
         ),
