@@ -364,6 +364,8 @@ def test_a_budget_is_read_from_toml_and_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ('{"sensitivity": 95}', "expected sensitivity in .* to be a share from 0 to 1, found 95"),
+        ('{"delta_auc": 1.5}', "expected delta_auc in .* to be a share from 0 to 1, found 1.5"),
         ('{"p95": 20}', "expected the limits p50_ms, p95_ms, .*, found p95; correct it"),
         ('{"p95_ms": "20"}', "expected p95_ms in .* to be a number of 0 or more, found '20'"),
         ('{"p95_ms": -1}', "found -1"),
