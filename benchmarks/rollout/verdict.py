@@ -84,14 +84,14 @@ def _unsteady(record: Record) -> Iterator[str]:
 
 
 def _slower_when_warm(record: Record) -> Iterator[str]:
-    for row in measured_rows(record, "sustained"):
-        if row.get("slowed_down"):
-            share = row["last_to_first"]
-            yield f"the machine slowed down: the sustained run's last third had {share:.1%} of the first one's rate"
-        if row.get("throttled"):
-            yield "the machine throttled in the sustained run, as its sensors tell"
+    rows = measured_rows(record, "sustained")
+    slowed = [row["last_to_first"] for row in rows if row.get("slowed_down")]
+    for share in slowed:
+        yield f"the machine slowed down: the sustained run's last third had {share:.1%} of the first one's rate"
+    if any(row.get("throttled") for row in rows):
+        yield "the machine throttled in the sustained run, as its sensors tell"
     minutes = record["options"]["sustained_minutes"]
-    if minutes < WARM_MINUTES:
+    if not slowed and minutes < WARM_MINUTES:
         yield f"{minutes:g} minutes of sustained work do not show whether the machine slows down when it is warm"
 
 
