@@ -62,7 +62,7 @@ def build_parser() -> ArgumentParser:
         "--run", type=Path, metavar="RUN", help="default: looked for beside the bundle and above it, also in runs"
     )
     parser.add_argument("--budget", type=Path, metavar="FILE", help="limits in TOML or JSON, such as p95_ms = 20")
-    parser.add_argument("--quick", action="store_true", help="all of it, shorter")
+    parser.add_argument("--quick", action="store_true", help="all of it, shorter; what no time is left for is said")
     what = parser.add_argument_group("what is deployed, as for runtime.classify")
     what.add_argument("--backend", choices=BACKENDS, default="auto")
     what.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto")

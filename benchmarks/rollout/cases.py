@@ -48,7 +48,10 @@ def deployed_case(bundle: Bundle, options: RolloutOptions) -> Case:
 
 
 def cases_of(bundle: Bundle, options: RolloutOptions, deployed: Case) -> list[Case]:
-    """Return the cases to be measured, the deployed one first, then the others of its backend."""
+    """Return the cases to be measured, in the order of their worth where there is no time for all.
+
+    The deployed one is first, then its precision on the other backends, then the other precisions of its backend.
+    """
     held = [variant.precision for variant in bundle.manifest.variants]
     precisions = options.precisions or sorted(held, key=PRECISIONS.index)
     cases = [
@@ -58,8 +61,10 @@ def cases_of(bundle: Bundle, options: RolloutOptions, deployed: Case) -> list[Ca
         if precision in PREFERENCES[backend]
         and (options.backends or backend != "tensorrt" or built_engines(bundle.folder, precision))
     ]
-    others = [case for case in cases if case != deployed]
-    return [deployed, *sorted(others, key=lambda case: case.backend != deployed.backend)]
+    return sorted(
+        {deployed: None, **dict.fromkeys(cases)},
+        key=lambda case: (case.precision != deployed.precision, case.backend != deployed.backend),
+    )
 
 
 def usable_backends(bundle: Bundle) -> Sequence[str]:

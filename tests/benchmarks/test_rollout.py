@@ -726,6 +726,17 @@ def test_a_variant_for_a_cpu_is_measured_on_the_cpu_alone(tmp_path: Path, monkey
     assert [case.name for case in found] == ["cuda fp32", "cpu fp32", "cpu int8_cpu"]
 
 
+def test_the_deployed_case_is_measured_first_then_its_precision_elsewhere_then_its_other_precisions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cases_module, "usable_backends", lambda _: ["openvino", "cpu"])
+    found = cases_module.cases_of(
+        Bundle.open(DEFAULT_BUNDLE), RolloutOptions(DEFAULT_BUNDLE, Path()), cases_module.Case("cpu", "fp32")
+    )
+    of_the_cpu, elsewhere = ["cpu fp16", "cpu int8"], ["openvino fp16", "openvino int8"]
+    assert [case.name for case in found] == ["cpu fp32", "openvino fp32", *of_the_cpu, *elsewhere]
+
+
 def test_the_cases_that_quick_has_no_time_for_are_rows_that_say_so(cell_file: CellFile) -> None:
     cases = [cases_module.Case("cpu", precision) for precision in ("fp32", "int8", "fp16")]
     options = RolloutOptions(DEFAULT_BUNDLE, Path(), batch_sizes=(1,), window=ONE_RUN, part_runs=1, case_seconds=0.0)
