@@ -15,6 +15,7 @@ from benchmarks.record import Row
 from benchmarks.rollout.busy import BUSY_SHARE
 from benchmarks.rollout.record import Record, case_name, measured_rows
 from benchmarks.windows import AGREEING
+from runtime.table_text import column_texts
 from train.comparison import delong, mcnemar
 from train.metrics import is_called_all
 
@@ -33,7 +34,7 @@ class Measured:
     high: float
     more_is_better: bool = False
     of_files: bool = True  # it depends on which files are classified, and in which batches; the model alone does not
-    part: str = ""  # of the rollout, in which other work on the machine would change it; empty: memory and ratios
+    part: str = ""  # of the rollout, in which other work on the machine would change it; empty: none would
     has_range: bool = True  # False: what repeats with a spread was measured once
 
 
@@ -113,9 +114,8 @@ def cost_verdict(old: Measured, new: Measured, change: float, tolerance: float) 
 
 def text_of(measured: Measured) -> str:
     """Return a figure with its range."""
-    if measured.low == measured.high:
-        return f"{measured.value:.4g}"
-    return f"{measured.value:.4g} ({measured.low:.4g} to {measured.high:.4g})"
+    value, low, high = column_texts([measured.value, measured.low, measured.high])
+    return value if low == high else f"{value} ({low} to {high})"
 
 
 def costs(record: Record) -> Iterator[tuple[str, Measured]]:
@@ -142,7 +142,8 @@ def costs(record: Record) -> Iterator[tuple[str, Measured]]:
     for row in measured_rows(record, "peers"):
         if row["peer"] != CLASSIFY and "ratio" in row:
             name = f"classify, times as fast as {row['peer']}"
-            yield name, Measured(row["ratio"], row["lowest"], row["highest"], more_is_better=True)
+            # Who uses more of the CPUs loses more to other work.
+            yield name, Measured(row["ratio"], row["lowest"], row["highest"], more_is_better=True, part="peers")
 
 
 def over(values: Sequence[float], part: str = "", *, more_is_better: bool = False, of_files: bool = True) -> Measured:

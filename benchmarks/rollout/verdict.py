@@ -62,8 +62,8 @@ def _cautions(record: Record) -> Iterator[str]:
     if record["load"]["busy"]:
         most = max(record["load"]["others"].values())
         yield (
-            f"the machine was busy: other processes took up to {most:.0%} of its CPUs, so that times are longer than "
-            "on a quiet one; ratios to the peers hold"
+            f"the machine was busy: other processes took up to {most:.0%} of its CPUs, so that times are longer and "
+            "ratios to the peers smaller than on a quiet one"
         )
     yield from _unsteady(record)
     yield from _slower_when_warm(record)

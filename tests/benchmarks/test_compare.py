@@ -244,15 +244,16 @@ def test_what_other_work_cannot_have_made_slower_is_worse(busy: str, part: str) 
     assert verdicts(old, new)["cpu fp32, 1 at once, model: p50 ms"] == WORSE
 
 
-def test_accuracy_memory_and_ratios_are_judged_on_a_busy_machine_too() -> None:
+def test_accuracy_and_memory_are_judged_on_a_busy_machine_too() -> None:
     load = {"busy": True, "others": dict.fromkeys(("cold_start", "parity", "peers"), 0.9)}
     missed = GOOD.copy()
     missed[np.flatnonzero(LABELS)[:8]] = 0.2
-    peer = {"ratio": 1.2, "lowest": 1.1, "highest": 1.3}
+    peer = {"ratio": 1.2, "lowest": 1.1, "highest": 1.3}  # to one that uses fewer of the CPUs, which others took
     found = verdicts(a_record(), a_record(**load, memory=200.0, p_all=missed, peer=peer, starts=[0.9, 1.0]))
     worse = {figure for figure, verdict in found.items() if verdict == WORSE}
-    assert {"cpu fp32: peak memory MB", "classify, times as fast as other", "cpu fp32: sensitivity"} <= worse
-    assert found["cpu fp32, cold start: s"] == UNTOLD
+    assert worse == {"cpu fp32: peak memory MB", "cpu fp32: sensitivity"}
+    untold = {figure for figure, verdict in found.items() if verdict == UNTOLD}
+    assert untold == {"cpu fp32, cold start: s", "classify, times as fast as other"}
 
 
 def test_starts_that_were_measured_once_have_no_range_to_judge_by() -> None:

@@ -605,8 +605,8 @@ def _late(record: dict[str, Any]) -> None:
         (
             lambda record: record["load"].update(busy=True),
             [
-                "the machine was busy: other processes took up to 50% of its CPUs, so that times are longer than on a "
-                "quiet one; ratios to the peers hold"
+                "the machine was busy: other processes took up to 50% of its CPUs, so that times are longer and "
+                "ratios to the peers smaller than on a quiet one"
             ],
         ),
         (
