@@ -87,8 +87,8 @@ def parity_columns(reference: NDArray[Any], p_all: NDArray[Any], threshold: floa
 def share_of_limit(flops_per_second: float, dtype: str) -> Row:
     """Return a rate in TFLOP/s, and as a share of what matrix products in that type reach."""
     return {
-        "tflops": round(flops_per_second / TERA, 4),
-        "share_of_matrix": round(flops_per_second / _matrix_rate(dtype), 4),
+        "tflops": flops_per_second / TERA,
+        "share_of_matrix": flops_per_second / _matrix_rate(dtype),
     }
 
 
@@ -102,11 +102,11 @@ def _matrix_rate(dtype: str) -> float:
 
 
 def _matrix(dtype: str) -> Row:
-    return {"rate": round(_matrix_rate(dtype) / TERA, 4), "unit": "TFLOP/s"}
+    return {"rate": _matrix_rate(dtype) / TERA, "unit": "TFLOP/s"}
 
 
 def _copy(copy: Callable[[Any], object], source: Callable[[], Any], moved_bytes: int) -> Row:
-    return {"rate": round(moved_bytes / _shortest(copy, source) / GIGA, 2), "unit": "GB/s"}
+    return {"rate": moved_bytes / _shortest(copy, source) / GIGA, "unit": "GB/s"}
 
 
 def _inference(build: Callable[[str], Any], precision: str, batch: NDArray[np.uint8]) -> Row:

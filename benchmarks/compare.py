@@ -10,13 +10,14 @@ if __name__ == "__main__":
 from pathlib import Path
 
 from benchmarks.record import Row
-from benchmarks.rollout.budget import judge_budget, limit_rows, read_budget
-from benchmarks.rollout.comparison import BETTER, GONE, WORSE, compare, other_machine, other_work, sha256s
+from benchmarks.rollout.budget import judge_budget, read_budget
+from benchmarks.rollout.comparison import BETTER, GONE, UNTOLD, WORSE, compare, other_machine, other_work, sha256s
 from benchmarks.rollout.record import Record, read
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED, ArgumentParser, positive_float, print_table, run_command
 from train.comparison import CELLS_AS_INDEPENDENT
 
 DEFAULT_TOLERANCE = 0.10
+SHOWN = (WORSE, BETTER, UNTOLD, GONE)
 
 
 def build_parser() -> ArgumentParser:
@@ -28,7 +29,8 @@ def build_parser() -> ArgumentParser:
         "its p corrected for all tests of the comparison (Holm), or where intervals lie apart, or a variant does not "
         "pass its parity any more.",
         epilog="Exit codes: 0 nothing is worse; 1 something is, or a limit of the budget is not kept, or the records "
-        "cannot be read; 2 nothing is worse, but something was not measured any more.",
+        "cannot be read; 2 nothing is worse, but something cannot be told, since other work on the machine may have "
+        "made it slower or it was measured once, or was not measured any more.",
     )
     parser.add_argument("old", type=Path, metavar="OLD", help="record.json, or the folder that holds it")
     parser.add_argument("new", type=Path, metavar="NEW")
@@ -52,15 +54,15 @@ def main(arguments: list[str] | None = None) -> int:
     for line in cautions(old, new):
         print(line)
     rows = compare(old, new, options.tolerance)
-    shown = [row for row in rows if options.all or row["verdict"] in (WORSE, BETTER, GONE)]
+    shown = [row for row in rows if options.all or row["verdict"] in SHOWN]
     if shown:
         print_table(shown)
-    count = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in (WORSE, BETTER, GONE)}
+    count = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in SHOWN}
     others = len(rows) - sum(count.values())
-    print(f"{count[WORSE]} worse, {count[BETTER]} better, {count[GONE]} not measured any more, {others} unchanged")
+    print(", ".join(f"{number} {verdict.lower()}" for verdict, number in count.items()) + f", {others} unchanged")
     limits = judge_budget(budget, new) if budget else []
     if limits:
-        print_table(limit_rows(limits))
+        print_table(limits)
     return exit_code(rows, limits)
 
 
@@ -69,7 +71,7 @@ def exit_code(rows: list[Row], limits: list[Row]) -> int:
     verdicts = {row["verdict"] for row in rows}
     if WORSE in verdicts or not all(row["kept"] for row in limits):
         return REFUSED
-    return PARTLY_DONE if GONE in verdicts else DONE
+    return PARTLY_DONE if verdicts & {UNTOLD, GONE} else DONE
 
 
 def cautions(old: Record, new: Record) -> list[str]:
@@ -87,7 +89,10 @@ def cautions(old: Record, new: Record) -> list[str]:
     for name, record in (("old", old), ("new", new)):
         if record["load"]["busy"]:
             most = max(record["load"]["others"].values())
-            lines.append(f"While the {name} record was taken, other processes took up to {most:.0%} of the machine")
+            lines.append(
+                f"While the {name} record was taken, other processes took up to {most:.0%} of the machine: what was "
+                "slower in it may be their doing"
+            )
     if old["options"]["quick"] != new["options"]["quick"]:
         lines.append("One record was taken with --quick and the other was not")
     if old["bundle"]["content_sha256"] == new["bundle"]["content_sha256"]:

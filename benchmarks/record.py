@@ -42,6 +42,11 @@ def failed(error: BaseException) -> Row:
     return {"status": FAILED, "reason": reason_of(error)}
 
 
+def skipped(reason: str) -> Row:
+    """Return the columns of a row that was not measured, by intent."""
+    return {"status": SKIPPED, "reason": reason}
+
+
 def tried(row: Row, work: Callable[[], Row]) -> Row:
     """Return the row with what `work` measures, or with the reason why it failed."""
     try:

@@ -136,12 +136,13 @@ class Training:
 
     def __init__(self, model: str, data: Path, image_size: int | None, batch_size: int, cache: Path) -> None:
         from train.dataset import find_cells
-        from train.models.network import NETWORKS
+        from train.models.network import NETWORKS, refuse_unfit_size
         from train.prepared import prepare_images
         from train.splits import TRAINING, PlacedCell
         from train.standardization import standardization_of
 
         self.size = image_size or NETWORKS[model].size
+        refuse_unfit_size(model, self.size)
         self.recipe = NETWORKS[model].recipe
         self.cells = find_cells(data)
         self._model = model

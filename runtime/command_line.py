@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TextIO, TypeVar
 
 from runtime.cell_names import printable
 from runtime.errors import AllnetError
+from runtime.table_text import column_texts
 
 DONE = 0
 REFUSED = 1  # a usage or data error: nothing was produced
@@ -218,16 +219,14 @@ def tell(line: str) -> None:
 
 def print_table(rows: Sequence[Mapping[str, Any]], stream: TextIO | None = None) -> None:
     """Print rows that share their keys as a table; numbers to the right, text to the left; None: standard output."""
-    table = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
-    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-    is_number = [isinstance(value, int | float) for value in rows[0].values()]
-    for line in table:
-        cells = [
-            text.rjust(width) if number else text.ljust(width)
-            for text, width, number in zip(line, widths, is_number, strict=True)
-        ]
-        print("  ".join(cells).rstrip(), file=stream)
+    columns = [_aligned(name, [row[name] for row in rows]) for name in rows[0]]
+    for line in zip(*columns, strict=True):
+        print("  ".join(line).rstrip(), file=stream)
 
 
-def _text(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+def _aligned(name: str, values: Sequence[object]) -> list[str]:
+    """Return a column with its heading as texts of one width."""
+    texts = [name, *column_texts(values)]
+    width = max(map(len, texts))
+    is_number = any(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    return [text.rjust(width) if is_number else text.ljust(width) for text in texts]

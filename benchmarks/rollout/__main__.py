@@ -6,12 +6,12 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.record import Row, check_record_folder
-from benchmarks.rollout.budget import limit_rows, read_budget
+from benchmarks.record import check_record_folder
+from benchmarks.rollout.budget import read_budget
 from benchmarks.rollout.material import found_material
 from benchmarks.rollout.options import RolloutOptions, quick
-from benchmarks.rollout.peers import as_shown
-from benchmarks.rollout.record import NO, Record, failures_of, measured_rows, write
+from benchmarks.rollout.record import Record, failures_of, measured_rows, write
+from benchmarks.rollout.verdict import NO
 from runtime.backends.select import BACKENDS
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.command_line import (
@@ -62,7 +62,7 @@ def build_parser() -> ArgumentParser:
         "--run", type=Path, metavar="RUN", help="default: looked for beside the bundle and above it, also in runs"
     )
     parser.add_argument("--budget", type=Path, metavar="FILE", help="limits in TOML or JSON, such as p95_ms = 20")
-    parser.add_argument("--quick", action="store_true", help="all of it, shorter")
+    parser.add_argument("--quick", action="store_true", help="all of it, shorter; what no time is left for is said")
     what = parser.add_argument_group("what is deployed, as for runtime.classify")
     what.add_argument("--backend", choices=BACKENDS, default="auto")
     what.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto")
@@ -122,10 +122,11 @@ def main(arguments: list[str] | None = None) -> int:
         record = measure(options, bundle, material, budget, tell)
         path = write(record, options.out)
         report = write_report(record, options.out)
-    summarize(record)
+    print_figures(record)
     print(f"Report: {report}")
     print(f"Record: {path}")
     print(f"Next: python -m benchmarks.compare OLD {path}")
+    print_verdict(record)
     return exit_code(record)
 
 
@@ -136,7 +137,7 @@ def exit_code(record: Record) -> int:
     return PARTLY_DONE if any(failures_of(record)) else DONE
 
 
-def summarize(record: Record) -> None:
+def print_figures(record: Record) -> None:
     """Print the most important rows."""
     shown = {
         "latency": ("backend", "precision", "cells", "measured", "p50_ms", "p95_ms", "cells_per_second", "agreed"),
@@ -147,21 +148,18 @@ def summarize(record: Record) -> None:
     }
     for name, columns in shown.items():
         if rows := measured_rows(record, name):
-            print_table([_columns(as_shown(row), columns) for row in rows])
+            print_table([{column: row.get(column, "") for column in columns} for row in rows])
             print()
     if record["budget"]:
-        print_table(limit_rows(record["budget"]))
-    if record["load"]["busy"]:
-        most = max(record["load"]["others"].values())
-        print(f"The machine was busy: other processes took up to {most:.0%} of its CPUs")
+        print_table(record["budget"])
+
+
+def print_verdict(record: Record) -> None:
+    """Print the answer with its reasons, last, where it is seen."""
     verdict = record["verdict"]
-    print(f"May it be deployed: {verdict['may_be_deployed']}")
-    for reason in [*verdict["against"], *verdict["unsure"]]:
+    print(f"May it be deployed: {verdict['may_be_deployed']}{', with caution' if verdict['cautions'] else ''}")
+    for reason in [*verdict["against"], *verdict["unsure"], *(f"caution: {line}" for line in verdict["cautions"])]:
         print(f"- {reason}")
-
-
-def _columns(row: Row, names: tuple[str, ...]) -> Row:
-    return {name: "not measured" if row.get(name, "") is None else row.get(name, "") for name in names}
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ else:
     import tomli as tomllib
 
 AT_MOST, AT_LEAST = "at most", "at least"
+RATES = ("sensitivity", "specificity", "auc")
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,8 @@ class Budget:
     auc: float | None = None
 
 
-SENSES = {
-    field.name: AT_LEAST if field.name in ("cells_per_second", "sensitivity", "specificity", "auc") else AT_MOST
-    for field in fields(Budget)
-}
+SENSES = {field.name: AT_LEAST if field.name in ("cells_per_second", *RATES) else AT_MOST for field in fields(Budget)}
+SHARES = ("slowdown", "flipped", *RATES, *(f"delta_{name}" for name in RATES))  # 0..1, which no percentage may be
 
 
 def read_budget(path: Path) -> Budget:
@@ -63,6 +62,8 @@ def read_budget(path: Path) -> Budget:
     for name, value in raw.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
             raise UsageError(f"expected {name} in {path} to be a number of 0 or more, found {value!r}")
+        if name in SHARES and value > 1:
+            raise UsageError(f"expected {name} in {path} to be a share from 0 to 1, found {value:g}")
     if not raw:
         raise UsageError(f"expected at least one limit in {path}, found none; {', '.join(SENSES)} are known")
     return Budget(**raw)
@@ -94,19 +95,6 @@ def judge_budget(budget: Budget, record: Record) -> list[Row]:
             }
         )
     return rows
-
-
-def limit_rows(limits: list[Row]) -> list[Row]:
-    """Return judged limits with their numbers as texts: of a column with a limit of 400, one of 0.0001 is not 0."""
-    return [
-        {
-            **row,
-            "value": f"{row['value']:g}",
-            "found": "not measured" if row["found"] is None else f"{row['found']:g}",
-            "kept": "kept" if row["kept"] else "NOT KEPT",
-        }
-        for row in limits
-    ]
 
 
 def measured_value(name: str, record: Record) -> float | None:
@@ -175,7 +163,7 @@ _EXTRACTORS: dict[str, Callable[[Record], float | None]] = {
     "slowdown": _slowdown,
     "cold_start_s": _first("cold_start", "slowest_s"),
     "memory_mb": _first("cold_start", "peak_mb"),
-    **{f"delta_{name}": _change(name) for name in ("sensitivity", "specificity", "auc")},
+    **{f"delta_{name}": _change(name) for name in RATES},
     "flipped": _flipped,
-    **{name: _own(name) for name in ("sensitivity", "specificity", "auc")},
+    **{name: _own(name) for name in RATES},
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+from benchmarks.record import Row, skipped
 from benchmarks.rollout.options import RolloutOptions
 from benchmarks.rollout.record import case_name
 from runtime.backends.onnxruntime import has_provider
@@ -46,7 +48,10 @@ def deployed_case(bundle: Bundle, options: RolloutOptions) -> Case:
 
 
 def cases_of(bundle: Bundle, options: RolloutOptions, deployed: Case) -> list[Case]:
-    """Return the cases to be measured, the deployed one first."""
+    """Return the cases to be measured, in the order of their worth where there is no time for all.
+
+    The deployed one is first, then its precision on the other backends, then the other precisions of its backend.
+    """
     held = [variant.precision for variant in bundle.manifest.variants]
     precisions = options.precisions or sorted(held, key=PRECISIONS.index)
     cases = [
@@ -56,7 +61,10 @@ def cases_of(bundle: Bundle, options: RolloutOptions, deployed: Case) -> list[Ca
         if precision in PREFERENCES[backend]
         and (options.backends or backend != "tensorrt" or built_engines(bundle.folder, precision))
     ]
-    return [deployed, *(case for case in cases if case != deployed)]
+    return sorted(
+        {deployed: None, **dict.fromkeys(cases)},
+        key=lambda case: (case.precision != deployed.precision, case.backend != deployed.backend),
+    )
 
 
 def usable_backends(bundle: Bundle) -> Sequence[str]:
@@ -64,6 +72,18 @@ def usable_backends(bundle: Bundle) -> Sequence[str]:
     backends = [name for name in ("cuda", "cpu") if has_provider(name)]
     has_openvino = find_spec("openvino") is not None
     return ["tensorrt"] * bool(built_engines(bundle.folder, "*")) + ["openvino"] * has_openvino + backends
+
+
+def in_time(cases: Sequence[Case], options: RolloutOptions, rows: list[Row]) -> Iterator[Case]:
+    """Yield the deployed case, then the others while the time for cases lasts; each left out is a row of `rows`."""
+    deployed, *others = cases
+    began = time.perf_counter()
+    yield deployed
+    for case in others:
+        if options.case_seconds is not None and time.perf_counter() - began >= options.case_seconds:
+            rows.append(case.columns | skipped(f"the {options.case_seconds:g} s that --quick has for this were over"))
+        else:
+            yield case
 
 
 @contextmanager

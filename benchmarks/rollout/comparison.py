@@ -12,13 +12,16 @@ import numpy as np
 from benchmarks.latency import FILE_TO_RESULT
 from benchmarks.peers import CLASSIFY
 from benchmarks.record import Row
+from benchmarks.rollout.busy import BUSY_SHARE
 from benchmarks.rollout.record import Record, case_name, measured_rows
 from benchmarks.windows import AGREEING
+from runtime.table_text import column_texts
 from train.comparison import delong, mcnemar
 from train.metrics import is_called_all
 
 SIGNIFICANT = 0.05  # corrected p-value below which a difference in accuracy is not chance
 SAME, WITHIN, BETTER, WORSE = "same", "within the spread", "better", "WORSE"
+UNTOLD = "cannot be told"
 GONE, OTHER_MACHINE, OTHER_FILES = "not measured any more", "other machine", "other files"
 
 
@@ -31,13 +34,17 @@ class Measured:
     high: float
     more_is_better: bool = False
     of_files: bool = True  # it depends on which files are classified, and in which batches; the model alone does not
+    part: str = ""  # of the rollout, in which other work on the machine would change it; empty: none would
+    has_range: bool = True  # False: what repeats with a spread was measured once
 
 
 def compare(old: Record, new: Record, tolerance: float) -> list[Row]:
     """Return a row for each figure of the old record, and its verdict.
 
     A cost is WORSE where it grew by more than `tolerance` (a share) and the ranges of both records do not overlap. It
-    is not judged where the machine is another, nor, unless it is the model's alone, where the files or batches are.
+    is not judged where the machine is another, nor, unless it is the model's alone, where the files or batches are. It
+    cannot be told where starts were measured once, or other work on the machine may have made it slower: in the new
+    record what is worse, in the old one what is better.
     Accuracy is WORSE where a test says so, McNemar's or DeLong's on the same cells, which take cells for independent,
     or where intervals lie apart; and where a variant passed its parity and does not any more. The p-values of one
     comparison are corrected together: each of many tests would find something by chance.
@@ -47,8 +54,17 @@ def compare(old: Record, new: Record, tolerance: float) -> list[Row]:
     rows = []
     for name, before in dict(costs(old)).items():
         other = OTHER_MACHINE if is_other_machine else OTHER_FILES if is_other_work and before.of_files else ""
-        rows.append(cost_row(name, before, after.get(name), tolerance, other))
+        row = cost_row(name, before, after.get(name), tolerance, other)
+        slower = {WORSE: new, BETTER: old}.get(row["verdict"])
+        if slower and (before.part in busy_parts(slower) or not (before.has_range and after[name].has_range)):
+            row["verdict"] = UNTOLD
+        rows.append(row)
     return [*rows, *accuracy_rows(old, new)]
+
+
+def busy_parts(record: Record) -> set[str]:
+    """Return the parts of a rollout during which other processes took much of the machine."""
+    return {part for part, share in record["load"]["others"].items() if share >= BUSY_SHARE}
 
 
 def other_work(old: Record, new: Record) -> str:
@@ -98,9 +114,8 @@ def cost_verdict(old: Measured, new: Measured, change: float, tolerance: float) 
 
 def text_of(measured: Measured) -> str:
     """Return a figure with its range."""
-    if measured.low == measured.high:
-        return f"{measured.value:.4g}"
-    return f"{measured.value:.4g} ({measured.low:.4g} to {measured.high:.4g})"
+    value, low, high = column_texts([measured.value, measured.low, measured.high])
+    return value if low == high else f"{value} ({low} to {high})"
 
 
 def costs(record: Record) -> Iterator[tuple[str, Measured]]:
@@ -109,28 +124,31 @@ def costs(record: Record) -> Iterator[tuple[str, Measured]]:
         where = f"{case_name(row)}, {row['cells']} at once, {row['measured']}"
         windows = row["windows_ms"][-AGREEING:]
         is_model = row["measured"] != FILE_TO_RESULT
-        yield f"{where}: p50 ms", over([float(np.median(window)) for window in windows], of_files=not is_model)
+        medians = [float(np.median(window)) for window in windows]
+        yield f"{where}: p50 ms", over(medians, "latency", of_files=not is_model)
         if row["cells"] == 1 and row["measured"] == FILE_TO_RESULT:
-            yield f"{where}: p95 ms", over([float(np.percentile(window, 95)) for window in windows])
+            yield f"{where}: p95 ms", over([float(np.percentile(window, 95)) for window in windows], "latency")
     for row in measured_rows(record, "scaling"):
         name = f"{case_name(row)}, {row['cpus']} CPUs, {row['measured']}: cells a second"
         is_model = row["measured"] != FILE_TO_RESULT
-        yield name, over(row["windows_cells_per_second"], more_is_better=True, of_files=not is_model)
+        yield name, over(row["windows_cells_per_second"], "scaling", more_is_better=True, of_files=not is_model)
     for row in measured_rows(record, "sustained"):
         rates = record["sections"]["sustained"]["cells_per_minute"]
         yield f"{case_name(row)}, sustained: cells a minute", overall(row["cells_per_minute"], rates)
     for row in measured_rows(record, "cold_start"):
-        yield f"{case_name(row)}, cold start: s", over(row["starts_s"])
-        yield f"{case_name(row)}: peak memory MB", over([row["peak_mb"]])
+        has_range = len(row["starts_s"]) > 1
+        yield f"{case_name(row)}, cold start: s", replace(over(row["starts_s"], "cold_start"), has_range=has_range)
+        yield f"{case_name(row)}: peak memory MB", replace(over(row["peaks_mb"]), has_range=has_range)
     for row in measured_rows(record, "peers"):
         if row["peer"] != CLASSIFY and "ratio" in row:
             name = f"classify, times as fast as {row['peer']}"
-            yield name, Measured(row["ratio"], row["lowest"], row["highest"], more_is_better=True)
+            # Who uses more of the CPUs loses more to other work.
+            yield name, Measured(row["ratio"], row["lowest"], row["highest"], more_is_better=True, part="peers")
 
 
-def over(values: Sequence[float], *, more_is_better: bool = False, of_files: bool = True) -> Measured:
+def over(values: Sequence[float], part: str = "", *, more_is_better: bool = False, of_files: bool = True) -> Measured:
     """Return the median of repetitions and their range."""
-    return Measured(float(np.median(values)), min(values), max(values), more_is_better, of_files)
+    return Measured(float(np.median(values)), min(values), max(values), more_is_better, of_files, part)
 
 
 def overall(rate: float, slots: Sequence[float]) -> Measured:
@@ -140,9 +158,9 @@ def overall(rate: float, slots: Sequence[float]) -> Measured:
     that throttles halfway differs once, and so its run is no wide range into which any rate would fit.
     """
     if len(slots) < 2:
-        return Measured(rate, rate, rate, more_is_better=True)
+        return Measured(rate, rate, rate, more_is_better=True, part="sustained")
     error = float(np.sqrt(np.mean(np.square(np.diff(slots))) / 2 / len(slots)))
-    return Measured(rate, rate - 2 * error, rate + 2 * error, more_is_better=True)
+    return Measured(rate, rate - 2 * error, rate + 2 * error, more_is_better=True, part="sustained")
 
 
 def accuracy_rows(old: Record, new: Record) -> Iterator[Row]:

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.latency import FILE_TO_RESULT, MODEL, measure_at_once, measure_parts
 from benchmarks.peers import resident_run
 from benchmarks.record import OK, Row, failed
-from benchmarks.rollout.cases import Case, opened
+from benchmarks.rollout.cases import Case, in_time, opened
 from benchmarks.rollout.options import RolloutOptions
 from benchmarks.windows import Timing, WindowPlan, figures, time_in_windows
 from runtime.classifier import Classifier
@@ -22,7 +22,7 @@ def latency(options: RolloutOptions, cases: Sequence[Case], paths: Sequence[str]
     """Return the rows of all numbers of cells, with the runs of each window, and the parts of a single file."""
     rows: list[Row] = []
     parts: list[Row] = []
-    for case in cases:
+    for case in in_time(cases, options, rows):
         try:
             with opened(options, case) as classifier:
                 for size in options.batch_sizes:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.environment import environment
-from benchmarks.record import FAILED, SKIPPED, failed, finite
+from benchmarks.record import FAILED, failed, finite, skipped
 from benchmarks.rollout.budget import Budget, judge_budget
 from benchmarks.rollout.busy import LoadWatch, busiest_processes
 from benchmarks.rollout.cases import Case, cases_of, deployed_case
@@ -19,10 +19,11 @@ from benchmarks.rollout.material import Material
 from benchmarks.rollout.options import RolloutOptions
 from benchmarks.rollout.parity import parity
 from benchmarks.rollout.peers import peers
-from benchmarks.rollout.record import MEASUREMENT, SCHEMA_VERSION, Record, verdict_of
+from benchmarks.rollout.record import MEASUREMENT, SCHEMA_VERSION, Record
 from benchmarks.rollout.scaling import scaling
 from benchmarks.rollout.sensors import Sensors
 from benchmarks.rollout.sustained import sustained
+from benchmarks.rollout.verdict import verdict_of
 from runtime.bundle import Bundle
 from runtime.errors import AllnetError
 
@@ -108,7 +109,7 @@ def _taken(name: str, work: Callable[[], Section], watch: LoadWatch, tell: Calla
 
 def _parity(options: RolloutOptions, bundle: Bundle, cases: list[Case], material: Material) -> Section:
     if options.data is None:
-        return {"rows": [{"status": SKIPPED, "reason": "no labelled data was given (--data): latency only"}]}
+        return {"rows": [skipped("no labelled data was given (--data): latency only")]}
     if material.no_labels is not None:
         raise material.no_labels
     return parity(options, bundle, cases, material.cells)

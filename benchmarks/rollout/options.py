@@ -28,13 +28,14 @@ class RolloutOptions:
     batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32)  # of the model, and how many files come at once
     window: WindowPlan = field(default_factory=WindowPlan)
     sustained_minutes: float = 10.0
-    slot_seconds: float = 5.0  # of the sustained run, for each of which there is a rate
+    slot_seconds: float = 5.0  # of the sustained run, for each of which there is a rate; a short run has shorter ones
     cells: int | None = None  # for parity; None: all
     rounds: int = 7  # of the peers
     peer_cells: int = 256  # files in a round
-    starts: int = 5  # of the process, for each variant
+    starts: int = 5  # of the process for each variant, to its first row, and as many for its peak memory
     start_cells: int = 256  # files that it classifies for its peak memory
     part_runs: int = 50
+    case_seconds: float | None = None  # of a part of the rollout, after which it begins no further case; None: no limit
     quiet_seconds: float = 2.0  # for which the machine is watched before anything is measured
 
     def as_record(self) -> dict[str, Any]:
@@ -47,22 +48,22 @@ def quick(options: RolloutOptions) -> RolloutOptions:
     return replace(
         options,
         quick=True,
-        batch_sizes=(1, 8, 32),
+        batch_sizes=(1, 16),
         window=WindowPlan(
-            seconds=0.15,
-            fewest_runs=3,
-            most_windows=5,
-            longest_seconds=2.0,
-            warm_up_seconds=0.1,
-            warm_up_runs=2,
+            seconds=0.1,
+            fewest_runs=2,
+            most_windows=4,
+            longest_seconds=1.0,
+            warm_up_seconds=0.05,
+            warm_up_runs=1,
         ),
-        sustained_minutes=0.1,
-        slot_seconds=1.0,
-        cells=400,
+        sustained_minutes=0.08,
+        cells=300,
         rounds=3,
-        peer_cells=48,
-        starts=2,
+        peer_cells=32,
+        starts=1,
         start_cells=64,
         part_runs=15,
+        case_seconds=7.0,
         quiet_seconds=0.5,
     )

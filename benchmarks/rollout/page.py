@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.record import FAILED, SKIPPED
 from runtime.html_page import text
+from runtime.table_text import column_texts
 
 STYLE = """\
 :root { color-scheme: light dark; --ink: #1d2126; --soft: #5b6470; --paper: #fff; --card: #f5f6f8; --grid: #c9ced6;
@@ -23,6 +24,7 @@ h1 { margin: 0 0 .2rem; } h2 { margin: 2.2rem 0 .5rem; } h3 { margin: 1.4rem 0 .
 p { max-width: 52rem; } p, li { overflow-wrap: anywhere; } .soft { color: var(--soft); font-size: .9rem; }
 .verdict { border: 2px solid; border-left-width: .6rem; border-radius: .4rem; padding: .6rem 1rem; margin: 1rem 0; }
 .verdict strong { font-size: 1.25rem; } .verdict ul { margin: .4rem 0 0; padding-left: 1.2rem; color: var(--ink); }
+.verdict p { margin: .6rem 0 0; font-weight: 600; color: var(--open); }
 .yes { color: var(--yes); } .no { color: var(--no); } .open { color: var(--open); }
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.3rem, 1fr)); gap: .6rem; margin: 1rem 0; }
 .tiles div { background: var(--card); border-radius: .4rem; padding: .6rem .8rem; }
@@ -63,45 +65,26 @@ NOTHING = "-"
 FIGURE = re.compile(r"[+-]?\d[\d.,e+-]*%?$")
 
 
-def number(value: object, decimals: int | None = None) -> str:
-    """Return a value as people read it: a number, yes and no, a dash for nothing."""
-    if value is None or value == "":
-        return NOTHING
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.{decimals_for(value) if decimals is None else decimals}f}"
-    return text(value)
-
-
-def decimals_for(largest: float) -> int:
-    """Return how many decimals give a number of that size three or four figures."""
-    return next((decimals for limit, decimals in ((1000, 0), (100, 1), (10, 2)) if abs(largest) >= limit), 3)
-
-
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
     """Return rows as a table with the columns key: heading; a row that failed says why in place of its figures."""
-    forms = {key: _Form([row.get(key) for row in rows]) for key in columns}
-    head = "".join(f"<th{forms[key].attribute}>{text(heading)}</th>" for key, heading in columns.items())
-    body = "".join(_row(row, forms) for row in rows)
+    shown = {key: _Column([row.get(key, "") for row in rows]) for key in columns}
+    head = "".join(f"<th{shown[key].attribute}>{text(heading)}</th>" for key, heading in columns.items())
+    body = "".join(_row(row, place, shown) for place, row in enumerate(rows))
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>\n'
 
 
-class _Form:
-    """How the values of a column are written: numbers to the right, all with the same decimals."""
+class _Column:
+    """The values of a column as texts, numbers to the right."""
 
     def __init__(self, values: Sequence[object]) -> None:
+        self.texts = column_texts(values)
         present = [value for value in values if value not in (None, "")]
-        floats = [abs(value) for value in present if isinstance(value, float)]
         self.is_number = bool(present) and all(_is_figure(value) for value in present)
         self.attribute = ' class="number"' if self.is_number else ""
-        self._decimals = decimals_for(max(floats)) if floats else None
 
-    def cell(self, value: object) -> str:
-        """Return a cell of the column."""
-        return f"<td{self.attribute}>{number(value, self._decimals)}</td>"
+    def cell(self, place: int) -> str:
+        """Return the cell of a row."""
+        return f"<td{self.attribute}>{text(self.texts[place] or NOTHING)}</td>"
 
 
 def _is_figure(value: object) -> bool:
@@ -109,13 +92,13 @@ def _is_figure(value: object) -> bool:
     return is_text or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
-def _row(row: Mapping[str, Any], forms: Mapping[str, _Form]) -> str:
+def _row(row: Mapping[str, Any], place: int, columns: Mapping[str, _Column]) -> str:
     status = row.get("status")
     if status not in (FAILED, SKIPPED):
-        return f"<tr>{''.join(form.cell(row.get(key)) for key, form in forms.items())}</tr>\n"
-    named = [key for key, form in forms.items() if row.get(key) not in (None, "") and not form.is_number]
-    cells = "".join(f"<td>{text(row[key])}</td>" for key in named)
-    said = f'<td class="said" colspan="{len(forms) - len(named)}">{status}: {text(row["reason"])}</td>'
+        return f"<tr>{''.join(column.cell(place) for column in columns.values())}</tr>\n"
+    named = [column for column in columns.values() if column.texts[place] and not column.is_number]
+    cells = "".join(f"<td>{text(column.texts[place])}</td>" for column in named)
+    said = f'<td class="said" colspan="{len(columns) - len(named)}">{status}: {text(row["reason"])}</td>'
     return f'<tr class="{status}">{cells}{said}</tr>\n'
 
 

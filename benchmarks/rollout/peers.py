@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers import CLASSIFY, Errand, classify, missing_peers, openers
-from benchmarks.record import FAILED, OK, SKIPPED, Row
+from benchmarks.record import FAILED, OK, Row, skipped
 from benchmarks.rollout.cases import Case, opened
 from benchmarks.rollout.options import RolloutOptions
 from benchmarks.turns import Turns, ratio_columns, tried_in_turns
@@ -28,9 +28,7 @@ def peers(options: RolloutOptions, case: Case, paths: Sequence[str]) -> dict[str
         errand = Errand(classifier.bundle, file, files, options.batch_size, options.run)
         candidates = {CLASSIFY: lambda: lambda: classify(classifier, files, Path(folder)), **openers(errand)}
         turns = tried_in_turns(candidates, options.rounds)
-    missing: list[Row] = [
-        {"peer": name, "status": SKIPPED, "reason": reason} for name, reason in missing_peers(errand).items()
-    ]
+    missing = [{"peer": name, **skipped(reason)} for name, reason in missing_peers(errand).items()]
     return {
         "case": case.name,
         "files": len(files),
@@ -38,11 +36,6 @@ def peers(options: RolloutOptions, case: Case, paths: Sequence[str]) -> dict[str
         "rows": rows_of(turns, len(files)) + missing,
         "seconds": {name: [round(second, 5) for second in own] for name, own in turns.seconds.items()},
     }
-
-
-def as_shown(row: Row) -> Row:
-    """Return a peer's row with its difference as parity's are written: 0.0004 and 0.0000001 are not the same."""
-    return {**row, "largest_difference": f"{row['largest_difference']:.1e}"} if "largest_difference" in row else row
 
 
 def rows_of(turns: Turns, files: int) -> list[Row]:

@@ -1,4 +1,4 @@
-"""What a rollout keeps of itself, and the verdict on it."""
+"""What a rollout keeps of itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runtime.errors import DataError
 from runtime.files import write_text_aside
 
 Record = dict[str, Any]
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 MEASUREMENT = "rollout"
 NAME = "record.json"
 KEYS = (
@@ -28,7 +28,6 @@ KEYS = (
     "budget",
     "verdict",
 )
-YES, NO, OPEN = "yes", "no", "open"
 
 
 def measured_rows(record: Record, section: str, **equal: object) -> list[Row]:
@@ -51,50 +50,6 @@ def failures_of(record: Record) -> Iterator[tuple[str, Row]]:
         for row in section["rows"]:
             if row["status"] == FAILED:
                 yield name, row
-
-
-def verdict_of(record: Record) -> Row:
-    """Say whether the bundle may be deployed, and why.
-
-    "no": a variant fails its parity, a limit of the budget is not kept, or nothing could be measured. "open": nothing
-    speaks against it, but something failed or there was nothing to judge it by.
-    """
-    against = list(_reasons_against(record))
-    unsure = list(_reasons_to_wait(record))
-    answer = NO if against else OPEN if unsure else YES
-    return {"may_be_deployed": answer, "against": against, "unsure": unsure}
-
-
-def _reasons_against(record: Record) -> Iterator[str]:
-    if not measured_rows(record, "latency"):
-        yield "nothing could be measured"
-    deployed = record["deployed"]["precision"]
-    if not all(variant["proved"] for variant in record["bundle"]["variants"] if variant["precision"] == deployed):
-        yield f"the bundle's {deployed} is not proved: runtime.classify refuses it"
-    for name, proof in record["sections"]["parity"].get("proofs", {}).items():
-        for failure in proof["failures"]:
-            yield f"parity of {name}: {failure}"
-    for row in record["budget"] or []:
-        if not row["kept"]:
-            found = "not measured" if row["found"] is None else f"{row['found']:g}"
-            yield f"budget: {row['limit']} is {found}, {row['sense']} {row['value']:g} is allowed"
-
-
-def _reasons_to_wait(record: Record) -> Iterator[str]:
-    for name, row in failures_of(record):
-        subject = (
-            row.get("variant")
-            or row.get("peer")
-            or " ".join(str(row[key]) for key in ("backend", "precision") if key in row)
-        )
-        yield f"{name}{f' of {subject}' if subject else ''} failed: {row['reason']}"
-    parity = record["sections"]["parity"]
-    for row in parity["rows"]:
-        if row["status"] not in (OK, FAILED):
-            yield f"parity was not judged: {row['reason']}"
-    yield from parity.get("doubts", [])
-    if record["budget"] is None:
-        yield "no budget was given"
 
 
 def write(record: Record, out: Path) -> Path:

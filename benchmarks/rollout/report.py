@@ -9,9 +9,8 @@ from typing import Any
 
 from benchmarks.record import SKIPPED, Row
 from benchmarks.rollout import plots
-from benchmarks.rollout.budget import deployed_rows, limit_rows, measured_value
-from benchmarks.rollout.page import STYLE, bullets, facts, figure, folded, number, table
-from benchmarks.rollout.peers import as_shown
+from benchmarks.rollout.budget import deployed_rows, measured_value
+from benchmarks.rollout.page import NOTHING, STYLE, bullets, facts, figure, folded, table
 from benchmarks.rollout.record import Record, measured_rows
 from benchmarks.rollout.sustained import FEWEST_SLOTS
 from runtime.contact_sheet import thumbnail
@@ -21,6 +20,7 @@ from runtime.html_page import TAIL, head, text
 from runtime.inputs import spread_over
 from runtime.outcomes import nouns
 from runtime.schema import CLASSES
+from runtime.table_text import value_text
 from train.metrics import METRIC_NAMES
 
 NAME = "report.html"
@@ -48,40 +48,29 @@ def _summary(record: Record) -> str:
     environment = record["environment"]
     about = f"{record['bundle']['model']} {deployed['precision']} on {deployed['backend']}"
     kind = "short measurement (--quick)" if record["options"]["quick"] else "full measurement"
-    reasons = [*verdict["against"], *verdict["unsure"]]
+    reasons, cautions = [*verdict["against"], *verdict["unsure"]], verdict["cautions"]
+    said = bullets(reasons) if reasons else ""
+    said += f"<p>With caution:</p>{bullets(cautions)}" if cautions else ""
     links = "".join(f'<a href="#{name}">{title}</a>' for name, title in TITLES.items())
     return (
         f"<header><h1>Rollout report</h1><p>{text(about)}, bundle {text(record['bundle']['folder'])} "
         f'<span class="soft">(content {text(record["bundle"]["content_sha256"][:12])})</span><br>'
         f"{text(environment['cpu'])}, {environment['cpus']} CPUs, {text(environment['system'])}; {kind}, "
         f"{text(environment['time'])}</p></header>\n"
-        f'<div class="verdict {answer}"><strong>{ANSWERS[answer]}</strong>{bullets(reasons) if reasons else ""}</div>\n'
-        f"{_busy(record)}{_tiles(record)}<nav>{links}</nav>\n"
+        f'<div class="verdict {answer}"><strong>{ANSWERS[answer]}</strong>{said}</div>\n'
+        f"{_tiles(record)}<nav>{links}</nav>\n"
         '<p class="soft"><strong>For research, not a diagnosis.</strong> All figures were measured on this machine in '
         "one run; what they include stands beside them.</p>\n"
     )
 
 
-def _busy(record: Record) -> str:
-    load = record["load"]
-    if not load["busy"]:
-        return ""
-    shares = ", ".join(f"{name.replace('_', ' ')} {share:.0%}" for name, share in load["others"].items())
-    named = ", ".join(f"{row['process']} {row['share']:.0%}" for row in load["processes_before"])
-    return (
-        f'<p class="open"><strong>The machine was busy with other work</strong>, which took of its CPUs: {text(shares)}'
-        f"{f' (before the run: {text(named)})' if named else ''}. Times are longer than on a quiet machine; ratios "
-        "within a round hold.</p>\n"
-    )
-
-
 def _tiles(record: Record) -> str:
     shown: list[tuple[str, str, Callable[[float], str]]] = [
-        ("p50_ms", "ms, one file to its row, p50", number),
-        ("p95_ms", "ms, p95", number),
-        ("cells_per_second", "cells a second, sustained", number),
-        ("cold_start_s", "s, slowest cold start", number),
-        ("memory_mb", "MB, peak memory", number),
+        ("p50_ms", "ms, one file to its row, p50", value_text),
+        ("p95_ms", "ms, p95", value_text),
+        ("cells_per_second", "cells a second, sustained", value_text),
+        ("cold_start_s", "s, slowest cold start", value_text),
+        ("memory_mb", "MB, peak memory", value_text),
         ("delta_sensitivity", "points, change of sensitivity", lambda value: f"{100 * value:.2f}"),
         ("delta_specificity", "points, change of specificity", lambda value: f"{100 * value:.2f}"),
         ("flipped", "of the cells get another label", lambda value: f"{value:.2%}"),
@@ -89,15 +78,15 @@ def _tiles(record: Record) -> str:
     tiles = ""
     for name, title, form in shown:
         value = measured_value(name, record)
-        tiles += f"<div><b>{number(value) if value is None else form(value)}</b><span>{title}</span></div>"
+        tiles += f"<div><b>{NOTHING if value is None else form(value)}</b><span>{title}</span></div>"
     return f'<div class="tiles">{tiles}</div>\n'
 
 
 def _budget(record: Record) -> str:
     if record["budget"] is None:
         return _section("budget", "<p>No budget was given (--budget).</p>")
-    columns = {"limit": "limit", "sense": "", "value": "value", "found": "found", "kept": "verdict"}
-    return _section("budget", table(limit_rows(record["budget"]), columns))
+    columns = {"limit": "limit", "sense": "", "value": "value", "found": "found", "kept": "kept"}
+    return _section("budget", table(record["budget"], columns))
 
 
 def _parity(record: Record) -> str:
@@ -347,7 +336,7 @@ def _peers(record: Record) -> str:
         "and highest. <em>p_all differs by</em>: largest distance from classify's answers; Keras "
         "computes in the precision that it was trained in.</p>"
     )
-    ran = [as_shown(row) for row in rows if row["status"] != SKIPPED]
+    ran = [row for row in rows if row["status"] != SKIPPED]
     missing = [f"{row['peer']}: {row['reason']}" for row in rows if row["status"] == SKIPPED]
     absent = f"<p class='soft'>Not at hand:</p>{bullets(missing)}" if missing else ""
     picture = _pictures(figure(plots.peers_picture(record), "Bars: median; lines: range of the rounds"))
@@ -370,6 +359,10 @@ def _machine(record: Record) -> str:
             "Other load": ", ".join(
                 f"{name.replace('_', ' ')} {share:.0%}" for name, share in record["load"]["others"].items()
             ),
+            "Busiest before": ", ".join(
+                f"{row['process']} {row['share']:.0%}" for row in record["load"]["processes_before"]
+            )
+            or "no other process",
             "bundle.json": environment["bundle_sha256"],
         }
     )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.latency import FILE_TO_RESULT, MODEL, measure_at_once
-from benchmarks.record import OK, SKIPPED, Row, failed
+from benchmarks.record import OK, Row, failed, skipped
 from benchmarks.rollout.cases import Case, opened
 from benchmarks.rollout.options import RolloutOptions
 from benchmarks.windows import AGREEING, figures
@@ -20,7 +20,7 @@ from runtime.cpus import available_cpus
 def scaling(options: RolloutOptions, case: Case, paths: Sequence[str]) -> dict[str, Any]:
     """Return a row for each number of CPUs and each way, model alone and file to result."""
     if not hasattr(os, "sched_setaffinity"):
-        return {"rows": [case.columns | {"status": SKIPPED, "reason": "this system gives a process no chosen CPUs"}]}
+        return {"rows": [case.columns | skipped("this system gives a process no chosen CPUs")]}
     rows: list[Row] = []
     for cpus in cpu_counts(available_cpus()):
         try:

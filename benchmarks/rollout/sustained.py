@@ -23,6 +23,7 @@ from runtime.results import ResultsFile
 SLOW_SHARE = 0.9  # of the first third's rate, below which the last third counts as slower
 THIRDS = 3
 FEWEST_SLOTS = 3  # that a run must fill for its last third to be compared with its first
+SLOTS_OF_A_SHORT_RUN = 10
 BATCHES_IN_A_SLOT = 4
 THROTTLE_SIGNS = ("gpu_throttled", "cpu_throttle_events")
 
@@ -57,9 +58,13 @@ def sustained(options: RolloutOptions, case: Case, paths: Sequence[str], sensors
 
 
 def slot_seconds(options: RolloutOptions, cell_seconds: float) -> float:
-    """Return a slot's length, in which a network so slow ends BATCHES_IN_A_SLOT: rows come a batch at a time."""
+    """Return a slot's length: of a short run a share, but so long that a slow network ends BATCHES_IN_A_SLOT in it.
+
+    Rows come a batch at a time, so that in shorter ones the rate would say how many batches happen to end there.
+    """
+    wanted = min(options.slot_seconds, 60 * options.sustained_minutes / SLOTS_OF_A_SHORT_RUN)
     needed = BATCHES_IN_A_SLOT * options.batch_size * cell_seconds
-    return max(options.slot_seconds, float(math.ceil(needed)) if needed > options.slot_seconds else 0.0)
+    return max(wanted, math.ceil(10 * needed) / 10)
 
 
 def classify_for(

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.rollout.record import MEASUREMENT, SCHEMA_VERSION, verdict_of
+from benchmarks.rollout.record import MEASUREMENT, SCHEMA_VERSION
+from benchmarks.rollout.verdict import verdict_of
 from export.gate import judge
 from runtime.schema import Tolerance
 from train.metrics import measure
@@ -19,7 +20,10 @@ GOOD = np.where(LABELS, 0.9, 0.1).astype(np.float32) + np.linspace(-0.05, 0.05, 
 
 
 def a_record(**changes: Any) -> dict[str, Any]:
-    """Return a record; `windows`, `rates`, `starts`, `memory`, `p_all`, `peer`, `cpu` and `budget` may be given."""
+    """Return a record.
+
+    `windows`, `rates`, `starts`, `memory`, `p_all`, `peer`, `cpu`, `busy`, `others` and `budget` may be given.
+    """
     windows = changes.get("windows", [[10.0, 10.2], [10.1, 10.3], [9.9, 10.4]])
     rates = changes.get("rates", [600.0, 610.0, 590.0])
     record: dict[str, Any] = {
@@ -35,7 +39,11 @@ def a_record(**changes: Any) -> dict[str, Any]:
         "options": {"quick": False, "batch_size": 16, "sustained_minutes": 10.0},
         "data": {"source": "cells", "timed_files": 60, "left_out": {}},
         "deployed": CASE,
-        "load": {"busy": changes.get("busy", False), "others": {"before": 0.5}, "processes_before": []},
+        "load": {
+            "busy": changes.get("busy", False),
+            "others": changes.get("others", {"before": 0.5}),
+            "processes_before": [],
+        },
         "sections": {
             "latency": {"rows": [latency_row(windows, name) for name in ("model", "file to result")]},
             "sustained": {
@@ -49,6 +57,7 @@ def a_record(**changes: Any) -> dict[str, Any]:
                         "starts_s": changes.get("starts", [0.5, 0.6]),
                         "slowest_s": max(changes.get("starts", [0.5, 0.6])),
                         "peak_mb": changes.get("memory", 150.0),
+                        "peaks_mb": [changes.get("memory", 150.0)] * len(changes.get("starts", [0.5, 0.6])),
                         "status": "ok",
                     }
                 ]

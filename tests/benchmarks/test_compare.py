@@ -20,6 +20,7 @@ from benchmarks.rollout.comparison import (
     OTHER_FILES,
     OTHER_MACHINE,
     SAME,
+    UNTOLD,
     WITHIN,
     WORSE,
     Measured,
@@ -71,7 +72,7 @@ def test_the_same_record_has_nothing_worse(tmp_path: Path, capsys: pytest.Captur
     path = written(tmp_path, "record", a_record())
     assert compare.main([path, path, "--all"]) == DONE
     said = capsys.readouterr().out
-    assert "0 worse, 0 better, 0 not measured any more" in said
+    assert "0 worse, 0 better, 0 cannot be told, 0 not measured any more, " in said
     assert "Both records are of the same bundle" in said
     assert "Accuracy is tested on the same cells: the tests take cells for independent" in said
 
@@ -225,13 +226,55 @@ def test_a_busy_machine_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "While the old record was taken, other processes took up to 50% of the machine" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("times", "busy"), [(1.5, "new"), (1 / 1.5, "old")])
+def test_what_was_slower_while_the_machine_was_busy_cannot_be_told(times: float, busy: str, tmp_path: Path) -> None:
+    windows = [[times * ms for ms in window] for window in ([10.0, 10.2], [10.1, 10.3], [9.9, 10.4])]
+    load = {name: {"busy": True, "others": {"latency": 0.4}} if name == busy else {} for name in ("old", "new")}
+    old, new = a_record(**load["old"]), a_record(**load["new"], windows=windows)
+    assert verdicts(old, new)["cpu fp32, 1 at once, model: p50 ms"] == UNTOLD
+    assert compare.main([written(tmp_path, "old", old), written(tmp_path, "new", new)]) == PARTLY_DONE
+
+
+@pytest.mark.parametrize(
+    ("busy", "part"), [("old", "latency"), ("new", "sustained")], ids=["than on a busy machine", "load in another part"]
+)
+def test_what_other_work_cannot_have_made_slower_is_worse(busy: str, part: str) -> None:
+    load = {name: {"busy": True, "others": {part: 0.4}} if name == busy else {} for name in ("old", "new")}
+    old, new = a_record(**load["old"]), a_record(**load["new"], windows=[[13.0], [13.1], [12.9]])
+    assert verdicts(old, new)["cpu fp32, 1 at once, model: p50 ms"] == WORSE
+
+
+def test_accuracy_and_memory_are_judged_on_a_busy_machine_too() -> None:
+    load = {"busy": True, "others": dict.fromkeys(("cold_start", "parity", "peers"), 0.9)}
+    missed = GOOD.copy()
+    missed[np.flatnonzero(LABELS)[:8]] = 0.2
+    peer = {"ratio": 1.2, "lowest": 1.1, "highest": 1.3}  # to one that uses fewer of the CPUs, which others took
+    found = verdicts(a_record(), a_record(**load, memory=200.0, p_all=missed, peer=peer, starts=[0.9, 1.0]))
+    worse = {figure for figure, verdict in found.items() if verdict == WORSE}
+    assert worse == {"cpu fp32: peak memory MB", "cpu fp32: sensitivity"}
+    untold = {figure for figure, verdict in found.items() if verdict == UNTOLD}
+    assert untold == {"cpu fp32, cold start: s", "classify, times as fast as other"}
+
+
+def test_starts_that_were_measured_once_have_no_range_to_judge_by() -> None:
+    found = verdicts(a_record(starts=[0.5]), a_record(starts=[0.9], memory=200.0))
+    assert (found["cpu fp32, cold start: s"], found["cpu fp32: peak memory MB"]) == (UNTOLD, UNTOLD)
+
+
+def test_memory_is_judged_by_the_range_of_its_repetitions() -> None:
+    old, new = a_record(), a_record()
+    for record, peaks in ((old, [140.0, 159.0]), (new, [158.0, 180.0])):
+        record["sections"]["cold_start"]["rows"][0]["peaks_mb"] = peaks
+    assert verdicts(old, new)["cpu fp32: peak memory MB"] == WITHIN
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{", "expected a record of benchmarks.rollout at .*, found: "),
         ('{"measurement": "latency"}', "found another file"),
-        ('{"measurement": "rollout", "schema_version": 99}', "expected a record of schema version 4 at .*, found 99"),
-        ('{"measurement": "rollout", "schema_version": 4}', "missing environment, bundle"),
+        ('{"measurement": "rollout", "schema_version": 99}', "expected a record of schema version 5 at .*, found 99"),
+        ('{"measurement": "rollout", "schema_version": 5}', "missing environment, bundle"),
     ],
 )
 def test_what_is_no_record_is_refused(content: str, message: str, tmp_path: Path) -> None:
@@ -322,6 +365,8 @@ def test_a_budget_is_read_from_toml_and_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ('{"sensitivity": 95}', "expected sensitivity in .* to be a share from 0 to 1, found 95"),
+        ('{"delta_auc": 1.5}', "expected delta_auc in .* to be a share from 0 to 1, found 1.5"),
         ('{"p95": 20}', "expected the limits p50_ms, p95_ms, .*, found p95; correct it"),
         ('{"p95_ms": "20"}', "expected p95_ms in .* to be a number of 0 or more, found '20'"),
         ('{"p95_ms": -1}', "found -1"),

@@ -19,7 +19,7 @@ from benchmarks.inputs import paper_batches
 from benchmarks.peak_memory import run_measured
 from benchmarks.training_memory import SIZE, memory_row, write_noise
 from runtime.command_line import DONE, PARTLY_DONE
-from runtime.errors import MeasurementError
+from runtime.errors import MeasurementError, UsageError
 from runtime.preprocessing import load_cell
 from runtime.schema import ImageSpec, Recipe
 from train.dataset import find_cells
@@ -43,6 +43,14 @@ def test_the_input_is_compared_with_the_papers_and_the_step_with_its_epoch(tmp_p
     assert 0 < epoch["lowest"] <= epoch["step_share"] <= epoch["highest"] < 1
     assert content["devices"][0] == keras.distribution.list_devices()[0]
     assert "memory" not in content
+
+
+def test_a_size_that_the_network_cannot_take_is_refused_before_anything_is_measured(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(UsageError, match="expected an image size from 32 to 450 px for compact, received 31"):
+        training.main(["--model", "compact", "--image-size", "31", "--cells", "4", "--memory-cells"])
+    assert capsys.readouterr().out == ""
 
 
 def test_the_papers_generator_standardizes_what_the_runtime_reads(drawn: Path) -> None:

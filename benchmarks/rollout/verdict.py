@@ -1,0 +1,103 @@
+"""The verdict on a rollout: whether the bundle may be deployed, why, and how far the figures can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from benchmarks.latency import FILE_TO_RESULT
+from benchmarks.record import FAILED, OK, SKIPPED, Row
+from benchmarks.rollout.record import Record, case_name, failures_of, measured_rows
+from benchmarks.windows import AGREEMENT
+
+YES, NO, OPEN = "yes", "no", "open"
+WARM_MINUTES = 10.0  # of work, after which a device that slows down when it is warm has shown it
+
+
+def verdict_of(record: Record) -> Row:
+    """Say whether the bundle may be deployed, and why.
+
+    "no": a variant fails its parity, a limit of the budget is not kept, or nothing could be measured. "open": nothing
+    speaks against it, but something failed or there was nothing to judge it by. `cautions` change no answer: they say
+    how far the figures can be trusted.
+    """
+    against = list(_reasons_against(record))
+    unsure = list(_reasons_to_wait(record))
+    answer = NO if against else OPEN if unsure else YES
+    return {"may_be_deployed": answer, "against": against, "unsure": unsure, "cautions": list(_cautions(record))}
+
+
+def _reasons_against(record: Record) -> Iterator[str]:
+    if not measured_rows(record, "latency"):
+        yield "nothing could be measured"
+    deployed = record["deployed"]["precision"]
+    if not all(variant["proved"] for variant in record["bundle"]["variants"] if variant["precision"] == deployed):
+        yield f"the bundle's {deployed} is not proved: runtime.classify refuses it"
+    for name, proof in record["sections"]["parity"].get("proofs", {}).items():
+        for failure in proof["failures"]:
+            yield f"parity of {name}: {failure}"
+    for row in record["budget"] or []:
+        if not row["kept"]:
+            found = "not measured" if row["found"] is None else f"{row['found']:g}"
+            yield f"budget: {row['limit']} is {found}, expected {row['sense']} {row['value']:g}"
+
+
+def _reasons_to_wait(record: Record) -> Iterator[str]:
+    for name, row in failures_of(record):
+        subject = (
+            row.get("variant")
+            or row.get("peer")
+            or " ".join(str(row[key]) for key in ("backend", "precision") if key in row)
+        )
+        yield f"{name}{f' of {subject}' if subject else ''} failed: {row['reason']}"
+    parity = record["sections"]["parity"]
+    for row in parity["rows"]:
+        if row["status"] not in (OK, FAILED):
+            yield f"parity was not judged: {row['reason']}"
+    yield from parity.get("doubts", [])
+    if record["budget"] is None:
+        yield "no budget was given"
+
+
+def _cautions(record: Record) -> Iterator[str]:
+    if record["load"]["busy"]:
+        most = max(record["load"]["others"].values())
+        yield (
+            f"the machine was busy: other processes took up to {most:.0%} of its CPUs, so that times are longer and "
+            "ratios to the peers smaller than on a quiet one"
+        )
+    yield from _unsteady(record)
+    yield from _slower_when_warm(record)
+    yield from _left_out(record)
+
+
+def _unsteady(record: Record) -> Iterator[str]:
+    timings = [row for name in ("latency", "scaling") for row in measured_rows(record, name)]
+    unsteady = [row for row in timings if row.get("agreed") is False]
+    if unsteady:
+        single = {**record["deployed"], "measured": FILE_TO_RESULT, "cells": 1}
+        told = any(single.items() <= row.items() for row in unsteady)
+        which = f", a single file on {case_name(record['deployed'])} among them" if told else ""
+        yield (
+            f"{len(unsteady)} of {len(timings)} timings are unsteady{which}: their windows did not agree within "
+            f"{AGREEMENT:.0%}"
+        )
+
+
+def _slower_when_warm(record: Record) -> Iterator[str]:
+    rows = measured_rows(record, "sustained")
+    slowed = [row["last_to_first"] for row in rows if row.get("slowed_down")]
+    for share in slowed:
+        yield f"the machine slowed down: the sustained run's last third had {share:.1%} of the first one's rate"
+    if any(row.get("throttled") for row in rows):
+        yield "the machine throttled in the sustained run, as its sensors tell"
+    minutes = record["options"]["sustained_minutes"]
+    if not slowed and minutes < WARM_MINUTES:
+        yield f"{minutes:g} minutes of sustained work do not show whether the machine slows down when it is warm"
+
+
+def _left_out(record: Record) -> Iterator[str]:
+    for name in ("cold_start", "latency"):
+        rows = [row for row in record["sections"][name]["rows"] if row["status"] == SKIPPED]
+        if rows:
+            cases = ", ".join(map(case_name, rows))
+            yield f"{name.replace('_', ' ')} of {cases} was not measured: {rows[0]['reason']}"
