@@ -15,6 +15,7 @@ from PIL import Image
 
 from export.reference import reference_file
 from runtime.backends.onnxruntime import PROVIDERS, import_onnxruntime
+from runtime.backends.openvino import import_openvino
 from runtime.bundle import Bundle
 from runtime.classifier import Classifier
 from runtime.command_line import quiet_tensorflow
@@ -175,9 +176,7 @@ def openvino_run(file: Path) -> RunCells:
 
     Its default rounds to bfloat16 on CPUs that compute with it, which moves p_all of compact by a tenth.
     """
-    import openvino
-
-    model: Any = openvino.Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    model: Any = import_openvino().Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda cells: model({INPUT_NAME: cells})[OUTPUT_NAME].copy()
 
 

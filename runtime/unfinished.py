@@ -35,7 +35,7 @@ class Source(NamedTuple):
     def line(self) -> str:
         """Both as a line of text."""
         measures = vars(self.appearance).values() if self.appearance else ()
-        return " ".join((self.identity, *map(str, measures))) + "\n"
+        return " ".join((self.identity, *map("{:.6g}".format, measures))) + "\n"
 
     @classmethod
     def of_line(cls, line: str) -> Self:

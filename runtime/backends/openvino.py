@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,8 @@ class OpenVinoBackend(Backend):
 
 def import_openvino() -> Any:
     """Import OpenVINO; raise BackendError where it is missing."""
+    # Else it numbers the user and reports each import to its maker; where this library is missing, it does without.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
     except ImportError as error:

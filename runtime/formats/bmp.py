@@ -139,7 +139,8 @@ def size_contradiction(data: bytes) -> str:
     room = len(data) - header.offset
     if header.image_size == header.pixel_bytes > room:
         return f"its header states {header.image_size} bytes of pixels, found {room}"
-    if _counts_itself(header) and len(data) != header.file_size:  # a byte lost or added in a row shifts all behind it
+    # A byte that was lost or added in a row shifts all behind it.
+    if _counts_itself(header) and len(data) not in (header.file_size, header.offset + header.pixel_bytes):
         return f"its header states a file of {header.file_size} bytes, found {len(data)}"
     stated = header.image_size or _room_for_pixels(header, len(data))
     without_padding = (header.width * header.bits + 7) // 8 * abs(header.height)  # as some writers count

@@ -137,7 +137,7 @@ def bmp_headers() -> Iterator[_File]:
     harmless = {
         "offset": [0],  # not stated: the pixels follow the header
         "image size": [0, len(sound) - 54 + 2],
-        "file size": [0, 54, 2**32 - 1],
+        "file size": [0, 54, len(sound) + 2, 2**32 - 1],
         "reserved 1": [7],
         "planes": [0, 3],
         "x resolution": [-1],
