@@ -9,7 +9,7 @@ from pathlib import Path
 from runtime.errors import RunError
 from runtime.schema import Decision, Metrics, RunConfig
 from train.run_folder import CONFIG_NAME, TO_FINISH, RunFolder
-from train.splits import VALIDATION
+from train.splits import VALIDATION, cells_of_part
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def find_run(folder: Path, tell: Callable[[str], None] = print) -> FinishedRun:
     runs = []
     for run in found:
         try:
-            runs.append(_open(run))
+            runs.append((_open(run), _validated_on(run)))
         except RunError as error:
             if run == found[-1] and not runs:
                 raise
@@ -49,7 +49,19 @@ def find_run(folder: Path, tell: Callable[[str], None] = print) -> FinishedRun:
             f"expected a run folder, or a folder of them, at {folder}, found neither; "
             "make one with `python -m train fit`"
         )
-    return max(runs, key=lambda run: run.validation.accuracy.value)
+    best, its_cells = max(runs, key=lambda run: run[0].validation.accuracy.value)
+    elsewhere = [run.folder for run, cells in runs if cells != its_cells]
+    if elsewhere:
+        tell(
+            f"{best.folder} was validated on other cells than {elsewhere[0]}, so their accuracies do not compare; name "
+            "the run that is meant with --run"
+        )
+    return best
+
+
+def _validated_on(run: Path) -> list[str]:
+    """Return the SHA-256 of each cell of the validation part."""
+    return [cell.sha256 for cell in cells_of_part(RunFolder(run).cells(), VALIDATION)]
 
 
 def _open(path: Path) -> FinishedRun:

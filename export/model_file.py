@@ -31,10 +31,10 @@ def model_bytes(model: Any) -> bytes:
 
 def _pieces(model: Any) -> Iterator[bytes]:
     graph = _without("initializer", model.graph).SerializeToString()
-    heads = [_head(CONSTANT, constant.ByteSize()) for constant in model.graph.initializer]
-    constants = sum(constant.ByteSize() for constant in model.graph.initializer)
+    sizes = [constant.ByteSize() for constant in model.graph.initializer]  # for each of which it is put into bytes
+    heads = [_head(CONSTANT, size) for size in sizes]
     yield _without("graph", model).SerializeToString()
-    yield _head(GRAPH, len(graph) + sum(map(len, heads)) + constants)
+    yield _head(GRAPH, len(graph) + sum(map(len, heads)) + sum(sizes))
     yield graph
     for head, constant in zip(heads, model.graph.initializer, strict=True):
         yield head

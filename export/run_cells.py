@@ -12,10 +12,9 @@ from export.scoring import limited
 from runtime.errors import DataError, UsageError
 from runtime.files import sha256_of_file
 from runtime.inputs import spread_over
-from runtime.schema import CLASSES
 from train.dataset import Cell, Labelled, find_cells
 from train.run_folder import RunFolder
-from train.splits import TRAINING, VALIDATION, PlacedCell, cells_of_part
+from train.splits import TRAINING, VALIDATION, PlacedCell, cells_of_part, refuse_other_labels
 
 
 def validation_cells(run: FinishedRun, data: Path | None, limit: int | None) -> list[Cell]:
@@ -108,21 +107,10 @@ def _all_found(placed: Sequence[PlacedCell], files: Sequence[Cell]) -> list[Cell
 def _found(placed: Sequence[PlacedCell], files: Sequence[Cell]) -> list[Cell]:
     """Return the placed cells that are among the files, with the run's labels.
 
-    Raises DataError where a file is labelled otherwise. Every copy of a cell is looked at: which one is taken must not
-    decide whether a wrong label is seen.
+    Raises DataError where a file is labelled otherwise.
     """
-    sha256_to_placed = {cell.sha256: cell for cell in placed}
-    sha256_to_path = {}
-    for file in files:
-        cell = sha256_to_placed.get(file.sha256)
-        if cell is None:
-            continue
-        if file.label != cell.label:
-            raise DataError(
-                f"expected {file.path} to be labelled {CLASSES[cell.label]} as in the run, found "
-                f"{CLASSES[file.label]}; put it back among its class, or correct the label and fit again"
-            )
-        sha256_to_path[file.sha256] = file.path
+    refuse_other_labels(placed, files)
+    sha256_to_path = {file.sha256: file.path for file in files}
     return [
         Cell(sha256_to_path[cell.sha256], cell.label, cell.subject, cell.sha256)
         for cell in placed

@@ -6,15 +6,12 @@ import gc
 import logging
 import os
 import re
-import signal
-import threading
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 # Read by tf2onnx when it converts: otherwise it copies the whole graph before each of its passes, in order to hide a
 # pass that fails.
@@ -28,6 +25,7 @@ import tf2onnx
 
 from export.graph import fold_and_save
 from export.heat import ExplainedNetwork, joined
+from runtime.command_line import interrupts_kept
 from runtime.errors import ConversionError, RunError
 from runtime.schema import INPUT_NAME, OUTPUT_NAME, ImageSpec
 
@@ -197,7 +195,7 @@ def _converted(explained: ExplainedNetwork, weights: Path) -> Any:
     ]
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), _interrupts_kept():
+        with warnings.catch_warnings(), interrupts_kept():
             warnings.simplefilter("ignore")
             graph, _ = tf2onnx.convert.from_function(
                 tf.function(answers, input_signature=signature, autograph=False), signature, opset=OPSET
@@ -206,28 +204,6 @@ def _converted(explained: ExplainedNetwork, weights: Path) -> Any:
         raise ConversionError(f"tf2onnx cannot convert {model.name}: {_first_line(error)}") from error
     _put_weights_in(graph, dict(zip(names, variables, strict=True)), weights)
     return graph
-
-
-@contextmanager
-def _interrupts_kept() -> Iterator[None]:
-    """Raise KeyboardInterrupt at the end where Ctrl-C came meanwhile: tf2onnx drops whatever its small tries raise."""
-    is_main_thread = threading.current_thread() is threading.main_thread()  # which alone may set a handler
-    if not is_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    came = []
-
-    def interrupt(*_: object) -> NoReturn:
-        came.append(True)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if came:
-            raise KeyboardInterrupt
 
 
 def _put_weights_in(model: Any, name_to_variable: dict[str, Any], file: Path) -> None:

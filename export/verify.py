@@ -21,6 +21,7 @@ from export.to_onnx import KerasModel
 from runtime.backends.select import open_backend
 from runtime.bundle import Bundle
 from runtime.command_line import print_table
+from runtime.errors import BundleError
 from runtime.files import flush_folder, output_errors, write_csv_aside, written_aside
 from runtime.schema import (
     CARD_NAME,
@@ -118,7 +119,14 @@ def write_verdicts(bundle: Bundle, verdicts: Sequence[Verdict]) -> bool:
     The card that fits the manifest is there at any moment, so the bundle opens wherever this is cut off: the new one
     stands under a name of its own until the manifest that holds its hash is in place. A signature, which no longer
     fits, is removed; returns whether there was one.
+
+    Raises BundleError where the folder holds another bundle, or another verdict, than the one that was opened.
     """
+    if Bundle.open(bundle.folder).content_sha256 != bundle.content_sha256:
+        raise BundleError(
+            f"expected {bundle.folder} to stay as it is while it is verified, found that it was exported or verified "
+            "anew meanwhile; verify it again"
+        )
     proofs = {verdict.precision: verdict.proof for verdict in verdicts}
     variants = tuple(
         replace(variant, proof=proofs.get(variant.precision, variant.proof)) for variant in bundle.manifest.variants

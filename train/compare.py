@@ -64,11 +64,13 @@ def compare(paths: Sequence[Path], out: Path, tell: Callable[[str], None] = prin
 
 
 def pair_line(first: tuple[str, PartScores], second: tuple[str, PartScores]) -> str:
-    """Say how two runs differ on the same cells, or that they were measured on others."""
+    """Say how two runs differ on the same cells, or that they were measured on others, or by other labels."""
     (name, one), (other_name, other) = first, second
     pair = f"{name} and {other_name}"
-    if set(one.hashes) != set(other.hashes):
-        return f"{pair}: not tested against each other, they were measured on different cells"
+    labels_of_both = [dict(zip(scores.hashes, scores.labels.tolist(), strict=True)) for scores in (one, other)]
+    if labels_of_both[0] != labels_of_both[1]:
+        what = "labels" if labels_of_both[0].keys() == labels_of_both[1].keys() else "cells"
+        return f"{pair}: not tested against each other, they were measured on different {what}"
     order, other_order = np.argsort(one.hashes), np.argsort(other.hashes)
     labels, p_all, other_p_all = one.labels[order], one.p_all[order], other.p_all[other_order]
     areas = delong(labels, p_all, other_p_all)

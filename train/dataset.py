@@ -141,7 +141,7 @@ def _from_csv(table: Path) -> list[_Found]:
             if missing and read is _from_row:
                 raise DataError(
                     f"expected the columns {','.join(CSV_COLUMNS)} in {table}, missing {','.join(missing)} "
-                    f"among {','.join(columns)}; add them (subject may stay empty)"
+                    f"among {','.join(columns)}; add them, separated by commas (subject may stay empty)"
                 )
             found = [read(row, table, reader.line_num) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -19,7 +19,7 @@ from train.metrics import measure, metrics_table
 from train.models.network import ending_in_logit, load_network
 from train.prepared import PreparedImages, prepare_images
 from train.run_folder import RunFolder
-from train.splits import TEST, VALIDATION, cells_of_part
+from train.splits import TEST, VALIDATION, cells_of_part, refuse_other_labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +40,7 @@ def evaluate(
 
     Raises RunError for a folder without a finished run, or, for another part than the validation part, one whose
     threshold is of an earlier network; UsageError for a part without cells, an `aim` that is none or is not reached,
-    DataError where cells of the part are not in `data`.
+    DataError where cells of the part are not in `data`, or are labelled otherwise there.
     """
     folder = RunFolder(run)
     folder.refuse_unfinished()
@@ -55,13 +55,13 @@ def evaluate(
                 "cells it is judged by flatters the network; choose it first, then evaluate the test part"
             )
     found = find_cells(data)
-    _refuse_missing(folder, part, data, found)
+    _refuse_other_cells(folder, part, data, found)
     with folder.claimed():
         return evaluate_part(folder, prepare_images(found, size, cache), part, tell, aim=aim)
 
 
-def _refuse_missing(folder: RunFolder, part: str, data: Path, found: Sequence[Cell]) -> None:
-    """Raise DataError where cells of a part are not among those found in `data`; name where the run took them from."""
+def _refuse_other_cells(folder: RunFolder, part: str, data: Path, found: Sequence[Cell]) -> None:
+    """Raise DataError where cells of a part are not among those found in `data`, or are labelled otherwise there."""
     hashes, options = {cell.sha256 for cell in found}, folder.config().options
     cells = cells_of_part(folder.cells(), part)
     missing = [cell for cell in cells if cell.sha256 not in hashes]
@@ -71,6 +71,7 @@ def _refuse_missing(folder: RunFolder, part: str, data: Path, found: Sequence[Ce
             f"expected all {len(cells)} cells of the {part} part in {data}, {len(missing)} are missing (such as "
             f"{Path(missing[0].path).name}); point --data to {source}, where the run took them from"
         )
+    refuse_other_labels(cells, found)
 
 
 def evaluate_part(

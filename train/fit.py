@@ -42,11 +42,13 @@ from train.processes import Process, joined, refuse_differences
 from train.resumption import refuse_other_backend, refuse_other_options
 from train.run_folder import LOCK_NAME, Epoch, RunFolder, has_stopped_getting_better
 from train.splits import (
+    PARTS,
     TRAINING,
     VALIDATION,
     PlacedCell,
     cells_of_part,
     has_unseen_subjects,
+    refuse_other_labels,
     refuse_too_few,
     refuse_unfit_split,
     split_cells,
@@ -182,6 +184,7 @@ def _planned(task: _Task) -> _Plan:
     name_unreadable(found, images, task.tell)
     if task.resume:
         placed = task.folder.cells()
+        refuse_other_labels((cell for cell in placed if cell.part in PARTS), found)
     else:
         placed = split_cells(cells, test_cells, images.unreadable, options.split, options.seed)
         refuse_too_few(placed, options.batch_size)

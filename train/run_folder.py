@@ -176,8 +176,9 @@ class RunFolder:
             )
 
     def refuse_unvalidated(self) -> None:
-        """Raise RunError unless the present best.keras was measured on the validation part, by its own decision."""
-        if "validation" not in self.metrics():
+        """Raise RunError unless the validation part was measured, and each part by the present decision."""
+        measured, threshold = self.metrics(), self.decision().threshold
+        if "validation" not in measured or any(metrics.threshold != threshold for metrics in measured.values()):
             raise RunError(f"expected a finished run at {self.path}, found none that was evaluated; {TO_FINISH}")
 
     @property

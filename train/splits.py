@@ -17,7 +17,7 @@ import numpy as np
 
 from runtime.errors import DataError, RunError, UsageError
 from runtime.files import write_csv_aside
-from runtime.schema import SplitOptions
+from runtime.schema import CLASSES, SplitOptions
 from train.dataset import Cell, refuse_one_class
 from train.groups import groups_of_subjects
 
@@ -156,6 +156,21 @@ def cells_of_part(placed: Iterable[PlacedCell], part: str) -> list[PlacedCell]:
 def write_cells(path: Path, placed: Iterable[PlacedCell]) -> None:
     """Write cells.csv."""
     write_csv_aside(path, COLUMNS, ([getattr(cell, column) for column in COLUMNS] for cell in placed))
+
+
+def refuse_other_labels(placed: Iterable[PlacedCell], files: Iterable[Cell]) -> None:
+    """Raise DataError where one of the files is a placed cell with another label: it was corrected since, or is wrong.
+
+    Every copy of a cell is looked at: which one is read must not decide whether a wrong label is seen.
+    """
+    sha256_to_label = {cell.sha256: cell.label for cell in placed}
+    for file in files:
+        label = sha256_to_label.get(file.sha256, file.label)
+        if file.label != label:
+            raise DataError(
+                f"expected {file.path} to be labelled {CLASSES[label]} as in the run, found {CLASSES[file.label]}; "
+                "put it back among its class, or correct the label and fit again"
+            )
 
 
 def read_cells(path: Path) -> list[PlacedCell]:

@@ -31,7 +31,7 @@ def exports(full_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> list[Sequence
     return commands
 
 
-def test_exports_are_told_with_their_minutes_and_files_are_timed_beside_keras(
+def test_exports_are_told_with_their_seconds_and_files_are_timed_beside_keras(
     exports: list[Sequence[str]], finished_run: Path, full_bundle: Path, tmp_path: Path
 ) -> None:
     arguments = ["--run", str(finished_run), "--rounds", "2", "--batch-size", "3", "--cells", "9"]

@@ -43,9 +43,11 @@ from runtime.preprocessing import load_cell
 from runtime.schema import ENGINE_PRECISIONS, OUTPUT_NAME, PRECISIONS, TOLERANCES, ImageSpec, Range, Tolerance
 from tests.small_network import types_of
 from tests.tiny_bundle import onnx_answers, record_hashes
+from train.dataset import find_cells
 from train.decision import calibrated
-from train.evaluate import evaluate
+from train.evaluate import evaluate_part
 from train.metrics import METRIC_NAMES, five_metrics
+from train.prepared import prepare_images
 from train.run_folder import RunFolder
 from train.splits import cells_of_part, read_cells
 
@@ -141,7 +143,8 @@ def test_of_an_overconfident_network_evaluate_says_what_its_graph_says(
     wrong = {healthy: 0, leukemic: 1}
     folder.write_cells([replace(cell, label=wrong.get(cell.sha256, cell.label)) for cell in folder.cells()])
 
-    evaluate(folder.path, drawn, "validation", aim=aim, cache=tmp_path / "cache", tell=lambda _: None)
+    images = prepare_images(find_cells(drawn), 75, tmp_path / "cache")
+    evaluate_part(folder, images, "validation", lambda _: None, aim=aim)
 
     decision, metrics = folder.decision(), folder.metrics()["validation"]
     assert decision.temperature > 2
@@ -240,10 +243,23 @@ def test_of_a_folder_of_runs_the_best_is_taken_and_named(
         (tmp_path / "runs" / name / lost).unlink()
     assert main(["onnx", "--run", str(tmp_path / "runs"), "--out", str(tmp_path / "bundle")]) == 0
     said = capsys.readouterr().out
+    assert "do not compare" not in said
     for name, lost in (("d", "a run folder with metrics.json"), ("e", "a finished run")):
         assert re.search(rf"left out: expected {lost} at {tmp_path / 'runs' / name}, found .*; finish it with", said)
     assert f"compact of {tmp_path / 'runs' / 'b'}, validation accuracy 99.00%" in said
     assert "Next: python -m runtime.classify" in said
+
+
+def test_runs_that_were_validated_on_other_cells_are_told_not_to_compare(finished_run: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(finished_run, tmp_path / name)
+    folder = RunFolder(tmp_path / "b")
+    said: list[str] = []
+    last = next(cell for cell in folder.cells() if cell.part == "validation")
+    folder.write_cells([replace(cell, part="test") if cell == last else cell for cell in folder.cells()])
+    assert find_run(tmp_path, said.append).folder == tmp_path / "a"
+    [line] = said
+    assert line.startswith(f"{tmp_path / 'a'} was validated on other cells than {tmp_path / 'b'}, so their accuracies")
 
 
 def test_a_run_that_is_not_finished_is_refused(finished_run: Path, tmp_path: Path) -> None:

@@ -556,6 +556,27 @@ def test_a_power_cut_at_any_moment_leaves_a_bundle_that_opens_with_the_old_or_th
         assert {path.name for path in cut.iterdir() if not path.name.startswith(".")} == whole
 
 
+def test_what_was_written_while_cells_were_scored_is_not_overwritten(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others: dict[str, bytes] = {}
+
+    def tell(_: Verification) -> None:
+        """Verify with other limits meanwhile, in another process as it were."""
+        with monkeypatch.context() as patch:
+            patch.setattr(export.verify, "tell", quiet_tell)
+            assert verified(bundle, "--tolerance", "fp16:auc=0.5") == 0
+        others.update({path.name: path.read_bytes() for path in bundle.iterdir()})
+
+    def quiet_tell(_: Verification) -> None:
+        """Say nothing."""
+
+    monkeypatch.setattr(export.verify, "tell", tell)
+    with pytest.raises(BundleError, match="to stay as it is while it is verified, found that it was exported or"):
+        verified(bundle)
+    assert {path.name: path.read_bytes() for path in bundle.iterdir()} == others
+
+
 def test_a_full_disk_leaves_the_old_verdict(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Path.write_text
 

@@ -162,6 +162,29 @@ def test_what_a_library_wrote_is_shown_where_its_import_fails(capfd: pytest.Capt
     assert capfd.readouterr().err == "libcudart.so.12 not found\n"
 
 
+DROPPED = """
+import signal
+from runtime.command_line import quiet_tensorflow, run_command
+
+class Graph:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def command():
+    with quiet_tensorflow():
+        Graph()
+        print("imported", flush=True)
+    return 0
+
+run_command(command)
+"""
+
+
+def test_an_interrupt_that_an_import_drops_is_not_lost() -> None:
+    done = subprocess.run([sys.executable, "-c", DROPPED], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (INTERRUPTED, "imported\n", "interrupted\n")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="needs a shell that closes a stream")
 def test_what_is_for_people_never_comes_among_the_results() -> None:
     code = "import sys; from runtime.command_line import run_command; "

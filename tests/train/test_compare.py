@@ -18,7 +18,7 @@ from runtime.schema import FitOptions, RunConfig, SplitOptions
 from train.__main__ import main
 from train.compare import compare, pair_line
 from train.decision import calibrated, decide
-from train.evaluated_run import PartScores
+from train.evaluated_run import PartScores, read_run
 from train.metrics import measure
 from train.models.network import NETWORKS
 from train.pictures import shortened
@@ -138,6 +138,15 @@ def test_runs_on_other_cells_are_not_tested_against_each_other(make_run: MakeRun
     said: list[str] = []
     compare([make_run("one"), make_run("other", first_cell=7)], tmp_path / "out", said.append)
     assert "one and other: not tested against each other, they were measured on different cells" in said
+
+
+def test_runs_before_and_after_a_corrected_label_are_not_tested_against_each_other(make_run: MakeRun) -> None:
+    runs = [read_run(make_run(name), name) for name in ("one", "other")]
+    one, other = (run.parts["validation"] for run in runs)
+    labels = other.labels.copy()
+    labels[5] = ~labels[5]
+    line = pair_line(("one", one), ("other", replace(other, labels=labels)))
+    assert line == "one and other: not tested against each other, they were measured on different labels"
 
 
 def test_the_order_of_the_cells_in_the_files_does_not_matter(make_run: MakeRun, tmp_path: Path) -> None:

@@ -401,6 +401,26 @@ def test_evaluate_names_the_cells_that_are_not_there(data: Path, copy: Path, cac
         evaluate(copy, table, "validation", cache=cache)
 
 
+@pytest.mark.parametrize("command", ["evaluate", "resume"])
+def test_a_label_that_was_corrected_since_is_not_passed_over(
+    data: Path, options: FitOptions, copy: Path, tmp_path: Path, cache: Path, command: str
+) -> None:
+    corrected = RunFolder(copy).cells()
+    validated = next(cell for cell in corrected if cell.part == "validation" and cell.label == 1)
+    rows = []
+    for cell in corrected:
+        unnamed = tmp_path / f"{cell.sha256}.bmp"  # a name that gives no label
+        shutil.copy(cell.path, unnamed)
+        rows.append(f"{unnamed},{0 if cell == validated else cell.label},")
+    table = tmp_path / "corrected.csv"
+    table.write_text("\n".join(["path,label,subject", *rows]))
+    with pytest.raises(DataError, match=f"{validated.sha256}.bmp to be labelled ALL as in the run, found healthy; "):
+        if command == "evaluate":
+            evaluate(copy, table, "validation", cache=cache, tell=quiet)
+        else:
+            fit(replace(options, data=str(table)), copy, resume=True, cache=cache, tell=quiet)
+
+
 def test_evaluate_names_the_folder_of_a_test_part_that_was_given_apart(data: Path, copy: Path, tmp_path: Path) -> None:
     folder = RunFolder(copy)
     config = folder.config()
@@ -523,6 +543,21 @@ def test_more_epochs_that_were_not_evaluated_are_not_measured_by_the_decision_be
     assert folder.decision().aim == "sensitivity=1", "what the user chose is chosen again for the new network"
     evaluate(copy, data, "test", cache=cache, tell=quiet)
     assert folder.metrics()["test"].threshold == folder.decision().threshold
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_figures_of_an_earlier_threshold_are_not_taken_for_those_of_the_decision(
+    data: Path, copy: Path, cache: Path, part: str
+) -> None:
+    folder = RunFolder(copy)
+    evaluate(copy, data, "test", cache=cache, tell=quiet)
+    earlier = folder.metrics()[part]
+    evaluate(copy, data, "validation", aim="specificity=1", cache=cache, tell=quiet)
+    folder.add_metrics(part, earlier)  # killed after the decision was written, before it was measured by
+    with pytest.raises(RunError, match=r"expected a finished run .*--resume$"):
+        folder.refuse_unvalidated()
+    evaluate(copy, data, "validation", cache=cache, tell=quiet)
+    folder.refuse_unvalidated()
 
 
 def test_scores_are_kept_as_the_network_gave_them(data: Path, copy: Path, cache: Path) -> None:
