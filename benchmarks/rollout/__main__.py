@@ -86,8 +86,11 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def options_of(parsed: argparse.Namespace) -> RolloutOptions:
-    """Return the options, with the lengths of --quick where it was asked for and none was chosen by hand."""
+def options_of(parsed: argparse.Namespace, *, is_large: bool = False) -> RolloutOptions:
+    """Return the options, with the lengths of --quick where it was asked for and none was chosen by hand.
+
+    Those are others for a network that is large on this machine.
+    """
     options = RolloutOptions(
         bundle=parsed.bundle,
         out=parsed.out,
@@ -101,7 +104,7 @@ def options_of(parsed: argparse.Namespace) -> RolloutOptions:
         batch_size=parsed.batch_size,
     )
     if parsed.quick:
-        options = quick(options)
+        options = quick(options, is_large=is_large)
     chosen = {name: value for _, name, *_ in LENGTHS if (value := getattr(parsed, name)) is not None}
     if parsed.batch_sizes:
         chosen["batch_sizes"] = tuple(sorted({1, *parsed.batch_sizes}))  # a single file is what a budget speaks of
@@ -110,13 +113,18 @@ def options_of(parsed: argparse.Namespace) -> RolloutOptions:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, write report and record, print the summary; return the exit code."""
-    options = options_of(build_parser().parse_args(arguments))
+    parsed = build_parser().parse_args(arguments)
+    options = options_of(parsed)
     check_record_folder(options.out)
     budget = read_budget(options.budget) if options.budget else None
     bundle = Bundle.open(options.bundle)
     # Here, so that what is not installed is said before anything is measured.
+    from benchmarks.rollout.cases import is_large
     from benchmarks.rollout.measurement import measure
     from benchmarks.rollout.report import write_report
+
+    if options.quick:
+        options = options_of(parsed, is_large=is_large(bundle, options))
 
     with found_material(options.data, bundle.manifest.image) as material:
         record = measure(options, bundle, material, budget, tell)

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+import numpy as np
+
 from benchmarks.record import Row, skipped
 from benchmarks.rollout.options import RolloutOptions
 from benchmarks.rollout.record import case_name
@@ -17,6 +19,8 @@ from runtime.backends.tensorrt import built_engines
 from runtime.bundle import Bundle
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.schema import PRECISIONS
+
+LARGE_S = 0.05  # compact takes a tenth of it on one core, ALLNet on two five times as much
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,18 @@ def deployed_case(bundle: Bundle, options: RolloutOptions) -> Case:
     backend, variant = open_model(bundle, options.backend, options.precision)
     with backend:
         return Case(backend.name, variant.precision)
+
+
+def is_large(bundle: Bundle, options: RolloutOptions) -> bool:
+    """Say whether what is to be deployed takes longer than LARGE_S for a cell; raises what `deployed_case` raises."""
+    backend, _ = open_model(bundle, options.backend, options.precision)
+    with backend:
+        image = bundle.manifest.image
+        cell = np.zeros((1, image.height, image.width, 3), np.uint8)
+        backend.infer(cell)  # to warm up
+        began = time.perf_counter()
+        backend.infer(cell)
+        return time.perf_counter() - began > LARGE_S
 
 
 def cases_of(bundle: Bundle, options: RolloutOptions, deployed: Case) -> list[Case]:

@@ -43,12 +43,15 @@ class RolloutOptions:
         return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
 
 
-def quick(options: RolloutOptions) -> RolloutOptions:
-    """Return options for the same measurements, shorter; what was chosen by hand is set again by the caller."""
+def quick(options: RolloutOptions, *, is_large: bool = False) -> RolloutOptions:
+    """Return options for the same measurements, shorter; what was chosen by hand is set again by the caller.
+
+    A network that is large on this machine has fewer cells, still enough to judge its parity.
+    """
     return replace(
         options,
         quick=True,
-        batch_sizes=(1, 16),
+        batch_sizes=(1, 4) if is_large else (1, 16),
         window=WindowPlan(
             seconds=0.1,
             fewest_runs=2,
@@ -58,11 +61,11 @@ def quick(options: RolloutOptions) -> RolloutOptions:
             warm_up_runs=1,
         ),
         sustained_minutes=0.08,
-        cells=300,
+        cells=64 if is_large else 300,
         rounds=3,
-        peer_cells=32,
+        peer_cells=8 if is_large else 32,
         starts=1,
-        start_cells=64,
+        start_cells=8 if is_large else 64,
         part_runs=15,
         case_seconds=7.0,
         quiet_seconds=0.5,

@@ -61,9 +61,9 @@ ONE_RUN = WindowPlan(0.0, 1, 3, 0.0, 0.0, 1)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Watch the machine for a moment only, and make slots so short that a run has some."""
 
-    def briefer(options: RolloutOptions) -> RolloutOptions:
+    def briefer(options: RolloutOptions, *, is_large: bool = False) -> RolloutOptions:
         window = WindowPlan(0.0, 2, 4, 1.0, 0.0, 1)
-        options = replace(quick(options), case_seconds=None)  # however slow the machine is
+        options = replace(quick(options, is_large=is_large), case_seconds=None)  # however slow the machine is
         return replace(options, window=window, quiet_seconds=0.01, slot_seconds=0.1, start_cells=4, part_runs=2)
 
     monkeypatch.setattr(rollout, "quick", briefer)
@@ -746,6 +746,26 @@ def test_the_cases_that_quick_has_no_time_for_are_rows_that_say_so(cell_file: Ce
     assert section["rows"][2:] == [{**case.columns, **late} for case in cases[1:]]
     whole = latency.latency(replace(options, case_seconds=None), cases, [str(cell_file("a.bmp"))])
     assert [row["status"] for row in whole["rows"]] == ["ok"] * 6
+
+
+def test_quick_takes_fewer_cells_of_a_large_network_but_for_what_was_chosen_by_hand(
+    monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path
+) -> None:
+    asked: list[RolloutOptions] = []
+
+    def measure(options: RolloutOptions, *_: object) -> None:
+        asked.append(options)
+        raise DataError("seen")
+
+    monkeypatch.setattr(measurement, "measure", measure)
+    for limit in (np.inf, 0.0):
+        monkeypatch.setattr(cases_module, "LARGE_S", limit)
+        with pytest.raises(DataError, match="seen"):
+            rollout.main(["--bundle", str(tiny_bundle), "--out", str(tiny_bundle), "--quick", "--peer-cells", "24"])
+    assert [(options.cells, options.batch_sizes, options.peer_cells) for options in asked] == [
+        (300, (1, 16), 24),
+        (64, (1, 4), 24),
+    ]
 
 
 def test_engines_are_measured_in_the_precisions_that_were_built(
