@@ -51,7 +51,7 @@ def quick(options: RolloutOptions, *, is_large: bool = False) -> RolloutOptions:
     return replace(
         options,
         quick=True,
-        batch_sizes=(1, 4) if is_large else (1, 16),
+        batch_sizes=(1, 2) if is_large else (1, 16),
         window=WindowPlan(
             seconds=0.1,
             fewest_runs=2,

@@ -49,8 +49,9 @@ def limited_to_cpus(count: int) -> Iterator[None]:
 
 
 def _rows(options: RolloutOptions, case: Case, cpus: int, paths: Sequence[str]) -> list[Row]:
+    batch = min(options.batch_size, max(options.batch_sizes))
     # Each CPU has a worker. The first batches are small, so that full ones for all of them take some more files.
-    sizes = {MODEL: options.batch_size, FILE_TO_RESULT: 4 * options.batch_size * cpus}
+    sizes = {MODEL: batch, FILE_TO_RESULT: 4 * batch * cpus}
     rows = []
     with opened(options, case) as classifier:
         for name, size in sizes.items():

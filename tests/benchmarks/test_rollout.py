@@ -764,7 +764,7 @@ def test_quick_takes_fewer_cells_of_a_large_network_but_for_what_was_chosen_by_h
             rollout.main(["--bundle", str(tiny_bundle), "--out", str(tiny_bundle), "--quick", "--peer-cells", "24"])
     assert [(options.cells, options.batch_sizes, options.peer_cells) for options in asked] == [
         (300, (1, 16), 24),
-        (64, (1, 4), 24),
+        (64, (1, 2), 24),
     ]
 
 
