@@ -8,6 +8,7 @@ from benchmarks.latency import FILE_TO_RESULT
 from benchmarks.record import FAILED, OK, SKIPPED, Row
 from benchmarks.rollout.record import Record, case_name, failures_of, measured_rows
 from benchmarks.windows import AGREEMENT
+from export.fewest_cells import too_few_to_prove
 
 YES, NO, OPEN = "yes", "no", "open"
 WARM_MINUTES = 10.0  # of work, after which a device that slows down when it is warm has shown it
@@ -16,9 +17,9 @@ WARM_MINUTES = 10.0  # of work, after which a device that slows down when it is 
 def verdict_of(record: Record) -> Row:
     """Say whether the bundle may be deployed, and why.
 
-    "no": a variant fails its parity, a limit of the budget is not kept, or nothing could be measured. "open": nothing
-    speaks against it, but something failed or there was nothing to judge it by. `cautions` change no answer: they say
-    how far the figures can be trusted.
+    "no": a variant fails its parity, a limit of the budget is not kept, the model gives every cell one label, or
+    nothing could be measured. "open": nothing speaks against it, but something failed or there was nothing to judge it
+    by. `cautions` change no answer: they say how far the figures can be trusted.
     """
     against = list(_reasons_against(record))
     unsure = list(_reasons_to_wait(record))
@@ -32,13 +33,22 @@ def _reasons_against(record: Record) -> Iterator[str]:
     deployed = record["deployed"]["precision"]
     if not all(variant["proved"] for variant in record["bundle"]["variants"] if variant["precision"] == deployed):
         yield f"the bundle's {deployed} is not proved: runtime.classify refuses it"
-    for name, proof in record["sections"]["parity"].get("proofs", {}).items():
+    parity = record["sections"]["parity"]
+    for name, proof in parity.get("proofs", {}).items():
         for failure in proof["failures"]:
             yield f"parity of {name}: {failure}"
+    if (label := _constant_label(record)) and not too_few_to_prove(cell["label"] for cell in parity["cells"]):
+        yield f"a constant classifier: it calls each of the {len(parity['cells'])} labelled cells {label}"
     for row in record["budget"] or []:
         if not row["kept"]:
             found = "not measured" if row["found"] is None else f"{row['found']:g}"
             yield f"budget: {row['limit']} is {found}, expected {row['sense']} {row['value']:g}"
+
+
+def _constant_label(record: Record) -> str | None:
+    """Return the label that what is to be deployed gives to every labelled cell; None where it tells them apart."""
+    metrics: Row = record["sections"]["parity"].get("metrics", {}).get(case_name(record["deployed"]), {})
+    return metrics.get("constant")
 
 
 def _reasons_to_wait(record: Record) -> Iterator[str]:

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from benchmarks.record import failed, skipped
 from benchmarks.rollout import __main__ as rollout
 from benchmarks.rollout import cases as cases_module
-from benchmarks.rollout import latency, measurement, parity, plots, sustained
+from benchmarks.rollout import latency, measurement, parity, plots, sustained, verdict
 from benchmarks.rollout.busy import CpuSeconds, LoadWatch, busiest_processes, others_share
 from benchmarks.rollout.material import found_material
 from benchmarks.rollout.options import RolloutOptions, quick
@@ -35,6 +35,7 @@ from benchmarks.rollout.report import write_report
 from benchmarks.rollout.scaling import cpu_counts
 from benchmarks.rollout.verdict import verdict_of
 from benchmarks.windows import WindowPlan
+from export.fewest_cells import too_few_to_prove
 from export.scoring import BATCH_SIZE, Scores
 from export.seen import Seen
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
@@ -44,7 +45,7 @@ from runtime.command_line import DONE, PARTLY_DONE, REFUSED
 from runtime.errors import BackendError, BundleError, DataError, OutputError, UsageError
 from runtime.html_page import text
 from runtime.schema import ImageSpec, Prediction
-from tests.benchmarks.a_record import a_record
+from tests.benchmarks.a_record import GOOD, a_record
 from tests.tiny_bundle import onnx_answers, record_hashes, write_onnx, write_tiny_bundle
 from train.dataset import Cell
 
@@ -57,9 +58,16 @@ SMALL_IMAGE = ImageSpec(12, 12)
 ONE_RUN = WindowPlan(0.0, 1, 3, 0.0, 0.0, 1)
 
 
+def too_few(labels: Iterable[int]) -> str:
+    return f"{len(list(labels))} are too few"
+
+
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Watch the machine for a moment only, and make slots so short that a run has some."""
+    """Watch the machine for a moment only, and make slots so short that a run has some.
+
+    The package's model gives the few drawn cells one label, which is not what most tests are about.
+    """
 
     def briefer(options: RolloutOptions, *, is_large: bool = False) -> RolloutOptions:
         window = WindowPlan(0.0, 2, 4, 1.0, 0.0, 1)
@@ -67,6 +75,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
         return replace(options, window=window, quiet_seconds=0.01, slot_seconds=0.1, start_cells=4, part_runs=2)
 
     monkeypatch.setattr(rollout, "quick", briefer)
+    monkeypatch.setattr(verdict, "too_few_to_prove", too_few)
 
 
 @pytest.fixture
@@ -321,6 +330,15 @@ def test_a_reference_that_has_no_number_for_a_cell_judges_nothing(
     assert reasons["parity"]["reason"].startswith(
         "expected a number of the fp32 graph for each of 30 cells, found none"
     )
+
+
+def test_a_model_that_gives_every_cell_one_label_is_not_deployed(monkeypatch: pytest.MonkeyPatch) -> None:
+    healthy = GOOD * np.float32(0.5)
+    constant = "a constant classifier: it calls each of the 60 labelled cells healthy"
+    assert constant not in verdict_of(a_record(p_all=healthy))["against"], "of too few cells that says nothing"
+    monkeypatch.setattr(verdict, "too_few_to_prove", too_few_to_prove)
+    assert constant in verdict_of(a_record(p_all=healthy))["against"]
+    assert constant not in verdict_of(a_record(p_all=GOOD))["against"]
 
 
 @pytest.mark.parametrize(
