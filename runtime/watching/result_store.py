@@ -3,8 +3,8 @@
 A row of a file that could not be opened says nothing of its content, and gives way to the next one of that version.
 Other content may come with the size and modification time of that before. So the table `looks` holds when anything
 about a file had changed before it was read, `st_ctime_ns`; where that is another now, the file is read again, and has
-another row where its SHA-256 is another. Where only its modification time is another, its row takes that. The table
-`shift` holds the warning of the last cells judged together.
+another row where its SHA-256 is another. Where only its modification time is another, its last row takes that. The
+table `shift` holds the warning of the last cells judged together.
 
 A row is the results table's with its audit and, before it, what tells one version of a file from another.
 The write-ahead log lets others `read`, and `read_predictions` export, while a service writes. `synchronous=FULL` puts
@@ -402,8 +402,11 @@ _IS_VERSION = "file = CAST(? AS TEXT) AND size = ? AND mtime_ns = ?"
 _TELLS_OF_CONTENT = f"reason NOT LIKE '{UnopenableCellError.BEGINNING}%'"
 _SELECT = f"SELECT changed_ns FROM results LEFT JOIN looks USING (file) WHERE {_IS_VERSION} AND {_TELLS_OF_CONTENT}"  # noqa: S608
 _DELETE_UNOPENED = f"DELETE FROM results WHERE {_IS_VERSION} AND NOT {_TELLS_OF_CONTENT}"  # noqa: S608
-# Of two rows that an older version of this toolkit wrote of one content, one takes the time.
-_MOVE_TIME = "UPDATE OR IGNORE results SET mtime_ns = ? WHERE file = CAST(? AS TEXT) AND sha256 = CAST(? AS TEXT)"
+# Of the file's newest row alone: what comes back after other content has a row behind that content's.
+_MOVE_TIME = (
+    "UPDATE OR IGNORE results SET mtime_ns = ? WHERE file = CAST(? AS TEXT) AND sha256 = CAST(? AS TEXT) "
+    "AND rowid = (SELECT max(rowid) FROM results AS others WHERE others.file = results.file)"
+)
 _INSERT_LOOK = "INSERT OR REPLACE INTO looks VALUES (CAST(? AS TEXT), ?)"
 _PARAMETERS = ", ".join("CAST(? AS TEXT)" if kind is str else "?" for kind in NAME_TO_TYPE.values())
 # A commit that failed may have reached the disk all the same, and a file may be read again: what is there stays.

@@ -117,6 +117,15 @@ def test_two_contents_of_a_version_are_two_rows_in_one_commit_and_in_two(store: 
     assert store.holds(version(), 4), "the last look counts"
 
 
+def test_content_that_comes_back_after_another_has_the_last_row(store: ResultStore, path: Path) -> None:
+    one = prediction()
+    other = replace(prediction(p_all=0.75), audit=replace(AUDIT, sha256="ef" * 32))
+    for mtime_ns, each in enumerate((one, other, one)):
+        store.add(version(mtime_ns=mtime_ns), each)
+        store.commit()
+    assert stored_rows(path) == [one, other, one]
+
+
 def test_the_same_content_at_another_time_has_no_other_row_and_is_known_by_that_time(
     store: ResultStore, path: Path
 ) -> None:
