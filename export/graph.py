@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +64,7 @@ def put_in_order(model: Any) -> None:
     Nothing then depends on the order in which a converter went over the graph, so two exports give the same file.
     """
     graph = model.graph
-    nodes = list(_from_inputs_to(model, [output.name for output in graph.output]))
+    nodes = list(nodes_to(model, [output.name for output in graph.output]))
     _drop_unused_constants(graph, nodes)
     kept = {value.name for value in (*graph.input, *graph.output)}
     constants = {constant.name: constant for constant in graph.initializer}
@@ -134,12 +134,33 @@ def producers(model: Any) -> dict[str, Any]:
     return {tensor: node for node in model.graph.node for tensor in node.output}
 
 
+def nodes_to(model: Any, outputs: Sequence[str], given: Collection[str] = ()) -> Iterator[Any]:
+    """Yield each node that these outputs need, some tensors being given, after the nodes that it needs.
+
+    By depth-first search.
+    """
+    producer = producers(model)
+    done: set[str] = set()
+    pending = [(output, False) for output in reversed(outputs)]
+    while pending:
+        tensor, inputs_are_done = pending.pop()
+        node = producer.get(tensor)
+        if node is None or tensor in given or node.output[0] in done:
+            continue
+        if inputs_are_done:
+            done.add(node.output[0])
+            yield node
+            continue
+        pending.append((tensor, True))
+        pending += [(name, False) for name in reversed(node.input)]
+
+
 def weighted_nodes(model: Any) -> set[str]:
     """Return the names of the nodes that multiply by learnt weights on the way to p_all: convolutions and products."""
     constants = {constant.name for constant in model.graph.initializer}
     return {
         node.name
-        for node in _from_inputs_to(model, [OUTPUT_NAME])
+        for node in nodes_to(model, [OUTPUT_NAME])
         if node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in constants
     }
 
@@ -167,24 +188,6 @@ def _replace(field: Any, items: Iterable[Any]) -> None:
     items = list(items)
     del field[:]
     field.extend(items)
-
-
-def _from_inputs_to(model: Any, outputs: list[str]) -> Iterator[Any]:
-    """Yield each node that these outputs need after the nodes that it needs, by depth-first search."""
-    producer = producers(model)
-    done: set[str] = set()
-    pending = [(output, False) for output in reversed(outputs)]
-    while pending:
-        tensor, inputs_are_done = pending.pop()
-        node = producer.get(tensor)
-        if node is None or node.output[0] in done:
-            continue
-        if inputs_are_done:
-            done.add(node.output[0])
-            yield node
-            continue
-        pending.append((tensor, True))
-        pending += [(name, False) for name in reversed(node.input)]
 
 
 def _plain_name(node: Any) -> str:

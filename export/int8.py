@@ -21,11 +21,11 @@ import onnx
 from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-from tqdm import tqdm
 
 from export.graph import open_for_reading, producers, put_in_order, refuse_invalid, weighted_nodes
-from export.model_file import model_bytes, save_model
-from export.onnx_session import open_session, options_of_a_short_life
+from export.model_file import save_model
+from export.onnx_session import computed
+from export.sensitivity import sensitivities
 from runtime.errors import ConversionError
 from runtime.schema import INPUT_NAME, OUTPUT_NAME
 
@@ -101,6 +101,10 @@ class _Rounding:
         """Return the graph with these layers in int8."""
         model = onnx.ModelProto()
         model.CopyFrom(self._model)
+        return self._in_int8(model, layers)
+
+    def _in_int8(self, model: Any, layers: Collection[str]) -> Any:
+        """Round these layers of the graph, or of a part of it, in place; return it."""
         quantizer = QDQQuantizer(
             model,
             per_channel=True,
@@ -128,20 +132,15 @@ class _Rounding:
         rounded = set(self.layers) - set(kept)
         if not rounded:
             return True
-        return self._mean_difference(_answers(self.rounded(rounded), self._cells)) <= LARGEST_MEAN_DIFFERENCE
+        difference = np.abs(_answers(self.rounded(rounded), self._cells) - self._answers).mean()
+        return bool(difference <= LARGEST_MEAN_DIFFERENCE)
 
     def most_sensitive_first(self) -> list[str]:
         """Return the layers by how far each, rounded alone, moves p_all of SCAN_CELLS cells."""
-        cells, options = self._cells[:SCAN_CELLS], options_of_a_short_life()
-        moved = {
-            layer: self._mean_difference(_answers(self.rounded({layer}), cells, options))
-            for layer in tqdm(self.layers, desc="layers in int8", unit="layer", disable=None, leave=False)
-        }
+        moved = sensitivities(
+            self._model, self.layers, self._cells[:SCAN_CELLS], lambda part, layer: self._in_int8(part, [layer])
+        )
         return sorted(self.layers, key=lambda layer: -moved[layer])
-
-    def _mean_difference(self, answers: NDArray[np.float64]) -> float:
-        """Return the mean absolute difference from the fp32 graph's answers for the first cells."""
-        return float(np.abs(answers - self._answers[: len(answers)]).mean())
 
 
 def _never_negative(model: Any) -> Set[str]:
@@ -176,7 +175,5 @@ def _quiet_log() -> Iterator[None]:
         root.setLevel(level)
 
 
-def _answers(model: Any, cells: NDArray[np.uint8], options: Any = None) -> NDArray[np.float64]:
-    session = open_session(model_bytes(model), options)
-    answers = [session.run([OUTPUT_NAME], {INPUT_NAME: cell[None]})[0][0] for cell in cells]  # one needs least memory
-    return np.array(answers, np.float64)
+def _answers(model: Any, cells: NDArray[np.uint8]) -> NDArray[np.float64]:
+    return computed(model, [OUTPUT_NAME], {INPUT_NAME: cells})[OUTPUT_NAME].astype(np.float64)

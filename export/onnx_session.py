@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnxruntime
 
+from export.model_file import model_bytes
 from runtime.errors import ConversionError, OutputError, one_line
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 NOT_WRITTEN = "Protobuf serialization failed"  # all that ONNX Runtime says of a full disk
 
@@ -50,3 +56,21 @@ def open_session(model: Path | bytes, options: Any = None) -> Any:
         )
     except Exception as error:  # ONNX Runtime raises its own types, without a common base class
         raise ConversionError(f"ONNX Runtime cannot load the graph: {one_line(error)}") from error
+
+
+def computed(
+    model: Any, outputs: Sequence[str], values: Mapping[str, NDArray[Any]], options: Any = None
+) -> dict[str, NDArray[Any]]:
+    """Return by name what a graph in memory gives for N cells, computed one by one, which needs least memory.
+
+    Args:
+        model: Graph whose inputs and outputs begin with the free dimension N.
+        outputs: Names of its outputs.
+        values: By name what is put in, at least its inputs: [N, ...].
+        options: Of the session.
+    """
+    session = open_session(model_bytes(model), options)
+    inputs = {given.name: values[given.name] for given in session.get_inputs()}
+    cells = range(len(next(iter(inputs.values()))))
+    by_cell = [session.run(outputs, {name: value[cell : cell + 1] for name, value in inputs.items()}) for cell in cells]
+    return {name: np.concatenate(given) for name, given in zip(outputs, zip(*by_cell, strict=True), strict=True)}

@@ -16,7 +16,7 @@ from export.activations import largest_activations
 from export.int8 import LARGEST_MEAN_DIFFERENCE, write_int8
 from runtime.backends.onnxruntime import DISABLED_OPTIMIZERS
 from runtime.errors import ConversionError
-from tests.small_network import constants_of, named, saved, small_network
+from tests.small_network import branches_network, constants_of, named, saved, small_network
 from tests.tiny_bundle import onnx_answers, some_cells
 
 if TYPE_CHECKING:
@@ -208,27 +208,6 @@ def test_for_a_cpu_what_cannot_be_negative_is_rounded_from_zero(fp32: Path) -> N
         zero = constants[rounding.input[2]]
         assert zero.dtype == np.uint8
         assert (zero == 0) == (steps == 255)
-
-
-def branches_network() -> Any:
-    """The small network, in which inner2 takes the larger values of two branches side by side."""
-    model = small_network(channels=8)
-    side = ["inner1/relu:0", "inner2/kernel", "inner2/bias"]
-    place = list(model.graph.node).index(named(model, "inner2/relu"))
-    # inner1 is read by both branches, as in InceptionV3.
-    for offset, node in enumerate(
-        [
-            helper.make_node("Conv", side, ["side:0"], "side/conv", pads=[1, 1, 1, 1]),
-            helper.make_node("Relu", ["side:0"], ["side/relu:0"], "side/relu"),
-            helper.make_node("Relu", ["inner2/conv:0"], ["first/relu:0"], "first/relu"),
-            helper.make_node("Concat", ["first/relu:0", "side/relu:0"], ["both:0"], "both/concat", axis=2),
-            helper.make_node("MaxPool", ["both:0"], ["larger:0"], "both/pool", kernel_shape=[2, 2]),
-            helper.make_node("Conv", ["larger:0", "inner2/kernel", "inner2/bias"], ["last:0"], "last/conv"),
-        ]
-    ):
-        model.graph.node.insert(place + offset, node)
-    named(model, "inner2/relu").input[0] = "last:0"
-    return model
 
 
 def test_for_a_cpu_onnx_runtime_computes_from_layer_to_layer_in_integers(tmp_path: Path) -> None:
