@@ -40,14 +40,6 @@ def folded_by_onnxruntime(raw: Path, target: Path) -> None:
         ) from error
 
 
-def options_of_a_short_life() -> Any:
-    """Return the options of a session that runs a few cells only: opening it is what costs."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    return options
-
-
 def open_session(model: Path | bytes, options: Any = None) -> Any:
     """Open a graph, from a file or as bytes, on the CPU; raise ConversionError where ONNX Runtime refuses it."""
     try:
@@ -58,18 +50,15 @@ def open_session(model: Path | bytes, options: Any = None) -> Any:
         raise ConversionError(f"ONNX Runtime cannot load the graph: {one_line(error)}") from error
 
 
-def computed(
-    model: Any, outputs: Sequence[str], values: Mapping[str, NDArray[Any]], options: Any = None
-) -> dict[str, NDArray[Any]]:
+def computed(model: Any, outputs: Sequence[str], values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Return by name what a graph in memory gives for N cells, computed one by one, which needs least memory.
 
     Args:
         model: Graph whose inputs and outputs begin with the free dimension N.
         outputs: Names of its outputs.
         values: By name what is put in, at least its inputs: [N, ...].
-        options: Of the session.
     """
-    session = open_session(model_bytes(model), options)
+    session = open_session(model_bytes(model))
     inputs = {given.name: values[given.name] for given in session.get_inputs()}
     cells = range(len(next(iter(inputs.values()))))
     by_cell = [session.run(outputs, {name: value[cell : cell + 1] for name, value in inputs.items()}) for cell in cells]

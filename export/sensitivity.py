@@ -15,13 +15,13 @@ import onnx
 from tqdm import tqdm
 
 from export.graph import inferred_values, nodes_to
-from export.onnx_session import computed, options_of_a_short_life
+from export.onnx_session import computed
 from runtime.schema import INPUT_NAME, OUTPUT_NAME
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FEW = 2**16  # values of a tensor for one cell: a quarter of a megabyte
+FEW = 2**17  # values of a tensor for one cell: half a megabyte; the last activations of ALLNet's backbones have so many
 
 
 def sensitivities(
@@ -38,13 +38,12 @@ def sensitivities(
     few = _tensors_of_few_values(model)
     inputs = {layer: _last_not_reached(model, layer, few) for layer in layers}
     once = [OUTPUT_NAME, *sorted(set().union(*inputs.values()))]
-    options = options_of_a_short_life()
     values = {INPUT_NAME: cells}
-    values |= computed(_part(model, [], once), once, values, options)
+    values |= computed(_part(model, [], once), once, values)
     moved = {}
     for layer in tqdm(inputs, desc="layers", unit="layer", disable=None, leave=False):
         part = _part(model, [few[tensor] for tensor in sorted(inputs[layer])], [OUTPUT_NAME])
-        answers = computed(changed(part, layer), [OUTPUT_NAME], values, options)[OUTPUT_NAME]
+        answers = computed(changed(part, layer), [OUTPUT_NAME], values)[OUTPUT_NAME]
         moved[layer] = float(np.abs(answers - values[OUTPUT_NAME]).mean(dtype=np.float64))
     return moved
 
