@@ -82,7 +82,7 @@ def unusual(found: Appearance, typical: TypicalCells) -> str:
     if found.foreground > typical.foreground.high:
         return f"too full: {found.foreground:.1%} of the frame are not black, {_expected(typical.foreground, '.1%')}"
     if found.offset > typical.offset.high:
-        return f"off centre: by {found.offset:.0%} of half the frame, expected at most {typical.offset.high:.0%}"
+        return f"off centre: by {found.offset:.1%} of half the frame, expected at most {typical.offset.high:.1%}"
     if found.spread > typical.spread.high:
         return (
             f"not one round cell: it is spread {found.spread:.2f} times as wide as a disc, expected at most "

@@ -16,6 +16,20 @@ IS_COVERED = """(one) => {
   return !one.contains(document.elementFromPoint(x + 5, y + height / 2));
 }"""
 
+LINES = """(one) => {
+  const lines = new Map();
+  const walker = document.createTreeWalker(one, NodeFilter.SHOW_TEXT);
+  for (const range = document.createRange(); walker.nextNode();) {
+    for (let place = 0; place < walker.currentNode.length; place += 1) {
+      range.setStart(walker.currentNode, place);
+      range.setEnd(walker.currentNode, place + 1);
+      const { top } = range.getBoundingClientRect();
+      lines.set(top, (lines.get(top) ?? '') + range);
+    }
+  }
+  return [...lines.values()];
+}"""
+
 
 def open_cell(visitor: Visitor) -> None:
     visitor.see("#cells tbody .open").first.click()
@@ -159,6 +173,35 @@ def test_all_is_done_with_the_keyboard_alone(visitor: Visitor, images: list[Path
     expect(visitor.see("#cell-facts")).to_contain_text("DRAWN_H2_6_1_hem.png")
     keyboard.press("Escape")
     expect(visitor.see("#cells tbody .open").nth(1)).to_be_focused()
+
+
+def test_nothing_of_a_cells_facts_has_to_be_scrolled(visitor: Visitor, images: list[Path]) -> None:
+    visitor.add(images[:1])
+    visitor.waits_for(1)
+    visitor.see("#cells tbody .open").click()
+    hidden = visitor.see("#cell-facts dd").evaluate_all("all => all.map((one) => one.scrollHeight - one.clientHeight)")
+    assert hidden == [0] * len(hidden)
+
+
+def test_headings_are_read_without_their_arrows(visitor: Visitor, images: list[Path]) -> None:
+    visitor.add(images[:1])
+    visitor.waits_for(1)
+    visitor.see("#cells [data-sort=p_all]").click()
+    for name in ("File", "p_all"):
+        expect(visitor.page.get_by_role("button", name=name, exact=True)).to_be_visible()
+
+
+def test_a_narrow_place_breaks_a_name_behind_an_underscore(
+    browser: Browser, service: Served, images: list[Path]
+) -> None:
+    names = [f"UID_H{'2' * digits}_33_10_hem.png" for digits in range(1, 7)]
+    with Visitor(browser, service.url, PHONE) as visitor:
+        visitor.add([made_file(name, images[0].read_bytes()) for name in names])
+        visitor.waits_for(len(names))
+        for place, name in enumerate(names):
+            lines = visitor.see("#cells tbody bdi").nth(place).evaluate(LINES)
+            assert "".join(lines) == name
+            assert all(line.endswith("_") for line in lines[:-1]), lines
 
 
 def test_labels_do_not_rely_on_color(visitor: Visitor, images: list[Path]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import re
 import zipfile
 from pathlib import Path
@@ -103,21 +104,46 @@ def test_names_of_files_are_not_sent(visitor: Visitor, images: list[Path]) -> No
     assert not any(images[0].name.encode() in (request.post_data_buffer or b"") for request in sent)
 
 
-def test_the_members_of_an_archive_are_rows_of_their_own(visitor: Visitor, images: list[Path], tmp_path: Path) -> None:
+def test_the_members_of_an_archive_are_rows_with_pictures_of_their_own(
+    visitor: Visitor, service: Served, images: list[Path], tmp_path: Path
+) -> None:
     archive = tmp_path / "plate.zip"
-    with zipfile.ZipFile(archive, "w") as written:
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as written:
         for path in images[:3]:
             written.write(path, path.name)
+        written.writestr("broken.png", images[0].read_bytes()[:2000])
     visitor.add([images[4], archive, images[5]])
-    visitor.waits_for(5)
-    assert visitor.names() == [images[4].name, *(path.name for path in images[:3]), images[5].name]
+    visitor.waits_for(6)
+    names = [images[4].name, *(path.name for path in images[:3]), "broken.png", images[5].name]
+    assert visitor.names() == names
     _, rows = visitor.download()
     assert rows[1]["path"] == f"plate.zip/{images[0].name}"
-    visitor.see("#cells tbody .open").nth(1).click()
-    expect(visitor.see("#cell-facts")).to_contain_text("in an archive, which this page does not open")
-    visitor.see("#cell-previous").click()
-    expect(visitor.see("#cell-facts")).not_to_contain_text("in an archive")
-    expect(visitor.see("#cell-facts")).not_to_contain_text("--precision")
+    expect(visitor.see("#cells tbody img")).to_have_count(5)
+    expect(visitor.see("#cells tbody tr").nth(4).locator("img")).to_have_count(0)  # what was not read is not unpacked
+    visitor.see("#cells tbody .open").nth(2).click()
+    expect(visitor.see("#cell-picture img")).to_be_visible()
+    with visitor.page.expect_response("**/explain") as explained:
+        visitor.see("#heat-toggle").check()
+    assert explained.value.json()["p_all"] == service.classify([images[1]])[0]["p_all"]
+
+
+def test_where_an_archive_is_not_understood_the_page_says_what_to_do(
+    browser: Browser, service: Served, images: list[Path]
+) -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as written:
+        written.write(images[0], "a.png")
+
+    def renamed(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, body=answer.text().replace("a.png", "b.png"))
+
+    with Visitor(browser, service.url, before=lambda page: page.route("**/classify", renamed)) as visitor:
+        visitor.add([made_file("plate.zip", archive.getvalue())])
+        visitor.waits_for(1)
+        visitor.see("#cells tbody .open").click()
+        expect(visitor.see("#cell-facts")).to_contain_text("add the unpacked image to see it and its heat map")
+        expect(visitor.see("#cell-heat")).to_be_hidden()
 
 
 def test_a_damaged_archive_is_a_row_with_the_reason(visitor: Visitor) -> None:

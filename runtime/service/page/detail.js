@@ -11,7 +11,7 @@ import { shownThreshold } from './threshold.js';
 
 /** @typedef {import('./rows.js').Row} Row */
 
-const IN_AN_ARCHIVE = 'in an archive, which this page does not open; add the unpacked images to see them and their heat maps';
+const NOT_FOUND = 'not found in its archive by this page; add the unpacked image to see it and its heat map';
 
 export class CellDialog {
   #dialog = byId('cell-dialog');
@@ -79,16 +79,19 @@ export class CellDialog {
   #showAnswer(row) {
     this.#shownAnswer = row.answer;
     byId('cell-facts').replaceChildren(...this.#facts(row));
-    byId('cell-heat').hidden = !this.about.explain || !row.file || row.answer?.p_all == null;
+    byId('cell-heat').hidden = !this.about.explain || !row.picture || row.answer?.p_all == null;
     this.#showHeat();
   }
 
   /** @param {Row} row */
-  #showPicture({ file, shownName }) {
+  async #showPicture(row) {
+    const { shownName } = row;
     this.#forgetPicture();
     this.#picture.replaceChildren(placeholder(shownName));
-    if (!file) return;
-    this.#url = URL.createObjectURL(file);
+    const blob = await row.picture?.().catch(() => null); // else the placeholder stays
+    if (!blob || row !== this.#row || !this.#dialog.open) return;
+    this.#forgetPicture(); // the same cell may have been opened twice
+    this.#url = URL.createObjectURL(blob);
     const image = element('img', { alt: `Cell ${shownName.slice(0, 100)}`, src: this.#url });
     image.addEventListener('load', () => {
       if (image.src === this.#url) this.#picture.querySelector('.placeholder')?.replaceWith(image);
@@ -101,7 +104,7 @@ export class CellDialog {
   }
 
   /** @param {Row} row */
-  #facts({ path, shown, file, answer, decision }) {
+  #facts({ path, shown, file, picture, answer, decision }) {
     const subject = subjectOf(path);
     return [
       fact('File', nameElement(shown)),
@@ -112,7 +115,7 @@ export class CellDialog {
       ...(decision.reason ? [fact('Reason', decision.reason)] : []),
       ...(subject ? [fact('Subject', nameElement(subject))] : []),
       ...(file ? [fact('Size', `${file.size.toLocaleString('en')} bytes`)] : []),
-      ...(answer && answer.p_all !== null && !file ? [fact('Picture', IN_AN_ARCHIVE)] : []),
+      ...(answer && answer.p_all !== null && !picture ? [fact('Picture', NOT_FOUND)] : []),
       ...(answer ? [fact('Seconds', answer.seconds.toFixed(6))] : []),
       fact('Answered by', answererText(this.about)),
     ];
@@ -144,7 +147,7 @@ export class CellDialog {
   #explanationOf(row) {
     const known = this.#explanations.get(row);
     if (known) return known;
-    const asked = this.service.explain(/** @type {File} */ (row.file));
+    const asked = /** @type {() => Promise<Blob>} */ (row.picture)().then((blob) => this.service.explain(blob));
     this.#explanations.set(row, asked);
     return asked;
   }

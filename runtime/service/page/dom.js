@@ -22,13 +22,17 @@ export function element(tag, properties = {}, ...children) {
   return made;
 }
 
+const MOST_BROKEN = 200; // characters of a name; ten thousand underscores are no reason for as many elements
+
 /**
- * Return a name of any origin, set apart so that its writing direction changes nothing round it.
+ * Return a name of any origin, set apart so that its writing direction changes nothing round it; a narrow place
+ * breaks it behind an underscore, as cells' names have them.
  * @param {string} shown what `printable` returned
  * @returns {HTMLElement}
  */
 export function nameElement(shown) {
-  return element('bdi', {}, shown);
+  const parts = shown.length > MOST_BROKEN ? [shown] : shown.match(/[^_]*_|[^_]+/g) ?? [];
+  return element('bdi', {}, ...parts.flatMap((part) => [part, element('wbr')]));
 }
 
 /**

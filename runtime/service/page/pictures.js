@@ -1,4 +1,4 @@
-/** Small pictures of files; only those near the window are decoded. */
+/** Small pictures of cells; only those near the window are decoded. */
 
 import { element } from './dom.js';
 
@@ -6,7 +6,7 @@ const AHEAD = '300px';
 const MOST_AT_ONCE = 2000; // a gigabyte of BMP files
 
 export class Pictures {
-  /** @type {Map<Element, {file: Blob, url: string, loaded: Promise<void>|null}>} */
+  /** @type {Map<Element, {open: () => Promise<Blob>, url: string, loaded: Promise<void>|null}>} */
   #pictures = new Map();
   #observer = new IntersectionObserver((entries) => {
     for (const { isIntersecting, target } of entries) {
@@ -15,15 +15,15 @@ export class Pictures {
   }, { rootMargin: AHEAD });
 
   /**
-   * Return a place for the picture of a file; it appears when it comes near the window.
-   * @param {Blob|null} file
+   * Return a place for a picture; it appears when it comes near the window.
+   * @param {(() => Promise<Blob>)|null} open
    * @param {string} name whose suffix stands there where the browser shows no picture
    * @returns {HTMLElement}
    */
-  thumbnail(file, name) {
+  thumbnail(open, name) {
     const place = element('span', { className: 'thumbnail' }, placeholder(name));
-    if (file) {
-      this.#pictures.set(place, { file, url: '', loaded: null });
+    if (open) {
+      this.#pictures.set(place, { open, url: '', loaded: null });
       this.#observer.observe(place);
     }
     return place;
@@ -50,10 +50,19 @@ export class Pictures {
   #load(place) {
     this.#observer.unobserve(place);
     const picture = this.#pictures.get(place);
-    if (!picture) return null;
-    picture.url ||= URL.createObjectURL(picture.file);
-    picture.loaded ??= loaded(place, picture.url);
-    return picture.loaded;
+    if (picture) picture.loaded ??= this.#show(place, picture);
+    return picture?.loaded;
+  }
+
+  /**
+   * @param {Element} place
+   * @param {{open: () => Promise<Blob>, url: string}} picture
+   */
+  async #show(place, picture) {
+    const blob = await picture.open().catch(() => null); // else the placeholder stays
+    if (!blob || !this.#pictures.has(place)) return;
+    picture.url = URL.createObjectURL(blob);
+    await loaded(place, picture.url);
   }
 }
 

@@ -16,6 +16,7 @@ import { merged } from './shift.js';
  * @property {string} shown the path as one line in which nothing hides
  * @property {string} shownName the last part of it
  * @property {File|null} file null for a member of an archive
+ * @property {(() => Promise<Blob>)|null} picture opens what can be shown and explained; null where there is none
  * @property {Answer|null} answer null until it has come
  * @property {Decision} decision at the shown threshold
  *
@@ -46,7 +47,7 @@ export class Rows {
    * @returns {Row[]}
    */
   add(files) {
-    const added = files.map(({ path, file }) => this.#newRow(path, file));
+    const added = files.map(({ path, file }) => this.#newRow(path, file, file && (async () => file)));
     for (const row of added) this.all.push(row);
     return added;
   }
@@ -72,11 +73,11 @@ export class Rows {
   /**
    * Put rows for the members of an archive into its row's place.
    * @param {Row} row
-   * @param {{path: string, answer: Answer}[]} members
+   * @param {{path: string, answer: Answer, picture: Row['picture']}[]} members
    */
   answerArchive(row, members) {
-    const added = members.map(({ path, answer }) => {
-      const member = this.#newRow(path, null);
+    const added = members.map(({ path, answer, picture }) => {
+      const member = this.#newRow(path, null, picture);
       this.answer(member, answer);
       return member;
     });
@@ -118,12 +119,14 @@ export class Rows {
   /**
    * @param {string} path
    * @param {File|null} file
+   * @param {Row['picture']} picture
    * @returns {Row}
    */
-  #newRow(path, file) {
+  #newRow(path, file, picture) {
     const id = this.nextId;
     this.nextId += 1;
-    return { id, path, file, shown: printable(path), shownName: printable(lastPart(path)) || '(no name)', answer: null, decision: WAITING };
+    const shownName = printable(lastPart(path)) || '(no name)';
+    return { id, path, file, picture, shown: printable(path), shownName, answer: null, decision: WAITING };
   }
 }
 

@@ -109,7 +109,7 @@ export class CellTable {
   #drawRow(row, place) {
     let view = this.#views.get(row.id);
     if (!view) {
-      view = new RowView(row, this.#pictures.thumbnail(row.file, row.shownName));
+      view = new RowView(row, this.#pictures.thumbnail(row.picture, row.shownName));
       this.#views.set(row.id, view);
     }
     view.update(row, this.#threshold);

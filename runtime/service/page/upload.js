@@ -1,5 +1,6 @@
 /** Sends rows' files to the service, some at a time, and waits where it is asked to. */
 
+import { picturesOf } from './archive.js';
 import { isAbort, NO_ANSWER, Refusal } from './service.js';
 
 /**
@@ -189,15 +190,28 @@ export class UploadQueue {
     if (signal.aborted) throw new DOMException('stopped', 'AbortError');
     this.#tries = 0;
     if (parts[0].isArchive) {
-      const { row } = parts[0];
-      const start = sent[0].name.length;
-      this.rows.answerArchive(row, answers.map((answer) => ({ path: `${row.path}${answer.path.slice(start)}`, answer })));
+      await this.#answerArchive(parts[0], sent[0].name, answers);
     } else {
       parts.forEach(({ row }, place) => this.#answer(row, sent[place].name, answers[place]));
     }
     this.rows.look(appearances);
     if (!this.isStopped) this.note = '';
     this.onChange();
+  }
+
+  /**
+   * @param {Part} part
+   * @param {string} sentName
+   * @param {import('./decision.js').Answer[]} answers
+   */
+  async #answerArchive({ row, file }, sentName, answers) {
+    const names = answers.map(({ path }) => path.slice(sentName.length + 1));
+    const pictures = await picturesOf(file, names);
+    this.rows.answerArchive(row, answers.map((answer, place) => {
+      // What the service could not read is not unpacked here either.
+      const picture = answer.p_all === null ? null : pictures[place];
+      return { path: `${row.path}/${names[place]}`, answer, picture };
+    }));
   }
 
   /**
