@@ -19,6 +19,7 @@ from export.engine import (
     build_engine,
 )
 from export.fewest_cells import FEWEST_TO_CONVERT, FEWEST_TO_PROVE
+from runtime.cell_names import shell_word
 from runtime.command_line import (
     DONE,
     PARTLY_DONE,
@@ -304,9 +305,9 @@ def _write_onnx(options: argparse.Namespace) -> int:
     print(f"{options.out} written in {time.perf_counter() - started:.0f} s")
     if written.not_proved:
         print(f"Not proved, {written.not_proved}; the runtime takes it with --unproved alone")
-        print(f"Next: python -m export verify {options.out} --data DIR, with more labelled cells")
+        print(f"Next: python -m export verify {shell_word(options.out)} --data DIR, with more labelled cells")
         return PARTLY_DONE
-    print(f"Next: python -m runtime.classify FOLDER --bundle {options.out} --out results.csv")
+    print(f"Next: python -m runtime.classify FOLDER --bundle {shell_word(options.out)} --out results.csv")
     return PARTLY_DONE if written.scores.unreadable else DONE
 
 
@@ -355,7 +356,7 @@ def _write_triton(options: argparse.Namespace) -> int:
 
     models = write_repository(options.bundle, options.out)
     print(f"{options.out} holds {', '.join(models)}")
-    print(f"Next: tritonserver --model-repository {options.out}")
+    print(f"Next: tritonserver --model-repository {shell_word(options.out)}")
     return DONE
 
 
@@ -376,7 +377,7 @@ def _build_engine(options: argparse.Namespace) -> int:
     )
     unproved = " --unproved" if options.unproved else ""
     print(f"{path} written in {time.perf_counter() - started:.0f} s")
-    print(f"Next: python -m runtime.classify FOLDER --bundle {options.bundle} --backend tensorrt{unproved}")
+    print(f"Next: python -m runtime.classify FOLDER --bundle {shell_word(options.bundle)} --backend tensorrt{unproved}")
     return DONE
 
 
@@ -384,7 +385,9 @@ def _sign(options: argparse.Namespace) -> int:
     from export.signature import sign_bundle
 
     print(f"{sign_bundle(options.bundle, options.key)} written")
-    print(f"Next, on the device: python -m export install {options.bundle} --to DIR --public-key public.pem")
+    print(
+        f"Next, on the device: python -m export install {shell_word(options.bundle)} --to DIR --public-key public.pem"
+    )
     return DONE
 
 
@@ -400,7 +403,7 @@ def _install(options: argparse.Namespace) -> int:
     else:
         key = None if options.unsigned else options.public_key
         install_bundle(options.bundle, options.to, InstallOptions(key, options.engine, options.precision))
-    print(f"Next: python -m runtime.classify FOLDER --bundle {options.to / 'current'}")
+    print(f"Next: python -m runtime.classify FOLDER --bundle {shell_word(options.to / 'current')}")
     return DONE
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import numpy as np
 from filelock import FileLock, Timeout
 
+from runtime.cell_names import shell_word
 from runtime.errors import RunError
 from runtime.files import output_errors, write_csv_aside, write_text_aside, written_aside
 from runtime.schema import Decision, Metrics, RunConfig, run_record_from_json, to_json
@@ -226,7 +227,7 @@ class RunFolder:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise RunError(
                 f"expected the scores of the {part} part at {path}, found: {error}; write them with "
-                f"`python -m train evaluate --run {self.path} --split-part {part} --data DIR`"
+                f"`python -m train evaluate --run {shell_word(self.path)} --split-part {part} --data DIR`"
             ) from error
 
     def write_decision(self, decision: Decision) -> None:

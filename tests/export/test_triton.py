@@ -198,10 +198,10 @@ def test_a_full_disk_leaves_no_repository(tiny_bundle: Path, tmp_path: Path, mon
 def test_the_command_says_what_it_wrote_and_what_to_run_next(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "repository"
+    out = tmp_path / "a repository"
     assert main(["triton", str(tiny_bundle), "--out", str(out)]) == 0
     assert capsys.readouterr().out == (
-        f"{out} holds compact_fp32, compact_fp16, compact_int8\nNext: tritonserver --model-repository {out}\n"
+        f"{out} holds compact_fp32, compact_fp16, compact_int8\nNext: tritonserver --model-repository '{out}'\n"
     )
 
 
