@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from runtime.cell_names import printable
 from runtime.errors import UsageError
 from runtime.files import folder_written_aside, output_errors
 from runtime.outcomes import nouns
@@ -120,4 +121,6 @@ def _named(paths: Sequence[Path]) -> dict[str, Path]:
     if len(set(resolved)) < len(resolved):
         raise UsageError(f"expected different runs, received one twice: {' '.join(map(str, paths))}")
     names = [path.name for path in resolved]
-    return {name if names.count(name) == 1 else str(path): path for name, path in zip(names, paths, strict=True)}
+    return {
+        printable(name if names.count(name) == 1 else str(path)): path for name, path in zip(names, paths, strict=True)
+    }
