@@ -52,13 +52,12 @@ def main(arguments: list[str] | None = None) -> int:
     keras_file = reference_file(bundle, options.run)
     with quiet_tensorflow():
         from export.gate import recorded_tolerances, verdict_row
-        from export.seen import count_seen
         from export.verify import chosen_cells, tell, verify
 
     cells = chosen_cells(options.data, options.limit)
     verification = verify(bundle, keras_file, cells, recorded_tolerances(bundle), options.data.resolve().name)
     tell(verification)
-    print(count_seen(keras_file, verification.scores.cells))
+    print(verification.seen)
     content = {
         "rows": [verdict_row(verdict, verification.too_few) for verdict in verification.verdicts],
         "proofs": {verdict.precision: asdict(verdict.proof) for verdict in verification.verdicts},

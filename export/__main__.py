@@ -279,11 +279,11 @@ def _write_onnx(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     with quiet_tensorflow():
         from export.bundle_writer import ExportOptions, write_bundle
-        from export.seen import unseen_groups
+        from export.seen import seen_by_run
         from export.verify import Verification, tell
 
     def report(scores: Scores, verdicts: Sequence[Verdict]) -> None:
-        tell(Verification(scores, verdicts, run.decision.threshold, unseen_groups(run.keras_file, scores.cells)))
+        tell(Verification(scores, verdicts, run.decision.threshold, seen_by_run(run.keras_file, scores.cells)))
 
     written = write_bundle(
         run,
@@ -319,14 +319,13 @@ def _verify(options: argparse.Namespace) -> int:
     with quiet_tensorflow():
         from export.gate import recorded_tolerances
         from export.reference import reference_file
-        from export.seen import count_seen
         from export.verify import chosen_cells, debug, failed_on_more, tell, verify, write_answers, write_verdicts
     keras_file = reference_file(bundle, options.run)
     cells = chosen_cells(options.data, options.cells)
     tolerances = _tolerances(options, recorded_tolerances(bundle))
     verification = verify(bundle, keras_file, cells, tolerances, options.data.resolve().name)
     tell(verification)
-    print(count_seen(keras_file, verification.scores.cells))
+    print(verification.seen)
     if options.debug_precision:
         debug(bundle, verification)
     if options.out:
