@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.turns import Candidate
 from export.reference import reference_file
 from runtime.backends.onnxruntime import PROVIDERS, import_onnxruntime
 from runtime.backends.openvino import import_openvino
@@ -37,7 +38,6 @@ GPU_PROVIDERS = {
     "plain Pillow and ONNX Runtime TensorRT, in turns": "TensorrtExecutionProvider",
 }
 
-Candidate = Callable[[], object]
 RunCells = Callable[[Any], Any]  # uint8 [N, height, width, 3] to p_all [N]
 
 
@@ -77,19 +77,15 @@ def openers(errand: Errand) -> dict[str, Callable[[], Candidate]]:
 
     Keras is one where TensorFlow is installed and the run that the bundle came from is at hand.
     """
+    missing = missing_peers(errand)
     peers: dict[str, Callable[[], Candidate]] = {
         PILLOW_ONNX: lambda: by_pillow(errand, bare_session(errand.file)),
         PILLOW_ONNX_ONE: lambda: by_pillow(errand, bare_session(errand.file), 1),
+        PILLOW_OPENVINO: lambda: by_pillow(errand, openvino_run(errand.file)),
+        **{name: partial(_by_provider, errand, provider) for name, provider in GPU_PROVIDERS.items()},
+        KERAS: lambda: keras_predict(errand),
     }
-    if find_spec("openvino"):
-        peers[PILLOW_OPENVINO] = lambda: by_pillow(errand, openvino_run(errand.file))
-    missing = missing_gpu_peers()
-    for name, provider in GPU_PROVIDERS.items():
-        if name not in missing:
-            peers[name] = partial(_by_provider, errand, provider)
-    if not why_no_keras(errand):
-        peers[KERAS] = lambda: keras_predict(errand)
-    return peers
+    return {name: open_peer for name, open_peer in peers.items() if name not in missing}
 
 
 def missing_peers(errand: Errand) -> dict[str, str]:
