@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train.dataset import Cell
-from train.splits import TRAINING, VALIDATION, PlacedCell, cells_of_part, read_cells
+from train.placed_cells import CELLS_NAME, TRAINING, VALIDATION, PlacedCell, cells_of_part, read_cells
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Seen:
 
 def seen_by_run(keras_file: Path, cells: Sequence[Cell]) -> Seen:
     """Return what the run of a Keras file has seen of the cells; raise RunError where its cells.csv cannot be read."""
-    placed = read_cells(keras_file.parent / "cells.csv")
+    placed = read_cells(keras_file.parent / CELLS_NAME)
     fitted, chosen_on = ({cell.sha256 for cell in cells_of_part(placed, part)} for part in (TRAINING, VALIDATION))
     return Seen(
         sum(cell.sha256 in fitted for cell in cells),

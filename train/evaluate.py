@@ -18,9 +18,9 @@ from train.decision import calibrated, decide, refuse_unknown_aim
 from train.evaluated_run import protocol
 from train.metrics import measure, metrics_table
 from train.models.network import ending_in_logit, load_network
+from train.placed_cells import TEST, VALIDATION, cells_of_part, refuse_other_labels
 from train.prepared import PreparedImages, prepare_images
 from train.run_folder import RunFolder
-from train.splits import TEST, VALIDATION, cells_of_part, refuse_other_labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

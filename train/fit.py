@@ -31,11 +31,7 @@ from train.evaluate import evaluate_part, predict
 from train.leaks import leak_report
 from train.logs import EpochLogs
 from train.models.network import NETWORKS, as_used, build_network, compile_network, load_network, refuse_unfit_size
-from train.prepared import PreparedImages, prepare_images
-from train.processes import Process, joined, refuse_differences
-from train.resumption import refuse_other_backend, refuse_other_options
-from train.run_folder import LOCK_NAME, Epoch, RunFolder, has_stopped_getting_better
-from train.splits import (
+from train.placed_cells import (
     PARTS,
     TRAINING,
     VALIDATION,
@@ -43,10 +39,12 @@ from train.splits import (
     cells_of_part,
     has_unseen_subjects,
     refuse_other_labels,
-    refuse_too_few,
-    refuse_unfit_split,
-    split_cells,
 )
+from train.prepared import PreparedImages, prepare_images
+from train.processes import Process, joined, refuse_differences
+from train.resumption import refuse_other_backend, refuse_other_options
+from train.run_folder import LOCK_NAME, Epoch, RunFolder, has_stopped_getting_better
+from train.splits import refuse_too_few, refuse_unfit_split, split_cells
 from train.standardization import Standardization, standardization_of
 from train.teacher import refuse_unfit_teacher, targets_of, write_teaching
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from runtime.outcomes import nouns
 from train.dataset import in_parallel
+from train.placed_cells import PARTS, PlacedCell, cells_without_subject
 from train.prepared import PreparedImages
-from train.splits import PARTS, PlacedCell, cells_without_subject
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

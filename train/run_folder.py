@@ -23,7 +23,7 @@ from runtime.cell_names import shell_word
 from runtime.errors import RunError
 from runtime.files import output_errors, write_csv_aside, write_text_aside, written_aside
 from runtime.schema import Decision, Metrics, RunConfig, run_record_from_json, to_json
-from train.splits import PlacedCell, read_cells, write_cells
+from train.placed_cells import CELLS_NAME, PlacedCell, read_cells, write_cells
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -270,7 +270,7 @@ class RunFolder:
 
     @property
     def _cells_path(self) -> Path:
-        return self.path / "cells.csv"
+        return self.path / CELLS_NAME
 
     @property
     def _metrics_path(self) -> Path:

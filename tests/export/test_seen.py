@@ -6,7 +6,7 @@ import pytest
 
 from export.seen import seen_by_run
 from train.dataset import Cell
-from train.splits import PlacedCell, write_cells
+from train.placed_cells import PlacedCell, write_cells
 
 CELLS = [Cell(Path(), 1, "20", "a"), Cell(Path(), 1, "21", "b"), Cell(Path(), 0, "H7", "c")]
 

@@ -47,7 +47,7 @@ from tests.forbidden_file import forbid
 from tests.small_network import SIZE, averaging, brightness_network, saved, small_network
 from tests.tiny_bundle import manifest_of, onnx_answers, record_hashes, write_tiny_bundle
 from train.dataset import find_cells
-from train.splits import PlacedCell, write_cells
+from train.placed_cells import PlacedCell, write_cells
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

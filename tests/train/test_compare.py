@@ -26,8 +26,8 @@ from train.evaluated_run import PartScores, read_run
 from train.metrics import measure
 from train.models.network import NETWORKS
 from train.pictures import shortened
+from train.placed_cells import PlacedCell
 from train.run_folder import Epoch, RunFolder
-from train.splits import PlacedCell
 
 MakeRun = Callable[..., Path]
 

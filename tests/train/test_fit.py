@@ -29,9 +29,9 @@ from train.drawn_cells import draw_cells
 from train.evaluate import evaluate
 from train.fit import fit
 from train.models.network import NETWORKS, load_network
+from train.placed_cells import cells_of_part
 from train.resumption import refuse_other_options
 from train.run_folder import RunFolder
-from train.splits import cells_of_part
 
 
 @pytest.fixture(scope="module")
