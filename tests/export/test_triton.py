@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -165,6 +167,13 @@ def test_an_older_repository_is_replaced(tiny_bundle: Path, tmp_path: Path) -> N
     cells = some_cells(3)
     served = onnx_answers(out / "compact_fp32" / "1" / "model.onnx", cells)
     np.testing.assert_array_equal(served, onnx_answers(other / "model.fp32.onnx", cells))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take no bytes that are no text in a name")
+def test_a_bundle_may_be_called_anything(tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "bundle", ("fp32",)).rename(tmp_path / os.fsdecode(b"b\xff"))
+    write_repository(bundle, tmp_path / "repository")
+    assert (tmp_path / "repository" / "ALLNET_BUNDLE.txt").read_text() == "Written from the bundle b\\udcff\n"
 
 
 @pytest.mark.parametrize(
