@@ -24,7 +24,7 @@ from benchmarks.record import write_record
 from benchmarks.started_service import StartedService
 from benchmarks.windows import AGREEING, WindowPlan
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED
-from runtime.errors import BundleError, DataError, MeasurementError, OutputError
+from runtime.errors import BundleError, DataError, MeasurementError, OutputError, UsageError
 from tests.tiny_bundle import record_hashes
 
 CellFile = Callable[[str], Path]
@@ -97,6 +97,13 @@ def test_parity_says_where_it_looked_for_the_keras_model(bundle: Path, drawn: Pa
 def test_parity_needs_both_classes(bundle: Path, drawn: Path) -> None:
     with pytest.raises(DataError, match="found 20 ALL and 0 healthy"):
         parity.main(["--bundle", str(bundle), "--data", str(drawn / "all")])
+
+
+def test_parity_names_its_own_option_where_that_leaves_one_class(bundle: Path, drawn: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"expected --cells to leave cells of both classes of .*, received 1; take more"
+    ):
+        parity.main(["--bundle", str(bundle), "--data", str(drawn), "--cells", "1"])
 
 
 def test_parity_lists_what_it_could_not_read(
