@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -72,12 +72,8 @@ def classify(classifier: Classifier, paths: Sequence[str], folder: Path) -> NDAr
     return np.array(answers, np.float32)
 
 
-def openers(workload: Workload) -> dict[str, Callable[[], Candidate]]:
-    """Return by name what opens each peer that is installed here; a candidate returns p_all of all paths.
-
-    Keras is one where TensorFlow is installed and the run that the bundle came from is at hand.
-    """
-    missing = missing_peers(workload)
+def openers(workload: Workload, missing: Collection[str]) -> dict[str, Callable[[], Candidate]]:
+    """Return by name what opens each peer that is not `missing`; a candidate returns p_all of all paths."""
     peers: dict[str, Callable[[], Candidate]] = {
         PILLOW_ONNX: lambda: by_pillow(workload, bare_session(workload.file)),
         PILLOW_ONNX_ONE: lambda: by_pillow(workload, bare_session(workload.file), 1),
@@ -89,7 +85,10 @@ def openers(workload: Workload) -> dict[str, Callable[[], Candidate]]:
 
 
 def missing_peers(workload: Workload) -> dict[str, str]:
-    """Return the peers that are not at hand, each with the reason."""
+    """Return the peers that are not at hand, each with the reason.
+
+    Keras needs TensorFlow and the run that the bundle came from.
+    """
     missing = missing_gpu_peers()
     if not find_spec("openvino"):
         missing[PILLOW_OPENVINO] = "OpenVINO is not installed (pip install openvino)"

@@ -26,14 +26,14 @@ def peers(options: RolloutOptions, case: Case, paths: Sequence[str]) -> dict[str
     with opened(options, case) as classifier, TemporaryDirectory() as folder:
         file = classifier.bundle.path(classifier.bundle.variant(case.precision))
         workload = Workload(classifier.bundle, file, files, options.batch_size, options.run)
-        candidates = {CLASSIFY: lambda: lambda: classify(classifier, files, Path(folder)), **openers(workload)}
+        missing = missing_peers(workload)
+        candidates = {CLASSIFY: lambda: lambda: classify(classifier, files, Path(folder)), **openers(workload, missing)}
         turns = tried_in_turns(candidates, options.rounds)
-    missing = [{"peer": name, **skipped(reason)} for name, reason in missing_peers(workload).items()]
     return {
         "case": case.name,
         "files": len(files),
         "rounds": options.rounds,
-        "rows": rows_of(turns, len(files)) + missing,
+        "rows": rows_of(turns, len(files)) + [{"peer": name, **skipped(reason)} for name, reason in missing.items()],
         "seconds": {name: [round(second, 5) for second in own] for name, own in turns.seconds.items()},
     }
 

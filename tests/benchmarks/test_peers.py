@@ -32,4 +32,5 @@ def test_those_on_a_gpu_that_are_at_hand_come_in_the_order_of_their_table(
     monkeypatch.setattr(peers, "missing_gpu_peers", lambda: dict.fromkeys(missing, "no such provider"))
     monkeypatch.setattr(peers, "why_no_keras", lambda _: "not at hand")
     at_hand = [name for name in peers.GPU_PROVIDERS if name not in missing]
-    assert [name for name in peers.openers(Mock()) if name in peers.GPU_PROVIDERS] == at_hand
+    opened = peers.openers(Mock(), peers.missing_peers(Mock()))
+    assert [name for name in opened if name in peers.GPU_PROVIDERS] == at_hand
