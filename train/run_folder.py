@@ -23,7 +23,7 @@ from runtime.cell_names import shell_word
 from runtime.errors import RunError
 from runtime.files import output_errors, write_csv_aside, write_text_aside, written_aside
 from runtime.schema import Decision, Metrics, RunConfig, run_record_from_json, to_json
-from train.placed_cells import CELLS_NAME, PlacedCell, read_cells, write_cells
+from train.placed_cells import CELLS_NAME, VALIDATION, PlacedCell, read_cells, write_cells
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -179,7 +179,7 @@ class RunFolder:
     def refuse_unvalidated(self) -> None:
         """Raise RunError unless the validation part was measured, and each part by the present decision."""
         measured, threshold = self.metrics(), self.decision().threshold
-        if "validation" not in measured or any(metrics.threshold != threshold for metrics in measured.values()):
+        if VALIDATION not in measured or any(metrics.threshold != threshold for metrics in measured.values()):
             raise RunError(f"expected a finished run at {self.path}, found none that was evaluated; {TO_FINISH}")
 
     @property
