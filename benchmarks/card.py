@@ -88,21 +88,12 @@ def share_of_limit(flops_per_second: float, dtype: str) -> Row:
     """Return a rate in TFLOP/s, and as a share of what matrix products in that type reach."""
     return {
         "tflops": flops_per_second / TERA,
-        "share_of_matrix": flops_per_second / _matrix_rate(dtype),
+        "share_of_matrix": flops_per_second / matrix_flops_per_second(dtype),
     }
 
 
-_rates: dict[str, float] = {}  # by type; measured once in a process
-
-
-def _matrix_rate(dtype: str) -> float:
-    if dtype not in _rates:
-        _rates[dtype] = matrix_flops_per_second(dtype)
-    return _rates[dtype]
-
-
 def _matrix(dtype: str) -> Row:
-    return {"rate": _matrix_rate(dtype) / TERA, "unit": "TFLOP/s"}
+    return {"rate": matrix_flops_per_second(dtype) / TERA, "unit": "TFLOP/s"}
 
 
 def _copy(copy: Callable[[Any], object], source: Callable[[], Any], moved_bytes: int) -> Row:

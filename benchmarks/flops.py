@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import cache
 from typing import Any
 
 import keras
@@ -33,10 +34,11 @@ def forward_flops(network: Any) -> int:
     )
 
 
+@cache  # what other rows are shares of is the same for all of them
 def matrix_flops_per_second(dtype: str) -> float:
     """Measure the rate of square matrix products in `dtype`, as keras computes them on its first device.
 
-    The matrices grow until a product takes LONG_ENOUGH_S; the best rate of all sizes counts.
+    The matrices grow until a product takes LONG_ENOUGH_S; the best rate of all counts. Measured once in a process.
     """
     side, best = SMALLEST_SIDE, 0.0
     while True:

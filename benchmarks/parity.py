@@ -39,7 +39,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--run", type=Path, metavar="RUN", help="default: looked for beside the bundle and above it, also in runs"
     )
-    parser.add_argument("--limit", type=positive_int, metavar="N", help="take N cells, spread over the data")
+    parser.add_argument("--cells", "--limit", type=positive_int, metavar="N", help="take N cells, spread over the data")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where parity.json is written")
     return parser
 
@@ -52,13 +52,12 @@ def main(arguments: list[str] | None = None) -> int:
     keras_file = reference_file(bundle, options.run)
     with quiet_tensorflow():
         from export.gate import recorded_tolerances, verdict_row
-        from export.seen import count_seen
         from export.verify import chosen_cells, tell, verify
 
-    cells = chosen_cells(options.data, options.limit)
+    cells = chosen_cells(options.data, options.cells)
     verification = verify(bundle, keras_file, cells, recorded_tolerances(bundle), options.data.resolve().name)
     tell(verification)
-    print(count_seen(keras_file, verification.scores.cells))
+    print(verification.seen)
     content = {
         "rows": [verdict_row(verdict, verification.too_few) for verdict in verification.verdicts],
         "proofs": {verdict.precision: asdict(verdict.proof) for verdict in verification.verdicts},

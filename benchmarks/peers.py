@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.turns import Candidate
 from export.reference import reference_file
 from runtime.backends.onnxruntime import PROVIDERS, import_onnxruntime
 from runtime.backends.openvino import import_openvino
@@ -37,12 +38,11 @@ GPU_PROVIDERS = {
     "plain Pillow and ONNX Runtime TensorRT, in turns": "TensorrtExecutionProvider",
 }
 
-Candidate = Callable[[], object]
 RunCells = Callable[[Any], Any]  # uint8 [N, height, width, 3] to p_all [N]
 
 
 @dataclass(frozen=True)
-class Errand:
+class Workload:
     """What all ways do: turn `paths` into probabilities with one graph of a bundle."""
 
     bundle: Bundle
@@ -72,32 +72,27 @@ def classify(classifier: Classifier, paths: Sequence[str], folder: Path) -> NDAr
     return np.array(answers, np.float32)
 
 
-def openers(errand: Errand) -> dict[str, Callable[[], Candidate]]:
-    """Return by name what opens each peer that is installed here; a candidate returns p_all of all paths.
-
-    Keras is one where TensorFlow is installed and the run that the bundle came from is at hand.
-    """
+def openers(workload: Workload, missing: Collection[str]) -> dict[str, Callable[[], Candidate]]:
+    """Return by name what opens each peer that is not `missing`; a candidate returns p_all of all paths."""
     peers: dict[str, Callable[[], Candidate]] = {
-        PILLOW_ONNX: lambda: by_pillow(errand, bare_session(errand.file)),
-        PILLOW_ONNX_ONE: lambda: by_pillow(errand, bare_session(errand.file), 1),
+        PILLOW_ONNX: lambda: by_pillow(workload, bare_session(workload.file)),
+        PILLOW_ONNX_ONE: lambda: by_pillow(workload, bare_session(workload.file), 1),
+        PILLOW_OPENVINO: lambda: by_pillow(workload, openvino_run(workload.file)),
+        **{name: partial(_by_provider, workload, provider) for name, provider in GPU_PROVIDERS.items()},
+        KERAS: lambda: keras_predict(workload),
     }
-    if find_spec("openvino"):
-        peers[PILLOW_OPENVINO] = lambda: by_pillow(errand, openvino_run(errand.file))
-    missing = missing_gpu_peers()
-    for name, provider in GPU_PROVIDERS.items():
-        if name not in missing:
-            peers[name] = partial(_by_provider, errand, provider)
-    if not why_no_keras(errand):
-        peers[KERAS] = lambda: keras_predict(errand)
-    return peers
+    return {name: open_peer for name, open_peer in peers.items() if name not in missing}
 
 
-def missing_peers(errand: Errand) -> dict[str, str]:
-    """Return the peers that are not at hand, each with the reason."""
+def missing_peers(workload: Workload) -> dict[str, str]:
+    """Return the peers that are not at hand, each with the reason.
+
+    Keras needs TensorFlow and the run that the bundle came from.
+    """
     missing = missing_gpu_peers()
     if not find_spec("openvino"):
         missing[PILLOW_OPENVINO] = "OpenVINO is not installed (pip install openvino)"
-    if reason := why_no_keras(errand):
+    if reason := why_no_keras(workload):
         missing[KERAS] = reason
     return missing
 
@@ -110,12 +105,12 @@ def missing_gpu_peers() -> dict[str, str]:
     }
 
 
-def why_no_keras(errand: Errand) -> str:
+def why_no_keras(workload: Workload) -> str:
     """Return why the Keras model cannot be run; empty where it can."""
     if not (find_spec("keras") and find_spec("tensorflow")):
         return 'Keras and TensorFlow are not installed (pip install -e ".[train]")'
     try:
-        reference_file(errand.bundle, errand.run)
+        reference_file(workload.bundle, workload.run)
     except BundleError as error:
         return str(error)
     return ""
@@ -127,13 +122,13 @@ def plain_pillow(path: str, image: ImageSpec) -> NDArray[np.uint8]:
         return np.asarray(opened.convert("RGB").resize((image.width, image.height), Image.Resampling.BILINEAR))
 
 
-def by_pillow(errand: Errand, run: RunCells, batch_size: int | None = None) -> Candidate:
+def by_pillow(workload: Workload, run: RunCells, batch_size: int | None = None) -> Candidate:
     """Return the loop that decodes a batch, has it inferred, and goes on to the next."""
 
     def loop() -> Any:
         answers = []
-        for batch in errand.batches(batch_size):
-            answers.append(run(np.stack([plain_pillow(path, errand.image) for path in batch])))
+        for batch in workload.batches(batch_size):
+            answers.append(run(np.stack([plain_pillow(path, workload.image) for path in batch])))
         return np.concatenate(answers)
 
     return loop
@@ -180,24 +175,24 @@ def openvino_run(file: Path) -> RunCells:
     return lambda cells: model({INPUT_NAME: cells})[OUTPUT_NAME].copy()
 
 
-def keras_predict(errand: Errand) -> Candidate:
+def keras_predict(workload: Workload) -> Candidate:
     """Return keras.Model.predict over a PyDataset that loads the same files in threads."""
     with quiet_tensorflow():
         import keras
 
         from export.to_onnx import calibrate
 
-    batches = list(errand.batches())
+    batches = list(workload.batches())
 
     class Files(keras.utils.PyDataset):  # type: ignore[misc]
         def __len__(self) -> int:
             return len(batches)
 
         def __getitem__(self, index: int) -> tuple[Any]:
-            return (np.stack([load_or_name(path, errand.image) for path in batches[index]]),)
+            return (np.stack([load_or_name(path, workload.image) for path in batches[index]]),)
 
-    model = keras.models.load_model(reference_file(errand.bundle, errand.run), compile=False)
-    calibrate(model, errand.bundle.manifest.decision.temperature)
+    model = keras.models.load_model(reference_file(workload.bundle, workload.run), compile=False)
+    calibrate(model, workload.bundle.manifest.decision.temperature)
     return lambda: model.predict(Files(workers=2), verbose=0)[:, 0]
 
 
@@ -209,7 +204,7 @@ def load_or_name(path: str, image: ImageSpec) -> NDArray[np.uint8]:
         raise DataError(f"expected images that can be read in --data, found {path}: {error}; take it out") from error
 
 
-def _by_provider(errand: Errand, provider: str) -> Candidate:
+def _by_provider(workload: Workload, provider: str) -> Candidate:
     with suppress(BackendError):
         import_onnxruntime("cuda")  # finds the CUDA and cuDNN libraries that pip installed
-    return by_pillow(errand, bare_session(errand.file, provider))
+    return by_pillow(workload, bare_session(workload.file, provider))

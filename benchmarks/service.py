@@ -8,7 +8,6 @@ processors' time of a cell, which a busy machine changes less. The clients take 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from http import HTTPStatus
@@ -18,10 +17,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import psutil
 
 from benchmarks.cells import given_or_drawn
 from benchmarks.http_load import Exchange, exchange, multipart_request
-from benchmarks.peak_memory import status_bytes
 from benchmarks.record import Row, check_record_folder, write_record
 from benchmarks.started_service import StartedService
 from runtime.bundle import DEFAULT_BUNDLE
@@ -49,19 +48,16 @@ class Service(StartedService):
         self.host = self.first_line.split()[0].removeprefix("http://")
         name, _, port = self.host.rpartition(":")
         self.address = (name, int(port))
+        self._usage = psutil.Process(self._process.pid)
 
-    def memory_mb(self) -> float | None:
-        """Return the resident memory, 2^20 bytes; None where the system does not tell it."""
-        found = status_bytes(self._process.pid, "VmRSS")
-        return None if found is None else round(found / 2**20, 1)
+    def memory_mb(self) -> float:
+        """Return the resident memory, 2^20 bytes."""
+        return round(self._usage.memory_info().rss / 2**20, 1)
 
     def cpu_seconds(self) -> float:
-        """Return the processors' time that it took; nan where the system does not tell it."""
-        try:
-            fields = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        except OSError:
-            return float("nan")
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Return the processors' time that it took."""
+        times = self._usage.cpu_times()
+        return times.user + times.system
 
 
 def build_parser() -> ArgumentParser:
@@ -126,7 +122,7 @@ def requests_of(paths: Sequence[str], files: int) -> list[list[str]]:
 
 def rounds_of(
     classifier: Classifier, service: Service, paths: list[str], *, files: int, clients: int, rounds: int, seconds: float
-) -> tuple[list[Row], list[Exchange], list[float | None]]:
+) -> tuple[list[Row], list[Exchange], list[float]]:
     """Classify and send in turns; return each round's rates, all exchanges, and the memory before, between and after.
 
     A first round warms up. In each, both go on for `seconds`; a request has so many `files`.
@@ -137,7 +133,7 @@ def rounds_of(
     ]
     rows: list[Row] = []
     exchanges: list[Exchange] = []
-    memory: list[float | None] = []
+    memory: list[float] = []
     for turn in range(rounds + 1):
         classify_rate, classify_cpu = rate_of_classify(classifier, paths, seconds)
         started, own_cpu, its_cpu = time.perf_counter(), time.process_time(), service.cpu_seconds()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Thread
 
 from runtime.closing import Closing
 from runtime.errors import MeasurementError
@@ -23,8 +24,12 @@ class StartedService(Closing):
         if sign not in self.first_line:
             self._process.communicate(timeout=60)
             raise MeasurementError(f"{command[0]} did not start: {self.first_line}")
+        # What it says later is read and dropped: a full pipe would stop it.
+        self._rest = Thread(target=self._process.communicate, daemon=True)
+        self._rest.start()
 
     def close(self) -> None:
         """End the process as systemd does."""
         self._process.send_signal(signal.SIGTERM)
-        self._process.communicate(timeout=60)
+        self._process.wait(timeout=60)
+        self._rest.join()

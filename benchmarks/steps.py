@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -11,7 +12,7 @@ import numpy as np
 from benchmarks.environment import nvidia_gpus
 from benchmarks.epochs import ClockedBatches, StepClock
 from benchmarks.flops import STEP_TO_FORWARD, forward_flops, matrix_flops_per_second
-from benchmarks.record import OK, Row, failed
+from benchmarks.record import OK, Row, tried
 from runtime.schema import Recipe
 from train.devices import training_devices
 
@@ -58,23 +59,20 @@ def step_rows(build: Callable[[Recipe], Any], recipes: Sequence[Recipe], batch: 
     """
     rows: list[Row] = []
     for recipe in recipes:
-        row: Row = {"precision": recipe.precision, "xla": recipe.compiled}
+        row = {"precision": recipe.precision, "xla": recipe.compiled, **dict.fromkeys(FIGURES, "")}
         keras.utils.clear_session()  # frees the network before
-        try:
-            row.update(_figures(build(recipe), recipe.precision, batch, steps), status=OK, reason="")
-        except Exception as error:  # a framework may raise anything; what failed is recorded as failed
-            row.update(dict.fromkeys(FIGURES, ""), **failed(error))
-        rows.append(row)
+        rows.append(tried(row | {"status": OK, "reason": ""}, partial(_figures, build, recipe, batch, steps)))
     return rows
 
 
 FIGURES = ("images_per_second", "step_tflops", "matrix_tflops", "share_of_matrix", "paper_hours")
 
 
-def _figures(network: Any, precision: str, batch: Any, steps: int) -> Row:
+def _figures(build: Callable[[Recipe], Any], recipe: Recipe, batch: Any, steps: int) -> Row:
+    network = build(recipe)
     seconds = step_seconds(network, batch, steps)
     rate = STEP_TO_FORWARD * forward_flops(network) * len(batch[0]) / seconds
-    matrix_rate = matrix_flops_per_second(keras.dtype_policies.get(precision).compute_dtype)
+    matrix_rate = matrix_flops_per_second(keras.dtype_policies.get(recipe.precision).compute_dtype)
     hours = PAPER_EPOCHS * PAPER_IMAGES * seconds / len(batch[0]) / 3600
     figures = (len(batch[0]) / seconds, rate / TERA, matrix_rate / TERA, rate / matrix_rate, hours)
     return {name: round(value, 4) for name, value in zip(FIGURES, figures, strict=True)}

@@ -20,7 +20,7 @@ from benchmarks.peers import (
     KERAS,
     PILLOW_ONNX,
     PILLOW_OPENVINO,
-    Errand,
+    Workload,
     bare_session,
     by_pillow,
     classify,
@@ -69,8 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
         with Classifier(settings) as classifier:
             description = classifier.description
             file = classifier.bundle.path(classifier.bundle.variant(options.precision))
-            errand = Errand(classifier.bundle, file, paths, options.batch_size, options.run)
-            candidates = candidates_of(errand, classifier, Path(folder), with_keras=options.keras)
+            workload = Workload(classifier.bundle, file, paths, options.batch_size, options.run)
+            candidates = candidates_of(workload, classifier, Path(folder), with_keras=options.keras)
             seconds = timed_in_turns(candidates, options.rounds)
     rows = [row_of(name, samples, seconds[CLASSIFY], len(paths)) for name, samples in seconds.items()]
     print_table(rows)
@@ -81,31 +81,33 @@ def main(arguments: list[str] | None = None) -> int:
     return DONE
 
 
-def candidates_of(errand: Errand, classifier: Classifier, folder: Path, *, with_keras: bool) -> dict[str, Candidate]:
+def candidates_of(
+    workload: Workload, classifier: Classifier, folder: Path, *, with_keras: bool
+) -> dict[str, Candidate]:
     """Return what is compared; each call takes all paths to probabilities."""
-    batches = list(errand.batches())
-    run_session = bare_session(errand.file)
+    batches = list(workload.batches())
+    run_session = bare_session(workload.file)
     # Enough to cycle through, whatever the number of files.
-    loaded = [np.stack([load_or_name(path, errand.image) for path in batch]) for batch in batches[:8]]
+    loaded = [np.stack([load_or_name(path, workload.image) for path in batch]) for batch in batches[:8]]
 
     def decode() -> None:
         with ThreadPoolExecutor(available_cpus()) as pool:
-            list(pool.map(lambda path: load_or_name(path, errand.image), errand.paths))
+            list(pool.map(lambda path: load_or_name(path, workload.image), workload.paths))
 
     candidates: dict[str, Candidate] = {
-        CLASSIFY: lambda: classify(classifier, errand.paths, folder),
+        CLASSIFY: lambda: classify(classifier, workload.paths, folder),
         "inference alone, cells in memory": lambda: [
             run_session(cells[: len(batch)]) for cells, batch in zip(cycle(loaded), batches, strict=False)
         ],
         "decode and resize alone, all cores": decode,
-        PILLOW_ONNX: by_pillow(errand, run_session),
+        PILLOW_ONNX: by_pillow(workload, run_session),
     }
     if find_spec("openvino"):
-        candidates[PILLOW_OPENVINO] = by_pillow(errand, openvino_run(errand.file))
+        candidates[PILLOW_OPENVINO] = by_pillow(workload, openvino_run(workload.file))
     else:
         print("OpenVINO is not installed: not measured (pip install openvino)")
     if with_keras:
-        candidates[KERAS] = keras_predict(errand)
+        candidates[KERAS] = keras_predict(workload)
     return candidates
 
 

@@ -137,8 +137,8 @@ class Training:
     def __init__(self, model: str, data: Path, image_size: int | None, batch_size: int, cache: Path) -> None:
         from train.dataset import find_cells
         from train.models.network import NETWORKS, refuse_unfit_size
+        from train.placed_cells import TRAINING, PlacedCell
         from train.prepared import prepare_images
-        from train.splits import TRAINING, PlacedCell
         from train.standardization import standardization_of
 
         self.size = image_size or NETWORKS[model].size

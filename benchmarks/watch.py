@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from benchmarks.cells import given_or_drawn
+from benchmarks.peers import CLASSIFY, classify
 from benchmarks.record import Row, check_record_folder, write_record
 from benchmarks.started_service import StartedService
 from benchmarks.turns import ratio_columns
@@ -25,9 +26,7 @@ from runtime.bundle import DEFAULT_BUNDLE
 from runtime.classifier import DEFAULT_BATCH_SIZE, Classifier, ClassifierOptions
 from runtime.command_line import DONE, ArgumentParser, batch_size, positive_int, print_table, run_command
 from runtime.errors import MeasurementError
-from runtime.results import ResultsFile
 
-CLASSIFY = "classify"
 CLASSIFY_ONE = "classify one file"
 LONGEST_WAIT_S = 600.0  # for the service to classify what it was given
 POLL_MANY_S = 0.003  # between two questions to the database, which cost the service nothing then
@@ -128,11 +127,6 @@ def drops_in_turns(
 ) -> dict[str, list[float]]:
     """Return the seconds of each way by round; the first round warms up."""
 
-    def classify(_: Path) -> None:
-        with ResultsFile(folder / "results.csv") as results:
-            for prediction in classifier.classify(paths):
-                results.write(prediction)
-
     def move_at_once(prepared: Path) -> None:
         expected = service.rows() + len(paths)
         prepared.rename(service.watched / prepared.name)
@@ -144,8 +138,8 @@ def drops_in_turns(
             path.rename(service.watched / f"{prepared.name}-{path.name}")
         service.wait_for(expected, POLL_MANY_S)
 
-    ways: dict[str, Callable[[Path], None]] = {
-        CLASSIFY: classify,
+    ways: dict[str, Callable[[Path], object]] = {
+        CLASSIFY: lambda _: classify(classifier, paths, folder),
         "watch, a folder moved in": move_at_once,
         "watch, moved in one by one": move_one_by_one,
     }

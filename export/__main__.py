@@ -19,6 +19,7 @@ from export.engine import (
     build_engine,
 )
 from export.fewest_cells import FEWEST_TO_CONVERT, FEWEST_TO_PROVE
+from runtime.cell_names import shell_word
 from runtime.command_line import (
     DONE,
     PARTLY_DONE,
@@ -278,11 +279,11 @@ def _write_onnx(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     with quiet_tensorflow():
         from export.bundle_writer import ExportOptions, write_bundle
-        from export.seen import unseen_groups
+        from export.seen import seen_by_run
         from export.verify import Verification, tell
 
     def report(scores: Scores, verdicts: Sequence[Verdict]) -> None:
-        tell(Verification(scores, verdicts, run.decision.threshold, unseen_groups(run.keras_file, scores.cells)))
+        tell(Verification(scores, verdicts, run.decision.threshold, seen_by_run(run.keras_file, scores.cells)))
 
     written = write_bundle(
         run,
@@ -304,9 +305,9 @@ def _write_onnx(options: argparse.Namespace) -> int:
     print(f"{options.out} written in {time.perf_counter() - started:.0f} s")
     if written.not_proved:
         print(f"Not proved, {written.not_proved}; the runtime takes it with --unproved alone")
-        print(f"Next: python -m export verify {options.out} --data DIR, with more labelled cells")
+        print(f"Next: python -m export verify {shell_word(options.out)} --data DIR, with more labelled cells")
         return PARTLY_DONE
-    print(f"Next: python -m runtime.classify FOLDER --bundle {options.out} --out results.csv")
+    print(f"Next: python -m runtime.classify FOLDER --bundle {shell_word(options.out)} --out results.csv")
     return PARTLY_DONE if written.scores.unreadable else DONE
 
 
@@ -318,14 +319,13 @@ def _verify(options: argparse.Namespace) -> int:
     with quiet_tensorflow():
         from export.gate import recorded_tolerances
         from export.reference import reference_file
-        from export.seen import count_seen
         from export.verify import chosen_cells, debug, failed_on_more, tell, verify, write_answers, write_verdicts
     keras_file = reference_file(bundle, options.run)
     cells = chosen_cells(options.data, options.cells)
     tolerances = _tolerances(options, recorded_tolerances(bundle))
     verification = verify(bundle, keras_file, cells, tolerances, options.data.resolve().name)
     tell(verification)
-    print(count_seen(keras_file, verification.scores.cells))
+    print(verification.seen)
     if options.debug_precision:
         debug(bundle, verification)
     if options.out:
@@ -355,7 +355,7 @@ def _write_triton(options: argparse.Namespace) -> int:
 
     models = write_repository(options.bundle, options.out)
     print(f"{options.out} holds {', '.join(models)}")
-    print(f"Next: tritonserver --model-repository {options.out}")
+    print(f"Next: tritonserver --model-repository {shell_word(options.out)}")
     return DONE
 
 
@@ -376,7 +376,7 @@ def _build_engine(options: argparse.Namespace) -> int:
     )
     unproved = " --unproved" if options.unproved else ""
     print(f"{path} written in {time.perf_counter() - started:.0f} s")
-    print(f"Next: python -m runtime.classify FOLDER --bundle {options.bundle} --backend tensorrt{unproved}")
+    print(f"Next: python -m runtime.classify FOLDER --bundle {shell_word(options.bundle)} --backend tensorrt{unproved}")
     return DONE
 
 
@@ -384,7 +384,9 @@ def _sign(options: argparse.Namespace) -> int:
     from export.signature import sign_bundle
 
     print(f"{sign_bundle(options.bundle, options.key)} written")
-    print(f"Next, on the device: python -m export install {options.bundle} --to DIR --public-key public.pem")
+    print(
+        f"Next, on the device: python -m export install {shell_word(options.bundle)} --to DIR --public-key public.pem"
+    )
     return DONE
 
 
@@ -400,7 +402,7 @@ def _install(options: argparse.Namespace) -> int:
     else:
         key = None if options.unsigned else options.public_key
         install_bundle(options.bundle, options.to, InstallOptions(key, options.engine, options.precision))
-    print(f"Next: python -m runtime.classify FOLDER --bundle {options.to / 'current'}")
+    print(f"Next: python -m runtime.classify FOLDER --bundle {shell_word(options.to / 'current')}")
     return DONE
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
 
 import numpy as np
 
@@ -10,9 +10,6 @@ from runtime.backends.base import Backend
 from runtime.bundle import Golden
 from runtime.errors import ConversionError, NotFiniteError
 from runtime.schema import SELF_TEST_TOLERANCES
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 def prove_answers(backend: Backend, golden: Golden, precision: str, batch: tuple[int, int, int]) -> str:
@@ -41,16 +38,13 @@ def prove_answers(backend: Backend, golden: Golden, precision: str, batch: tuple
 
 def _difference(backend: Backend, golden: Golden, precision: str, size: int) -> float:
     """Return the largest difference of p_all where the golden cells, from the first again as needed, fill batches."""
-    places = np.arange(-(-len(golden.cells) // size) * size) % len(golden.cells)
+    count = len(golden.cells)
+    batches = np.resize(np.arange(count), (math.ceil(count / size), size))
     try:
-        answers = [backend.infer(golden.cells[part]) for part in _parts(places, size)]
+        answers = [backend.infer(golden.cells[batch]) for batch in batches]
     except NotFiniteError as error:
         raise ConversionError(
             f"expected an engine that answers the golden cells in batches of {size} with numbers, found values that "
             "are not finite; no engine was written; try another --optimization-level or --precision"
         ) from error
-    return float(np.abs(np.concatenate(answers) - golden.p_all[precision][places]).max())
-
-
-def _parts(places: NDArray[np.intp], size: int) -> list[NDArray[np.intp]]:
-    return [places[start : start + size] for start in range(0, len(places), size)]
+    return float(np.abs(np.concatenate(answers) - golden.p_all[precision][batches.ravel()]).max())

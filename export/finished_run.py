@@ -8,8 +8,8 @@ from pathlib import Path
 
 from runtime.errors import RunError
 from runtime.schema import Decision, Metrics, RunConfig
+from train.placed_cells import VALIDATION, cells_of_part
 from train.run_folder import CONFIG_NAME, TO_FINISH, RunFolder
-from train.splits import VALIDATION, cells_of_part
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def wrong_heat(reference: Explains, variants: dict[str, Backend], cells: NDArray
         return {}
     wrong: dict[str, float] = {}
     for precision, backend in variants.items():
-        batches = (cells[start : start + BATCH_SIZE] for start in range(0, len(cells), BATCH_SIZE))
+        batches = np.split(cells, range(BATCH_SIZE, len(cells), BATCH_SIZE))
         found = np.concatenate([backend.infer_with_heat(batch)[1] for batch in batches])
         pairs = zip(found - found.mean(axis=0), expected - expected.mean(axis=0), strict=True)
         correlation = float(np.mean([correlated(*pair) for pair in pairs]))

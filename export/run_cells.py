@@ -13,8 +13,8 @@ from runtime.errors import DataError, UsageError
 from runtime.files import sha256_of_file
 from runtime.inputs import spread_over
 from train.dataset import Cell, Labelled, find_cells
+from train.placed_cells import TRAINING, VALIDATION, PlacedCell, cells_of_part, refuse_other_labels
 from train.run_folder import RunFolder
-from train.splits import TRAINING, VALIDATION, PlacedCell, cells_of_part, refuse_other_labels
 
 
 def validation_cells(run: FinishedRun, data: Path | None, limit: int | None) -> list[Cell]:

@@ -94,8 +94,8 @@ def infer_in_batches(backend: Backend, cells: NDArray[np.uint8], batch_size: int
 
     A batch with a value that is not finite is NaN as a whole.
     """
-    starts = range(0, len(cells), batch_size)
-    return np.concatenate([_answers(backend, cells[start : start + batch_size]) for start in starts])
+    batches = np.split(cells, range(batch_size, len(cells), batch_size))
+    return np.concatenate([_answers(backend, batch) for batch in batches])
 
 
 def _answers(backend: Backend, batch: NDArray[np.uint8]) -> NDArray[np.float32]:

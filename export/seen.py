@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train.dataset import Cell
-from train.splits import TRAINING, VALIDATION, cells_of_part, read_cells
+from train.placed_cells import CELLS_NAME, TRAINING, VALIDATION, PlacedCell, cells_of_part, read_cells
 
 
 @dataclass(frozen=True)
 class Seen:
-    """How many of some cells a run has seen: on those the metrics flatter the model."""
+    """What a run has seen of some cells: on those of its parts the metrics flatter the model."""
 
     fitted: int  # of its training part
     chosen_on: int  # of its validation part, on which epoch, temperature and threshold were chosen
+    unseen_groups: list[str] | None  # of each cell's subject; None unless all are known and none was fitted on
 
     def __str__(self) -> str:
         return (
@@ -24,20 +25,23 @@ class Seen:
         )
 
 
-def count_seen(keras_file: Path, cells: Sequence[Cell]) -> Seen:
-    """Return how many of the cells the run was fitted on, and how many chose epoch, temperature and threshold."""
-    placed = read_cells(keras_file.parent / "cells.csv")
+def seen_by_run(keras_file: Path, cells: Sequence[Cell]) -> Seen:
+    """Return what the run of a Keras file has seen of the cells; raise RunError where its cells.csv cannot be read."""
+    placed = read_cells(keras_file.parent / CELLS_NAME)
     fitted, chosen_on = ({cell.sha256 for cell in cells_of_part(placed, part)} for part in (TRAINING, VALIDATION))
-    return Seen(sum(cell.sha256 in fitted for cell in cells), sum(cell.sha256 in chosen_on for cell in cells))
+    return Seen(
+        sum(cell.sha256 in fitted for cell in cells),
+        sum(cell.sha256 in chosen_on for cell in cells),
+        _unseen_groups(placed, cells),
+    )
 
 
-def unseen_groups(keras_file: Path, cells: Sequence[Cell]) -> list[str] | None:
+def _unseen_groups(placed: Sequence[PlacedCell], cells: Sequence[Cell]) -> list[str] | None:
     """Return the group of subjects of each cell; None unless all subjects are known and the run was fitted on none.
 
     Subjects who share identical files in the run are one group; one whom the run does not know is a group of its own.
-    Those of the validation part are unseen here, as in the run's own intervals: `count_seen` tells of them.
+    Those of the validation part are unseen here, as in the run's own intervals: `chosen_on` tells of them.
     """
-    placed = read_cells(keras_file.parent / "cells.csv")
     fitted = cells_of_part(placed, TRAINING)
     subject_to_group = {cell.subject: cell.group for cell in placed}
     groups = [subject_to_group.get(cell.subject, cell.subject) for cell in cells]

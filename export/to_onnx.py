@@ -116,8 +116,7 @@ def calibrate(model: Any, temperature: float) -> None:
 
 
 def _batches(cells: NDArray[np.uint8]) -> Iterator[Any]:
-    for start in range(0, len(cells), REFERENCE_BATCH_SIZE):
-        yield tf.constant(cells[start : start + REFERENCE_BATCH_SIZE])
+    return map(tf.constant, np.split(cells, range(REFERENCE_BATCH_SIZE, len(cells), REFERENCE_BATCH_SIZE)))
 
 
 def _position(tensors: list[Any], wanted: Any) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from export.bundle_file import copy_bundle_file
 from runtime.backends.tensorrt import built_engines, read_record
 from runtime.bundle import Bundle
+from runtime.cell_names import printable
 from runtime.errors import BundleError, OutputError
 from runtime.files import folder_written_aside, output_errors, sha256_of_file
 from runtime.schema import INPUT_NAME, OUTPUT_NAME, ImageSpec, Variant
@@ -60,7 +61,8 @@ def write_repository(bundle_folder: Path, out: Path) -> list[str]:
         raise BundleError(f"expected a proved variant in {bundle_folder}, found none; export the bundle again")
     models = [model for variant in proved for model in _models_of(bundle, variant)]
     with folder_written_aside(out, REPOSITORY_MARKER, REPOSITORY_FILES) as folder, output_errors(out):
-        (folder / REPOSITORY_MARKER).write_text(f"Written from the bundle {bundle_folder.resolve().name}\n")
+        source = printable(bundle_folder.resolve().name)
+        (folder / REPOSITORY_MARKER).write_text(f"Written from the bundle {source}\n", encoding="utf-8")
         for model in models:
             _write_model(folder, model, bundle.manifest.image)
     return [model.name for model in models]

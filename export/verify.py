@@ -16,7 +16,7 @@ from export.fewest_cells import is_not_proved, too_few_to_prove
 from export.gate import Verdict, judge_all, verdict_row, wrong_for_nan
 from export.model_card import card_with_proofs
 from export.scoring import Scores, limited, load_cells, score_cells
-from export.seen import unseen_groups
+from export.seen import Seen, seen_by_run
 from export.to_onnx import KerasModel
 from runtime.backends.select import open_backend
 from runtime.bundle import Bundle
@@ -44,7 +44,7 @@ class Verification:
     scores: Scores
     verdicts: Sequence[Verdict]
     threshold: float
-    groups: Sequence[str] | None  # of each cell's subject, where the run was fitted on none of them
+    seen: Seen  # by the run
 
     @property
     def passed(self) -> bool:
@@ -61,7 +61,7 @@ class Verification:
         """The five metrics, with intervals, of the Keras model and of each variant; NaN counts as in the gate."""
         labels = self.scores.labels
         return {
-            name: measure(labels, wrong_for_nan(p_all, labels), self.threshold, self.groups)
+            name: measure(labels, wrong_for_nan(p_all, labels), self.threshold, self.seen.unseen_groups)
             for name, p_all in self.scores.whole_answers().items()
         }
 
@@ -95,7 +95,7 @@ def verify(
         }
         scores = score_cells(cells, bundle.manifest.image, reference, variants)
     verdicts = judge_all(scores, threshold, tolerances, data)
-    return Verification(scores, verdicts, threshold, unseen_groups(keras_file, scores.cells))
+    return Verification(scores, verdicts, threshold, seen_by_run(keras_file, scores.cells))
 
 
 def failed_on_more(bundle: Bundle, verdicts: Sequence[Verdict]) -> dict[str, Proof]:

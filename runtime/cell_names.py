@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 from dataclasses import dataclass
 
 # C-NMC 2019: UID_<subject>_<image>_<cell>_all.bmp, UID_H<subject>_..._hem.bmp, in upper or lower case.
@@ -33,3 +35,8 @@ def printable(name: str) -> str:
     become escapes, as Python writes them.
     """
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in name)
+
+
+def shell_word(path: os.PathLike[str] | str) -> str:
+    """Return a path as a shell takes it for one word, to be pasted into a command line."""
+    return f'"{path}"' if os.name == "nt" else shlex.quote(str(path))

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from tqdm import tqdm
 
-from runtime.cell_names import printable
+from runtime.cell_names import printable, shell_word
 from runtime.classifier import Classifier
 from runtime.classifier_arguments import classifier_options
 from runtime.classify_arguments import build_parser, check_outputs, requested_inputs
@@ -175,7 +175,8 @@ def report(inputs: Inputs, options: argparse.Namespace) -> None:
         tell("These cells were drawn: what a model that was fitted on photographs says of them means nothing.")
         tell("Next: python -m runtime.classify FOLDER --out results.csv")
     elif options.out:
-        tell(f"Results: {options.out}. Next: python -m benchmarks.latency --bundle {options.bundle} times this machine")
+        latency = f"python -m benchmarks.latency --bundle {shell_word(options.bundle)}"
+        tell(f"Results: {options.out}. Next: {latency} times this machine")
     else:
         tell("Next: add --out results.csv to keep the table")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from runtime.cell_names import shell_word
 from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, quiet_tensorflow, run_command
 from runtime.outcomes import nouns
 from runtime.schema import SplitOptions
@@ -37,7 +38,7 @@ def _fit(given: argparse.Namespace) -> int:
         resume=given.resume,
         cache=given.cache,
     )
-    print(f"Next: python -m export onnx --run {given.out} --out BUNDLE")
+    print(f"Next: python -m export onnx --run {shell_word(given.out)} --out BUNDLE")
     return DONE if is_whole else PARTLY_DONE
 
 
@@ -71,7 +72,7 @@ def _draw(given: argparse.Namespace) -> int:
 
     draw_cells(given.out, given.images, seed=given.seed, suffix=f".{given.format}")
     print(f"{given.images} drawn {nouns(given.images, 'cell')}, no photographs, in {given.out}")
-    print(f"Next: python -m train fit --data {given.out} --model compact --out RUN")
+    print(f"Next: python -m train fit --data {shell_word(given.out)} --model compact --out RUN")
     return DONE
 
 

@@ -35,7 +35,7 @@ def augmented(cell: NDArray[np.uint8], rng: np.random.Generator, recipe: Recipe)
     if (recipe.turn or recipe.scale) and rng.random() < RESAMPLED_SHARE:
         cell = _resampled(cell, rng, recipe)
     elif recipe.turn:
-        cell = _laid_otherwise(cell, rng)
+        cell = _reoriented(cell, rng)
     if recipe.stain_jitter:
         cell = _restained(cell, rng, recipe.stain_jitter)
     if recipe.blur:
@@ -58,7 +58,7 @@ def _resampled(cell: NDArray[np.uint8], rng: np.random.Generator, recipe: Recipe
     return changed
 
 
-def _laid_otherwise(cell: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+def _reoriented(cell: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Return one of the eight ways in which a square can lie: no pixel changes its value."""
     if rng.integers(2):
         cell = cv2.transpose(cell)

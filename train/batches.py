@@ -17,9 +17,9 @@ import numpy as np
 from runtime.errors import AllnetError, UsageError
 from runtime.schema import Recipe
 from train.augmentation import augmented, augments
+from train.placed_cells import PlacedCell
 from train.prepared import PreparedImages
 from train.processes import ALONE, Process
-from train.splits import PlacedCell
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

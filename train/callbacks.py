@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -14,17 +15,27 @@ from runtime.errors import RunError
 DIVERGED = "the run diverged; try a lower --learning-rate, --clip-norm 1, or another --seed"
 
 
-class Average(keras.callbacks.Callback):  # type: ignore[misc]
-    """Moves another network's weights towards those of the trained one: momentum * own + (1 - momentum) * trained."""
+def batch_callback(network: Any, epoch: int, bar: Any, average: Any, momentum: float) -> Any:
+    """Return a Keras callback that counts the batches of an epoch, from 0, on a tqdm bar.
 
-    def __init__(self, average: Any, momentum: float) -> None:
-        super().__init__()
-        self._average = average
-        self._momentum = momentum
+    With a `momentum` above 0 it also moves the weights of the network `average` after each batch. It raises RunError
+    where the loss is not finite.
+    """
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Move the weights."""
-        update_average(self._average, self.model, self._momentum)
+    def on_end(batch: int, logs: Mapping[str, float]) -> None:
+        bar.update()
+        if not math.isfinite(logs["loss"]):
+            raise RunError(
+                f"expected a finite loss, found {logs['loss']} in batch {batch + 1} of epoch {epoch + 1}: {DIVERGED}"
+            )
+        if momentum:
+            update_average(average, network, momentum)
+
+    return keras.callbacks.LambdaCallback(
+        # Again for each batch: TensorFlow's generator undoes it before its first one.
+        on_train_batch_begin=lambda batch, logs: keep_freed_memory(),
+        on_train_batch_end=on_end,
+    )
 
 
 def update_average(average: Any, network: Any, momentum: float) -> None:
@@ -32,42 +43,6 @@ def update_average(average: Any, network: Any, momentum: float) -> None:
     for own, other in zip(average.weights, network.weights, strict=True):
         if keras.backend.is_float_dtype(other.dtype):
             own.assign(own + (1 - momentum) * (other - own))
-
-
-class RaiseOnNonFiniteLoss(keras.callbacks.Callback):  # type: ignore[misc]
-    """Ends a run that diverged."""
-
-    def __init__(self, epoch: int) -> None:
-        super().__init__()
-        self._epoch = epoch
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Raise RunError that names batch and epoch where the loss is not finite."""
-        if logs and not math.isfinite(logs["loss"]):
-            raise RunError(
-                f"expected a finite loss, found {logs['loss']} in batch {batch + 1} of epoch {self._epoch + 1}: "
-                f"{DIVERGED}"
-            )
-
-
-class ProgressBar(keras.callbacks.Callback):  # type: ignore[misc]
-    """Counts the batches on a tqdm bar."""
-
-    def __init__(self, bar: Any) -> None:
-        super().__init__()
-        self._bar = bar
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Count the batch."""
-        self._bar.update()
-
-
-class KeepFreedMemory(keras.callbacks.Callback):  # type: ignore[misc]
-    """Lets the C library keep what is freed: TensorFlow's generator undoes that before its first batch."""
-
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Set it again."""
-        keep_freed_memory()
 
 
 def seed_dropout(network: Any, seed: int, epoch: int) -> None:

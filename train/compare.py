@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from runtime.cell_names import printable
 from runtime.errors import UsageError
 from runtime.files import folder_written_aside, output_errors
 from runtime.outcomes import nouns
@@ -23,9 +24,10 @@ from train.pictures import (
     roc_picture,
     training_picture,
 )
+from train.placed_cells import TEST, VALIDATION
 from train.report import PAGE_NAME, report_page
 
-PARTS = {"validation": "Table I: validation", "test": "Table II: test"}
+TITLES = {VALIDATION: "Table I: validation", TEST: "Table II: test"}
 PICTURES = {
     "roc": roc_picture,
     "precision_recall": precision_recall_picture,
@@ -43,7 +45,7 @@ def compare(paths: Sequence[Path], out: Path, tell: Callable[[str], None] = prin
     runs = {name: read_run(path, name) for name, path in _named(paths).items()}
     pictures = {"training": training_picture(runs)}
     tests: dict[str, list[str]] = {}
-    for part, title in PARTS.items():
+    for part, title in TITLES.items():
         scores = {name: run.parts[part] for name, run in runs.items() if part in run.parts}
         if not scores:
             continue
@@ -59,7 +61,7 @@ def compare(paths: Sequence[Path], out: Path, tell: Callable[[str], None] = prin
             (folder / f"{name}.png").write_bytes(picture)
         for part in tests:
             (folder / f"{part}.csv").write_text(part_csv(runs, part), encoding="utf-8")
-        (folder / PAGE_NAME).write_text(report_page(runs, PARTS, tests, pictures), encoding="utf-8")
+        (folder / PAGE_NAME).write_text(report_page(runs, TITLES, tests, pictures), encoding="utf-8")
     tell(f"Report: {out / PAGE_NAME}")
 
 
@@ -120,4 +122,6 @@ def _named(paths: Sequence[Path]) -> dict[str, Path]:
     if len(set(resolved)) < len(resolved):
         raise UsageError(f"expected different runs, received one twice: {' '.join(map(str, paths))}")
     names = [path.name for path in resolved]
-    return {name if names.count(name) == 1 else str(path): path for name, path in zip(names, paths, strict=True)}
+    return {
+        printable(name if names.count(name) == 1 else str(path)): path for name, path in zip(names, paths, strict=True)
+    }

@@ -22,7 +22,8 @@ from runtime.files import sha256_of_file
 from runtime.inputs import files_below
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
-NAME_TO_LABEL = {"all": 1, "hem": 0, "healthy": 0, "normal": 0, "1": 1, "0": 0}
+FOLDER_TO_LABEL = {"all": 1, "hem": 0, "healthy": 0, "normal": 0}
+NAME_TO_LABEL = {**FOLDER_TO_LABEL, "1": 1, "0": 0}
 CSV_COLUMNS = ("path", "label", "subject")
 # The table of the release's preliminary test set, whose images are called 1.bmp, 2.bmp and so on.
 PRELIMINARY_COLUMNS = ("Patient_ID", "new_names", "labels")
@@ -103,29 +104,25 @@ def _from_folder(folder: Path) -> list[_Found]:
 
 def _labelled_by_name(path: Path, folder: Path) -> _Found:
     named = parse_cell_name(path.stem)
-    from_name = NAME_TO_LABEL[named.kind] if named else None
-    from_folder = _folder_label(path, folder)
-    if from_name is None and from_folder is None:
+    told = (NAME_TO_LABEL[named.kind] if named else None, _folder_label(path, folder))
+    labels = {label for label in told if label is not None}
+    if not labels:
         raise DataError(
-            f"expected a name like {EXAMPLE}, or a folder named {' or '.join(_folder_names())}, "
+            f"expected a name like {EXAMPLE}, or a folder named {' or '.join(FOLDER_TO_LABEL)}, "
             f"found {path}; move it or use a .csv table with the columns {','.join(CSV_COLUMNS)}"
         )
-    if from_name is not None and from_folder is not None and from_name != from_folder:
+    if len(labels) > 1:
         raise DataError(
             f"expected the label in a cell's name to agree with its folder, found {path}; correct the one that is wrong"
         )
-    label = from_folder if from_name is None else from_name
-    return _Found(path, int(label or 0), named.subject if named else "")
-
-
-def _folder_names() -> list[str]:
-    return [name for name in NAME_TO_LABEL if name.isalpha()]
+    [label] = labels
+    return _Found(path, label, named.subject if named else "")
 
 
 def _folder_label(path: Path, folder: Path) -> int | None:
     """Return the label of the folders between `folder` and the file that are named like a class, None without one."""
     inside = path.parent.relative_to(folder).parts
-    labels = {NAME_TO_LABEL[name.lower()] for name in inside if name.lower() in _folder_names()}
+    labels = {FOLDER_TO_LABEL[name.lower()] for name in inside if name.lower() in FOLDER_TO_LABEL}
     if len(labels) > 1:
         raise DataError(f"expected one class among the folders of a cell, found two in {path}; move it")
     return labels.pop() if labels else None

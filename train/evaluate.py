@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import expit
 
+from runtime.cell_names import shell_word
 from runtime.errors import DataError, UsageError
 from runtime.schema import Decision
 from train.batches import Batches
@@ -17,9 +18,9 @@ from train.decision import calibrated, decide, refuse_unknown_aim
 from train.evaluated_run import protocol
 from train.metrics import measure, metrics_table
 from train.models.network import ending_in_logit, load_network
+from train.placed_cells import TEST, VALIDATION, cells_of_part, refuse_other_labels
 from train.prepared import PreparedImages, prepare_images
 from train.run_folder import RunFolder
-from train.splits import TEST, VALIDATION, cells_of_part, refuse_other_labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -109,7 +110,7 @@ def evaluate_part(
     if given_up:
         tell(
             f"the run's own aim is given up, and its threshold is {decision.threshold:g} until `python -m train "
-            f"evaluate --run {folder.path} --data DIR --aim AIM` chooses another: {given_up}"
+            f"evaluate --run {shell_word(folder.path)} --data DIR --aim AIM` chooses another: {given_up}"
         )
     return not given_up
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from runtime.schema import Decision, Metrics, RunConfig
 from train.decision import calibrated, calibration_error
+from train.placed_cells import PlacedCell, cells_without_subject
 from train.run_folder import Epoch, RunFolder
-from train.splits import PlacedCell, cells_without_subject
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,6 +8,7 @@ import platform
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -23,25 +24,14 @@ import runtime
 from runtime.errors import RunError
 from runtime.schema import DEFAULT_THRESHOLD, FitOptions, Recipe, RunConfig
 from train.batches import Batches
-from train.callbacks import (
-    DIVERGED,
-    Average,
-    KeepFreedMemory,
-    ProgressBar,
-    RaiseOnNonFiniteLoss,
-    seed_dropout,
-)
+from train.callbacks import DIVERGED, batch_callback, seed_dropout
 from train.dataset import Cell, find_cells, refuse_contradictions, refuse_one_class
 from train.devices import refuse_compiled_on_several, shared_among, training_devices, unshared
 from train.evaluate import evaluate_part, predict
 from train.leaks import leak_report
 from train.logs import EpochLogs
 from train.models.network import NETWORKS, as_used, build_network, compile_network, load_network, refuse_unfit_size
-from train.prepared import PreparedImages, prepare_images
-from train.processes import Process, joined, refuse_differences
-from train.resumption import refuse_other_backend, refuse_other_options
-from train.run_folder import LOCK_NAME, Epoch, RunFolder, has_stopped_getting_better
-from train.splits import (
+from train.placed_cells import (
     PARTS,
     TRAINING,
     VALIDATION,
@@ -49,10 +39,12 @@ from train.splits import (
     cells_of_part,
     has_unseen_subjects,
     refuse_other_labels,
-    refuse_too_few,
-    refuse_unfit_split,
-    split_cells,
 )
+from train.prepared import PreparedImages, prepare_images
+from train.processes import Process, joined, refuse_differences
+from train.resumption import refuse_other_backend, refuse_other_options
+from train.run_folder import LOCK_NAME, Epoch, RunFolder, has_stopped_getting_better
+from train.splits import refuse_too_few, refuse_unfit_split, split_cells
 from train.standardization import Standardization, standardization_of
 from train.teacher import refuse_unfit_teacher, targets_of, write_teaching
 
@@ -341,16 +333,11 @@ def _trained(run: _Fit, epoch: int) -> dict[str, float]:
             epochs=epoch + 1,
             shuffle=False,
             verbose=0,
-            callbacks=_callbacks(run, epoch, bar),
+            callbacks=[batch_callback(run.network, epoch, bar, run.kept, run.plan.recipe.average)],
         ).history
     if run.kept is not run.network and not run.plan.recipe.average:
         run.kept.set_weights(run.network.get_weights())
     return {name: values[0] for name, values in history.items()}
-
-
-def _callbacks(run: _Fit, epoch: int, bar: Any) -> list[Any]:
-    average = [Average(run.kept, run.plan.recipe.average)] if run.plan.recipe.average else []
-    return [KeepFreedMemory(), ProgressBar(bar), RaiseOnNonFiniteLoss(epoch), *average]
 
 
 def loss_and_accuracy(labels: NDArray[np.bool_], p_all: NDArray[np.float32]) -> tuple[float, float]:
@@ -390,10 +377,7 @@ def _version(library: str) -> str:
 
 
 def _part_sizes(placed: list[PlacedCell]) -> dict[str, int]:
-    sizes: dict[str, int] = {}
-    for cell in placed:
-        sizes[cell.part] = sizes.get(cell.part, 0) + 1
-    return sizes
+    return dict(Counter(cell.part for cell in placed))
 
 
 def _describe(placed: list[PlacedCell], options: FitOptions) -> str:

@@ -14,8 +14,8 @@ from PIL import Image
 
 from runtime.outcomes import nouns
 from train.dataset import in_parallel
+from train.placed_cells import DUPLICATE, PARTS, PlacedCell, cells_without_subject
 from train.prepared import PreparedImages
-from train.splits import PARTS, PlacedCell, cells_without_subject
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,7 +70,7 @@ def leak_report(placed: Sequence[PlacedCell], images: PreparedImages) -> LeakRep
         shared_subjects=_shared_subjects(in_parts),
         subjects_sharing_files=tuple(sorted({cell.group for cell in placed if cell.group != cell.subject})),
         cells_without_subject=cells_without_subject(placed),
-        shared_files=sum(cell.part == "duplicate" for cell in placed),
+        shared_files=sum(cell.part == DUPLICATE for cell in placed),
         near_duplicates=tuple(_near_duplicates(in_parts, images)),
     )
 

@@ -116,11 +116,15 @@ def training_picture(name_to_run: Mapping[str, EvaluatedRun]) -> bytes:
 
 
 def shortened(name: str, length: int) -> str:
-    """Return a name in at most `length` characters; what is left out stands in its middle: ends tell runs apart."""
-    if len(name) <= length:
-        return name
-    end = (length - 1) // 2
-    return f"{name[: length - 1 - end]}…{name[-end:]}"
+    """Return a name in at most `length` characters; what is left out stands in its middle: ends tell runs apart.
+
+    Matplotlib then shows it as it is: a "$" would begin a formula, and what begins with "_" be left out of a legend.
+    """
+    if len(name) > length:
+        end = (length - 1) // 2
+        name = f"{name[: length - 1 - end]}…{name[-end:]}"
+    name = name.replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name
 
 
 def _square(x_label: str, y_label: str, curves: int) -> tuple[Figure, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from html import escape
 
+from runtime.html_page import TAIL, head, text
 from train.evaluated_run import EvaluatedRun
 from train.metrics import HEADINGS, constant_note, table_cells
 
@@ -17,28 +17,20 @@ CAPTIONS = {
     "confusion": "Decisions at the threshold in use, in cells and in percent of the true class.",
     "training": "Training; the line marks the epoch that was kept.",
 }
-PAGE = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Comparison of runs</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
-.wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; }}
-th, td {{ padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #8885; vertical-align: top; }}
-th:first-child, td:first-child {{ text-align: left; }}
-small {{ opacity: .75; display: block; white-space: nowrap; }}
-figure {{ margin: 1.5rem 0; }}
-img {{ max-width: 100%; height: auto; background: #fff; max-height: 36rem; }}
-.confusion img, .training img {{ max-height: none; }}
-@media print {{ figure {{ break-inside: avoid; }} }}
-</style>
-</head>
-<body>
+STYLE = """\
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; }
+th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #8885; vertical-align: top; }
+th:first-child, td:first-child { text-align: left; }
+small { opacity: .75; display: block; white-space: nowrap; }
+figure { margin: 1.5rem 0; }
+img { max-width: 100%; height: auto; background: #fff; max-height: 36rem; }
+.confusion img, .training img { max-height: none; }
+@media print { figure { break-inside: avoid; } }
+"""
+CONTENT = """\
 <h1>Comparison of runs</h1>
 <p><strong>For research, not a diagnosis.</strong> Positive class: ALL. In small print: 95 % intervals.</p>
 {parts}
@@ -46,8 +38,6 @@ img {{ max-width: 100%; height: auto; background: #fff; max-height: 36rem; }}
 {training}
 <h2>The runs</h2>
 {runs}
-</body>
-</html>
 """
 
 
@@ -65,7 +55,7 @@ def report_page(
         tests: For each part that was evaluated, what the tests between its runs say.
         pictures: PNG files by name: "training", and "<part>_<caption>" for each part.
     """
-    return PAGE.format(
+    content = CONTENT.format(
         parts="\n".join(_part(runs, part, titles[part], lines, pictures) for part, lines in tests.items()),
         training=_figure(pictures["training"], "training"),
         runs=_table(
@@ -73,37 +63,38 @@ def report_page(
             _run_rows(runs),
         ),
     )
+    return head("Comparison of runs", STYLE) + content + TAIL
 
 
 def _part(
     runs: Mapping[str, EvaluatedRun], part: str, title: str, tests: Sequence[str], pictures: Mapping[str, bytes]
 ) -> str:
     figures = [_figure(pictures[f"{part}_{name}"], name) for name in CAPTIONS if f"{part}_{name}" in pictures]
-    items = "".join(f"<li>{escape(line)}</li>" for line in tests)
+    items = "".join(f"<li>{text(line)}</li>" for line in tests)
     rows = [_metric_row(name, run, part) for name, run in runs.items() if part in run.parts]
     table = _table(["run", "cells", *HEADINGS], rows)
-    return f"<h2>{escape(title)}</h2>\n{table}\n<ul>{items}</ul>\n" + "\n".join(figures)
+    return f"<h2>{text(title)}</h2>\n{table}\n<ul>{items}</ul>\n" + "\n".join(figures)
 
 
 def _metric_row(name: str, run: EvaluatedRun, part: str) -> list[str]:
     metrics = run.parts[part].metrics
     notes = [run.protocol, metrics.interval_method, constant_note(metrics)]
-    small = "".join(f"<small>{escape(note)}</small>" for note in notes if note)
+    small = "".join(f"<small>{text(note)}</small>" for note in notes if note)
     values = [f"{value}<small>{limits}</small>" for value, limits in table_cells(metrics)]
-    return [f"{escape(name)}{small}", str(metrics.cells), *values]
+    return [f"{text(name)}{small}", str(metrics.cells), *values]
 
 
 def _run_rows(runs: Mapping[str, EvaluatedRun]) -> list[list[str]]:
     return [
         [
-            escape(name),
+            text(name),
             run.config.options.model,
             f"{run.best_epoch} of {len(run.history)}",
             str(run.config.options.image_size),
-            escape(run.config.options.weights),
+            text(run.config.options.weights),
             f"{run.config.parameters:,}",
-            escape(", ".join(f"{size} {part}" for part, size in sorted(run.config.part_sizes.items()))),
-            f"{run.decision.threshold:.4g}<small>aim: {escape(run.decision.aim)}</small>",
+            text(", ".join(f"{size} {part}" for part, size in sorted(run.config.part_sizes.items()))),
+            f"{run.decision.threshold:.4g}<small>aim: {text(run.decision.aim)}</small>",
             f"{run.decision.calibration_error_after:.3f}<small>before: "
             f"{run.decision.calibration_error_before:.3f}</small>",
         ]
@@ -113,13 +104,13 @@ def _run_rows(runs: Mapping[str, EvaluatedRun]) -> list[list[str]]:
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table; the cells of `rows` are HTML."""
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
+    head = "".join(f"<th>{text(heading)}</th>" for heading in headings)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>\n" for row in rows)
     return f'<div class="wide"><table>\n<tr>{head}</tr>\n{body}</table></div>'
 
 
 def _figure(png: bytes, name: str) -> str:
-    data, caption = base64.b64encode(png).decode(), escape(CAPTIONS[name])
+    data, caption = base64.b64encode(png).decode(), text(CAPTIONS[name])
     return (
         f'<figure class="{name}"><img alt="{caption}" src="data:image/png;base64,{data}">'
         f"<figcaption>{caption}</figcaption></figure>"

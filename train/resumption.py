@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from runtime.cell_names import shell_word
 from runtime.errors import UsageError
 from runtime.schema import FitOptions, Recipe, RunConfig, SplitOptions
 
@@ -63,4 +64,5 @@ def _as_argument(name: str, value: object) -> str:
         return f"--{name}" if value else f"--no-{name}"
     if value in ("", ()):
         return f"no --{name}"
-    return f"--{name} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
+    values = value if isinstance(value, tuple) else (value,)
+    return " ".join((f"--{name}", *(shell_word(str(each)) for each in values)))

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import numpy as np
 from filelock import FileLock, Timeout
 
+from runtime.cell_names import shell_word
 from runtime.errors import RunError
 from runtime.files import output_errors, write_csv_aside, write_text_aside, written_aside
 from runtime.schema import Decision, Metrics, RunConfig, run_record_from_json, to_json
-from train.splits import PlacedCell, read_cells, write_cells
+from train.placed_cells import CELLS_NAME, VALIDATION, PlacedCell, read_cells, write_cells
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -178,7 +179,7 @@ class RunFolder:
     def refuse_unvalidated(self) -> None:
         """Raise RunError unless the validation part was measured, and each part by the present decision."""
         measured, threshold = self.metrics(), self.decision().threshold
-        if "validation" not in measured or any(metrics.threshold != threshold for metrics in measured.values()):
+        if VALIDATION not in measured or any(metrics.threshold != threshold for metrics in measured.values()):
             raise RunError(f"expected a finished run at {self.path}, found none that was evaluated; {TO_FINISH}")
 
     @property
@@ -226,7 +227,7 @@ class RunFolder:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise RunError(
                 f"expected the scores of the {part} part at {path}, found: {error}; write them with "
-                f"`python -m train evaluate --run {self.path} --split-part {part} --data DIR`"
+                f"`python -m train evaluate --run {shell_word(self.path)} --split-part {part} --data DIR`"
             ) from error
 
     def write_decision(self, decision: Decision) -> None:
@@ -269,7 +270,7 @@ class RunFolder:
 
     @property
     def _cells_path(self) -> Path:
-        return self.path / "cells.csv"
+        return self.path / CELLS_NAME
 
     @property
     def _metrics_path(self) -> Path:

@@ -6,42 +6,36 @@ apart is left whole: what would leak into it is left out of the other parts.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runtime.errors import DataError, RunError, UsageError
-from runtime.files import write_csv_aside
-from runtime.schema import CLASSES, SplitOptions
+from runtime.errors import DataError, UsageError
+from runtime.schema import SplitOptions
 from train.dataset import Cell, refuse_one_class
 from train.groups import groups_of_subjects
+from train.placed_cells import (
+    CELLS_NAME,
+    DUPLICATE,
+    LEFT_OUT,
+    PARTS,
+    TEST,
+    TRAINING,
+    UNREADABLE,
+    VALIDATION,
+    PlacedCell,
+    cells_of_part,
+    read_cells,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TRAINING, VALIDATION, TEST = PARTS = ("training", "validation", "test")
-DUPLICATE = "duplicate"  # an identical file was kept under another name; in no part
-UNREADABLE = "unreadable"  # no picture could be read from it; in no part
-LEFT_OUT = "left out"  # its subject is in the test part that was given apart; in no part
-COLUMNS = ("path", "label", "subject", "group", "part", "sha256")
 DEALS = 200  # random orders of the groups, of which the one that meets the shares best is taken
-
-
-@dataclass(frozen=True)
-class PlacedCell:
-    """A cell and the part it is in: a row of cells.csv."""
-
-    path: str
-    label: int
-    subject: str
-    group: str  # cells of one group must not stand on two sides of a subject-level split
-    part: str
-    sha256: str
 
 
 def split_cells(
@@ -124,20 +118,6 @@ def refuse_unfit_split(options: SplitOptions) -> None:
             raise UsageError(f"expected {option} with --split {kind}, received none; add it")
 
 
-def has_unseen_subjects(placed: Iterable[PlacedCell]) -> bool:
-    """Say whether each part holds subjects of its own: each cell's group is known and in one part alone."""
-    group_to_parts: dict[str, set[str]] = {}
-    for cell in placed:
-        if cell.part in PARTS:
-            group_to_parts.setdefault(cell.group, set()).add(cell.part)
-    return "" not in group_to_parts and all(len(parts) == 1 for parts in group_to_parts.values())
-
-
-def cells_without_subject(placed: Iterable[PlacedCell]) -> int:
-    """Return of how many cells of the parts the subject is not known."""
-    return sum(cell.part in PARTS and not cell.group for cell in placed)
-
-
 def refuse_unfit_fractions(fractions: Sequence[float]) -> None:
     """Raise UsageError unless there are three shares that sum to 1, the first two of them above 0."""
     training, validation, test = fractions
@@ -146,43 +126,6 @@ def refuse_unfit_fractions(fractions: Sequence[float]) -> None:
             "expected three shares for training, validation and test that sum to 1, the first two above 0, "
             f"received {' '.join(f'{share:g}' for share in fractions)}; for example 0.6 0.2 0.2"
         )
-
-
-def cells_of_part(placed: Iterable[PlacedCell], part: str) -> list[PlacedCell]:
-    """Return the cells of one part, in the order of their hashes, which no path can change."""
-    return sorted((cell for cell in placed if cell.part == part), key=lambda cell: cell.sha256)
-
-
-def write_cells(path: Path, placed: Iterable[PlacedCell]) -> None:
-    """Write cells.csv."""
-    write_csv_aside(path, COLUMNS, ([getattr(cell, column) for column in COLUMNS] for cell in placed))
-
-
-def refuse_other_labels(placed: Iterable[PlacedCell], files: Iterable[Cell]) -> None:
-    """Raise DataError where one of the files is a placed cell with another label: it was corrected since, or is wrong.
-
-    Every copy of a cell is looked at: which one is read must not decide whether a wrong label is seen.
-    """
-    sha256_to_label = {cell.sha256: cell.label for cell in placed}
-    for file in files:
-        label = sha256_to_label.get(file.sha256, file.label)
-        if file.label != label:
-            raise DataError(
-                f"expected {file.path} to be labelled {CLASSES[label]} as in the run, found {CLASSES[file.label]}; "
-                "put it back among its class, or correct the label and fit again"
-            )
-
-
-def read_cells(path: Path) -> list[PlacedCell]:
-    """Read cells.csv; raise RunError where it is missing or not one."""
-    try:
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
-            reader = csv.DictReader(stream)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise RunError(f"expected the columns {','.join(COLUMNS)} in {path}, found {reader.fieldnames}")
-            return [PlacedCell(**{**row, "label": int(row["label"])}) for row in reader]  # type: ignore[arg-type]
-    except (OSError, ValueError, TypeError) as error:
-        raise RunError(f"expected the cells of a run at {path}, found: {error}; check the run folder") from error
 
 
 def _shares(options: SplitOptions) -> tuple[float, ...]:
@@ -283,11 +226,11 @@ def _by_fold(cells: Sequence[Cell], fold: str) -> dict[str, str]:
 
 
 def _as_before(cells: Sequence[Cell], run: Path) -> dict[str, str]:
-    before = {cell.sha256: cell.part for cell in read_cells(run / "cells.csv") if cell.part in (*PARTS, LEFT_OUT)}
+    before = {cell.sha256: cell.part for cell in read_cells(run / CELLS_NAME) if cell.part in (*PARTS, LEFT_OUT)}
     unknown = [cell for cell in cells if cell.sha256 not in before]
     if unknown:
         raise DataError(
-            f"expected only cells that {run / 'cells.csv'} places, found {len(unknown)} others "
+            f"expected only cells that {run / CELLS_NAME} places, found {len(unknown)} others "
             f"(such as {unknown[0].path}); point --data to the cells of that run"
         )
     return {cell.sha256: before[cell.sha256] for cell in cells}
@@ -319,7 +262,7 @@ def _keep_first_of_identical(placed: list[PlacedCell]) -> list[PlacedCell]:
 
 def refuse_too_few(placed: Sequence[PlacedCell], batch_size: int) -> None:
     """Raise DataError where the training part does not fill one batch."""
-    size = len(cells_of_part(placed, "training"))
+    size = len(cells_of_part(placed, TRAINING))
     if size < batch_size:
         raise DataError(
             f"expected at least one batch of {batch_size} cells in the training part, found {size}; "

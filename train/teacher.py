@@ -23,9 +23,9 @@ from train.decision import calibrated
 from train.evaluate import unrounded
 from train.evaluated_run import read_run
 from train.models.network import load_network
+from train.placed_cells import PlacedCell
 from train.prepared import prepare_images
 from train.run_folder import RunFolder
-from train.splits import PlacedCell
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

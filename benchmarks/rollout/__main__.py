@@ -14,6 +14,7 @@ from benchmarks.rollout.record import Record, failures_of, measured_rows, write
 from benchmarks.rollout.verdict import NO
 from runtime.backends.select import BACKENDS
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
+from runtime.cell_names import shell_word
 from runtime.command_line import (
     DONE,
     PARTLY_DONE,
@@ -133,7 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
     print_figures(record)
     print(f"Report: {report}")
     print(f"Record: {path}")
-    print(f"Next: python -m benchmarks.compare OLD {path}")
+    print(f"Next: python -m benchmarks.compare OLD {shell_word(path)}")
     print_verdict(record)
     return exit_code(record)
 

@@ -116,13 +116,13 @@ def single_file_row(record: Record) -> Row | None:
 
 def proof_of(record: Record) -> Row | None:
     """Return the gate's proof of the deployed case."""
-    proof: Row | None = record["sections"].get("parity", {}).get("proofs", {}).get(case_name(record["deployed"]))
+    proof: Row | None = record["sections"]["parity"].get("proofs", {}).get(case_name(record["deployed"]))
     return proof
 
 
 def _compared(record: Record) -> Row | None:
     """Return the proof of the deployed case, None where it is what the others are compared with."""
-    is_reference = record["sections"].get("parity", {}).get("reference_case") == case_name(record["deployed"])
+    is_reference = record["sections"]["parity"].get("reference_case") == case_name(record["deployed"])
     return None if is_reference else proof_of(record)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from export.fewest_cells import too_few_to_prove
 from export.gate import Verdict, judge_all, recorded_tolerances, verdict_row, wrong_for_nan
 from export.reference import reference_file
 from export.scoring import BATCH_SIZE, Reference, Scores, infer_in_batches, limited, score_cells
-from export.seen import Seen, count_seen, unseen_groups
+from export.seen import Seen, seen_by_run
 from runtime.backends.base import Backend
 from runtime.backends.select import open_backend
 from runtime.bundle import Bundle
@@ -32,7 +32,6 @@ from train.metrics import is_called_all, measure
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Told = TypeVar("Told")
 KERAS, FP32_GRAPH = "Keras model", "fp32 graph"
 DIGITS = 9  # of p_all in the record: with 7, float32(0.9) would read as 0.9 and reach a threshold that it misses
 
@@ -66,8 +65,7 @@ def parity(options: RolloutOptions, bundle: Bundle, cases: Sequence[Case], cells
             failures[case_name] = backend.error
             del scores.answers[case_name]
     verdicts = verdicts_of(bundle, scores, options.data)
-    seen = told_by_run(count_seen, bundle, options.run, scores.cells)
-    groups = told_by_run(unseen_groups, bundle, options.run, scores.cells)
+    seen = seen_if_told(bundle, options.run, scores.cells)
     return {
         "reference": name,
         "reference_case": None if name == KERAS else FP32Graph.case.name,
@@ -79,7 +77,7 @@ def parity(options: RolloutOptions, bundle: Bundle, cases: Sequence[Case], cells
         "fitted": seen and seen.fitted,
         "chosen_on": seen and seen.chosen_on,
         "doubts": list(doubts(name, why, seen, scores)),
-        **judged(bundle, scores, verdicts, groups),
+        **judged(bundle, scores, verdicts, seen),
     }
 
 
@@ -92,12 +90,10 @@ def _refuse_no_numbers(name: str, scores: Scores) -> None:
         )
 
 
-def told_by_run(
-    ask: Callable[[Path, Sequence[Cell]], Told], bundle: Bundle, run: Path | None, cells: Sequence[Cell]
-) -> Told | None:
-    """Return what `ask` says of the cells and the bundle's run; None where that is not at hand to tell."""
+def seen_if_told(bundle: Bundle, run: Path | None, cells: Sequence[Cell]) -> Seen | None:
+    """Return what the bundle's run has seen of the cells; None where that is not at hand to tell."""
     try:
-        return ask(reference_file(bundle, run), cells)
+        return seen_by_run(reference_file(bundle, run), cells)
     except (BundleError, RunError):
         return None
 
@@ -168,12 +164,13 @@ def verdicts_of(bundle: Bundle, scores: Scores, data: Path | None) -> tuple[Verd
     return judge_all(scores, bundle.manifest.decision.threshold, tolerances, str(data))
 
 
-def judged(bundle: Bundle, scores: Scores, verdicts: Sequence[Verdict], groups: Sequence[str] | None) -> dict[str, Any]:
+def judged(bundle: Bundle, scores: Scores, verdicts: Sequence[Verdict], seen: Seen | None) -> dict[str, Any]:
     """Return proofs, metrics, flips, subjects and every answer, as the record keeps them.
 
-    `groups` are those of the cells' subjects where the model was fitted on none of them: intervals are then over them.
+    Where the run has `seen` none of the cells' subjects in training, intervals are over their groups.
     """
     threshold = bundle.manifest.decision.threshold
+    groups = seen.unseen_groups if seen else None
     # NaN, which JSON has not, as the gate counts it: as the wrongest answer.
     answers = {name: wrong_for_nan(p_all, scores.labels) for name, p_all in scores.whole_answers().items()}
     return {

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers import CLASSIFY, Errand, classify, missing_peers, openers
+from benchmarks.peers import CLASSIFY, Workload, classify, missing_peers, openers
 from benchmarks.record import FAILED, OK, Row, skipped
 from benchmarks.rollout.cases import Case, opened
 from benchmarks.rollout.options import RolloutOptions
@@ -25,15 +25,15 @@ def peers(options: RolloutOptions, case: Case, paths: Sequence[str]) -> dict[str
     files = list(islice(cycle(paths), options.peer_cells))
     with opened(options, case) as classifier, TemporaryDirectory() as folder:
         file = classifier.bundle.path(classifier.bundle.variant(case.precision))
-        errand = Errand(classifier.bundle, file, files, options.batch_size, options.run)
-        candidates = {CLASSIFY: lambda: lambda: classify(classifier, files, Path(folder)), **openers(errand)}
+        workload = Workload(classifier.bundle, file, files, options.batch_size, options.run)
+        missing = missing_peers(workload)
+        candidates = {CLASSIFY: lambda: lambda: classify(classifier, files, Path(folder)), **openers(workload, missing)}
         turns = tried_in_turns(candidates, options.rounds)
-    missing = [{"peer": name, **skipped(reason)} for name, reason in missing_peers(errand).items()]
     return {
         "case": case.name,
         "files": len(files),
         "rounds": options.rounds,
-        "rows": rows_of(turns, len(files)) + missing,
+        "rows": rows_of(turns, len(files)) + [{"peer": name, **skipped(reason)} for name, reason in missing.items()],
         "seconds": {name: [round(second, 5) for second in own] for name, own in turns.seconds.items()},
     }
 

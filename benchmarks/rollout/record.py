@@ -34,7 +34,7 @@ def measured_rows(record: Record, section: str, **equal: object) -> list[Row]:
     """Return the rows of a section that hold figures, or of those the ones whose columns are `equal`."""
     return [
         row
-        for row in record["sections"].get(section, {}).get("rows", [])
+        for row in record["sections"][section]["rows"]
         if row["status"] == OK and all(row.get(key) == value for key, value in equal.items())
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from importlib.util import find_spec
@@ -20,9 +21,10 @@ from benchmarks import cluster, decoding, footprint, latency, parity, service, t
 from benchmarks.cells import bmp_cells, given_or_drawn
 from benchmarks.http_load import Exchange
 from benchmarks.record import write_record
+from benchmarks.started_service import StartedService
 from benchmarks.windows import AGREEING, WindowPlan
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED
-from runtime.errors import BundleError, DataError, MeasurementError, OutputError
+from runtime.errors import BundleError, DataError, MeasurementError, OutputError, UsageError
 from tests.tiny_bundle import record_hashes
 
 CellFile = Callable[[str], Path]
@@ -95,6 +97,13 @@ def test_parity_says_where_it_looked_for_the_keras_model(bundle: Path, drawn: Pa
 def test_parity_needs_both_classes(bundle: Path, drawn: Path) -> None:
     with pytest.raises(DataError, match="found 20 ALL and 0 healthy"):
         parity.main(["--bundle", str(bundle), "--data", str(drawn / "all")])
+
+
+def test_parity_names_its_own_option_where_that_leaves_one_class(bundle: Path, drawn: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"expected --cells to leave cells of both classes of .*, received 1; take more"
+    ):
+        parity.main(["--bundle", str(bundle), "--data", str(drawn), "--cells", "1"])
 
 
 def test_parity_lists_what_it_could_not_read(
@@ -235,6 +244,23 @@ def test_watch_says_why_the_service_does_not_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows does not tell a process's peak memory")
+def test_a_service_that_says_much_is_not_held_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = tmp_path / "said"
+    (tmp_path / "talkative.py").write_text(f"""
+import pathlib, sys, time
+print("is up", file=sys.stderr, flush=True)
+print("." * 2**20, file=sys.stderr)
+pathlib.Path({str(said)!r}).touch()
+time.sleep(60)
+""")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with StartedService(["talkative"], tmp_path, 1, sign="is up"):
+        give_up = time.monotonic() + 20
+        while not said.exists() and time.monotonic() < give_up:
+            time.sleep(0.01)
+    assert said.exists()
+
+
 def test_footprint_starts_real_processes(tmp_path: Path) -> None:
     assert footprint.main(["--starts", "1", "--files", "20", "--out", str(tmp_path)]) == DONE
     first_row, opening, imported = record(tmp_path, "footprint")["start"]

@@ -38,7 +38,7 @@ def small_network(recipe: Recipe) -> Any:
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flops, "LARGEST_SIDE", 256)
-    monkeypatch.setattr(card, "_rates", {})
+    flops.matrix_flops_per_second.cache_clear()
     monkeypatch.setattr(training.Training, "network", lambda _, recipe: small_network(recipe))
     monkeypatch.setattr(gpu, "network_flops", lambda model, size: 1000)  # no network takes the tiny bundle's cells
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import peers
-from benchmarks.peers import Errand, keras_predict
+from benchmarks.peers import Workload, keras_predict
 from runtime.bundle import Bundle
 from runtime.classifier import Classifier, ClassifierOptions
 
@@ -18,11 +18,11 @@ def test_keras_answers_calibrated(bundle: Path, finished_run: Path, drawn: Path)
     decision = opened.manifest.decision
     cooler = replace(opened, manifest=replace(opened.manifest, decision=replace(decision, temperature=2.0)))
     paths = [str(path) for path in sorted(drawn.glob("*/*.bmp"))[::5]]
-    errand = Errand(cooler, opened.path(opened.variant("fp32")), paths, batch_size=4, run=finished_run)
+    workload = Workload(cooler, opened.path(opened.variant("fp32")), paths, batch_size=4, run=finished_run)
     with Classifier(ClassifierOptions(bundle, backend="cpu", precision="fp32")) as classifier:
         p_all = np.array([prediction.p_all for prediction in classifier.classify(paths)], np.float64)
     logit = np.log(p_all / (1 - p_all)) * decision.temperature
-    np.testing.assert_allclose(np.asarray(keras_predict(errand)()), 1 / (1 + np.exp(-logit / 2.0)), atol=1e-4)
+    np.testing.assert_allclose(np.asarray(keras_predict(workload)()), 1 / (1 + np.exp(-logit / 2.0)), atol=1e-4)
 
 
 @pytest.mark.parametrize("missing", [[], [*peers.GPU_PROVIDERS][:1]])
@@ -32,4 +32,5 @@ def test_those_on_a_gpu_that_are_at_hand_come_in_the_order_of_their_table(
     monkeypatch.setattr(peers, "missing_gpu_peers", lambda: dict.fromkeys(missing, "no such provider"))
     monkeypatch.setattr(peers, "why_no_keras", lambda _: "not at hand")
     at_hand = [name for name in peers.GPU_PROVIDERS if name not in missing]
-    assert [name for name in peers.openers(Mock()) if name in peers.GPU_PROVIDERS] == at_hand
+    opened = peers.openers(Mock(), peers.missing_peers(Mock()))
+    assert [name for name in opened if name in peers.GPU_PROVIDERS] == at_hand

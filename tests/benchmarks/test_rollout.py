@@ -344,9 +344,9 @@ def test_a_model_that_gives_every_cell_one_label_is_not_deployed(monkeypatch: py
 @pytest.mark.parametrize(
     ("seen", "found"),
     [
-        (Seen(0, 0), []),
+        (Seen(0, 0, None), []),
         (
-            Seen(0, 20),
+            Seen(0, 20, None),
             ["accuracy flatters the model: epoch, temperature and threshold were chosen on 20 of the 20 cells"],
         ),
         (None, ["whether the model was fitted on these cells is not known: its run is not at hand (--run)"]),

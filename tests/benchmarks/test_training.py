@@ -195,14 +195,14 @@ def test_the_flops_of_vgg16_are_the_published_ones() -> None:
 def test_the_rate_of_matrix_products_is_the_best_of_growing_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {256: 0.01, 512: 0.02, 1024: 0.1, 2048: 0.9}
     monkeypatch.setattr(flops, "_product_seconds", lambda side, dtype: seconds[side])
-    assert flops.matrix_flops_per_second("float32") == 2 * 1024**3 / 0.1
+    assert flops.matrix_flops_per_second.__wrapped__("float32") == 2 * 1024**3 / 0.1
     monkeypatch.setattr(flops, "LONG_ENOUGH_S", 0.5)
-    assert flops.matrix_flops_per_second("float32") == 2 * 1024**3 / 0.1
+    assert flops.matrix_flops_per_second.__wrapped__("float32") == 2 * 1024**3 / 0.1
 
 
 def test_a_matrix_product_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flops, "LARGEST_SIDE", 256)
-    assert 1e6 < flops.matrix_flops_per_second("float32") < 1e15
+    assert 1e6 < flops.matrix_flops_per_second.__wrapped__("float32") < 1e15
 
 
 def test_a_step_that_fails_is_a_row_that_says_why_beside_those_that_do_not() -> None:

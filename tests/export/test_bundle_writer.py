@@ -24,7 +24,7 @@ from runtime.schema import ImageSpec
 from tests.forbidden_file import forbid
 from tests.small_network import SIZE, averaging, brightness_network, saved
 from tests.tiny_bundle import onnx_answers
-from train.splits import PlacedCell, read_cells, write_cells
+from train.placed_cells import PlacedCell, read_cells, write_cells
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -47,9 +47,9 @@ from train.dataset import find_cells
 from train.decision import calibrated
 from train.evaluate import evaluate_part
 from train.metrics import METRIC_NAMES, five_metrics
+from train.placed_cells import cells_of_part, read_cells
 from train.prepared import prepare_images
 from train.run_folder import RunFolder
-from train.splits import cells_of_part, read_cells
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,7 +12,7 @@ from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.errors import DataError, UsageError
 from runtime.files import sha256_of_file
 from tests.forbidden_file import forbid
-from train.splits import PlacedCell, read_cells, write_cells
+from train.placed_cells import PlacedCell, read_cells, write_cells
 
 # A cell of each class in turn; what a file holds is not looked at here.
 PARTS = {"training": 12, "validation": 4, "test": 4, "duplicate": 1, "left out": 1}

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from export.seen import Seen, count_seen, unseen_groups
+from export.seen import seen_by_run
 from train.dataset import Cell
-from train.splits import PlacedCell, write_cells
+from train.placed_cells import PlacedCell, write_cells
 
 CELLS = [Cell(Path(), 1, "20", "a"), Cell(Path(), 1, "21", "b"), Cell(Path(), 0, "H7", "c")]
 
@@ -19,14 +19,15 @@ def groups_after(run: Path, *, subject: str = "5", group: str = "5", sha256: str
         PlacedCell("", 1, "21", "20=21", "validation", "x"),
     ]
     write_cells(run / "cells.csv", placed)
-    return unseen_groups(run / "best.keras", CELLS)
+    return seen_by_run(run / "best.keras", CELLS).unseen_groups
 
 
 def test_cells_that_were_fitted_on_and_those_that_chose_the_threshold_are_counted_apart(tmp_path: Path) -> None:
     parts = {"a": "training", "b": "validation", "c": "validation", "d": "test"}
     write_cells(tmp_path / "cells.csv", [PlacedCell("", 1, "5", "5", part, sha256) for sha256, part in parts.items()])
     cells = [*CELLS, Cell(Path(), 0, "H8", "d"), Cell(Path(), 0, "H9", "e")]
-    assert count_seen(tmp_path / "best.keras", cells) == Seen(fitted=1, chosen_on=2)
+    seen = seen_by_run(tmp_path / "best.keras", cells)
+    assert (seen.fitted, seen.chosen_on) == (1, 2)
 
 
 def test_unseen_subjects_are_grouped_as_the_run_groups_them(tmp_path: Path) -> None:

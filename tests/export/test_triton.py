@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -167,6 +169,13 @@ def test_an_older_repository_is_replaced(tiny_bundle: Path, tmp_path: Path) -> N
     np.testing.assert_array_equal(served, onnx_answers(other / "model.fp32.onnx", cells))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take no bytes that are no text in a name")
+def test_a_bundle_may_be_called_anything(tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "bundle", ("fp32",)).rename(tmp_path / os.fsdecode(b"b\xff"))
+    write_repository(bundle, tmp_path / "repository")
+    assert (tmp_path / "repository" / "ALLNET_BUNDLE.txt").read_text() == "Written from the bundle b\\udcff\n"
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -198,10 +207,10 @@ def test_a_full_disk_leaves_no_repository(tiny_bundle: Path, tmp_path: Path, mon
 def test_the_command_says_what_it_wrote_and_what_to_run_next(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "repository"
+    out = tmp_path / "a repository"
     assert main(["triton", str(tiny_bundle), "--out", str(out)]) == 0
     assert capsys.readouterr().out == (
-        f"{out} holds compact_fp32, compact_fp16, compact_int8\nNext: tritonserver --model-repository {out}\n"
+        f"{out} holds compact_fp32, compact_fp16, compact_int8\nNext: tritonserver --model-repository '{out}'\n"
     )
 
 

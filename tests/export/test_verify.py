@@ -23,6 +23,7 @@ from export.gate import judge_all
 from export.int8 import write_int8
 from export.model_card import FILES_HEADING, model_card
 from export.scoring import BATCH_SIZE, Scores
+from export.seen import Seen
 from export.verify import Verification
 from runtime.bundle import Bundle
 from runtime.classifier import Classifier, ClassifierOptions
@@ -46,7 +47,7 @@ from tests.forbidden_file import forbid
 from tests.small_network import SIZE, averaging, brightness_network, saved, small_network
 from tests.tiny_bundle import manifest_of, onnx_answers, record_hashes, write_tiny_bundle
 from train.dataset import find_cells
-from train.splits import PlacedCell, write_cells
+from train.placed_cells import PlacedCell, write_cells
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -177,7 +178,7 @@ def test_the_table_counts_answers_that_are_no_numbers_as_the_gate_does() -> None
     answers[[0, 1, 3]] = np.nan  # one ALL cell and two healthy ones of twenty each
     scores = Scores([], labels, keras, {"fp32": {BATCH_SIZE: answers}}, {})
     [verdict] = judge_all(scores, 0.5, {"fp32": TOLERANCES["fp32"]}, "drawn")
-    metrics = Verification(scores, [verdict], 0.5, None).metrics["fp32"]
+    metrics = Verification(scores, [verdict], 0.5, Seen(0, 0, None)).metrics["fp32"]
     assert (metrics.sensitivity.value, metrics.specificity.value) == (0.95, 0.9)
     figures = asdict(verdict.proof.variant)
     assert {name: getattr(metrics, name).value for name in figures} == pytest.approx(figures, abs=1e-6)

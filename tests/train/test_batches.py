@@ -9,8 +9,8 @@ import pytest
 from runtime.errors import DataError, UsageError
 from runtime.schema import Recipe
 from train.batches import Batches, mixed
+from train.placed_cells import PlacedCell
 from train.prepared import PreparedImages
-from train.splits import PlacedCell
 
 TURN = Recipe("adam", 1e-3, "constant", turn=True)
 MIXUP = Recipe("adam", 1e-3, "constant", mixup=0.4)

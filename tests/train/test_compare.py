@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -10,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
+from runtime.cell_names import printable
 from runtime.command_line import DONE
 from runtime.errors import OutputError, RunError, UsageError
 from runtime.schema import FitOptions, RunConfig, SplitOptions
@@ -22,8 +26,8 @@ from train.evaluated_run import PartScores, read_run
 from train.metrics import measure
 from train.models.network import NETWORKS
 from train.pictures import shortened
+from train.placed_cells import PlacedCell
 from train.run_folder import Epoch, RunFolder
-from train.splits import PlacedCell
 
 MakeRun = Callable[..., Path]
 
@@ -122,6 +126,21 @@ def test_pictures_of_many_runs_with_long_names_have_room_for_them(make_run: Make
 def test_a_shortened_name_keeps_its_ends() -> None:
     assert shortened("compact_seed1", 13) == "compact_seed1"
     assert shortened("compact_seed1", 10) == "compa…eed1"
+
+
+def test_matplotlib_reads_no_formula_and_no_hidden_label_in_a_name() -> None:
+    figure = Figure()
+    figure.subplots().plot([0], label=shortened("_5$ and 9$", 20))
+    [shown] = figure.legend().get_texts()
+    assert shown.get_text() == r" _5\$ and 9\$"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take no bytes that are no text in a name")
+@pytest.mark.parametrize("name", [r"a$\b$", "a\nb", os.fsdecode(b"a\xff")])
+def test_a_run_may_be_called_anything(make_run: MakeRun, tmp_path: Path, name: str) -> None:
+    compare([make_run(name)], tmp_path / "out", lambda _: None)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert f"<td>{printable(name)}</td>" in page
 
 
 def test_the_csv_holds_what_metrics_json_holds(make_run: MakeRun, tmp_path: Path) -> None:

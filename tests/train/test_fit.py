@@ -29,9 +29,9 @@ from train.drawn_cells import draw_cells
 from train.evaluate import evaluate
 from train.fit import fit
 from train.models.network import NETWORKS, load_network
+from train.placed_cells import cells_of_part
 from train.resumption import refuse_other_options
 from train.run_folder import RunFolder
-from train.splits import cells_of_part
 
 
 @pytest.fixture(scope="module")
@@ -292,11 +292,11 @@ def test_a_resumed_run_must_be_the_one_that_was_begun(options: FitOptions, copy:
 
 
 def test_what_a_resumed_run_was_split_by_may_have_moved(options: FitOptions) -> None:
-    split = SplitOptions("fixed", (0.5, 0.25, 0.25), source="run", test_data="test")
+    split = SplitOptions("fixed", (0.5, 0.25, 0.25), source="run", test_data="a test")
     config = RunConfig(replace(options, split=split), NETWORKS["compact"].recipe, 1, {}, False, (), (), "0", {}, ())
     moved = replace(split, source="old/run", test_data="old/test")
     refuse_other_options(replace(options, split=moved), config.recipe, config, 0)
-    with pytest.raises(UsageError, match=r"resume with --test-data test$"):
+    with pytest.raises(UsageError, match=r"resume with --test-data 'a test'$"):
         refuse_other_options(replace(options, split=replace(moved, test_data="")), config.recipe, config, 0)
     without = replace(config, options=replace(options, split=replace(split, test_data="")))
     with pytest.raises(UsageError, match=r"resume with no --test-data$"):
@@ -441,12 +441,12 @@ def test_evaluate_refuses_a_part_without_cells(data: Path, copy: Path, cache: Pa
 def test_the_command_line_names_what_comes_next(
     data: Path, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["fit", "--data", str(data), "--model", "compact", "--out", str(tmp_path / "run"), "--epochs", "1"]
+    command = ["fit", "--data", str(data), "--model", "compact", "--out", str(tmp_path / "a run"), "--epochs", "1"]
     size = ["--image-size", "75", "--batch-size", "9", "--fractions", "0.5", "0.5", "0", "--cache", str(cache)]
     assert main([*command, *size]) == 0
     said = capsys.readouterr().out
     assert "36 cells (24 ALL, 12 healthy): 18 training, 18 validation; split by image" in said
-    assert f"Next: python -m export onnx --run {tmp_path / 'run'} --out BUNDLE" in said
+    assert f"Next: python -m export onnx --run '{tmp_path}/a run' --out BUNDLE" in said
 
 
 def test_a_split_by_subject_is_measured_over_subjects(

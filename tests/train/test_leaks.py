@@ -8,8 +8,8 @@ from PIL import Image
 
 from train.dataset import find_cells
 from train.leaks import NEAR_BITS, leak_report, near_pairs
+from train.placed_cells import PlacedCell
 from train.prepared import PreparedImages, prepare_images
-from train.splits import PlacedCell
 
 
 def placed(cells: list[tuple[Path, str]]) -> list[PlacedCell]:

@@ -10,15 +10,8 @@ from runtime.errors import DataError, RunError, UsageError
 from runtime.schema import SplitOptions
 from train.dataset import Cell
 from train.groups import groups_of_subjects
-from train.splits import (
-    PlacedCell,
-    cells_of_part,
-    has_unseen_subjects,
-    read_cells,
-    refuse_too_few,
-    split_cells,
-    write_cells,
-)
+from train.placed_cells import PlacedCell, cells_of_part, has_unseen_subjects, read_cells, write_cells
+from train.splits import refuse_too_few, split_cells
 
 PAPER = (0.6, 0.2, 0.2)
 

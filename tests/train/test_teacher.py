@@ -14,8 +14,8 @@ from train.__main__ import main
 from train.decision import calibrated
 from train.drawn_cells import draw_cells
 from train.fit import fit
+from train.placed_cells import PARTS, cells_of_part
 from train.run_folder import RunFolder
-from train.splits import PARTS, cells_of_part
 from train.teacher import COLUMNS, refuse_unfit_teacher, targets_of
 
 
