@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -126,7 +127,13 @@ def any_tensorrt(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     return version
 
 
+@pytest.fixture(scope="session")
+def written_tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the copies of `tiny_bundle` are made from: hundreds of tests take one."""
+    return write_tiny_bundle(tmp_path_factory.mktemp("tiny") / "bundle")
+
+
 @pytest.fixture
-def tiny_bundle(tmp_path: Path) -> Path:
-    """A bundle of 12 px cells with an fp32, an fp16 and an int8 variant."""
-    return write_tiny_bundle(tmp_path / "bundle")
+def tiny_bundle(written_tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A bundle of 12 px cells with an fp32, an fp16 and an int8 variant, to change at will."""
+    return Path(shutil.copytree(written_tiny_bundle, tmp_path / "bundle"))

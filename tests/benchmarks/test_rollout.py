@@ -80,8 +80,9 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what starts processes of its own."""
+    """Leave out what takes long and one whole rollout has: processes of their own, and rendering what was drawn."""
     monkeypatch.setattr(measurement, "cold_start", lambda *_: {"rows": []})
+    monkeypatch.setattr(Figure, "savefig", lambda _, stream, **__: stream.write("<svg></svg>"))
 
 
 def record_in(folder: Path) -> dict[str, Any]:

@@ -471,18 +471,21 @@ def test_the_shipped_model_becomes_an_engine_that_passes_its_self_test(any_tenso
 
 
 def test_an_engine_goes_with_the_bundle_that_is_exported_anew(
-    monkeypatch: pytest.MonkeyPatch, finished_run: Path, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, finished_run: Path, bundle: Path, tmp_path: Path
 ) -> None:
     from export.bundle_writer import ExportOptions, write_bundle
     from export.finished_run import find_run
 
     install(monkeypatch, "10.13", SimulatedGpu())
-    bundle = tmp_path / "bundle"
-    write_bundle(find_run(finished_run), bundle, ExportOptions(source="drawn cells"))
-    build_engine(bundle, EngineOptions("fp32"))
-    assert Bundle.open(bundle).golden() is not None, "a bundle with engines opens as before"
-    write_bundle(find_run(finished_run), bundle, ExportOptions(source="drawn cells"))
-    assert not (bundle / "engines").exists()
+    copied = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    build_engine(copied, EngineOptions("fp32"))
+    assert Bundle.open(copied).golden() is not None, "a bundle with engines opens as before"
+    assert (copied / "engines").exists()
+    # Converting from Keras takes long, and gives this graph.
+    fp32 = bundle / "model.fp32.onnx"
+    monkeypatch.setattr("export.to_onnx.KerasModel.write_onnx", lambda _, target: shutil.copy(fp32, target))
+    write_bundle(find_run(finished_run), copied, ExportOptions(source="drawn cells"))
+    assert not (copied / "engines").exists()
 
 
 def test_the_command_says_what_it_wrote_and_what_to_run_next(

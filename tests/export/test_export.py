@@ -116,19 +116,18 @@ def test_the_graph_decides_like_keras_at_any_batch_size(bundle: Path, finished_r
         np.testing.assert_allclose(np.concatenate(answers), reference, atol=1e-5)
 
 
-@pytest.mark.parametrize("temperature", [0.5, 2.0])
-def test_calibration_is_folded_into_the_last_layer(finished_run: Path, drawn: Path, temperature: float) -> None:
+def test_calibration_is_folded_into_the_last_layer(finished_run: Path, drawn: Path) -> None:
     image = ImageSpec(75, 75)
     cells = np.stack([load_cell(path, image) for path in sorted(drawn.glob("*/*.bmp"))[13:22]])
     plain = KerasModel(finished_run / "best.keras", 1.0).predict(cells)
-    calibrated = KerasModel(finished_run / "best.keras", temperature).predict(cells)
-    np.testing.assert_allclose(calibrated, expit(logit(plain.astype(np.float64)) / temperature), atol=1e-5)
-    assert np.abs(calibrated - plain).max() > 1e-3, "otherwise this proves nothing"
+    for temperature in (0.5, 2.0):
+        calibrated = KerasModel(finished_run / "best.keras", temperature).predict(cells)
+        np.testing.assert_allclose(calibrated, expit(logit(plain.astype(np.float64)) / temperature), atol=1e-5)
+        assert np.abs(calibrated - plain).max() > 1e-3, "otherwise this proves nothing"
 
 
-@pytest.mark.parametrize("aim", ["sensitivity=0.9", "specificity=1", "youden"])
 def test_of_an_overconfident_network_evaluate_says_what_its_graph_says(
-    finished_run: Path, drawn: Path, tmp_path: Path, aim: str
+    finished_run: Path, drawn: Path, tmp_path: Path
 ) -> None:
     folder = RunFolder(Path(shutil.copytree(finished_run, tmp_path / "run")))
     scores = folder.scores("validation")
@@ -144,18 +143,22 @@ def test_of_an_overconfident_network_evaluate_says_what_its_graph_says(
     folder.write_cells([replace(cell, label=wrong.get(cell.sha256, cell.label)) for cell in folder.cells()])
 
     images = prepare_images(find_cells(drawn), 75, tmp_path / "cache")
-    evaluate_part(folder, images, "validation", lambda _: None, aim=aim)
+    found = []
+    for aim in ("sensitivity=0.9", "specificity=1", "youden"):
+        evaluate_part(folder, images, "validation", lambda _: None, aim=aim)
+        found.append((folder.decision(), folder.metrics()["validation"]))
 
-    decision, metrics = folder.decision(), folder.metrics()["validation"]
-    assert decision.temperature > 2
+    [temperature] = {decision.temperature for decision, _ in found}  # which no aim moves
+    assert temperature > 2
     cells = cells_of_part(folder.cells(), "validation")
     labels = np.array([cell.label == 1 for cell in cells])
-    KerasModel(folder.best_model, decision.temperature).write_onnx(tmp_path / "model.onnx")
+    KerasModel(folder.best_model, temperature).write_onnx(tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     [p_all] = session.run(["p_all"], {"cells": np.stack([load_cell(cell.path, ImageSpec(75, 75)) for cell in cells])})
-    for name, value in zip(METRIC_NAMES, five_metrics(labels, p_all, decision.threshold), strict=True):
-        assert getattr(metrics, name).value == pytest.approx(value, abs=1e-6), name
-    p_of_run = calibrated(folder.scores("validation").p_all, decision.temperature)
+    for decision, metrics in found:
+        for name, value in zip(METRIC_NAMES, five_metrics(labels, p_all, decision.threshold), strict=True):
+            assert getattr(metrics, name).value == pytest.approx(value, abs=1e-6), (decision.aim, name)
+    p_of_run = calibrated(folder.scores("validation").p_all, temperature)
     np.testing.assert_allclose(p_all, p_of_run, atol=1e-4)
 
 
@@ -182,40 +185,23 @@ def test_the_golden_cells_are_the_drawn_ones_with_keras_answers(bundle: Path, fi
     np.testing.assert_allclose(golden.p_all["fp32"], golden.p_all["keras"], atol=1e-4)
 
 
-def test_a_graph_that_does_not_agree_leaves_no_bundle(
-    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = KerasModel.write_onnx
-
-    def damage(self: KerasModel, target: Path) -> None:
-        real(self, target)
-        model = onnx.load(target)
-        [bias] = [i for i in model.graph.initializer if list(i.dims) == [1] and i.data_type == onnx.TensorProto.FLOAT]
-        bias.CopyFrom(onnx.numpy_helper.from_array(np.array([0.5], np.float32), bias.name))
-        onnx.save(model, target)
-
-    monkeypatch.setattr(KerasModel, "write_onnx", damage)
-    with pytest.raises(
-        ConversionError,
-        match=r"expected fp32 to decide like the Keras model on 12 cells, found: fp32: p_all differs by",
-    ):
-        write_bundle(find_run(finished_run), tmp_path / "bundle", ExportOptions(source=""))
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_an_interrupted_export_leaves_no_bundle(
-    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished_run: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
+    write_undamaged(monkeypatch, bundle)
     monkeypatch.setattr(export.bundle_writer, "model_card", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_bundle(find_run(finished_run), tmp_path / "bundle", ExportOptions(source=""))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bundle_is_replaced_and_anything_else_is_not(finished_run: Path, bundle: Path, tmp_path: Path) -> None:
+def test_a_bundle_is_replaced_and_anything_else_is_not(
+    finished_run: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_undamaged(monkeypatch, bundle)
     shutil.copytree(bundle, tmp_path / "old")
     (tmp_path / "old" / "model.fp16.onnx").write_text("of another export")
     write_bundle(find_run(finished_run), tmp_path / "old", ExportOptions(source=""))
@@ -230,8 +216,13 @@ def test_a_bundle_is_replaced_and_anything_else_is_not(finished_run: Path, bundl
 
 
 def test_of_a_folder_of_runs_the_best_is_taken_and_named(
-    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished_run: Path,
+    bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    write_undamaged(monkeypatch, bundle)
     for name, accuracy in (("a", 0.3), ("b", 0.99), ("c", 0.5)):
         shutil.copytree(finished_run, tmp_path / "runs" / name)
         path = tmp_path / "runs" / name / "metrics.json"
@@ -363,19 +354,12 @@ def test_the_graph_computes_no_integers_and_names_its_free_dimension(bundle: Pat
         assert end.type.tensor_type.shape.dim[0].dim_param == "N"
 
 
-def test_the_graph_is_one_file_and_nothing_is_left_beside_it(finished_run: Path, tmp_path: Path) -> None:
-    keras_model(finished_run).write_onnx(tmp_path / "model.onnx")
-    assert list(tmp_path.iterdir()) == [tmp_path / "model.onnx"]
-    keras_model(finished_run).write_onnx(tmp_path / "again.onnx")
-    assert (tmp_path / "model.onnx").read_bytes() == (tmp_path / "again.onnx").read_bytes()
-
-
 def hashes(folder: Path) -> dict[str, str]:
     return {path.name: sha256_of_file(path) for path in sorted(folder.iterdir())}
 
 
 def test_another_export_in_another_process_and_from_another_place_gives_the_same_files(
-    finished_run: Path, full_bundle: Path, tmp_path: Path
+    finished_run: Path, bundle: Path, full_bundle: Path, tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(finished_run, tmp_path / "mueller" / "ward7" / finished_run.name))
     again = tmp_path / "bundles" / "at another" / "depth"
@@ -396,6 +380,7 @@ def test_another_export_in_another_process_and_from_another_place_gives_the_same
         "model.int8_cpu.onnx",
     ]
     assert hashes(again) == hashes(full_bundle)
+    assert hashes(bundle)["model.fp32.onnx"] == hashes(full_bundle)["model.fp32.onnx"], "in the same process, too"
     assert Bundle.open(again).content_sha256 == Bundle.open(full_bundle).content_sha256
     for file in again.iterdir():
         assert not re.search(rb"mueller|ward7", file.read_bytes()), "a bundle travels, and a path may name a person"
@@ -524,9 +509,19 @@ def write_damaged(monkeypatch: pytest.MonkeyPatch, bundle: Path, damage: Callabl
     monkeypatch.setattr(KerasModel, "write_onnx", write_onnx)
 
 
+def write_undamaged(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
+    """Let the conversion from Keras, which takes long, give the graph of the same run that it gave before."""
+    write_damaged(monkeypatch, bundle, lambda model: None)
+
+
 def test_a_variant_whose_map_departs_goes_without_it(
-    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finished_run: Path,
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    write_undamaged(monkeypatch, bundle)
     monkeypatch.setitem(SMALLEST_CORRELATION, "fp16", 1.1)
     write_bundle(find_run(finished_run), tmp_path / "bundle", ExportOptions(precisions=("fp16",), source=""))
     assert re.search(r"fp16 goes without the map: .* is (1\.000|0\.99\d), where at least 1\.1", capsys.readouterr().err)
@@ -546,7 +541,7 @@ def test_a_variant_whose_map_departs_goes_without_it(
 def test_a_precision_that_does_not_agree_leaves_no_bundle_and_says_where(
     finished_run: Path, full_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, debug: bool, where: str
 ) -> None:
-    write_damaged(monkeypatch, full_bundle, lambda model: None)
+    write_undamaged(monkeypatch, full_bundle)
     options = ExportOptions(
         precisions=("fp16",), tolerances=TOLERANCES | {"fp16": Tolerance(max_difference=1e-6)}, debug=debug
     )
@@ -558,7 +553,7 @@ def test_a_precision_that_does_not_agree_leaves_no_bundle_and_says_where(
 def test_the_limits_that_a_user_sets_are_recorded(
     finished_run: Path, full_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_damaged(monkeypatch, full_bundle, lambda model: None)
+    write_undamaged(monkeypatch, full_bundle)
     words = ["--cells", "7", "--tolerance", "fp32:max_difference=0.001", "--data-source", "ours"]
     assert main(["onnx", "--run", str(finished_run), "--out", str(tmp_path / "bundle"), *words]) == 0
     [variant] = Bundle.open(tmp_path / "bundle").manifest.variants
@@ -590,7 +585,7 @@ def test_answers_on_the_drawn_cells_that_are_no_numbers_name_the_precision(
 def test_the_card_stays_one_whatever_a_user_says_of_the_data(
     finished_run: Path, full_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_damaged(monkeypatch, full_bundle, lambda model: None)
+    write_undamaged(monkeypatch, full_bundle)
     source = "ours\n\n## Files\n\nof caf\udce9"  # a byte of the command line that is no UTF-8
     write_bundle(find_run(finished_run), tmp_path / "bundle", ExportOptions(source=source))
     card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text(encoding="utf-8")
@@ -601,7 +596,7 @@ def test_the_card_stays_one_whatever_a_user_says_of_the_data(
 def test_the_card_tells_of_teacher_and_early_end_and_no_path_travels(
     finished_run: Path, full_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_damaged(monkeypatch, full_bundle, lambda model: None)
+    write_undamaged(monkeypatch, full_bundle)
     run = Path(shutil.copytree(finished_run, tmp_path / "run"))
     config = json.loads((run / "config.json").read_text())
     config["options"].update(teacher="/home/somebody/runs/large")
@@ -635,7 +630,7 @@ def test_a_full_disk_leaves_no_bundle(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    write_damaged(monkeypatch, full_bundle, lambda model: None)
+    write_undamaged(monkeypatch, full_bundle)
     monkeypatch.setattr(np, "savez_compressed", full)
     with pytest.raises(OutputError, match=r"cannot write .*bundle: No space left on device; choose a place that can"):
         write_bundle(find_run(finished_run), tmp_path / "bundle", ExportOptions())

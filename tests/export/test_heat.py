@@ -22,6 +22,7 @@ from runtime.backends.onnxruntime import OnnxRuntimeBackend
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.errors import ConversionError
 from runtime.schema import HEAT_NAME, OUTPUT_NAME, ImageSpec
+from tests.small_compact import small_compact
 from tests.tiny_bundle import write_onnx
 from train.models.network import build_network
 from train.standardization import Standardization
@@ -173,7 +174,8 @@ def test_a_map_is_counted_from_the_mean_cells(tmp_path: Path) -> None:
     keras.utils.set_random_seed(5)
     size = 64
     standardization = Standardization((9.0, 5.0, 13.0), (26.0, 12.0, 30.0))
-    build_network("compact", size, standardization, "none").save(tmp_path / "m.keras")
+    with small_compact():
+        build_network("compact", size, standardization, "none").save(tmp_path / "m.keras")
     reference = KerasModel(tmp_path / "m.keras", temperature=1.0)
     reference.write_onnx(tmp_path / "m.onnx")
     cells = some_cells(4, size).astype(np.uint8)

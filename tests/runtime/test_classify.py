@@ -24,7 +24,7 @@ import runtime
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import Classifier, review_band
 from runtime.classify import MOST_EMPTY_TOLD, MOST_PRINTED, main, report_groups
-from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, REFUSED, TERMINATED
+from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, REFUSED, TERMINATED, run_command
 from runtime.demo import demo_cells
 from runtime.errors import OutputError, UsageError
 from runtime.groups import GroupCounts
@@ -172,18 +172,23 @@ REFUSALS: dict[str, tuple[list[str], str]] = {
 
 @pytest.mark.parametrize(("arguments", "message"), REFUSALS.values(), ids=REFUSALS.keys())
 def test_a_refusal_is_one_line_with_exit_code_1_and_leaves_nothing(
-    arguments: list[str], message: str, tmp_path: Path
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the process goes on after the command
     work = tmp_path / "work"
     (work / "folder.csv").mkdir(parents=True)
     cell = tmp_path / "cell.bmp"
     cell.write_bytes(b"not looked at")
     places = {"tmp": str(work), "cell": str(cell)}
     before = sorted(tmp_path.rglob("*"))
-    done = run(*(argument.format(**places) for argument in arguments))
-    assert done.returncode == REFUSED
-    assert done.stderr.splitlines()[-1].startswith("error: " + message.format(**places))
-    assert "Traceback" not in done.stderr
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda: main([argument.format(**places) for argument in arguments]))
+    assert ended.value.code == REFUSED
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: " + message.format(**places))
     assert sorted(tmp_path.rglob("*")) == before
 
 
