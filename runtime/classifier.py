@@ -76,20 +76,15 @@ class Classifier(Closing):
 
     def classify(self, paths: Iterable[str]) -> Iterator[Prediction]:
         """Yield one Prediction for each path, in order, reading ahead; a file that cannot be used is one of them."""
-        scored = score_files(
-            paths,
-            self.backend,
-            self.manifest.image,
-            self.read,
-            batch_size=self.batch_size,
-            workers=available_cpus(),
-            prove=self.prove,
+        workers = available_cpus()
+        return map(
+            self.prediction_of,
+            score_files(paths, self.scorer(), self.read, batch_size=self.batch_size, workers=workers),
         )
-        return map(self.prediction_of, scored)
 
     def scorer(self) -> BatchScorer:
         """Return what scores batches of cells from anywhere, in any thread."""
-        return BatchScorer(self.backend, self.manifest.image, self.batch_size, self.prove)
+        return BatchScorer(self.backend, self.prove)
 
     def prove(self) -> None:
         """Raise BackendError where the model does not answer the golden cells as it did when it was exported."""
