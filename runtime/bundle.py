@@ -74,11 +74,7 @@ class Bundle:
             ) from error
         manifest = manifest_from_json(text)
         with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter free
-            checks = [
-                pool.submit(_refuse_another_file, folder, variant.file, variant.sha256) for variant in manifest.variants
-            ]
-            for check in checks:
-                check.result()
+            list(pool.map(lambda each: _refuse_another_file(folder, each.file, each.sha256), manifest.variants))
         _refuse_another_file(folder, GOLDEN_NAME, manifest.golden_sha256)
         return cls(folder, manifest, _card(folder, manifest.card_sha256))
 

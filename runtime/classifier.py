@@ -103,22 +103,22 @@ class Classifier(Closing):
 
     def prediction_of(self, scored: Scored) -> Prediction:
         """Return the row of a scored cell: its label at the threshold, and whether a person should look."""
-        audit = self._audit_of(scored) if self._audit else None
         if scored.p_all is None:
-            return Prediction(scored.path, "", None, "error", scored.reason, scored.seconds, audit, scored.identity)
-        label = CLASSES[scored.p_all >= self.threshold]
-        concern = "; ".join(filter(None, (scored.concern, self._near_threshold(scored.p_all))))
-        status = "review" if concern else "ok"
+            label, status, reason = "", "error", scored.reason
+        else:
+            label = CLASSES[scored.p_all >= self.threshold]
+            reason = "; ".join(filter(None, (scored.concern, self._near_threshold(scored.p_all))))
+            status = "review" if reason else "ok"
         return Prediction(
-            scored.path,
-            label,
-            scored.p_all,
-            status,
-            concern,
-            scored.seconds,
-            audit,
-            scored.identity,
-            scored.appearance,
+            path=scored.path,
+            label=label,
+            p_all=scored.p_all,
+            status=status,
+            reason=reason,
+            seconds=scored.seconds,
+            audit=self._audit_of(scored) if self._audit else None,
+            identity=scored.identity,
+            appearance=scored.appearance,
         )
 
     def _near_threshold(self, p_all: float) -> str:
