@@ -19,7 +19,7 @@ from tqdm import tqdm
 import runtime
 from runtime.classifier import Classifier
 from runtime.errors import UnreadableCellError, UsageError
-from runtime.files import file_clock_ns, has_changed, output_errors, output_place, refuse_unwritable, written_aside
+from runtime.files import file_clock_ns, has_changed, output_place, refuse_unwritable, text_written_aside
 from runtime.html_page import TAIL, head, text
 from runtime.inputs import spread_over
 from runtime.outcomes import Outcomes, nouns
@@ -153,11 +153,7 @@ class ContactSheet:
         Raises OutputError where it cannot be written.
         """
         shown = self.shown()
-        with (
-            written_aside(output_place(self.path)) as aside,
-            output_errors(self.path),
-            aside.open("w", encoding="utf-8") as stream,
-        ):
+        with text_written_aside(output_place(self.path)) as stream:
             stream.write(head("Contact sheet", STYLE) + INTRODUCTION)
             if warning := self._shift.warning:
                 stream.write(f'<p class="why"><strong>{text(warning)}.</strong></p>\n')

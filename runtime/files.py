@@ -63,6 +63,20 @@ def written_aside(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+@contextmanager
+def text_written_aside(path: Path) -> Iterator[TextIO]:
+    """Yield a UTF-8 file that appears at `path` as `written_aside` says.
+
+    Names that are no UTF-8 keep their bytes; lines end in a line feed on every system.
+    """
+    with (
+        written_aside(path) as aside,
+        output_errors(path),
+        aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
+    ):
+        yield stream
+
+
 def output_place(path: Path) -> Path:
     """Return where a file that the user asks for at `path` is to stand: at the end of a link, which stays one.
 
@@ -131,17 +145,13 @@ def has_changed(path: str, identity: str, moment_ns: int) -> bool:
 
 def write_text_aside(path: Path, text: str) -> None:
     """Write `text` as UTF-8 to `path`, whole or not at all."""
-    with written_aside(path) as aside, output_errors(path):
-        aside.write_text(text, encoding="utf-8")
+    with text_written_aside(path) as stream:
+        stream.write(text)
 
 
 def write_csv_aside(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Write a CSV table in UTF-8 to `path`, whole or not at all; names that are no UTF-8 keep their bytes."""
-    with (
-        written_aside(path) as aside,
-        output_errors(path),
-        aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
-    ):
+    """Write a CSV table to `path`, whole or not at all."""
+    with text_written_aside(path) as stream:
         writer = CsvWriter(stream)
         writer.write(columns)
         for row in rows:

@@ -47,7 +47,7 @@ class TensorRTBackend(Backend):
     name = "tensorrt"
 
     def __init__(self, plan: bytes, record: EngineRecord, image: ImageSpec, path: Path) -> None:
-        """Load an engine that fits this machine; `open_engine` opens one from its file.
+        """Load an engine that fits this machine; `open_engine` opens one of a bundle.
 
         Args:
             plan: The serialized engine.
@@ -148,20 +148,19 @@ class TensorRTBackend(Backend):
             raise BackendError(f"expected {path} to take and give {expected}, found {found}; {_build_hint(path)}")
 
 
-def open_engine(path: Path, image: ImageSpec, onnx_sha256: str) -> TensorRTBackend:
-    """Open an engine's file with the record beside it.
+def open_engine(bundle: Path, precision: str, image: ImageSpec, onnx_sha256: str) -> TensorRTBackend:
+    """Open the engine of that precision in a bundle's folder that fits this machine.
 
     Args:
-        path: A plan file in a bundle's folder of engines.
+        bundle: The folder.
+        precision: One of ENGINE_PRECISIONS.
         image: The image preparation of the bundle.
         onnx_sha256: Of the ONNX file that the engine must have been built from.
 
-    Raises BackendError where it cannot be loaded, where it is for another GPU, another TensorRT or another ONNX file,
-    and where it is damaged.
+    Raises BackendError as `find_engine` does, where the engine cannot be loaded, and where it is damaged.
     """
-    machine = this_machine(import_tensorrt(), open_cuda())
+    path = find_engine(bundle, precision, onnx_sha256)
     record = read_record(path)
-    refuse_unfit(record, path, machine, onnx_sha256)
     return TensorRTBackend(_verified_plan(path, record), record, image, path)
 
 
@@ -238,8 +237,7 @@ def find_engine(bundle: Path, precision: str, onnx_sha256: str) -> Path:
             f"expected an engine of precision {precision} in {bundle / ENGINES_FOLDER}, found none; "
             f"python -m export engine {bundle} --precision {precision} builds one on this device"
         )
-    trt = import_tensorrt()
-    machine = this_machine(trt, open_cuda())
+    machine = this_machine(import_tensorrt(), open_cuda())
     own = engine_path(bundle, machine.gpu.name, precision)
     reasons = []
     for path in sorted(engines, key=lambda engine: engine != own):

@@ -524,8 +524,7 @@ from runtime.backends.tensorrt import open_engine
 from runtime.bundle import Bundle
 import numpy as np
 opened = Bundle.open(pathlib.Path({str(bundle)!r}))
-engine = opened.folder / "engines" / "simulated-orin-fp16.engine"
-with open_engine(engine, opened.manifest.image, opened.variant("fp16").sha256) as backend:
+with open_engine(opened.folder, "fp16", opened.manifest.image, opened.variant("fp16").sha256) as backend:
     print(backend.infer(np.full((40, 12, 12, 3), 255, np.uint8)).sum())
 raise SystemExit(status)
 """
