@@ -30,7 +30,7 @@ from runtime.backends.tensorrt_slot import checked, started
 from runtime.bundle import Bundle, refuse_unproved
 from runtime.errors import BundleError, ConversionError, UsageError
 from runtime.files import output_errors, written_aside
-from runtime.held import held_folder
+from runtime.locks import locked_folder
 from runtime.schema import INPUT_NAME, OUTPUT_NAME, EngineLayer, EngineRecord, ImageSpec, Variant, to_json
 
 DEFAULT_BATCH = (1, 8, 32)
@@ -158,8 +158,8 @@ def _engines_alone(folder: Path) -> Iterator[None]:
     """Make the folder of engines, keep other builds out of it, and remove what killed ones left half-written."""
     with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with held_folder(folder, wait=True) as is_held:
-        for aside in folder.glob(".*-????????.*") if is_held else ():
+    with locked_folder(folder, wait=True) as is_locked:
+        for aside in folder.glob(".*-????????.*") if is_locked else ():
             aside.unlink(missing_ok=True)
         yield
 

@@ -13,7 +13,8 @@ from export.self_test import self_test_apart
 from runtime.backends.tensorrt import numbers
 from runtime.bundle import Bundle, read_bundle_file, refuse_unproved
 from runtime.errors import AllnetError, BackendError, BundleError, OutputError, UsageError
-from runtime.files import flush_folder, folder_written_aside, output_errors
+from runtime.files import flush_folder, output_errors
+from runtime.folders import folder_written_aside
 from runtime.schema import CARD_NAME, ENGINE_PRECISIONS, ENGINES_FOLDER, GOLDEN_NAME, MANIFEST_NAME, SIGNATURE_NAME
 
 SelfTest = Callable[[Path, str, str], str]  # bundle, backend, precision -> what runs it

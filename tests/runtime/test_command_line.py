@@ -114,7 +114,7 @@ def test_a_terminated_process_leaves_nothing_half_written(tmp_path: Path) -> Non
 import time
 from pathlib import Path
 from runtime.command_line import run_command
-from runtime.files import folder_written_aside
+from runtime.folders import folder_written_aside
 
 def command():
     with folder_written_aside(Path({str(tmp_path / "bundle")!r}), "marker", ()) as folder:
