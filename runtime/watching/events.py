@@ -41,7 +41,7 @@ class FolderEvents(Closing):
 
         # watchdog 7 warns where it watches a new folder twice, which does no harm.
         warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning)
-        logging.getLogger("watchdog").addHandler(logging.NullHandler())  # what it reports, a look at the folder mends
+        logging.getLogger("watchdog").addHandler(logging.NullHandler())  # what it reports, a scan of the folder mends
         logging.getLogger("watchdog").propagate = False
 
         class Handler(FileSystemEventHandler):

@@ -103,9 +103,9 @@ class ResultStore(Closing):
 
         `changed_ns` is the `st_ctime_ns` that the file had before it was read.
         """
-        if _tells_of_content(prediction):
+        if not prediction.is_unopened:
             for key in [(version, sha256) for sha256 in ("", _sha256_of(prediction))]:
-                if key in self._unwritten and not _tells_of_content(self._unwritten[key]):
+                if key in self._unwritten and self._unwritten[key].is_unopened:
                     del self._unwritten[key]
             self._unwritten_looks.pop(version, None)  # the last one counts
             self._unwritten_looks[version] = changed_ns
@@ -124,9 +124,9 @@ class ResultStore(Closing):
         self._refuse_replaced()
         with _database_errors(self.path), self._transaction():
             for (version, sha256), prediction in self._unwritten.items():
-                if sha256 and _tells_of_content(prediction):
+                if sha256 and not prediction.is_unopened:
                     self._connection.execute(_MOVE_TIME, _bound((version.mtime_ns, version.file, sha256)))
-                is_same = (*version, sha256, not _tells_of_content(prediction))
+                is_same = (*version, sha256, prediction.is_unopened)
                 self._connection.execute(_INSERT, _bound((*version, *_values(prediction), *is_same)))
             # After the rows that take their place, which get the highest number: readers take it for new.
             self._connection.executemany(_DELETE_UNOPENED, map(_bound, self._unwritten_looks))
@@ -375,10 +375,6 @@ def _values(prediction: Prediction) -> tuple[Any, ...]:
 
 def _sha256_of(prediction: Prediction) -> str:
     return prediction.audit.sha256 if prediction.audit else ""
-
-
-def _tells_of_content(prediction: Prediction) -> bool:
-    return not prediction.reason.startswith(UnopenableCellError.BEGINNING)
 
 
 def _bound(values: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -189,12 +189,12 @@ class WatchService:
         self._trouble = ""
 
     def _overcome_trouble(self, folder: WatchedFolder) -> None:
-        """Try the database again; what could not be looked up meanwhile is found by another look."""
+        """Try the database again; what could not be looked up meanwhile is found by another scan."""
         if self._trouble:
             self._commit()
         if self._is_blind and not self._trouble:
             self._is_blind = False
-            folder.look_again()
+            folder.rescan()
 
     def _sum_up(self) -> None:
         if self._clock() < self._next_summary:

@@ -430,7 +430,7 @@ def test_while_nothing_can_be_written_memory_is_bounded(watch: Watch, monkeypatc
 def test_a_database_that_cannot_be_read_is_asked_seldom_and_the_files_are_found_later(
     watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtime.watching.folder.LOOK_REST_S", 1000.0)  # no further look comes by itself
+    monkeypatch.setattr("runtime.watching.folder.SCAN_REST_S", 1000.0)  # no further scan comes by itself
     asked: list[FileVersion] = []
     watch.drop("before.bmp")
     watch.step()

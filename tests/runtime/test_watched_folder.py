@@ -358,7 +358,7 @@ def test_a_folder_that_can_be_listed_and_not_entered_is_told_once_and_taken_when
 
 
 def test_looks_at_a_large_folder_leave_it_time_to_rest(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runtime.watching.folder.LOOK_REST_S", 10.0)
+    monkeypatch.setattr("runtime.watching.folder.SCAN_REST_S", 10.0)
     for number in range(3):
         folder.write(f"{number}.bmp")
     folder.take()
