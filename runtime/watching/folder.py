@@ -21,9 +21,9 @@ from runtime.cell_names import printable
 from runtime.closing import Closing
 from runtime.errors import UsageError
 from runtime.inputs import is_not_yet_a_cell
+from runtime.watching.database import FileVersion
 from runtime.watching.events import FolderEvents
 from runtime.watching.news import News
-from runtime.watching.result_store import FileVersion
 
 MOST_WAITING = 10_000  # files
 RETRY_PAUSES_S = (1.0, 4.0, 16.0)  # before a file that cannot be used is read again; after the last it is set aside

@@ -16,9 +16,10 @@ from runtime.cell_names import printable
 from runtime.errors import OutputError
 from runtime.outcomes import Outcomes, nouns
 from runtime.schema import Prediction
+from runtime.watching.database import FileVersion
 from runtime.watching.folder import Candidate, WatchedFolder
 from runtime.watching.news import Bell
-from runtime.watching.result_store import FileVersion, ResultStore
+from runtime.watching.result_store import ResultStore
 from runtime.watching.systemd import Notifier
 
 MOST_UNWRITTEN = 10_000  # rows that are kept while the database cannot be written; then no more files are taken

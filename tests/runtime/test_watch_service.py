@@ -17,9 +17,10 @@ import pytest
 
 from runtime.errors import BackendError, OutputError, UnopenableCellError
 from runtime.schema import Prediction
+from runtime.watching.database import FileVersion
 from runtime.watching.folder import RETRY_PAUSES_S, WatchedFolder
 from runtime.watching.news import Bell, News
-from runtime.watching.result_store import FileVersion, ResultStore
+from runtime.watching.result_store import ResultStore
 from runtime.watching.service import SUMMARY_S, TRY_AGAIN_S, WatchService
 from runtime.watching.systemd import Notifier
 from tests.runtime.audits import AUDIT

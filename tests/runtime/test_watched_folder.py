@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from runtime.watching.database import FileVersion
 from runtime.watching.events import FolderEvents, has_events
 from runtime.watching.folder import RETRY_PAUSES_S, Candidate, WatchedFolder
 from runtime.watching.news import Bell, News
-from runtime.watching.result_store import FileVersion
 from tests.runtime.another_user import another_user, needs_root, open_folder
 from tests.runtime.fake_clock import FakeClock
 
