@@ -41,7 +41,8 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m runtime.watch",
         description="Classify every cell that is written into a folder, once. For research, not a diagnosis.",
-        epilog="Exit codes: 0 stopped by SIGTERM, all results written; 1 refused, or results could not be written.",
+        epilog="Exit codes: 0 stopped by SIGTERM, or 130 by Ctrl-C, all results written; 1 refused, or results could "
+        "not be written.",
     )
     parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="watched with its sub-folders")
     parser.add_argument(
