@@ -15,17 +15,9 @@ from tqdm import tqdm
 from export.engine_layers import asked_share, count_precisions, engine_layers, refuse_mislabelled
 from export.engine_proof import prove_answers
 from runtime.backends.cuda_runtime import open_cuda
+from runtime.backends.engine_files import Machine, engine_path, record_path
 from runtime.backends.nvidia_driver import driver_version
-from runtime.backends.tensorrt import (
-    Machine,
-    TensorRTBackend,
-    engine_path,
-    import_tensorrt,
-    load_engine,
-    make_logger,
-    record_path,
-    this_machine,
-)
+from runtime.backends.tensorrt import TensorRTBackend, import_tensorrt, load_engine, make_logger, this_machine
 from runtime.backends.tensorrt_slot import checked, started
 from runtime.bundle import Bundle, refuse_unproved
 from runtime.errors import BundleError, ConversionError, UsageError

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.bundle_file import copy_bundle_file
-from runtime.backends.tensorrt import built_engines, read_record
+from runtime.backends.engine_files import built_engines, read_record
 from runtime.bundle import Bundle
 from runtime.errors import BundleError, OutputError
 from runtime.files import output_errors, sha256_of_file

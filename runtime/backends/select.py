@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from runtime.backends.base import Backend
+from runtime.backends.engine_files import built_engines
 from runtime.backends.onnxruntime import OnnxRuntimeBackend, has_provider
 from runtime.backends.openvino import OpenVinoBackend
-from runtime.backends.tensorrt import built_engines, open_engine
+from runtime.backends.tensorrt import open_engine
 from runtime.bundle import Bundle
 from runtime.errors import BackendError
 from runtime.schema import ENGINE_PRECISIONS, Variant

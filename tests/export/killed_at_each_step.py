@@ -19,7 +19,8 @@ import pytest
 
 from export.engine import EngineOptions, build_engine
 from export.install import InstallOptions, install_bundle, roll_back
-from runtime.backends.tensorrt import find_engine, read_record
+from runtime.backends.engine_files import read_record
+from runtime.backends.tensorrt import find_engine
 from runtime.bundle import Bundle
 from runtime.errors import DataError
 from runtime.files import sha256_of_file

@@ -17,7 +17,8 @@ import pytest
 from export.__main__ import main
 from export.engine import EngineOptions, build_engine, make_progress
 from export.engine_layers import asked_share, count_precisions, engine_layers, refuse_mislabelled
-from runtime.backends.tensorrt import import_tensorrt, make_logger, read_record, record_path
+from runtime.backends.engine_files import read_record, record_path
+from runtime.backends.tensorrt import import_tensorrt, make_logger
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.errors import BackendError, BundleError, ConversionError, OutputError, UsageError

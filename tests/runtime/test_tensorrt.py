@@ -15,15 +15,9 @@ import runtime.backends.onnxruntime
 import runtime.backends.select
 import runtime.backends.tensorrt_slot
 from export.engine import EngineOptions, build_engine
+from runtime.backends.engine_files import read_record, record_path
 from runtime.backends.select import open_backend, open_model
-from runtime.backends.tensorrt import (
-    TensorRTBackend,
-    find_engine,
-    import_tensorrt,
-    make_logger,
-    read_record,
-    record_path,
-)
+from runtime.backends.tensorrt import TensorRTBackend, find_engine, import_tensorrt, make_logger
 from runtime.backends.tensorrt import open_engine as open_engine_of_size
 from runtime.bundle import Bundle
 from runtime.classifier import Classifier, ClassifierOptions
