@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from runtime.errors import OutputError
+from runtime.errors import OutputError, reason_of
 
 BLOCK_BYTES = 1 << 20
 
@@ -38,7 +38,7 @@ def output_errors(path: Path, advice: str = "choose a place that can be written"
     try:
         yield
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
+        raise OutputError(f"cannot write {path}: {reason_of(error)}; {advice}") from error
 
 
 @contextmanager

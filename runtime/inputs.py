@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
-from runtime.errors import UsageError
+from runtime.errors import UsageError, reason_of
 from runtime.outcomes import nouns
 
 # Files that lie beside images without being meant as one. Everything else in a folder gets a row: a cell in a
@@ -135,8 +135,7 @@ def _list_content(file: str) -> bytes:
             raise ValueError("standard input is closed")
         return sys.stdin.buffer.read()
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"expected a list of paths that can be read at {file}, found: {reason}") from error
+        raise UsageError(f"expected a list of paths that can be read at {file}, found: {reason_of(error)}") from error
 
 
 def files_of_name(name: str, include: Sequence[str]) -> Iterable[Found]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from runtime.errors import UnopenableCellError, UnreadableCellError, one_line
+from runtime.errors import UnopenableCellError, UnreadableCellError, one_line, reason_of
 from runtime.files import identity_of
 from runtime.formats.bmp import read_plain_bmp, size_contradiction
 from runtime.formats.jpeg import excess_of_scans, scan_damage
@@ -70,7 +70,7 @@ def read_identified(path: str | Path) -> tuple[bytes, str]:
             )
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise UnopenableCellError(getattr(error, "strerror", None) or error) from error
+        raise UnopenableCellError(reason_of(error)) from error
     if not data:
         raise UnreadableCellError(EMPTY)
     return data, identity_of(found)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.backends.cuda_runtime import Gpu
-from runtime.errors import BackendError, BundleError
+from runtime.errors import BackendError, BundleError, reason_of
 from runtime.schema import ENGINES_FOLDER, EngineRecord, engine_record_from_json
 
 AMPERE = (8, 0)  # compute capability
@@ -45,8 +45,7 @@ def read_record(file: Path) -> EngineRecord:
         return engine_record_from_json(path.read_text(encoding="utf-8"), str(path))
     except (OSError, ValueError) as error:
         raise BackendError(
-            f"expected the engine's record {path}, found none that can be read "
-            f"({getattr(error, 'strerror', None) or error}); {build_hint(file)}"
+            f"expected the engine's record {path}, found none that can be read ({reason_of(error)}); {build_hint(file)}"
         ) from error
     except BundleError as error:
         raise BackendError(str(error)) from error

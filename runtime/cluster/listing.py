@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runtime.cluster.storage import StoredFile, is_url, stored_files
-from runtime.errors import ClusterError
+from runtime.errors import ClusterError, reason_of
 from runtime.files import output_errors, written_aside
 from runtime.inputs import files_of_name, nothing_found
 
@@ -106,7 +106,7 @@ def read_block(folder: Path, block: int) -> list[StoredFile]:
             table = listing.read_row_group(block % BLOCKS_IN_A_FILE)
     except OSError as error:
         raise ClusterError(
-            f"expected the job's listing at {path} on every machine, found: {error.strerror or error}; "
+            f"expected the job's listing at {path} on every machine, found: {reason_of(error)}; "
             "put the output onto a folder that all machines of the cluster share"
         ) from error
     paths, sizes = (table[name].to_pylist() for name in SCHEMA.names)
