@@ -11,7 +11,7 @@ from runtime.command_line import ArgumentParser, positive_int
 from runtime.contact_sheet import MOST_SHOWN, check_page_name
 from runtime.demo import DEMO_CELLS
 from runtime.errors import UsageError
-from runtime.explanations import INDEX
+from runtime.explanation_folder import INDEX
 from runtime.groups import DEFAULT_MIN_CELLS, GROUPINGS, groups_path
 from runtime.inputs import STANDARD_INPUT, Inputs, find_inputs, read_list
 from runtime.results import check_results_name

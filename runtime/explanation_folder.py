@@ -24,7 +24,7 @@ HASH_DIGITS = 8
 CHANGED = "the image has changed since it was classified"
 
 
-class Explanations:
+class ExplanationFolder:
     """Draws a picture for each prediction that it is told of; where that fails, the run goes on without."""
 
     def __init__(self, folder: Path, classifier: Classifier) -> None:
