@@ -153,11 +153,11 @@ def test_inputs_that_give_nothing_are_refused_before_ray_is_started_and_leave_no
 def test_a_lock_that_a_refused_job_removes_meanwhile_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def held_after_the_other(stream: TextIO) -> bool:
+    def locked_after_the_other(stream: TextIO) -> bool:
         Path(stream.name).unlink()
         return try_lock(stream)
 
-    monkeypatch.setattr("runtime.cluster.job.hold", held_after_the_other)
+    monkeypatch.setattr("runtime.cluster.job.try_lock", locked_after_the_other)
     with pytest.raises(OutputError, match="for this job alone"), locked_output(tmp_path / "out"):
         pass
 
