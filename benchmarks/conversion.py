@@ -29,11 +29,11 @@ from runtime.command_line import (
     batch_size,
     positive_int,
     print_table,
-    quiet_tensorflow,
     run_command,
 )
 from runtime.preprocessing import load_cell
 from runtime.schema import PRECISIONS
+from train.tensorflow_import import quiet_tensorflow
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

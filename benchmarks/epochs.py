@@ -14,8 +14,8 @@ import keras
 import numpy as np
 
 from benchmarks.record import Row
-from runtime.allocator import keep_freed_memory
 from runtime.cpus import available_cpus
+from train.allocator import keep_freed_memory
 
 
 class ClockedBatches(keras.utils.PyDataset):  # type: ignore[misc]

@@ -34,11 +34,11 @@ from runtime.command_line import (
     batch_size,
     positive_int,
     print_table,
-    quiet_tensorflow,
     run_command,
 )
 from runtime.errors import BackendError
 from runtime.schema import MODELS, TRAINING_PRECISIONS, Variant
+from train.tensorflow_import import quiet_tensorflow
 
 DTYPES = {"fp32": "float32", "fp16": "float16"}  # of which matrix products are measured
 PROVIDER_OF = {"gpu": "cuda", "cpu": "cpu"}

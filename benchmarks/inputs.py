@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.record import Row
-from runtime.allocator import keep_freed_memory
 from runtime.preprocessing import load_cell
 from runtime.schema import ImageSpec
+from train.allocator import keep_freed_memory
 from train.dataset import Cell
 from train.standardization import Standardization
 

@@ -17,9 +17,9 @@ from runtime.command_line import (
     REFUSED,
     ArgumentParser,
     positive_int,
-    quiet_tensorflow,
     run_command,
 )
+from train.tensorflow_import import quiet_tensorflow
 
 if TYPE_CHECKING:
     from export.gate import Verdict

@@ -19,11 +19,11 @@ from runtime.backends.onnxruntime import PROVIDERS, import_onnxruntime
 from runtime.backends.openvino import import_openvino
 from runtime.bundle import Bundle
 from runtime.classifier import Classifier
-from runtime.command_line import quiet_tensorflow
 from runtime.errors import BackendError, BundleError, DataError, UnreadableCellError
 from runtime.preprocessing import load_cell
 from runtime.results import ResultsFile
 from runtime.schema import INPUT_NAME, OUTPUT_NAME, ImageSpec
+from train.tensorflow_import import quiet_tensorflow
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

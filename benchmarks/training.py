@@ -24,10 +24,10 @@ from runtime.command_line import (
     batch_size,
     positive_int,
     print_table,
-    quiet_tensorflow,
     run_command,
 )
 from runtime.schema import MODELS, TRAINING_PRECISIONS, Recipe
+from train.tensorflow_import import quiet_tensorflow
 
 if TYPE_CHECKING:
     from train.batches import Batches

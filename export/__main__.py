@@ -28,11 +28,11 @@ from runtime.command_line import (
     batch_size,
     positive_int,
     probability,
-    quiet_tensorflow,
     run_command,
 )
 from runtime.errors import UsageError
 from runtime.schema import ENGINE_PRECISIONS, PRECISIONS, TOLERANCES, Tolerance
+from train.tensorflow_import import quiet_tensorflow
 
 if TYPE_CHECKING:
     from export.gate import Verdict

@@ -32,7 +32,8 @@ from runtime.classifier import Classifier, ClassifierOptions
 from runtime.command_line import tell
 from runtime.demo import demo_cells
 from runtime.errors import ConversionError, NotFiniteError
-from runtime.files import folder_written_aside, output_errors, refuse_foreign_folder, settle_folder, sha256_of_file
+from runtime.files import output_errors, sha256_of_file
+from runtime.folders import folder_written_aside, refuse_foreign_folder, settle_folder
 from runtime.inputs import spread_over
 from runtime.preprocessing import load_cell
 from runtime.schema import (

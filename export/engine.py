@@ -15,22 +15,14 @@ from tqdm import tqdm
 from export.engine_layers import asked_share, count_precisions, engine_layers, refuse_mislabelled
 from export.engine_proof import prove_answers
 from runtime.backends.cuda_runtime import open_cuda
+from runtime.backends.engine_files import Machine, engine_path, record_path
 from runtime.backends.nvidia_driver import driver_version
-from runtime.backends.tensorrt import (
-    Machine,
-    TensorRTBackend,
-    engine_path,
-    import_tensorrt,
-    load_engine,
-    make_logger,
-    record_path,
-    this_machine,
-)
+from runtime.backends.tensorrt import TensorRTBackend, import_tensorrt, load_engine, make_logger, this_machine
 from runtime.backends.tensorrt_slot import checked, started
 from runtime.bundle import Bundle, refuse_unproved
 from runtime.errors import BundleError, ConversionError, UsageError
 from runtime.files import output_errors, written_aside
-from runtime.held import held_folder
+from runtime.locks import locked_folder
 from runtime.schema import INPUT_NAME, OUTPUT_NAME, EngineLayer, EngineRecord, ImageSpec, Variant, to_json
 
 DEFAULT_BATCH = (1, 8, 32)
@@ -158,8 +150,8 @@ def _engines_alone(folder: Path) -> Iterator[None]:
     """Make the folder of engines, keep other builds out of it, and remove what killed ones left half-written."""
     with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with held_folder(folder, wait=True) as is_held:
-        for aside in folder.glob(".*-????????.*") if is_held else ():
+    with locked_folder(folder, wait=True) as is_locked:
+        for aside in folder.glob(".*-????????.*") if is_locked else ():
             aside.unlink(missing_ok=True)
         yield
 

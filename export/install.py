@@ -10,10 +10,11 @@ from export.bundle_file import copy_bundle_file
 from export.engine import EngineOptions, build_engine, choose_variant, refuse_no_tensorrt
 from export.installed import CURRENT, InstallFolder, held_install_folder, is_of_content
 from export.self_test import self_test_apart
-from runtime.backends.tensorrt import numbers
+from runtime.backends.engine_files import version_numbers
 from runtime.bundle import Bundle, read_bundle_file, refuse_unproved
 from runtime.errors import AllnetError, BackendError, BundleError, OutputError, UsageError
-from runtime.files import flush_folder, folder_written_aside, output_errors
+from runtime.files import flush_folder, output_errors
+from runtime.folders import folder_written_aside
 from runtime.schema import CARD_NAME, ENGINE_PRECISIONS, ENGINES_FOLDER, GOLDEN_NAME, MANIFEST_NAME, SIGNATURE_NAME
 
 SelfTest = Callable[[Path, str, str], str]  # bundle, backend, precision -> what runs it
@@ -203,7 +204,7 @@ def _comparison(current: Path | None, new: Bundle) -> str:
         return f"{_name(new)} replaces a damaged bundle ({error})"
     versions = [bundle.manifest.training.config.code_version for bundle in (old, new)]
     remark = ""
-    if numbers(versions[1]) < numbers(versions[0]):
+    if version_numbers(versions[1]) < version_numbers(versions[0]):
         remark = f": a downgrade from version {versions[0]} of this toolkit to {versions[1]}"
     return f"{_name(new)} replaces {_name(old)}{remark}"
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from runtime.errors import OutputError
 from runtime.files import flush_folder, output_errors
-from runtime.held import held_folder
+from runtime.locks import locked_folder
 
 CURRENT = "current"
 PREVIOUS = "previous"
@@ -134,8 +134,8 @@ def held_install_folder(path: Path) -> Iterator[InstallFolder]:
     _refuse_foreign(path)
     with output_errors(path):
         (path / BUNDLES).mkdir(parents=True, exist_ok=True)
-    with held_folder(path) as is_held:
-        if not is_held:
+    with locked_folder(path) as is_locked:
+        if not is_locked:
             raise OutputError(
                 f"expected {path} to be free, found another installation that is going on, or a file system without "
                 "locks; wait for its end, or choose a folder on a local disk"

@@ -25,9 +25,9 @@ import tf2onnx
 
 from export.graph import fold_and_save
 from export.heat import ExplainedNetwork, joined
-from runtime.command_line import interrupts_kept
 from runtime.errors import ConversionError, RunError
 from runtime.schema import INPUT_NAME, OUTPUT_NAME, ImageSpec
+from train.tensorflow_import import interrupts_kept
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

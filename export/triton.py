@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.bundle_file import copy_bundle_file
-from runtime.backends.tensorrt import built_engines, read_record
+from runtime.backends.engine_files import built_engines, read_record
 from runtime.bundle import Bundle
 from runtime.cell_names import printable
 from runtime.errors import BundleError, OutputError
-from runtime.files import folder_written_aside, output_errors, sha256_of_file
+from runtime.files import output_errors, sha256_of_file
+from runtime.folders import folder_written_aside
 from runtime.schema import INPUT_NAME, OUTPUT_NAME, ImageSpec, Variant
 
 ONNX_MAX_BATCH = 32  # cells that the server joins into one batch

@@ -77,7 +77,7 @@ def unusual(found: Appearance, typical: TypicalCells) -> str:
         return (
             f"nearly empty: {found.foreground:.1%} of the frame are not black, {_expected(typical.foreground, '.1%')}"
         )
-    if not _holds(typical.side, found.side):
+    if found.side not in typical.side:
         return f"another scale: the image has {found.side:g} pixels a side, {_expected(typical.side, '.0f')}"
     if found.foreground > typical.foreground.high:
         return f"too full: {found.foreground:.1%} of the frame are not black, {_expected(typical.foreground, '.1%')}"
@@ -88,13 +88,13 @@ def unusual(found: Appearance, typical: TypicalCells) -> str:
             f"not one round cell: it is spread {found.spread:.2f} times as wide as a disc, expected at most "
             f"{typical.spread.high:.2f}"
         )
-    if not _holds(typical.brightness, found.brightness):
+    if found.brightness not in typical.brightness:
         return f"unusual brightness: it is {found.brightness:.0f}, {_expected(typical.brightness, '.0f')}"
     for color in ("red", "blue"):
         share, expected = getattr(found, color), getattr(typical, color)
-        if not _holds(expected, share):
+        if share not in expected:
             return f"unusual color: {color} is {share:.1%} of the light, {_expected(expected, '.1%')}"
-    if not _holds(typical.sharpness, found.sharpness):
+    if found.sharpness not in typical.sharpness:
         what = "blurred" if found.sharpness < typical.sharpness.low else "grainy"
         return f"{what}: the sharpness is {found.sharpness:.0f}, {_expected(typical.sharpness, '.0f')}"
     return ""
@@ -116,10 +116,6 @@ def typical_of(found: list[Appearance], subjects: TypicalSubjects | None = None)
         margin = (high / low) ** 0.25 if low > 0 else 1.0
         ranges[field.name] = Range(low / margin, high * margin)
     return TypicalCells(cells=len(found), subjects=subjects, **ranges)
-
-
-def _holds(expected: Range, value: float) -> bool:
-    return expected.low <= value <= expected.high
 
 
 def _expected(values: Range, form: str) -> str:

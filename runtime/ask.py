@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -14,7 +13,7 @@ from tqdm import tqdm
 
 from runtime.command_line import DONE, PARTLY_DONE, ArgumentParser, batch_size, run_command, tell
 from runtime.errors import UnreadableCellError, UsageError
-from runtime.files import CsvWriter, output_errors, output_place, written_aside
+from runtime.files import CsvWriter, output_place, text_written_aside
 from runtime.inputs import find_inputs
 from runtime.outcomes import nouns
 from runtime.preprocessing import load_cell
@@ -61,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     from runtime.served_model import ServedModel
 
     unreadable = 0
-    with ServedModel(options.url, options.model, find_token(options.token_file)) as model, table(options) as stream:
+    with ServedModel(options.url, options.model, find_token(options.token_file)) as model, table(options.out) as stream:
         rows = CsvWriter(stream)
         rows.write(COLUMNS)
         for path, p_all, reason in answers(model, paths, options.batch_size):
@@ -75,18 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
     return PARTLY_DONE if unreadable else DONE
 
 
-@contextmanager
-def table(options: argparse.Namespace) -> Iterator[TextIO]:
-    """Yield where the rows go: a file that bears its name only when it is complete, or standard output."""
-    if not options.out:
-        yield standard_output()
-        return
-    with (
-        written_aside(output_place(options.out)) as aside,
-        output_errors(options.out),
-        aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
-    ):
-        yield stream
+def table(out: Path | None) -> AbstractContextManager[TextIO]:
+    """Return where the rows go: a file that bears its name only when it is complete, or standard output."""
+    return text_written_aside(output_place(out)) if out else nullcontext(standard_output())
 
 
 def answers(model: ServedModel, paths: Sequence[str], batch_size: int) -> Iterator[tuple[str, float | None, str]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runtime.errors import BundleError
+from runtime.errors import BundleError, reason_of
 from runtime.files import sha256_of_file
 from runtime.schema import (
     CARD_NAME,
@@ -70,15 +70,11 @@ class Bundle:
         except (OSError, ValueError) as error:
             raise BundleError(
                 f"expected a bundle with a {MANIFEST_NAME} at {folder}, found none that can be read "
-                f"({getattr(error, 'strerror', None) or error}); make one with `python -m export onnx`"
+                f"({reason_of(error)}); make one with `python -m export onnx`"
             ) from error
         manifest = manifest_from_json(text)
         with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter free
-            checks = [
-                pool.submit(_refuse_another_file, folder, variant.file, variant.sha256) for variant in manifest.variants
-            ]
-            for check in checks:
-                check.result()
+            list(pool.map(lambda each: _refuse_another_file(folder, each.file, each.sha256), manifest.variants))
         _refuse_another_file(folder, GOLDEN_NAME, manifest.golden_sha256)
         return cls(folder, manifest, _card(folder, manifest.card_sha256))
 
@@ -155,7 +151,7 @@ def reading_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise BundleError(
-            f"cannot read {path}: {error.strerror or error}; check the disk it lies on, or get the bundle again"
+            f"cannot read {path}: {reason_of(error)}; check the disk it lies on, or get the bundle again"
         ) from error
 
 

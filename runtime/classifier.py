@@ -76,20 +76,15 @@ class Classifier(Closing):
 
     def classify(self, paths: Iterable[str]) -> Iterator[Prediction]:
         """Yield one Prediction for each path, in order, reading ahead; a file that cannot be used is one of them."""
-        scored = score_files(
-            paths,
-            self.backend,
-            self.manifest.image,
-            self.read,
-            batch_size=self.batch_size,
-            workers=available_cpus(),
-            prove=self.prove,
+        workers = available_cpus()
+        return map(
+            self.prediction_of,
+            score_files(paths, self.scorer(), self.read, batch_size=self.batch_size, workers=workers),
         )
-        return map(self.prediction_of, scored)
 
     def scorer(self) -> BatchScorer:
         """Return what scores batches of cells from anywhere, in any thread."""
-        return BatchScorer(self.backend, self.manifest.image, self.batch_size, self.prove)
+        return BatchScorer(self.backend, self.prove)
 
     def prove(self) -> None:
         """Raise BackendError where the model does not answer the golden cells as it did when it was exported."""
@@ -108,22 +103,22 @@ class Classifier(Closing):
 
     def prediction_of(self, scored: Scored) -> Prediction:
         """Return the row of a scored cell: its label at the threshold, and whether a person should look."""
-        audit = self._audit_of(scored) if self._audit else None
         if scored.p_all is None:
-            return Prediction(scored.path, "", None, "error", scored.reason, scored.seconds, audit, scored.identity)
-        label = CLASSES[scored.p_all >= self.threshold]
-        concern = "; ".join(filter(None, (scored.concern, self._near_threshold(scored.p_all))))
-        status = "review" if concern else "ok"
+            label, status, reason = "", "error", scored.reason
+        else:
+            label = CLASSES[scored.p_all >= self.threshold]
+            reason = "; ".join(filter(None, (scored.concern, self._near_threshold(scored.p_all))))
+            status = "review" if reason else "ok"
         return Prediction(
-            scored.path,
-            label,
-            scored.p_all,
-            status,
-            concern,
-            scored.seconds,
-            audit,
-            scored.identity,
-            scored.appearance,
+            path=scored.path,
+            label=label,
+            p_all=scored.p_all,
+            status=status,
+            reason=reason,
+            seconds=scored.seconds,
+            audit=self._audit_of(scored) if self._audit else None,
+            identity=scored.identity,
+            appearance=scored.appearance,
         )
 
     def _near_threshold(self, p_all: float) -> str:

@@ -24,7 +24,7 @@ from runtime.classify_arguments import build_parser, check_outputs, requested_in
 from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, print_table, run_command, tell
 from runtime.contact_sheet import ContactSheet, Origin
 from runtime.errors import OutputError, UsageError
-from runtime.explanations import Explanations
+from runtime.explanation_folder import ExplanationFolder
 from runtime.files import refuse_unwritable
 from runtime.groups import DEFAULT_MIN_CELLS, GroupCounts, groups_path
 from runtime.inputs import Inputs, left_out_text
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         groups = requested_groups(options)
         shift = ShiftCheck(classifier.manifest.typical.subjects)
         sheet = ContactSheet(options.html, Origin.of(classifier), shift) if options.html else None
-        explanations = Explanations(options.explain, classifier) if options.explain else None
+        explanations = ExplanationFolder(options.explain, classifier) if options.explain else None
         collectors: list[Collector] = [each for each in (summary, shift, groups, sheet, explanations) if each]
         unfinished = unfinished_results(options, classifier)
         sink = results_sink(options, classifier)
@@ -201,7 +201,7 @@ def report_sheet(sheet: ContactSheet) -> None:
     tell(f"Contact sheet: {sheet.path}")
 
 
-def report_explanations(explanations: Explanations) -> None:
+def report_explanations(explanations: ExplanationFolder) -> None:
     """Write the table of the pictures and say where they are; raise OutputError where not all could be written."""
     explanations.write_index()
     if explanations.failure:

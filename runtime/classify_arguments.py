@@ -11,7 +11,7 @@ from runtime.command_line import ArgumentParser, positive_int
 from runtime.contact_sheet import MOST_SHOWN, check_page_name
 from runtime.demo import DEMO_CELLS
 from runtime.errors import UsageError
-from runtime.explanations import INDEX
+from runtime.explanation_folder import INDEX
 from runtime.groups import DEFAULT_MIN_CELLS, GROUPINGS, groups_path
 from runtime.inputs import STANDARD_INPUT, Inputs, find_inputs, read_list
 from runtime.results import check_results_name
@@ -23,7 +23,7 @@ def build_parser() -> ArgumentParser:
         prog="python -m runtime.classify",
         description="Classify images of single white blood cells as ALL or healthy. For research, not a diagnosis.",
         epilog="Exit codes: 0 all files read; 1 refused, or ended by an error; 2 finished, but some files could "
-        "not be read, or the roll-up or the page could not be written.",
+        "not be read, or the roll-up, the page or a heat map could not be written.",
     )
     parser.add_argument("paths", nargs="*", metavar="PATH", help="image, folder with its sub-folders, or pattern")
     parser.add_argument("--list", metavar="FILE", help="each line is a path, with # too; - for standard input")

@@ -9,7 +9,7 @@ if __name__ == "__main__":
 
 from runtime.cluster.archive import Archive
 from runtime.cluster.arguments import build_parser, check_places
-from runtime.cluster.job import held_output
+from runtime.cluster.job import locked_output
 from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, run_command, tell
 from runtime.inputs import left_out_text
 from runtime.outcomes import nouns
@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Classify what the command line names; return the exit code."""
     options = build_parser().parse_args(arguments)
     check_places(options)
-    with held_output(options.out):
+    with locked_output(options.out):
         archive = Archive(options, tell)
         try:
             terms = archive.classify()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import random
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,10 +19,10 @@ from tqdm import tqdm
 import runtime
 from runtime.classifier import Classifier
 from runtime.errors import UnreadableCellError, UsageError
-from runtime.files import file_clock_ns, has_changed, output_errors, output_place, refuse_unwritable, written_aside
+from runtime.files import file_clock_ns, has_changed, output_place, refuse_unwritable, text_written_aside
 from runtime.html_page import TAIL, head, text
 from runtime.inputs import spread_over
-from runtime.outcomes import nouns
+from runtime.outcomes import Outcomes, nouns
 from runtime.preprocessing import load_cell
 from runtime.schema import CLASSES, ImageSpec, Prediction
 from runtime.shift import ShiftCheck
@@ -124,21 +123,18 @@ class ContactSheet:
         self._origin = origin
         self._shift = shift
         self._most_shown = most_shown
-        self._labels: Counter[str] = Counter()
+        self._outcomes = Outcomes()
         self._clear = FairSample(most_shown)
         self._review = FairSample(most_shown)
-        self._errors: list[Prediction] = []
-        self._error_count = 0
+        self._errors: list[Prediction] = []  # the first of them
 
     def add(self, prediction: Prediction) -> None:
         """Take note of one row."""
-        if prediction.status == "error":
-            self._error_count += 1
-            if len(self._errors) < MOST_ERRORS:
-                self._errors.append(prediction)
-            return
-        self._labels[prediction.label] += 1
-        (self._review if prediction.status == "review" else self._clear).add(prediction)
+        self._outcomes.add(prediction)
+        if prediction.status != "error":
+            (self._review if prediction.status == "review" else self._clear).add(prediction)
+        elif len(self._errors) < MOST_ERRORS:
+            self._errors.append(prediction)
 
     def shown(self) -> list[Prediction]:
         """Return the cells that the page shows, from the highest p_all to the lowest.
@@ -157,11 +153,7 @@ class ContactSheet:
         Raises OutputError where it cannot be written.
         """
         shown = self.shown()
-        with (
-            written_aside(output_place(self.path)) as aside,
-            output_errors(self.path),
-            aside.open("w", encoding="utf-8") as stream,
-        ):
+        with text_written_aside(output_place(self.path)) as stream:
             stream.write(head("Contact sheet", STYLE) + INTRODUCTION)
             if warning := self._shift.warning:
                 stream.write(f'<p class="why"><strong>{text(warning)}.</strong></p>\n')
@@ -172,15 +164,15 @@ class ContactSheet:
             stream.write(TAIL)
 
     def _facts(self, shown: Sequence[Prediction]) -> str:
-        origin, now = self._origin, datetime.now().astimezone()
+        origin, outcomes, now = self._origin, self._outcomes, datetime.now().astimezone()
         facts = {
             "Bundle": f"{origin.bundle} (content {origin.bundle_sha256[:12]})",
             "Variant": origin.variant,
             "Backend": f"{origin.backend}; allnet-edge {runtime.__version__}",
             "Threshold": f"ALL from p_all {origin.threshold:g} on",
-            "Cells": ", ".join(f"{self._labels[label]:,} {label}" for label in reversed(CLASSES))
-            + f"; {self._review.seen:,} of them for review",
-            "Not readable": f"{self._error_count:,} {nouns(self._error_count, 'file')}",
+            "Cells": ", ".join(f"{cells:,} {label}" for label, cells in outcomes.labels.items())
+            + f"; {outcomes.review:,} of them for review",
+            "Not readable": f"{outcomes.errors:,} {nouns(outcomes.errors, 'file')}",
             "Shown": self._shown_note(shown),
             "Written": f"{now:%Y-%m-%d %H:%M} (UTC{now:%z})",
         }
@@ -189,7 +181,7 @@ class ContactSheet:
         return f'<dl>\n{items}</dl>\n<nav>{links}<a href="#errors">not readable</a></nav>\n'
 
     def _shown_note(self, shown: Sequence[Prediction]) -> str:
-        cells = self._clear.seen + self._review.seen
+        cells = self._outcomes.cells
         if len(shown) == cells:
             return f"all {cells:,} cells" if cells != 1 else "the one cell"
         review = sum(each.status == "review" for each in shown)
@@ -200,15 +192,16 @@ class ContactSheet:
         )
 
     def _section(self, label: str, shown: Sequence[Prediction]) -> Iterator[str]:
-        cells = self._labels[label]
+        cells = self._outcomes.labels[label]
         of_all = f"{len(shown):,} of {cells:,} {nouns(cells, 'cell')}"
         yield f'<h2 id="{label}">{label}: {of_all}</h2>\n<ul class="cells">\n'
         yield from _in_threads(partial(_card, began_ns=self._began_ns), shown)
         yield "</ul>\n"
 
     def _error_section(self) -> Iterator[str]:
-        listed = f"the first {len(self._errors):,} of " if len(self._errors) < self._error_count else ""
-        files = f"{self._error_count:,} {nouns(self._error_count, 'file')}"
+        count = self._outcomes.errors
+        listed = f"the first {len(self._errors):,} of " if len(self._errors) < count else ""
+        files = f"{count:,} {nouns(count, 'file')}"
         yield f'<h2 id="errors">Not readable: {listed}{files}</h2>\n<ul class="errors">\n'
         for error in self._errors:
             yield f"<li>{text(error.path)}: {text(error.reason)}</li>\n"

@@ -84,3 +84,8 @@ class UnopenableCellError(UnreadableCellError):
 def one_line(error: BaseException) -> str:
     """Return what an error says as one line; its type where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what the system says of an error, without the file's name; of another error what it says itself."""
+    return str(getattr(error, "strerror", None) or error)

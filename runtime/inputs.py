@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
-from runtime.errors import UsageError
+from runtime.errors import UsageError, reason_of
 from runtime.outcomes import nouns
 
 # Files that lie beside images without being meant as one. Everything else in a folder gets a row: a cell in a
@@ -83,13 +83,18 @@ def find_inputs(names: Sequence[str], listed: Sequence[str] = (), include: Seque
         if given == before:
             empty.append(name)
     if not given:
-        raise UsageError(
-            f"expected images in {', '.join((*names, *listed[:3])) or 'the list'}, found none"
-            + (f" whose name matches {' or '.join(include)}" if include else "")
-            + "; name a folder that holds image files"
-        )
+        raise nothing_found((*names, *listed[:3]), include)
     paths = tuple(place_to_path.values())
     return Inputs(paths, len(left_out - place_to_path.keys()), given - len(paths), tuple(empty))
+
+
+def nothing_found(names: Sequence[str], include: Sequence[str]) -> UsageError:
+    """Return the error for names, none of which gave a file."""
+    return UsageError(
+        f"expected images in {', '.join(names) or 'the list'}, found none"
+        + (f" whose name matches {' or '.join(include)}" if include else "")
+        + "; name a folder that holds image files"
+    )
 
 
 def left_out_text(files: int, include: Sequence[str]) -> str:
@@ -98,16 +103,11 @@ def left_out_text(files: int, include: Sequence[str]) -> str:
     return f"left out {files} {nouns(files, 'file')} of the folders: hidden, beside images (such as .csv){filtered}"
 
 
-def each_file(names: Sequence[str], listed: Sequence[str] = (), include: Sequence[str] = ()) -> Iterator[Found]:
-    """Yield what `find_inputs` lists, and what it leaves out, one folder at a time; raise UsageError as it does."""
-    return chain.from_iterable(founds for _, founds in _each_name(names, listed, include))
-
-
 def _each_name(
     names: Sequence[str], listed: Sequence[str], include: Sequence[str]
 ) -> Iterator[tuple[str, Iterable[Found]]]:
     for name in names:
-        yield name, _files_of_name(name, include)
+        yield name, files_of_name(name, include)
     for name in listed:
         yield name, _files_of(name, include)
 
@@ -135,12 +135,14 @@ def _list_content(file: str) -> bytes:
             raise ValueError("standard input is closed")
         return sys.stdin.buffer.read()
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"expected a list of paths that can be read at {file}, found: {reason}") from error
+        raise UsageError(f"expected a list of paths that can be read at {file}, found: {reason_of(error)}") from error
 
 
-def _files_of_name(name: str, include: Sequence[str]) -> Iterable[Found]:
-    """Find the files of a name that exists, or of what it stands for as a pattern."""
+def files_of_name(name: str, include: Sequence[str]) -> Iterable[Found]:
+    """Find the files of a name that exists, or of what it stands for as a pattern, one folder at a time.
+
+    Raises UsageError where it stands for nothing.
+    """
     if os.path.lexists(name):
         return _files_of(name, include)
     matches = _matches(name) if glob.has_magic(name) else set()

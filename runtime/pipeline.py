@@ -1,12 +1,11 @@
 """Reads some batches while the model infers others: bounded memory, order kept, a bad image costs its own row.
 
-Each worker takes a batch, reads its cells one after the other into a buffer of its own and has them inferred. So the
-workers overlap without waiting for each other, and no cell is handed from thread to thread.
+Each worker takes a batch, reads its cells one after the other and has them inferred. So the workers overlap without
+waiting for each other, and no cell is handed from thread to thread.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,8 +19,8 @@ import numpy as np
 
 from runtime.backends.base import Backend
 from runtime.errors import NotFiniteError
-from runtime.reading import Reading
-from runtime.schema import Appearance, ImageSpec
+from runtime.reading import ReadCell, Reading
+from runtime.schema import Appearance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,14 +54,7 @@ class Scored:
 
 
 def score_files(
-    paths: Iterable[str],
-    backend: Backend,
-    image: ImageSpec,
-    read: Read,
-    *,
-    batch_size: int,
-    workers: int,
-    prove: Callable[[], None] | None = None,
+    paths: Iterable[str], scorer: BatchScorer, read: Read, *, batch_size: int, workers: int
 ) -> Iterator[Scored]:
     """Yield what the model says of each path, in the order given, working ahead of what is taken.
 
@@ -71,17 +63,13 @@ def score_files(
 
     Args:
         paths: Image files; consumed lazily, at most workers + WAITING_BATCHES batches ahead.
-        backend: Used by all workers; it bounds by itself how many infer at a time.
-        image: The size that the backend expects.
+        scorer: Used by all workers, and stopped at the end.
         read: Reads one file; used by all workers.
         batch_size: Most cells per inference; the last batch is as short as it falls.
         workers: Threads that read and infer.
-        prove: Raises where the model itself is at fault when it gave values that are not finite; then its cell is set
-            aside with a reason. None: such values end the run.
     """
     remaining = iter(paths)
     sizes = _batch_sizes(batch_size)
-    scorer = BatchScorer(backend, image, batch_size, prove)
     busy: deque[Future[list[Scored]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="classify") as pool:
         try:
@@ -97,13 +85,6 @@ def score_files(
                 future.cancel()
 
 
-def _scored(path: str, reading: Reading, seconds: float, p_all: float | None = None) -> Scored:
-    reason = reading.reason
-    if reading.pixels is not None and p_all is None:
-        reason = "; ".join(filter(None, (NO_NUMBER, reading.concern)))
-    return Scored(path, p_all, reason, reading.concern, reading.sha256, seconds, reading.identity, reading.appearance)
-
-
 def _batch_sizes(largest: int) -> Iterator[int]:
     """Yield 1, 2, 4 and so on up to `largest`, then that for ever."""
     growing = (2**power for power in range(largest.bit_length()) if 2**power < largest)
@@ -111,37 +92,37 @@ def _batch_sizes(largest: int) -> Iterator[int]:
 
 
 class BatchScorer:
-    """What a thread does with a batch; each thread has a buffer [batch_size, height, width, 3] of its own."""
+    """What a thread does with a batch; used by several threads at once."""
 
-    def __init__(self, backend: Backend, image: ImageSpec, batch_size: int, prove: Callable[[], None] | None) -> None:
+    def __init__(self, backend: Backend, prove: Callable[[], None]) -> None:
+        """Take the model, and what raises where the model itself is at fault: asked when it gives no number for a cell.
+
+        Where it does not raise, that cell is set aside with a reason.
+        """
         self.stopped = False  # nobody waits for the results any more
         self._backend = backend
-        self._shape = (batch_size, image.height, image.width, 3)
         self._prove = prove
-        self._own = threading.local()
 
     def score(self, cells: Sequence[Cell]) -> list[Scored]:
-        """Read the cells of a batch, at most batch_size, and have those that could be read inferred."""
-        buffer = self._buffer()
-        readings: list[tuple[Reading, float]] = []
-        filled = 0
+        """Read the cells of a batch and infer those that could be read."""
+        read = []
         for cell in cells:
             if self.stopped:
                 return []
             started = time.perf_counter()
             reading = cell.read()
-            if reading.pixels is not None:
-                buffer[filled] = reading.pixels
-                filled += 1
-            readings.append((reading, time.perf_counter() - started))
+            read.append(ReadCell(cell.path, reading, time.perf_counter() - started))
+        return self.score_read(read)
+
+    def score_read(self, cells: Sequence[ReadCell]) -> list[Scored]:
+        """Infer those cells of a batch that could be read."""
+        pixels = [cell.reading.pixels for cell in cells if cell.reading.pixels is not None]
         started = time.perf_counter()
-        answers = iter(self._answers(buffer[:filled]) if filled else [])
-        share = (time.perf_counter() - started) / max(filled, 1)
+        answers = iter(self._answers(np.stack(pixels)) if pixels else [])
+        share = (time.perf_counter() - started) / max(len(pixels), 1)
         return [
-            _scored(cell.path, reading, seconds)
-            if reading.pixels is None
-            else _scored(cell.path, reading, seconds + share, next(answers))
-            for cell, (reading, seconds) in zip(cells, readings, strict=True)
+            _scored(cell, None, 0.0) if cell.reading.pixels is None else _scored(cell, next(answers), share)
+            for cell in cells
         ]
 
     def _answers(self, cells: NDArray[np.uint8]) -> list[float | None]:
@@ -149,8 +130,6 @@ class BatchScorer:
         try:
             return [*self._backend.infer(cells).tolist()]
         except NotFiniteError:
-            if self._prove is None:
-                raise
             self._prove()
             return [self._answer_alone(cell) for cell in cells]
 
@@ -160,8 +139,12 @@ class BatchScorer:
         except NotFiniteError:
             return None
 
-    def _buffer(self) -> NDArray[np.uint8]:
-        if not hasattr(self._own, "buffer"):
-            self._own.buffer = np.empty(self._shape, np.uint8)
-        buffer: NDArray[np.uint8] = self._own.buffer
-        return buffer
+
+def _scored(cell: ReadCell, p_all: float | None, inference_s: float) -> Scored:
+    reading, seconds = cell.reading, cell.seconds + inference_s
+    reason = reading.reason
+    if reading.pixels is not None and p_all is None:
+        reason = "; ".join(filter(None, (NO_NUMBER, reading.concern)))
+    return Scored(
+        cell.path, p_all, reason, reading.concern, reading.sha256, seconds, reading.identity, reading.appearance
+    )

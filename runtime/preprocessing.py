@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from runtime.errors import UnopenableCellError, UnreadableCellError, one_line
+from runtime.errors import UnopenableCellError, UnreadableCellError, one_line, reason_of
 from runtime.files import identity_of
 from runtime.formats.bmp import read_plain_bmp, size_contradiction
 from runtime.formats.jpeg import excess_of_scans, scan_damage
@@ -70,7 +70,7 @@ def read_identified(path: str | Path) -> tuple[bytes, str]:
             )
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise UnopenableCellError(getattr(error, "strerror", None) or error) from error
+        raise UnopenableCellError(reason_of(error)) from error
     if not data:
         raise UnreadableCellError(EMPTY)
     return data, identity_of(found)
@@ -98,7 +98,8 @@ def _decode_by_pillow(data: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _refuse_unsuitable(image)
-            _refuse_damaged(data, image)
+            if damage := _decoded_damage(data, image):
+                raise UnreadableCellError(f"damaged image: {damage}")
             return _to_rgb(image)
     except UnreadableCellError:
         raise
@@ -112,36 +113,29 @@ def _decode_by_pillow(data: bytes) -> Image.Image:
         raise UnreadableCellError(f"damaged image: {one_line(error)}") from error
 
 
-def _refuse_damaged(data: bytes, image: Image.Image) -> None:
-    """Raise for damage that Pillow decodes without a word: it would be another picture, and perhaps another label."""
+def _decoded_damage(data: bytes, image: Image.Image) -> str:
+    """Decode the pixels; say what is wrong with them that Pillow passes over, empty for nothing.
+
+    It would be another picture, and perhaps another label.
+    """
     if image.format == "PNG":
         with Image.open(io.BytesIO(data), formats=("PNG",)) as other:
             other.verify()  # the checksums, at which decoding does not look
-        _refuse_for(load_with_damage(data, image))
-    if image.format == "TIFF":  # before it is decoded: libtiff writes what it finds to the standard error
-        _refuse_for(pixel_damage(data, _tags(image)))
-    if image.format == "JPEG":
-        _refuse_for(excess_of_scans(data))
+        return load_with_damage(data, image)
+    # Before it is decoded: libtiff writes what it finds to the standard error.
+    if image.format == "TIFF" and (damage := pixel_damage(data, _tags(image))):
+        return damage
+    if image.format == "JPEG" and (damage := excess_of_scans(data)):
+        return damage
     image.load()
-    _refuse_for(_found_damage(data, image))
-
-
-def _refuse_for(damage: str) -> None:
-    if damage:
-        raise UnreadableCellError(f"damaged image: {damage}")
+    if image.format == "BMP":
+        return size_contradiction(data)
+    return scan_damage(data, image) if image.format == "JPEG" else ""
 
 
 def _tags(image: Image.Image) -> Mapping[int, Any]:
     tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
     return tags
-
-
-def _found_damage(data: bytes, image: Image.Image) -> str:
-    if image.format == "BMP":
-        return size_contradiction(data)
-    if image.format == "JPEG":
-        return scan_damage(data, image)
-    return ""
 
 
 def _refuse_unsuitable(image: Image.Image) -> None:
@@ -169,7 +163,6 @@ def _pixel_type(image: Image.Image) -> str:
 def _to_rgb(image: Image.Image) -> Image.Image:
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "RGB" and "transparency" not in image.info:
-        image.load()
         return image
     if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
         return image.convert("RGB")  # its writer left the fourth byte of a pixel empty, as Windows' own functions do

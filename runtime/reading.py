@@ -30,6 +30,15 @@ class Reading:
     appearance: Appearance | None = None  # where there are pixels
 
 
+@dataclass(frozen=True)
+class ReadCell:
+    """A cell that was read."""
+
+    path: str  # the name of its row
+    reading: Reading
+    seconds: float  # that reading took
+
+
 class CellReader:
     """Reads files as a bundle's model takes them; used by several threads at once."""
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from runtime.errors import OutputError, UsageError
 from runtime.files import CsvWriter, give_usual_permissions, output_errors, output_place
-from runtime.held import hold
+from runtime.locks import try_lock
 from runtime.schema import Audit, Prediction
 from runtime.unfinished import PARTIAL, Row, Source, UnfinishedResults, partial_prefix, sources_path
 
@@ -146,7 +146,7 @@ class ResultsFile:
             # Line by line: what ends the process at once leaves every row that was written.
             # A name may hold bytes that are not UTF-8; they are written back as they were read.
             self._stream = os.fdopen(handle, "w", 1, encoding="utf-8", errors="surrogateescape", newline="")
-            hold(self._stream)
+            try_lock(self._stream)
             self._sources = sources_path(self.partial_path).open("w", encoding="ascii", newline="", buffering=1)
         self._writer = ResultsWriter(self._stream, path.suffix.lower(), audited=audited)
 
@@ -175,7 +175,7 @@ class ResultsFile:
         traceback: TracebackType | None,
     ) -> None:
         with self._errors():
-            with self._stream, self._sources:  # closed, and so no longer held, where it cannot be flushed, too
+            with self._stream, self._sources:  # closed, and so no longer locked, where it cannot be flushed, too
                 if kind is None:
                     self._stream.flush()
                     os.fsync(self._stream.fileno())  # a power cut must not leave the name without the rows

@@ -14,7 +14,7 @@ import types
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from runtime.errors import BundleError, RunError
+from runtime.errors import BundleError, RunError, UnopenableCellError
 
 SCHEMA_VERSION = 7
 CLASSES = ("healthy", "ALL")  # index = label: 0 is healthy, 1 is ALL, the positive class
@@ -240,6 +240,9 @@ class Range:
     low: float
     high: float
 
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
 
 @dataclass(frozen=True)
 class Appearance:
@@ -374,6 +377,11 @@ class Prediction:
     audit: Audit | None = None  # where it was asked for
     identity: str = ""  # of the file that was read; in no table
     appearance: Appearance | None = None  # of the picture, where one was read; in no table
+
+    @property
+    def is_unopened(self) -> bool:
+        """Whether the file could not be opened, so that the row says nothing of its content."""
+        return self.status == "error" and self.reason.startswith(UnopenableCellError.BEGINNING)
 
 
 Shape = TypeVar("Shape")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from runtime.classifier_arguments import add_classifier_arguments, classifier_options
 from runtime.command_line import DONE, ArgumentParser, parsed_number, positive_int, run_command, tell
-from runtime.errors import UsageError
+from runtime.errors import UsageError, reason_of
 from runtime.service.limits import MIB, Limits
 from runtime.token_file import TOKEN_VARIABLE, find_token
 
@@ -149,9 +149,8 @@ def listening(host: str, at_port: int) -> Iterator[socket.socket]:
 
 
 def _not_there(host: str, at_port: int, error: Exception) -> UsageError:
-    reason = getattr(error, "strerror", None) or error
     return UsageError(
-        f"expected a free address at {host}, port {at_port}, found: {reason}; choose another --port or --host"
+        f"expected a free address at {host}, port {at_port}, found: {reason_of(error)}; choose another --port or --host"
     )
 
 

@@ -98,7 +98,8 @@ class ServedModel(Closing):
         taken = {each["name"]: each for each in description.get("inputs", [])}.get(INPUT_NAME, {})
         given = {each["name"] for each in description.get("outputs", [])}
         shape = [int(side) for side in taken.get("shape", [])]
-        if len(shape) != CELL_AXES or shape[3] != 3 or taken.get("datatype") != "UINT8" or OUTPUT_NAME not in given:
+        is_of_cells = len(shape) == CELL_AXES and min(shape[1:3]) > 0 and shape[3] == 3  # -1: any size
+        if not is_of_cells or taken.get("datatype") != "UINT8" or OUTPUT_NAME not in given:
             raise ServerError(
                 f"expected a model that takes {INPUT_NAME}, UINT8 [N, height, width, 3], and gives {OUTPUT_NAME} at "
                 f"{self.url}, found that {self.name} is another; name a model of an exported bundle"

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from runtime.errors import UsageError
+from runtime.errors import UsageError, reason_of
 
 TOKEN_VARIABLE = "ALLNET_TOKEN"  # noqa: S105  the variable's name
 
@@ -28,8 +28,7 @@ def find_token(file: Path | None) -> str:
     try:
         token = file.read_text(encoding="utf-8-sig").strip()  # Windows editors write a mark before it
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"expected a token in the file {file}, found: {reason}") from error
+        raise UsageError(f"expected a token in the file {file}, found: {reason_of(error)}") from error
     if not token:
         raise UsageError(f"expected a token in the file {file}, found nothing; write one into it")
     if (lines := len(token.splitlines())) > 1:

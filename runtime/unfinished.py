@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runtime.errors import OutputError
 from runtime.files import file_clock_ns, has_changed, output_errors, output_place
-from runtime.held import is_held
+from runtime.locks import is_locked
 from runtime.schema import Appearance
 
 if TYPE_CHECKING:
@@ -109,10 +109,10 @@ def find_unfinished(path: Path, run: str, columns: tuple[str, ...]) -> Unfinishe
         found = [Path(name) for name in glob.glob(f"{glob.escape(str(place))}.*{PARTIAL}")]  # noqa: PTH207
         left = [each for each in found if each.stat().st_mtime_ns >= completed]
         ours = [each for each in left if _is_of_run(each, place, run)]
-        if held := [each.name for each in ours if is_held(each)]:
+        if locked := [each.name for each in ours if is_locked(each)]:
             raise OutputError(
                 f"expected to go on with {path.name} of a run that was cut off, found that another one is writing "
-                f"{held[0]}; wait for it, or stop it"
+                f"{locked[0]}; wait for it, or stop it"
             )
         if ours:
             longest = max(ours, key=lambda each: each.stat().st_size)

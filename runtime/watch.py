@@ -24,10 +24,12 @@ from runtime.results import ResultsFile, check_results_name
 from runtime.schema import Prediction
 from runtime.shift import ShiftAlarm
 from runtime.stopping import stop_signals
+from runtime.watching.database import own_files
 from runtime.watching.events import has_events
 from runtime.watching.folder import WatchedFolder
 from runtime.watching.news import Bell, News
-from runtime.watching.result_store import ResultStore, own_files, read_predictions
+from runtime.watching.result_reader import read_predictions
+from runtime.watching.result_store import ResultStore
 from runtime.watching.service import WatchService
 from runtime.watching.systemd import Notifier, unit_text
 
@@ -39,7 +41,8 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m runtime.watch",
         description="Classify every cell that is written into a folder, once. For research, not a diagnosis.",
-        epilog="Exit codes: 0 stopped by SIGTERM, all results written; 1 refused, or results could not be written.",
+        epilog="Exit codes: 0 stopped by SIGTERM, or 130 by Ctrl-C, all results written; 1 refused, or results could "
+        "not be written.",
     )
     parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="watched with its sub-folders")
     parser.add_argument(

@@ -6,10 +6,11 @@ import argparse
 import sys
 
 from runtime.cell_names import shell_word
-from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, quiet_tensorflow, run_command
+from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, run_command
 from runtime.outcomes import nouns
 from runtime.schema import SplitOptions
 from train.arguments import build_parser, fit_options, recipe_with, split_options
+from train.tensorflow_import import quiet_tensorflow
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from runtime.allocator import keep_freed_memory
 from runtime.errors import RunError
+from train.allocator import keep_freed_memory
 
 DIVERGED = "the run diverged; try a lower --learning-rate, --clip-norm 1, or another --seed"
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from runtime.cell_names import printable
 from runtime.errors import UsageError
-from runtime.files import folder_written_aside, output_errors
+from runtime.files import output_errors
+from runtime.folders import folder_written_aside
 from runtime.outcomes import nouns
 from train.comparison import CELLS_AS_INDEPENDENT, delong, mcnemar
 from train.evaluated_run import EvaluatedRun, PartScores, read_run

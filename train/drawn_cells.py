@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from runtime.files import folder_written_aside, output_errors
+from runtime.files import output_errors
+from runtime.folders import folder_written_aside
 from train.dataset import in_parallel
 
 if TYPE_CHECKING:

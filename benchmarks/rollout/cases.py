@@ -13,9 +13,9 @@ import numpy as np
 from benchmarks.record import Row, skipped
 from benchmarks.rollout.options import RolloutOptions
 from benchmarks.rollout.record import case_name
+from runtime.backends.engine_files import built_engines
 from runtime.backends.onnxruntime import has_provider
 from runtime.backends.select import PREFERENCES, open_model
-from runtime.backends.tensorrt import built_engines
 from runtime.bundle import Bundle
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.schema import PRECISIONS

@@ -23,11 +23,11 @@ from export.seen import Seen, seen_by_run
 from runtime.backends.base import Backend
 from runtime.backends.select import open_backend
 from runtime.bundle import Bundle
-from runtime.command_line import quiet_tensorflow
 from runtime.errors import BackendError, BundleError, DataError, RunError
 from runtime.groups import wilson_interval
 from train.dataset import Cell
 from train.metrics import is_called_all, measure
+from train.tensorflow_import import quiet_tensorflow
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -128,10 +128,11 @@ def has_provider(name: str) -> bool:
 def import_onnxruntime(name: str) -> Any:
     """Import ONNX Runtime for the backend `name`; raise BackendError where it or its provider is missing."""
     library = _import_library(name)
-    if not has_provider(name):
+    held = library.get_available_providers()
+    if PROVIDERS[name] not in held:
         raise BackendError(
-            f"expected the provider {PROVIDERS[name]} for the backend {name}, "
-            f"found {', '.join(library.get_available_providers())}; {INSTALL_HINTS[name]}"
+            f"expected the provider {PROVIDERS[name]} for the backend {name}, found {', '.join(held)}; "
+            f"{INSTALL_HINTS[name]}"
         )
     if name == "cuda" and hasattr(library, "preload_dlls"):
         library.preload_dlls()  # finds the CUDA and cuDNN libraries that pip installed

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from runtime.backends.base import Backend
+from runtime.backends.engine_files import built_engines
 from runtime.backends.onnxruntime import OnnxRuntimeBackend, has_provider
 from runtime.backends.openvino import OpenVinoBackend
-from runtime.backends.tensorrt import built_engines, find_engine, open_engine
+from runtime.backends.tensorrt import open_engine
 from runtime.bundle import Bundle
 from runtime.errors import BackendError
 from runtime.schema import ENGINE_PRECISIONS, Variant
@@ -88,7 +89,7 @@ def open_backend(bundle: Bundle, backend: str, variant: Variant, threads: int | 
     """
     image = bundle.manifest.image
     if backend == "tensorrt":
-        return open_engine(find_engine(bundle.folder, variant.precision, variant.sha256), image, variant.sha256)
+        return open_engine(bundle.folder, variant.precision, image, variant.sha256)
     if backend == "openvino":
         return OpenVinoBackend(bundle.path(variant), image, threads)
     return OnnxRuntimeBackend(bundle.path(variant), image, backend, threads)

@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from runtime.backends.base import Backend
-from runtime.backends.cuda_runtime import CudaRuntime, Gpu, open_cuda
+from runtime.backends.cuda_runtime import CudaRuntime, open_cuda
+from runtime.backends.engine_files import (
+    Machine,
+    build_hint,
+    built_engines,
+    engine_path,
+    read_plan,
+    read_record,
+    refuse_unfit,
+)
 from runtime.backends.tensorrt_slot import Slot, checked, started
-from runtime.errors import BackendError, BundleError
-from runtime.schema import ENGINES_FOLDER, INPUT_NAME, OUTPUT_NAME, EngineRecord, ImageSpec, engine_record_from_json
+from runtime.errors import BackendError
+from runtime.schema import ENGINES_FOLDER, INPUT_NAME, OUTPUT_NAME, EngineRecord, ImageSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 INSTALL_HINT = "pip install tensorrt cuda-bindings (a Jetson brings it as the system package python3-libnvinfer)"
 KEPT_MESSAGES = 3  # of TensorRT's log, to say why a call failed
-AMPERE = (8, 0)  # compute capability
 DYNAMIC = -1  # how TensorRT writes a free dimension
 RUNS_AT_A_TIME = 2  # while one batch is computed, the next is copied to the device
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What an engine is tied to."""
-
-    gpu: Gpu
-    tensorrt: str  # the version
 
 
 class TensorRTBackend(Backend):
@@ -47,7 +44,7 @@ class TensorRTBackend(Backend):
     name = "tensorrt"
 
     def __init__(self, plan: bytes, record: EngineRecord, image: ImageSpec, path: Path) -> None:
-        """Load an engine that fits this machine; `open_engine` opens one from its file.
+        """Load an engine that fits this machine; `open_engine` opens one of a bundle.
 
         Args:
             plan: The serialized engine.
@@ -145,24 +142,23 @@ class TensorRTBackend(Backend):
             (OUTPUT_NAME, trt.TensorIOMode.OUTPUT, trt.DataType.FLOAT, (DYNAMIC,)),
         ]
         if found != expected:
-            raise BackendError(f"expected {path} to take and give {expected}, found {found}; {_build_hint(path)}")
+            raise BackendError(f"expected {path} to take and give {expected}, found {found}; {build_hint(path)}")
 
 
-def open_engine(path: Path, image: ImageSpec, onnx_sha256: str) -> TensorRTBackend:
-    """Open an engine's file with the record beside it.
+def open_engine(bundle: Path, precision: str, image: ImageSpec, onnx_sha256: str) -> TensorRTBackend:
+    """Open the engine of that precision in a bundle's folder that fits this machine.
 
     Args:
-        path: A plan file in a bundle's folder of engines.
+        bundle: The folder.
+        precision: One of ENGINE_PRECISIONS.
         image: The image preparation of the bundle.
         onnx_sha256: Of the ONNX file that the engine must have been built from.
 
-    Raises BackendError where it cannot be loaded, where it is for another GPU, another TensorRT or another ONNX file,
-    and where it is damaged.
+    Raises BackendError as `find_engine` does, where the engine cannot be loaded, and where it is damaged.
     """
-    machine = this_machine(import_tensorrt(), open_cuda())
+    path = find_engine(bundle, precision, onnx_sha256)
     record = read_record(path)
-    refuse_unfit(record, path, machine, onnx_sha256)
-    return TensorRTBackend(_verified_plan(path, record), record, image, path)
+    return TensorRTBackend(read_plan(path, record), record, image, path)
 
 
 def import_tensorrt() -> Any:
@@ -216,17 +212,6 @@ def this_machine(trt: Any, cuda: CudaRuntime) -> Machine:
     return Machine(cuda.gpu(), trt.__version__)
 
 
-def engine_path(bundle: Path, gpu: str, precision: str) -> Path:
-    """Return where the engine of that precision for the GPU called `gpu` stands in a bundle's folder."""
-    slug = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
-    return bundle / ENGINES_FOLDER / f"{slug}-{precision}.engine"
-
-
-def built_engines(bundle: Path, precision: str) -> list[Path]:
-    """Return the engines of that precision in a bundle's folder, whatever they were built for."""
-    return sorted((bundle / ENGINES_FOLDER).glob(f"*-{precision}.engine"))
-
-
 def find_engine(bundle: Path, precision: str, onnx_sha256: str) -> Path:
     """Return the engine of that precision that fits this machine, its own first.
 
@@ -238,8 +223,7 @@ def find_engine(bundle: Path, precision: str, onnx_sha256: str) -> Path:
             f"expected an engine of precision {precision} in {bundle / ENGINES_FOLDER}, found none; "
             f"python -m export engine {bundle} --precision {precision} builds one on this device"
         )
-    trt = import_tensorrt()
-    machine = this_machine(trt, open_cuda())
+    machine = this_machine(import_tensorrt(), open_cuda())
     own = engine_path(bundle, machine.gpu.name, precision)
     reasons = []
     for path in sorted(engines, key=lambda engine: engine != own):
@@ -250,79 +234,3 @@ def find_engine(bundle: Path, precision: str, onnx_sha256: str) -> Path:
         else:
             return path
     raise reasons[0]
-
-
-def record_path(file: Path) -> Path:
-    """Return where the record of an engine's file stands."""
-    return file.with_suffix(".json")
-
-
-def read_record(file: Path) -> EngineRecord:
-    """Read the record beside an engine; raise BackendError where there is none that can be read."""
-    path = record_path(file)
-    try:
-        return engine_record_from_json(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, ValueError) as error:
-        raise BackendError(
-            f"expected the engine's record {path}, found none that can be read "
-            f"({getattr(error, 'strerror', None) or error}); {_build_hint(file)}"
-        ) from error
-    except BundleError as error:
-        raise BackendError(str(error)) from error
-
-
-def refuse_unfit(record: EngineRecord, file: Path, machine: Machine, onnx_sha256: str) -> None:
-    """Raise BackendError unless an engine with this record may run here and comes from that ONNX file."""
-    here = f"{machine.gpu.name} (compute capability {machine.gpu.compute_capability})"
-    built_for = f"{record.gpu} (compute capability {record.compute_capability})"
-    if not _fits_gpu(record, machine.gpu):
-        raise BackendError(f"expected an engine for {here}, found {file.name} for {built_for}; {_build_hint(file)}")
-    if not _fits_version(record, machine.tensorrt):
-        raise BackendError(
-            f"expected an engine for TensorRT {machine.tensorrt}, found {file.name} built by {record.tensorrt}; "
-            f"{_build_hint(file)}"
-        )
-    if record.onnx_sha256 != onnx_sha256:
-        raise BackendError(
-            f"expected an engine of the ONNX file with the SHA-256 {onnx_sha256[:12]}…, found {file.name} of "
-            f"{record.onnx_sha256[:12]}…: the bundle was exported again; {_build_hint(file)}"
-        )
-
-
-def _fits_gpu(record: EngineRecord, gpu: Gpu) -> bool:
-    if record.hardware_compatible == "ampere-plus":
-        return numbers(gpu.compute_capability) >= AMPERE
-    if record.hardware_compatible == "same-compute-capability":
-        return record.compute_capability == gpu.compute_capability
-    return (record.gpu, record.compute_capability) == (gpu.name, gpu.compute_capability)
-
-
-def _fits_version(record: EngineRecord, version: str) -> bool:
-    if not record.version_compatible:
-        return record.tensorrt == version
-    built, here = numbers(record.tensorrt), numbers(version)
-    return built <= here and here[0] - built[0] <= 1  # NVIDIA promises newer ones, up to the next major version
-
-
-def numbers(version: str) -> tuple[int, ...]:
-    """Return a version's numbers, so that 10.13 comes after 10.3; what is no number counts as 0."""
-    return tuple(int(part) if part.isdecimal() else 0 for part in version.split("."))
-
-
-def _verified_plan(path: Path, record: EngineRecord) -> bytes:
-    try:
-        plan = path.read_bytes()
-    except OSError as error:
-        raise BackendError(f"expected {path} to be readable, found: {error.strerror}; {_build_hint(path)}") from error
-    found = hashlib.sha256(plan).hexdigest()
-    if found != record.engine_sha256:
-        raise BackendError(
-            f"expected {path} to have the SHA-256 {record.engine_sha256[:12]}…, found {found[:12]}…: the file was "
-            f"changed or damaged; {_build_hint(path)}"
-        )
-    return plan
-
-
-def _build_hint(file: Path) -> str:
-    precision = file.stem.rsplit("-")[-1]
-    return f"python -m export engine {file.parent.parent} --precision {precision} builds one on this device"

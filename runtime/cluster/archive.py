@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +34,6 @@ from runtime.cluster.stages import ReadingStage, WritingStage
 from runtime.cluster.storage import is_url
 from runtime.errors import ClusterError, UsageError
 from runtime.outcomes import nouns
-from runtime.schema import ImageSpec
 from runtime.shift import ShiftCheck
 from runtime.summary import Summary
 
@@ -49,6 +47,7 @@ class Archive:
     def __init__(self, options: argparse.Namespace, tell: Callable[[str], None]) -> None:
         """Take what the command line says; raise UsageError where the job in the folder was begun otherwise."""
         self.summary = Summary()
+        self.unopened = 0  # files that could not be opened, which the same command tries again
         self.output: Path = options.out.resolve()
         self._options = options
         self._tell = tell
@@ -58,7 +57,6 @@ class Archive:
         self._begun = read_terms(self.output)
         if self._begun:
             refuse_other_terms(self.output, self._begun, self._wanted)
-        self._unopened = 0
 
     def classify(self) -> Terms:
         """Classify what is left; return the terms. Raises ClusterError where blocks are missing at the end."""
@@ -79,19 +77,14 @@ class Archive:
                 f"ALL from p_all {self._wanted.threshold:g} on. For research, not a diagnosis."
             )
             terms = self._begun or self._begin(listed, model.precision)
-            left = array("q", range(terms.blocks)) if left is None else left
-            self._classify_blocks(terms, left, replace(asked, precision=terms.precision), pool)
+            blocks = range(terms.blocks) if left is None else left
+            self._classify_blocks(terms, blocks, replace(asked, precision=terms.precision), pool)
         return terms
-
-    @property
-    def unopened(self) -> int:
-        """How many files could not be opened, which the same command tries again."""
-        return self._unopened
 
     def _wanted_terms(self) -> Wanted:
         options, manifest = self._options, self._bundle.manifest
         size = options.block_size or DEFAULT_BLOCK_SIZE
-        if (most := most_cells(manifest.image)) < size:
+        if (most := LARGEST_BLOCK_BYTES // (manifest.image.height * manifest.image.width * 3)) < size:
             raise UsageError(f"expected a --block-size of at most {most} for this bundle, received {size}")
         names = (name if is_url(name) else os.path.abspath(name) for name in options.inputs)  # noqa: PTH100  patterns
         return Wanted(
@@ -133,9 +126,10 @@ class Archive:
         write_terms(self.output, terms)
         return terms
 
-    def _left(self, terms: Terms) -> array[int]:
+    def _left(self, terms: Terms) -> list[int]:
         """Return the blocks that have no file, or one with files that could not be opened; count the others."""
-        left, following = array("q"), 0
+        left: list[int] = []
+        following = 0
         for block, counts in done_blocks(self.output, terms.blocks):
             left.extend(range(following, block))
             following = block + 1
@@ -148,7 +142,7 @@ class Archive:
         self._tell(f"kept {self.summary.rows} of {terms.files} {nouns(terms.files, 'row')} from before")
         return left
 
-    def _classify_blocks(self, terms: Terms, left: array[int], options: ClassifierOptions, pool: Pool) -> None:
+    def _classify_blocks(self, terms: Terms, left: Sequence[int], options: ClassifierOptions, pool: Pool) -> None:
         manifest = self._bundle.manifest
         steps = Steps(
             ReadingStage(self.output / LISTING, manifest.image, manifest.typical, self._options.timeout),
@@ -156,14 +150,14 @@ class Archive:
             terms.bundle,
             WritingStage(self.output),
         )
-        missing, failures = set_of(left), Failures()
+        missing, failures = set(left), Failures()
         with tqdm(total=terms.files, initial=self.summary.rows, unit="cell", disable=None, leave=False) as progress:
             for block, counts in finished_blocks(left, steps, pool, failures):
-                missing[block] = 0
+                missing.discard(block)
                 self._add(counts)
                 progress.update(counts.outcomes.rows)
-        if failed := [block for block in left if missing[block]]:
-            raise self._failed(terms, failed, failures)
+        if missing:
+            raise self._failed(terms, sorted(missing), failures)
 
     def _failed(self, terms: Terms, failed: list[int], failures: Failures) -> ClusterError:
         named = ", ".join(map(str, failed[:MOST_NAMED])) + (", …" if len(failed) > MOST_NAMED else "")
@@ -182,17 +176,4 @@ class Archive:
     def _add(self, counts: Counts) -> None:
         self.summary.merge(counts.outcomes)
         self.shift.found.merge(counts.appearances)
-        self._unopened += counts.unopened
-
-
-def most_cells(image: ImageSpec) -> int:
-    """Return how many cells a block may have."""
-    return LARGEST_BLOCK_BYTES // (image.height * image.width * 3)
-
-
-def set_of(blocks: array[int]) -> bytearray:
-    """Return a byte for each number up to the largest block, 1 for those that are given: a set of a byte each."""
-    members = bytearray(max(blocks, default=-1) + 1)
-    for block in blocks:
-        members[block] = 1
-    return members
+        self.unopened += counts.unopened

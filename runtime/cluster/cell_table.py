@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from runtime.errors import AllnetError
-from runtime.reading import Reading
+from runtime.reading import ReadCell, Reading
 from runtime.schema import Appearance
 
 if TYPE_CHECKING:
@@ -24,15 +24,6 @@ BLOCK = "block"
 APPEARANCE = pa.struct([(field.name, pa.float64()) for field in fields(Appearance)])
 
 Stage = Callable[[Any], Any]  # a table to a table
-
-
-@dataclass(frozen=True)
-class ReadCell:
-    """A file that was read."""
-
-    path: str
-    reading: Reading
-    seconds: float  # that reading took
 
 
 def table_of_cells(block: int, cells: Sequence[ReadCell], cell_bytes: int) -> Any:

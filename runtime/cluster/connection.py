@@ -16,7 +16,7 @@ from pathlib import Path
 from runtime.cluster.pool import Capacity
 from runtime.command_line import REFUSED, STANDARD_ERROR, tell
 from runtime.cpus import available_cpus
-from runtime.errors import ClusterError, UsageError
+from runtime.errors import ClusterError, UsageError, reason_of
 
 LOCAL, AUTO = "local", "auto"
 ANSWER_S = 10.0  # for a cluster's port to be open
@@ -138,7 +138,7 @@ def _refuse_silent(address: str) -> None:
     except (OSError, OverflowError) as error:
         raise ClusterError(
             f"expected a Ray cluster at {address}, found none that answers: "
-            f"{getattr(error, 'strerror', None) or error}; check the address, and that `ray status` works there"
+            f"{reason_of(error)}; check the address, and that `ray status` works there"
         ) from error
 
 

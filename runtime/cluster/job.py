@@ -3,7 +3,7 @@
 OUTPUT/block-0000000.parquet …   the rows; what reads a folder of Parquet files takes these alone
 OUTPUT/_job.json                 the terms that all rows share, written when the listing is complete
 OUTPUT/_listing/                 which files are in which block
-OUTPUT/_job.lock                 held while a job runs; the system lets it go with the process, however that ends
+OUTPUT/_job.lock                 locked while a job runs; the system lets it go with the process, however that ends
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import TextIO
 
 from runtime.cluster.result_block import Counts, block_path, read_counts
 from runtime.errors import OutputError, UsageError
-from runtime.files import output_errors, refuse_foreign_folder, write_text_aside
-from runtime.held import hold, is_held
+from runtime.files import output_errors, write_text_aside
+from runtime.folders import refuse_foreign_folder
+from runtime.locks import is_locked, try_lock
 
 TERMS = "_job.json"
 LOCK = "_job.lock"
@@ -64,16 +65,16 @@ class Wanted:
 
 
 @contextmanager
-def held_output(output: Path) -> Iterator[None]:
-    """Make the folder and hold it for this process; raise OutputError where it is another job's or something else."""
+def locked_output(output: Path) -> Iterator[None]:
+    """Make the folder and lock it for this process; raise OutputError where it is another job's or something else."""
     refuse_foreign_folder(output, LOCK, OURS)
     lock, is_new = output / LOCK, not output.exists()
     with output_errors(output):
         output.mkdir(parents=True, exist_ok=True)
         stream = lock.open("w", encoding="utf-8")
     with stream:
-        # Where the file system keeps no locks nothing is known to be held.
-        is_anothers = not hold(stream) and is_held(lock)
+        # Where the file system keeps no locks nothing is known to be locked.
+        is_anothers = not try_lock(stream) and is_locked(lock)
         if is_anothers or not _is_at(lock, stream):
             raise OutputError(
                 f"expected {output} for this job alone, found that another one writes to it; wait for it, or stop it"

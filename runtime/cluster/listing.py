@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runtime.cluster.storage import StoredFile, is_url, stored_files
-from runtime.errors import ClusterError, UsageError
+from runtime.errors import ClusterError, reason_of
 from runtime.files import output_errors, written_aside
-from runtime.inputs import each_file
+from runtime.inputs import files_of_name, nothing_found
 
 BLOCKS_IN_A_FILE = 256
 # A name may hold bytes that are no text.
@@ -62,11 +62,7 @@ def write_listing(
         files += _write_part(folder / f"{part:07}.parquet", first, found, block_size)
         part += 1
     if not files:
-        raise UsageError(
-            f"expected images in {', '.join(names)}, found none"
-            + (f" whose name matches {' or '.join(include)}" if include else "")
-            + "; name a folder that holds image files"
-        )
+        raise nothing_found(names, include)
     return Listed(files, left_out)
 
 
@@ -75,7 +71,7 @@ def _each(names: Sequence[str], include: Sequence[str], timeout_s: float) -> Ite
         if is_url(name):
             yield from stored_files(name, include, timeout_s)
         else:
-            for path, is_wanted in each_file([name], (), include):
+            for path, is_wanted in files_of_name(name, include):
                 yield StoredFile(os.path.abspath(path), None), is_wanted  # noqa: PTH100  of a million files
 
 
@@ -110,7 +106,7 @@ def read_block(folder: Path, block: int) -> list[StoredFile]:
             table = listing.read_row_group(block % BLOCKS_IN_A_FILE)
     except OSError as error:
         raise ClusterError(
-            f"expected the job's listing at {path} on every machine, found: {error.strerror or error}; "
+            f"expected the job's listing at {path} on every machine, found: {reason_of(error)}; "
             "put the output onto a folder that all machines of the cluster share"
         ) from error
     paths, sizes = (table[name].to_pylist() for name in SCHEMA.names)

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from runtime.errors import OutputError, UnopenableCellError, one_line
+from runtime.errors import OutputError, one_line
 from runtime.files import output_errors, written_aside
 from runtime.outcomes import Outcomes
 from runtime.results import row_of
@@ -59,10 +59,7 @@ def counts_of(predictions: Sequence[Prediction]) -> Counts:
     for each in predictions:
         outcomes.add(each)
         appearances.add(each)
-    unopened = sum(
-        each.status == "error" and each.reason.startswith(UnopenableCellError.BEGINNING) for each in predictions
-    )
-    return Counts(outcomes, appearances, unopened)
+    return Counts(outcomes, appearances, sum(each.is_unopened for each in predictions))
 
 
 def block_path(output: Path, block: int) -> Path:

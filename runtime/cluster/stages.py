@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from runtime.classifier import Classifier, ClassifierOptions
-from runtime.cluster.cell_table import BLOCK, ReadCell, block_of, cells_of_table, passing_failures, table_of_cells
+from runtime.cluster.cell_table import BLOCK, block_of, cells_of_table, passing_failures, table_of_cells
 from runtime.cluster.listing import read_block
 from runtime.cluster.result_block import counts_of, table_of, write_block
 from runtime.cluster.storage import Losses, StoredFile, fetched, is_url
 from runtime.errors import BundleError, UnreadableCellError
-from runtime.pipeline import Cell, Scored
-from runtime.reading import CellReader, Reading
+from runtime.reading import CellReader, ReadCell, Reading
 from runtime.schema import ImageSpec, Prediction, TypicalCells
 
 COUNTS = "counts"  # the column with what was counted in the block, as JSON
@@ -76,12 +74,8 @@ class ScoringStage:
         cells = cells_of_table(table, (image.height, image.width, 3))
         size = classifier.batch_size
         scorer = classifier.scorer()
-        scored = [
-            row for first in range(0, len(cells), size) for row in scorer.score(unread(cells[first : first + size]))
-        ]
-        predictions = [
-            classifier.prediction_of(with_reading_time(row, cell)) for row, cell in zip(scored, cells, strict=True)
-        ]
+        batches = (cells[first : first + size] for first in range(0, len(cells), size))
+        predictions = [classifier.prediction_of(row) for batch in batches for row in scorer.score_read(batch)]
         return rows_of_block(block_of(table), predictions)
 
     def _classifier(self) -> Classifier:
@@ -97,20 +91,6 @@ def rows_of_block(block: int, predictions: list[Prediction]) -> Any:
     for name, value in beside.items():
         rows = rows.append_column(name, pa.array([value] * len(rows)))
     return rows
-
-
-def unread(cells: list[ReadCell]) -> list[Cell]:
-    """Return cells for the scorer, whose reading is at hand."""
-    return [Cell(cell.path, partial(_at_hand, cell.reading)) for cell in cells]
-
-
-def _at_hand(reading: Reading) -> Reading:
-    return reading
-
-
-def with_reading_time(scored: Scored, cell: ReadCell) -> Scored:
-    """Add to a cell's time what reading it took in another process."""
-    return replace(scored, seconds=scored.seconds + cell.seconds)
 
 
 def opened_classifier(options: ClassifierOptions, bundle: str) -> Classifier:

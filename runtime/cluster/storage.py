@@ -147,15 +147,16 @@ def _fetch(file: StoredFile, store: Any, path: str, timeout_s: float) -> bytes:
     """Read a file, which its store knows as `path`; raise UnreadableCellError where that cannot be."""
     if file.size is not None and file.size > MAX_FILE_BYTES:
         raise UnreadableCellError(f"expected at most {MAX_FILE_BYTES // 2**20} MB, found {file.size // 2**20} MB")
-    for attempt in range(TRIES):
+    tries = 0
+    while True:
         try:
             data: bytes = _within(timeout_s, store.cat_file, path)
             return data
         except Exception as error:  # each store's library raises its own types
-            if isinstance(error, FINAL) or attempt == TRIES - 1:
+            tries += 1
+            if isinstance(error, FINAL) or tries == TRIES:
                 raise UnopenableCellError(one_line(error)) from error
-        time.sleep(PAUSE_S * 2**attempt)
-    raise AssertionError("the last try returns or raises")
+        time.sleep(PAUSE_S * 2 ** (tries - 1))
 
 
 def _within(timeout_s: float, call: Callable[..., Any], *arguments: Any) -> Any:

@@ -22,7 +22,8 @@ from runtime.outcomes import Outcomes
 from runtime.preprocessing import MAX_FILE_BYTES, decode_cell
 from runtime.results import row_of
 from runtime.schema import ImageSpec, Prediction
-from runtime.watching.result_store import FileVersion, Reader, last_warning, read
+from runtime.watching.database import FileVersion
+from runtime.watching.result_reader import Reader, last_warning, read
 
 PICTURE = ImageSpec(320, 320)
 MOST_ROWS = 200  # of one answer

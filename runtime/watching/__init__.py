@@ -1,4 +1,4 @@
 """What `runtime.watch` is made of: files that appear in a folder become rows of a database, each exactly once.
 
-events or looks ──► news ──► folder (settled files) ──► service (classifier) ──► result_store (SQLite)
+events or scans ──► news ──► folder (settled files) ──► service ──► result_store ──► database ──► result_reader
 """

@@ -10,7 +10,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from runtime.closing import Closing
-from runtime.errors import UsageError
+from runtime.errors import UsageError, reason_of
 from runtime.watching.news import News
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class FolderEvents(Closing):
 
         # watchdog 7 warns where it watches a new folder twice, which does no harm.
         warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning)
-        logging.getLogger("watchdog").addHandler(logging.NullHandler())  # what it reports, a look at the folder mends
+        logging.getLogger("watchdog").addHandler(logging.NullHandler())  # what it reports, a scan of the folder mends
         logging.getLogger("watchdog").propagate = False
 
         class Handler(FileSystemEventHandler):
@@ -56,7 +56,7 @@ class FolderEvents(Closing):
             self._observer.schedule(Handler(), real, recursive=True, event_filter=wanted)
             self._observer.start()
         except OSError as error:
-            raise UsageError(f"the system gives no file events of {folder}: {error.strerror or error}") from error
+            raise UsageError(f"the system gives no file events of {folder}: {reason_of(error)}") from error
 
     def close(self) -> None:
         """Stop the threads."""

@@ -1,9 +1,9 @@
 """Finds the files of a folder that are complete, each version of a file as soon as it is.
 
-A file is noticed by an event or by a look at the folder, and waits: no time at all where the system says that its
+A file is noticed by an event or by a scan of the folder, and waits: no time at all where the system says that its
 writer has closed it, else `interval` seconds. It is taken when it is then as it was when it was noticed.
-What is complete is taken before what only a look found: new cells do not wait while an archive is read again.
-Memory is bounded: at most MOST_WAITING files wait; a look stands still while half of that waits, and goes on later.
+What is complete is taken before what only a scan found: new cells do not wait while an archive is read again.
+Memory is bounded: at most MOST_WAITING files wait; a scan pauses while half of that waits.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from runtime.cell_names import printable
 from runtime.closing import Closing
 from runtime.errors import UsageError
 from runtime.inputs import is_not_yet_a_cell
+from runtime.watching.database import FileVersion
 from runtime.watching.events import FolderEvents
 from runtime.watching.news import News
-from runtime.watching.result_store import FileVersion
 
 MOST_WAITING = 10_000  # files
 RETRY_PAUSES_S = (1.0, 4.0, 16.0)  # before a file that cannot be used is read again; after the last it is set aside
-LOOK_BESIDE_EVENTS_S = 30.0  # between looks at a folder of which events are heard, since some may be missed
-LOOK_REST_S = 1e-4  # of rest for each file that a look saw, which took about a tenth of that
+SCAN_BESIDE_EVENTS_S = 30.0  # between scans of a folder whose events are received, since some may be missed
+SCAN_REST_S = 1e-4  # of rest for each file that a scan saw, which took about a tenth of that
 
 
 class Candidate(NamedTuple):
@@ -62,7 +62,7 @@ class WatchedFolder(Closing):
             news: Filled by the folder's events; tests fill it themselves.
             is_known: Says whether a version, and when anything about its file changed, needs no further look.
             is_left_out: Says by its path inside the folder whether a file is none to classify.
-            with_events: Hear of the system's file events; False: look at the folder every `interval` seconds.
+            with_events: Receive the system's file events; False: scan the folder every `interval` seconds.
             interval: Seconds between the two looks at a file that must find it unchanged.
             tell: Takes lines for people.
             clock: Monotonic seconds.
@@ -79,17 +79,17 @@ class WatchedFolder(Closing):
         self._waiting: dict[str, Candidate] = {}
         # A heap, those that are complete before those that have to settle; what differs from `_waiting` counts no more.
         self._due: list[tuple[bool, float, str]] = []
-        self._looks: list[_Look] = []  # the last one goes on first
-        self._next_look = clock()
+        self._scans: list[_Scan] = []  # the last one goes on first
+        self._next_scan = clock()
         self._next_check = clock()
         self._unreadable: set[str] = set()
         self._tried: dict[str, tuple[FileVersion, int]] = {}  # by file, versions and when the file had changed
         self._identity = _identity(root)
-        self._hear()
+        self._subscribe()
 
     @property
     def has_events(self) -> bool:
-        """Whether files are found by events, and not by looks alone."""
+        """Whether files are found by events, and not by scans alone."""
         return self._events is not None
 
     @property
@@ -107,7 +107,7 @@ class WatchedFolder(Closing):
             self._read_news()
             candidate = self._pop_due()
             if candidate is None:
-                if not self._look_on():
+                if not self._continue_scan():
                     return
                 continue
             seen = self._version_and_change(candidate.version.file)
@@ -134,9 +134,9 @@ class WatchedFolder(Closing):
         self._wait(candidate.version, RETRY_PAUSES_S[candidate.failures], candidate.failures + 1)
         return True
 
-    def look_again(self) -> None:
-        """Look at the whole folder as soon as there is time."""
-        self._next_look = self._clock()
+    def rescan(self) -> None:
+        """Scan the whole folder as soon as there is time."""
+        self._next_scan = self._clock()
 
     def check(self) -> None:
         """Tell once where the folder has gone or has come back, and begin anew then; to be called often."""
@@ -155,22 +155,22 @@ class WatchedFolder(Closing):
 
     def seconds_to_wait(self) -> float:
         """Return after how many seconds without news there is something to do; 0 for now."""
-        if self._looks and self._has_room_for_looks():
+        if self._scans and self._has_room_to_scan():
             return 0.0
         times = [self._next_check]
-        times += [self._next_look] if self._has_room_for_looks() else []
+        times += [self._next_scan] if self._has_room_to_scan() else []
         times += [self._due[0][1]] if self._due else []
         return max(min(times) - self._clock(), 0.0)
 
     def close(self) -> None:
         """Stop listening to events."""
-        for look in self._looks:
-            look.files.close()
+        for scan in self._scans:
+            scan.files.close()
         if self._events:
             self._events.close()
 
-    def _hear(self) -> None:
-        """Begin to hear of events, where they are wanted and the system gives them."""
+    def _subscribe(self) -> None:
+        """Begin to receive events, where they are wanted and the system gives them."""
         if not self._with_events or self._identity is None:
             return
         try:
@@ -181,11 +181,11 @@ class WatchedFolder(Closing):
     def _begin_anew(self) -> None:
         self.close()
         self._events = None
-        self._looks.clear()
+        self._scans.clear()
         self._unreadable.clear()
         self._tried.clear()
-        self._hear()
-        self.look_again()
+        self._subscribe()
+        self.rescan()
 
     def _read_news(self) -> None:
         news = self._news.take()
@@ -194,9 +194,9 @@ class WatchedFolder(Closing):
         for path, is_complete in news.files.items():
             self._notice(self._inside(path), 0.0 if is_complete else self._interval)
         for path in news.folders:
-            self._looks.append(_Look(self._files_below(self._inside(path)), pause=0.0))
+            self._scans.append(_Scan(self._files_below(self._inside(path)), pause=0.0))
         if news.missed:
-            self.look_again()
+            self.rescan()
 
     def _inside(self, path: str) -> str:
         return path[len(self.root) :].lstrip(os.sep)
@@ -204,7 +204,7 @@ class WatchedFolder(Closing):
     def _notice(self, file: str, pause: float) -> None:
         """Let a file wait, unless there is no room, it is none to classify, or it has gone."""
         if len(self._waiting) >= MOST_WAITING and file not in self._waiting:
-            self.look_again()
+            self.rescan()
             return
         if self._is_left_out(file):
             return
@@ -244,36 +244,36 @@ class WatchedFolder(Closing):
             del self._tried[next(iter(self._tried))]  # which is tried again, where it could not be opened
         self._tried[candidate.version.file] = (candidate.version, candidate.changed_ns)
 
-    def _look_on(self) -> bool:
-        """Look at the next file of the folder; return False where no look is due or there is no room."""
-        if not self._has_room_for_looks():
+    def _continue_scan(self) -> bool:
+        """Look at the next file of the folder; return False where no scan is due or there is no room."""
+        if not self._has_room_to_scan():
             return False
-        if not self._looks:
-            if self._clock() < self._next_look:
+        if not self._scans:
+            if self._clock() < self._next_scan:
                 return False
-            self._next_look = float("inf")
-            self._looks.append(_Look(self._files_below(""), pause=self._interval))
-        look = self._looks[-1]
-        file = next(look.files, None)
+            self._next_scan = float("inf")
+            self._scans.append(_Scan(self._files_below(""), pause=self._interval))
+        scan = self._scans[-1]
+        file = next(scan.files, None)
         if file is None:
-            self._looks.pop()
-            if not self._looks:
-                self._rest_from(look)
+            self._scans.pop()
+            if not self._scans:
+                self._rest_from(scan)
             return True
-        look.seen += 1
-        if file not in self._waiting or not look.pause:
+        scan.seen += 1
+        if file not in self._waiting or not scan.pause:
             seen = self._version_and_change(file)
             # What waits is asked about when it is taken; what lies there for long must not fill the room for it.
-            if seen is not None and not (look.pause and self._is_done(*seen)):
-                self._wait(seen[0], look.pause)
+            if seen is not None and not (scan.pause and self._is_done(*seen)):
+                self._wait(seen[0], scan.pause)
         return True
 
-    def _has_room_for_looks(self) -> bool:
+    def _has_room_to_scan(self) -> bool:
         return len(self._waiting) < MOST_WAITING // 2
 
-    def _rest_from(self, look: _Look) -> None:
-        every = LOOK_BESIDE_EVENTS_S if self._events else self._interval
-        self._next_look = min(self._next_look, self._clock() + max(every, look.seen * LOOK_REST_S))
+    def _rest_from(self, scan: _Scan) -> None:
+        every = SCAN_BESIDE_EVENTS_S if self._events else self._interval
+        self._next_scan = min(self._next_scan, self._clock() + max(every, scan.seen * SCAN_REST_S))
 
     def _files_below(self, folder: str) -> Generator[str, None, None]:
         """Yield the files of a folder and its sub-folders, paths inside the root; each folder once, links followed."""
@@ -329,7 +329,7 @@ class WatchedFolder(Closing):
 
 
 @dataclass
-class _Look:
+class _Scan:
     """A walk over a folder that goes on file by file."""
 
     files: Generator[str, None, None]

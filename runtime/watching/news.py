@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
-MOST_NEWS = 10_000  # paths that wait to be taken; beyond that the whole folder is looked at
+MOST_NEWS = 10_000  # paths that wait to be taken; beyond that the whole folder is scanned
 
 
 class Bell:

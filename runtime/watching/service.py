@@ -16,9 +16,10 @@ from runtime.cell_names import printable
 from runtime.errors import OutputError
 from runtime.outcomes import Outcomes, nouns
 from runtime.schema import Prediction
+from runtime.watching.database import FileVersion
 from runtime.watching.folder import Candidate, WatchedFolder
 from runtime.watching.news import Bell
-from runtime.watching.result_store import FileVersion, ResultStore
+from runtime.watching.result_store import ResultStore
 from runtime.watching.systemd import Notifier
 
 MOST_UNWRITTEN = 10_000  # rows that are kept while the database cannot be written; then no more files are taken
@@ -189,12 +190,12 @@ class WatchService:
         self._trouble = ""
 
     def _overcome_trouble(self, folder: WatchedFolder) -> None:
-        """Try the database again; what could not be looked up meanwhile is found by another look."""
+        """Try the database again; what could not be looked up meanwhile is found by another scan."""
         if self._trouble:
             self._commit()
         if self._is_blind and not self._trouble:
             self._is_blind = False
-            folder.look_again()
+            folder.rescan()
 
     def _sum_up(self) -> None:
         if self._clock() < self._next_summary:

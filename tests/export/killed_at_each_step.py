@@ -19,10 +19,12 @@ import pytest
 
 from export.engine import EngineOptions, build_engine
 from export.install import InstallOptions, install_bundle, roll_back
-from runtime.backends.tensorrt import find_engine, read_record
+from runtime.backends.engine_files import read_record
+from runtime.backends.tensorrt import find_engine
 from runtime.bundle import Bundle
 from runtime.errors import DataError
-from runtime.files import folder_written_aside, sha256_of_file
+from runtime.files import sha256_of_file
+from runtime.folders import folder_written_aside
 from runtime.schema import CARD_NAME, GOLDEN_NAME, MANIFEST_NAME
 from tests.tensorrt_simulator.install import install as install_tensorrt
 

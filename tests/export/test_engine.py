@@ -17,7 +17,8 @@ import pytest
 from export.__main__ import main
 from export.engine import EngineOptions, build_engine, make_progress
 from export.engine_layers import asked_share, count_precisions, engine_layers, refuse_mislabelled
-from runtime.backends.tensorrt import import_tensorrt, make_logger, read_record, record_path
+from runtime.backends.engine_files import read_record, record_path
+from runtime.backends.tensorrt import import_tensorrt, make_logger
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.errors import BackendError, BundleError, ConversionError, OutputError, UsageError
@@ -527,8 +528,7 @@ from runtime.backends.tensorrt import open_engine
 from runtime.bundle import Bundle
 import numpy as np
 opened = Bundle.open(pathlib.Path({str(bundle)!r}))
-engine = opened.folder / "engines" / "simulated-orin-fp16.engine"
-with open_engine(engine, opened.manifest.image, opened.variant("fp16").sha256) as backend:
+with open_engine(opened.folder, "fp16", opened.manifest.image, opened.variant("fp16").sha256) as backend:
     print(backend.infer(np.full((40, 12, 12, 3), 255, np.uint8)).sum())
 raise SystemExit(status)
 """

@@ -13,7 +13,7 @@ from export.signature import sign_bundle
 from runtime.bundle import Bundle
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.errors import BackendError, BundleError, OutputError, UsageError
-from runtime.held import held_folder
+from runtime.locks import locked_folder
 from runtime.schema import to_json
 from tests.export.test_signature import write_keys
 from tests.tensorrt_simulator.install import install as install_tensorrt
@@ -145,7 +145,7 @@ def test_killed_at_any_step_what_is_in_use_is_whole_and_nothing_is_left(
 
 def test_a_second_installation_at_once_is_refused(three: list[Path], to: Path) -> None:
     install(three[0], to)
-    with held_folder(to), pytest.raises(OutputError, match="found another installation that is going on"):
+    with locked_folder(to), pytest.raises(OutputError, match="found another installation that is going on"):
         install(three[1], to)
     assert content(to / "current") == content(three[0])
 

@@ -12,7 +12,7 @@ import pytest
 from export.__main__ import main
 from export.engine import EngineOptions, build_engine
 from export.triton import write_repository
-from runtime.backends.tensorrt import read_record, record_path
+from runtime.backends.engine_files import read_record, record_path
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.errors import BackendError, BundleError, OutputError
 from runtime.files import sha256_of_file

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from runtime.schema import Prediction
-from runtime.watching.result_store import read_predictions
+from runtime.watching.result_reader import read_predictions
 
 
 def stored_rows(path: Path) -> list[Prediction]:

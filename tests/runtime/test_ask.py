@@ -196,3 +196,13 @@ def test_one_number_for_each_cell_may_be_a_dimension_as_triton_has_it(
     monkeypatch.setattr("tritonclient.http.InferResult.as_numpy", lambda *_: np.array([[0.25], [0.75]], np.float32))
     with ServedModel(running.url, MODEL) as model:
         assert model.infer(cells).tolist() == [0.25, 0.75]
+
+
+def test_a_model_that_takes_cells_of_any_size_is_refused(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    description = {
+        "inputs": [{"name": "cells", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}],
+        "outputs": [{"name": "p_all"}],
+    }
+    monkeypatch.setattr("tritonclient.http.InferenceServerClient.get_model_metadata", lambda *_, **__: description)
+    with pytest.raises(ServerError, match=r"expected a model that takes cells, UINT8 \[N, height, width, 3\]"):
+        ServedModel(running.url, MODEL)

@@ -28,8 +28,8 @@ from runtime.command_line import DONE, INTERRUPTED, PARTLY_DONE, REFUSED, TERMIN
 from runtime.demo import demo_cells
 from runtime.errors import OutputError, UsageError
 from runtime.groups import GroupCounts
-from runtime.held import hold
 from runtime.inputs import find_inputs, read_list
+from runtime.locks import try_lock
 from runtime.schema import Decision, Prediction
 from tests.runtime.another_user import another_user, needs_root, open_folder
 
@@ -682,7 +682,7 @@ def test_all_that_cut_off_runs_left_goes_when_one_of_them_is_completed(
 def test_a_run_that_is_not_cut_off_is_not_gone_on_with(six_cells: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     partial_path = cut_off_run(six_cells, 2, monkeypatch)
     with partial_path.open("a") as stream:
-        hold(stream)
+        try_lock(stream)
         with pytest.raises(OutputError, match=r"found that another one is writing r\.csv\..*; wait for it, or stop it"):
             main([str(six_cells / "cells"), "--out", str(six_cells / "r.csv"), "--resume"])
     assert partial_path.exists()

@@ -35,7 +35,7 @@ from runtime.cluster import storage
 from runtime.cluster.cell_table import BLOCK, block_of
 from runtime.cluster.connection import ended_where_lost, refusal
 from runtime.cluster.flow import outcomes
-from runtime.cluster.job import done_blocks, held_output
+from runtime.cluster.job import done_blocks, locked_output
 from runtime.cluster.listing import read_block, write_listing
 from runtime.cluster.pool import READING_CPUS, WORKER_CPUS, Capacity, pool_of
 from runtime.cluster.stages import ReadingStage, WritingStage, rows_of_block
@@ -43,8 +43,8 @@ from runtime.cluster.storage import Losses, StoredFile, fetched, stored_files
 from runtime.command_line import DONE
 from runtime.demo import demo_cells
 from runtime.errors import ClusterError, OutputError, UnreadableCellError, UsageError
-from runtime.held import hold
 from runtime.inputs import find_inputs
+from runtime.locks import try_lock
 from runtime.schema import Prediction
 from tests.runtime.audits import AUDIT
 from tests.runtime.tinted import tinted
@@ -77,7 +77,7 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
 
 
 def test_an_output_inside_the_archive_is_none_of_its_cells(tmp_path: Path) -> None:
-    with held_output(tmp_path / "archive" / "out"):
+    with locked_output(tmp_path / "archive" / "out"):
         for name in ("block-0000000.parquet", "_listing/0000000.parquet", "_job.json", "cell.bmp"):
             (tmp_path / "archive" / "out" / name).parent.mkdir(exist_ok=True)
             (tmp_path / "archive" / "out" / name).touch()
@@ -153,12 +153,12 @@ def test_inputs_that_give_nothing_are_refused_before_ray_is_started_and_leave_no
 def test_a_lock_that_a_refused_job_removes_meanwhile_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def held_after_the_other(stream: TextIO) -> bool:
+    def locked_after_the_other(stream: TextIO) -> bool:
         Path(stream.name).unlink()
-        return hold(stream)
+        return try_lock(stream)
 
-    monkeypatch.setattr("runtime.cluster.job.hold", held_after_the_other)
-    with pytest.raises(OutputError, match="for this job alone"), held_output(tmp_path / "out"):
+    monkeypatch.setattr("runtime.cluster.job.try_lock", locked_after_the_other)
+    with pytest.raises(OutputError, match="for this job alone"), locked_output(tmp_path / "out"):
         pass
 
 
@@ -185,7 +185,7 @@ def test_a_driver_that_is_killed_loses_and_repeats_nothing(archive: Path, tiny_b
     end = time.monotonic() + 60
     while not list(out.glob("block-*.parquet")) and driver.poll() is None and time.monotonic() < end:
         time.sleep(0.01)
-    with pytest.raises(OutputError, match="found that another one writes to it"), held_output(out):
+    with pytest.raises(OutputError, match="found that another one writes to it"), locked_output(out):
         pass
     assert listened_at_by(driver.pid) <= {"127.0.0.1", "::ffff:127.0.0.1"}
     os.kill(driver.pid, signal.SIGKILL)

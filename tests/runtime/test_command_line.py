@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runtime.cluster.arguments import build_parser as cluster_parser
-from runtime.command_line import INTERRUPTED, REFUSED, TERMINATED, ArgumentParser, quiet_tensorflow, run_command
+from runtime.command_line import INTERRUPTED, REFUSED, TERMINATED, ArgumentParser, run_command
 from runtime.errors import UsageError
 from runtime.serve import build_parser as serve_parser
 from train.arguments import build_parser as train_parser
@@ -114,7 +114,7 @@ def test_a_terminated_process_leaves_nothing_half_written(tmp_path: Path) -> Non
 import time
 from pathlib import Path
 from runtime.command_line import run_command
-from runtime.files import folder_written_aside
+from runtime.folders import folder_written_aside
 
 def command():
     with folder_written_aside(Path({str(tmp_path / "bundle")!r}), "marker", ()) as folder:
@@ -146,53 +146,6 @@ def test_ctrl_c_while_libraries_are_imported_is_quiet(tmp_path: Path, module: st
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (INTERRUPTED, b"", b"interrupted\n")
-
-
-def test_what_a_library_writes_while_it_is_imported_is_held_back(capfd: pytest.CaptureFixture[str]) -> None:
-    with quiet_tensorflow():
-        os.write(2, b"I0000 port.cc\n")
-    os.write(2, b"later\n")
-    assert capfd.readouterr().err == "later\n"
-
-
-def test_what_a_library_wrote_is_shown_where_its_import_fails(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ImportError), quiet_tensorflow():
-        os.write(2, b"libcudart.so.12 not found\n")
-        raise ImportError
-    assert capfd.readouterr().err == "libcudart.so.12 not found\n"
-
-
-DROPPED = """
-import signal
-from runtime.command_line import quiet_tensorflow, run_command
-
-class Graph:
-    def __del__(self):
-        signal.raise_signal(signal.SIGINT)
-
-def command():
-    with quiet_tensorflow():
-        Graph()
-        print("imported", flush=True)
-    return 0
-
-run_command(command)
-"""
-
-
-def test_an_interrupt_that_an_import_drops_is_not_lost() -> None:
-    done = subprocess.run([sys.executable, "-c", DROPPED], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (INTERRUPTED, "imported\n", "interrupted\n")
-
-
-@pytest.mark.skipif(os.name == "nt", reason="needs a shell that closes a stream")
-def test_what_is_for_people_never_comes_among_the_results() -> None:
-    code = "import sys; from runtime.command_line import run_command; "
-    code += "run_command(lambda: print('note', file=sys.stderr) or print('row') or 0)"
-    done = subprocess.run(
-        ["/bin/sh", "-c", '"$0" -c "$1" 2>&-', sys.executable, code], cwd=ROOT, stdout=subprocess.PIPE, check=False
-    )
-    assert (done.returncode, done.stdout) == (0, b"row\n")
 
 
 @pytest.mark.parametrize(

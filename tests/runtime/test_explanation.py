@@ -16,7 +16,7 @@ from runtime.command_line import DONE, PARTLY_DONE
 from runtime.demo import demo_cells
 from runtime.errors import UsageError
 from runtime.explanation import GRADIENT, OCCLUSION, PLACES, explain, method_of
-from runtime.explanations import CHANGED, Explanations, picture_name
+from runtime.explanation_folder import CHANGED, ExplanationFolder, picture_name
 from runtime.heat_picture import FOR_ALL, FOR_HEALTHY, SIDE, heat_picture
 from runtime.inputs import is_not_yet_a_cell
 from runtime.preprocessing import load_cell
@@ -140,7 +140,7 @@ def test_a_cell_that_changed_meanwhile_is_not_explained(
     path = cell_file("cell.bmp")
     [prediction] = classifier.classify([str(path)])
     assert prediction.p_all is not None
-    explanations = Explanations(tmp_path / "maps", classifier)
+    explanations = ExplanationFolder(tmp_path / "maps", classifier)
     explanations.add(Prediction(str(path), "ALL", prediction.p_all - 0.4, "ok", "", 0.1))
     path.unlink()
     explanations.add(prediction)

@@ -14,17 +14,10 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import OutputError
-from runtime.files import (
-    current_umask,
-    file_clock_ns,
-    folder_written_aside,
-    settle_folder,
-    sha256_of_file,
-    write_text_aside,
-    written_aside,
-)
-from runtime.held import held_folder
+from runtime.files import current_umask, file_clock_ns, sha256_of_file, write_text_aside, written_aside
+from runtime.folders import folder_written_aside, settle_folder
 from runtime.inputs import spread_over
+from runtime.locks import locked_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,7 +67,7 @@ def test_an_interrupted_folder_leaves_nothing(tmp_path: Path) -> None:
 WRITING = """
 import sys, time
 from pathlib import Path
-from runtime.files import folder_written_aside
+from runtime.folders import folder_written_aside
 with folder_written_aside(Path(sys.argv[1]), "marker", ()) as folder:
     (folder / "half").mkdir()
     (folder / "half" / "model.onnx").write_text("")
@@ -145,7 +138,7 @@ def test_what_a_living_process_moves_away_is_left_to_it(tmp_path: Path) -> None:
     write_folder(target, "old")
     moved_away = target.rename(tmp_path / ".bundle.unfinished-abcd1234-old")
     with ThreadPoolExecutor(1) as pool:
-        with held_folder(tmp_path):
+        with locked_folder(tmp_path):
             settled = pool.submit(settle_folder, target)
             assert not wait([settled], timeout=0.2).done, "who replaces a folder holds the one that it is in"
             moved_away.rename(target)

@@ -3,14 +3,15 @@ from __future__ import annotations
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
+from runtime.backends.base import Backend
 from runtime.errors import BackendError
-from runtime.pipeline import WAITING_BATCHES, Read, Scored, score_files
+from runtime.pipeline import WAITING_BATCHES, BatchScorer, Read, Scored, score_files
 from runtime.reading import Reading
 from tests.runtime.fake_backend import SPEC, BrightnessBackend
 
@@ -32,8 +33,12 @@ def read_slowly_at_random(path: str) -> Reading:
     return read_number(path)
 
 
+def scorer(backend: Backend, prove: Callable[[], None] = lambda: None) -> BatchScorer:
+    return BatchScorer(backend, prove)
+
+
 def scored(paths: list[str], backend: BrightnessBackend, batch_size: int = 4) -> list[Scored]:
-    return list(score_files(paths, backend, SPEC, read_slowly_at_random, batch_size=batch_size, workers=WORKERS))
+    return list(score_files(paths, scorer(backend), read_slowly_at_random, batch_size=batch_size, workers=WORKERS))
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 7, 8, 41])
@@ -46,7 +51,7 @@ def test_every_file_keeps_its_place_and_its_own_answer(count: int) -> None:
 
 def test_batches_grow_up_to_the_size_and_the_last_is_as_short_as_it_falls() -> None:
     backend = BrightnessBackend()
-    list(score_files(map(str, range(20)), backend, SPEC, read_number, batch_size=6, workers=1))
+    list(score_files(map(str, range(20)), scorer(backend), read_number, batch_size=6, workers=1))
     assert backend.batch_sizes == [1, 2, 4, 6, 6, 1]
 
 
@@ -58,27 +63,18 @@ def test_few_files_are_shared_out_among_the_workers() -> None:
             together.wait()
         return read_number(path)
 
-    rows = score_files(["0", "1", "2"], BrightnessBackend(), SPEC, read, batch_size=16, workers=2)
+    rows = score_files(["0", "1", "2"], scorer(BrightnessBackend()), read, batch_size=16, workers=2)
     assert len(list(rows)) == 3
 
 
 def test_a_bad_file_costs_its_own_row_alone() -> None:
     backend = BrightnessBackend()
     paths = ["1", "bad", "3", "4", "bad", "6", "bad", "bad", "bad", "bad", "bad", "12"]  # in batches of 1, 2, 4, 4, 1
-    rows = list(score_files(paths, backend, SPEC, read_number, batch_size=4, workers=1))
+    rows = list(score_files(paths, scorer(backend), read_number, batch_size=4, workers=1))
     assert [row.reason for row in rows if row.p_all is None] == ["it is bad"] * 7
     assert [row.path for row in rows if row.p_all is None] == ["bad"] * 7
     assert [row.p_all for row in rows if row.p_all is not None] == [pytest.approx(n / 255) for n in (1, 3, 4, 6, 12)]
     assert backend.batch_sizes == [1, 1, 2, 1], "a batch without a readable cell is not inferred"
-
-
-def test_a_buffer_that_is_reused_leaves_nothing_behind() -> None:
-    paths = [str(number % 250) for number in range(100)]
-    paths[50] = "bad"
-    rows = scored(paths, BrightnessBackend())
-    assert [row.p_all for row in rows if row.path != "bad"] == [
-        pytest.approx(int(path) / 255) for path in paths if path != "bad"
-    ]
 
 
 def test_no_more_is_read_ahead_than_was_promised() -> None:
@@ -90,7 +86,7 @@ def test_no_more_is_read_ahead_than_was_promised() -> None:
             taken += 1
             yield str(number % 250)
 
-    rows = score_files(paths(), BrightnessBackend(), SPEC, read_number, batch_size=4, workers=2)
+    rows = score_files(paths(), scorer(BrightnessBackend()), read_number, batch_size=4, workers=2)
     for given in range(1, 60):
         next(rows)
         assert taken <= given + (2 + WAITING_BATCHES) * 4
@@ -110,7 +106,7 @@ def test_reading_goes_on_while_the_model_infers() -> None:
             assert read_during_inference.wait(timeout=30)
             return super()._infer(cells)  # type: ignore[arg-type]
 
-    rows = list(score_files(map(str, range(8)), WaitingBackend(), SPEC, read, batch_size=4, workers=4))
+    rows = list(score_files(map(str, range(8)), scorer(WaitingBackend()), read, batch_size=4, workers=4))
     assert len(rows) == 8
 
 
@@ -133,7 +129,7 @@ def test_a_backend_bounds_how_many_infer_at_a_time(most: int) -> None:
             return super()._infer(cells)  # type: ignore[arg-type]
 
     backend = CountingBackend()
-    list(score_files(map(str, range(100)), backend, SPEC, read_number, batch_size=2, workers=4))
+    list(score_files(map(str, range(100)), scorer(backend), read_number, batch_size=2, workers=4))
     assert backend.largest == most
 
 
@@ -143,7 +139,7 @@ def raises(path: str) -> Reading:
 
 def test_a_bug_in_reading_is_raised_and_not_turned_into_a_row() -> None:
     with pytest.raises(ZeroDivisionError):
-        list(score_files(["1"], BrightnessBackend(), SPEC, raises, batch_size=4, workers=1))
+        list(score_files(["1"], scorer(BrightnessBackend()), raises, batch_size=4, workers=1))
 
 
 def test_an_error_of_the_model_ends_the_run_after_the_rows_before_it() -> None:
@@ -153,7 +149,7 @@ def test_an_error_of_the_model_ends_the_run_after_the_rows_before_it() -> None:
                 raise RuntimeError
             return super()._infer(cells)  # type: ignore[arg-type]
 
-    rows = score_files(map(str, range(99)), FailingBackend(), SPEC, read_number, batch_size=4, workers=1)
+    rows = score_files(map(str, range(99)), scorer(FailingBackend()), read_number, batch_size=4, workers=1)
     with pytest.raises(RuntimeError):
         for expected in range(99):
             assert next(rows).path == str(expected)
@@ -173,12 +169,10 @@ def test_a_cell_for_which_a_sound_model_gives_no_number_costs_its_own_row_alone(
     rows = list(
         score_files(
             map(str, range(12)),
-            UndefinedForOneCell(),
-            SPEC,
+            scorer(UndefinedForOneCell(), prove=lambda: proofs.append(None)),
             read_number,
             batch_size=4,
             workers=1,
-            prove=lambda: proofs.append(None),
         )
     )
     assert [row.p_all is None for row in rows] == [number == 5 for number in range(12)]
@@ -191,13 +185,13 @@ def test_a_model_that_errs_ends_the_run_instead_of_setting_cells_aside() -> None
         raise BackendError("self-test failed")
 
     with pytest.raises(BackendError, match="self-test failed"):
-        list(score_files(["5"], UndefinedForOneCell(), SPEC, read_number, batch_size=4, workers=1, prove=fail))
+        list(score_files(["5"], scorer(UndefinedForOneCell(), fail), read_number, batch_size=4, workers=1))
 
 
 @pytest.mark.parametrize("read", [read_number, read_slowly_at_random])
 def test_stopping_early_ends_the_threads(read: Read) -> None:
     rows = score_files(
-        (str(number % 250) for number in range(10_000)), BrightnessBackend(), SPEC, read, batch_size=64, workers=2
+        (str(number % 250) for number in range(10_000)), scorer(BrightnessBackend()), read, batch_size=64, workers=2
     )
     next(rows)
     rows.close()  # type: ignore[attr-defined]

@@ -13,15 +13,9 @@ import pytest
 from runtime.errors import OutputError
 from runtime.results import AUDIT_COLUMNS, COLUMNS, ResultsFile
 from runtime.schema import Prediction
-from runtime.watching.result_store import (
-    APPLICATION_ID,
-    NAME_TO_TYPE,
-    STORE_VERSION,
-    FileVersion,
-    ResultStore,
-    own_files,
-    read_predictions,
-)
+from runtime.watching.database import APPLICATION_ID, NAME_TO_TYPE, STORE_VERSION, FileVersion, own_files
+from runtime.watching.result_reader import read_predictions
+from runtime.watching.result_store import ResultStore
 from tests.runtime.another_user import another_user, needs_root, open_folder
 from tests.runtime.audits import AUDIT
 from tests.runtime.stored_rows import stored_rows

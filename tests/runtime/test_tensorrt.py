@@ -15,16 +15,10 @@ import runtime.backends.onnxruntime
 import runtime.backends.select
 import runtime.backends.tensorrt_slot
 from export.engine import EngineOptions, build_engine
+from runtime.backends.engine_files import read_record, record_path
 from runtime.backends.select import open_backend, open_model
-from runtime.backends.tensorrt import (
-    TensorRTBackend,
-    find_engine,
-    import_tensorrt,
-    make_logger,
-    read_record,
-    record_path,
-)
-from runtime.backends.tensorrt import open_engine as open_engine_file
+from runtime.backends.tensorrt import TensorRTBackend, find_engine, import_tensorrt, make_logger
+from runtime.backends.tensorrt import open_engine as open_engine_of_size
 from runtime.bundle import Bundle
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.classify import main as classify
@@ -166,9 +160,9 @@ def test_an_engine_that_tensorrt_cannot_read_is_refused_with_what_it_said(any_te
         assert "stream is truncated" in str(caught.value)
 
 
-def test_an_engine_for_cells_of_another_size_is_refused(simulated: Library, engine: Path) -> None:
+def test_an_engine_for_cells_of_another_size_is_refused(simulated: Library, engine: Path, tiny_bundle: Path) -> None:
     with pytest.raises(BackendError, match=r"expected .* to take and give .*99, 99.*found .*12, 12"):
-        open_engine_file(engine, ImageSpec(99, 99), read_record(engine).onnx_sha256)
+        open_engine_of_size(tiny_bundle, "fp16", ImageSpec(99, 99), read_record(engine).onnx_sha256)
     assert simulated.gpu.held == 0
 
 

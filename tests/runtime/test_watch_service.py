@@ -17,9 +17,10 @@ import pytest
 
 from runtime.errors import BackendError, OutputError, UnopenableCellError
 from runtime.schema import Prediction
+from runtime.watching.database import FileVersion
 from runtime.watching.folder import RETRY_PAUSES_S, WatchedFolder
 from runtime.watching.news import Bell, News
-from runtime.watching.result_store import FileVersion, ResultStore
+from runtime.watching.result_store import ResultStore
 from runtime.watching.service import SUMMARY_S, TRY_AGAIN_S, WatchService
 from runtime.watching.systemd import Notifier
 from tests.runtime.audits import AUDIT
@@ -430,7 +431,7 @@ def test_while_nothing_can_be_written_memory_is_bounded(watch: Watch, monkeypatc
 def test_a_database_that_cannot_be_read_is_asked_seldom_and_the_files_are_found_later(
     watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtime.watching.folder.LOOK_REST_S", 1000.0)  # no further look comes by itself
+    monkeypatch.setattr("runtime.watching.folder.SCAN_REST_S", 1000.0)  # no further scan comes by itself
     asked: list[FileVersion] = []
     watch.drop("before.bmp")
     watch.step()

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from runtime.watching.database import FileVersion
 from runtime.watching.events import FolderEvents, has_events
 from runtime.watching.folder import RETRY_PAUSES_S, Candidate, WatchedFolder
 from runtime.watching.news import Bell, News
-from runtime.watching.result_store import FileVersion
 from tests.runtime.another_user import another_user, needs_root, open_folder
 from tests.runtime.fake_clock import FakeClock
 
@@ -358,7 +358,7 @@ def test_a_folder_that_can_be_listed_and_not_entered_is_told_once_and_taken_when
 
 
 def test_looks_at_a_large_folder_leave_it_time_to_rest(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runtime.watching.folder.LOOK_REST_S", 10.0)
+    monkeypatch.setattr("runtime.watching.folder.SCAN_REST_S", 10.0)
     for number in range(3):
         folder.write(f"{number}.bmp")
     folder.take()

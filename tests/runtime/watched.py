@@ -10,7 +10,8 @@ from runtime.demo import demo_cells
 from runtime.errors import UnopenableCellError
 from runtime.files import sha256_of_file
 from runtime.schema import Audit, Prediction
-from runtime.watching.result_store import FileVersion, ResultStore, own_files
+from runtime.watching.database import FileVersion, own_files
+from runtime.watching.result_store import ResultStore
 from tests.runtime.audits import AUDIT
 
 

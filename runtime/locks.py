@@ -1,6 +1,6 @@
-"""Shows other processes that a file or folder is in use, until it is closed or this process ends, however it ends.
+"""Locks a file or folder until it is closed or this process ends, however it ends: other processes see it in use.
 
-Windows has no such locks, and some network shares keep none: there nothing is shown, and nothing counts as abandoned.
+Windows has no such locks, and some network shares keep none: there nothing is locked, and nothing counts as abandoned.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ if sys.platform != "win32":
     import fcntl
 
 
-def hold(file: int | TextIO, *, wait: bool = False) -> bool:
-    """Hold an open file or folder, once nobody else does where `wait` is true; return whether that worked."""
+def try_lock(file: int | TextIO, *, wait: bool = False) -> bool:
+    """Lock an open file or folder, once nobody else does where `wait` is true; return whether that worked."""
     if sys.platform != "win32":
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -26,21 +26,21 @@ def hold(file: int | TextIO, *, wait: bool = False) -> bool:
 
 
 @contextmanager
-def held_folder(path: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Hold a folder until the end; yield whether that worked."""
+def locked_folder(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Lock a folder until the end; yield whether that worked."""
     try:
         folder = os.open(path, os.O_RDONLY)
     except OSError:
         yield False
         return
     try:
-        yield hold(folder, wait=wait)
+        yield try_lock(folder, wait=wait)
     finally:
         os.close(folder)
 
 
-def is_held(path: Path) -> bool:
-    """Say whether another process is known to hold a file."""
+def is_locked(path: Path) -> bool:
+    """Say whether another process is known to have locked a file."""
     if sys.platform != "win32":
         with path.open("rb") as stream, suppress(OSError):
             try:

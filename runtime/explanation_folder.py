@@ -14,6 +14,7 @@ from runtime.files import output_errors, refuse_unwritable, write_csv_aside, wri
 from runtime.heat_picture import heat_picture
 from runtime.inputs import MAP_SUFFIX
 from runtime.preprocessing import load_cell
+from runtime.results import P_ALL_DIGITS
 from runtime.schema import SELF_TEST_TOLERANCES, Prediction
 
 INDEX = "index.csv"
@@ -23,7 +24,7 @@ HASH_DIGITS = 8
 CHANGED = "the image has changed since it was classified"
 
 
-class Explanations:
+class ExplanationFolder:
     """Draws a picture for each prediction that it is told of; where that fails, the run goes on without."""
 
     def __init__(self, folder: Path, classifier: Classifier) -> None:
@@ -66,7 +67,7 @@ class Explanations:
         path = self.folder / name
         with written_aside(path) as aside, output_errors(path):
             heat_picture(cell, found.heat, caption).save(aside, format="PNG")
-        return prediction.path, name, f"{found.p_all:.6f}", found.method, ""
+        return prediction.path, name, f"{found.p_all:.{P_ALL_DIGITS}f}", found.method, ""
 
 
 def picture_name(path: str) -> str:
