@@ -15,11 +15,11 @@ from train.allocator import keep_freed_memory
 DIVERGED = "the run diverged; try a lower --learning-rate, --clip-norm 1, or another --seed"
 
 
-def batch_callback(network: Any, epoch: int, bar: Any, average: Any, momentum: float) -> Any:
+def batch_callback(epoch: int, bar: Any, average: Any, momentum: float) -> Any:
     """Return a Keras callback that counts the batches of an epoch, from 0, on a tqdm bar.
 
-    With a `momentum` above 0 it also moves the weights of the network `average` after each batch. It raises RunError
-    where the loss is not finite.
+    With a `momentum` above 0 it also moves the weights of the network `average` towards those of the trained one after
+    each batch. It raises RunError where the loss is not finite.
     """
 
     def on_end(batch: int, logs: Mapping[str, float]) -> None:
@@ -29,13 +29,15 @@ def batch_callback(network: Any, epoch: int, bar: Any, average: Any, momentum: f
                 f"expected a finite loss, found {logs['loss']} in batch {batch + 1} of epoch {epoch + 1}: {DIVERGED}"
             )
         if momentum:
-            update_average(average, network, momentum)
+            # Not the network by another name: on JAX its weights are brought up to date when a callback asks for it.
+            update_average(average, callback.model, momentum)
 
-    return keras.callbacks.LambdaCallback(
+    callback = keras.callbacks.LambdaCallback(
         # Again for each batch: TensorFlow's generator undoes it before its first one.
         on_train_batch_begin=lambda batch, logs: keep_freed_memory(),
         on_train_batch_end=on_end,
     )
+    return callback
 
 
 def update_average(average: Any, network: Any, momentum: float) -> None:

@@ -333,7 +333,7 @@ def _trained(run: _Fit, epoch: int) -> dict[str, float]:
             epochs=epoch + 1,
             shuffle=False,
             verbose=0,
-            callbacks=[batch_callback(run.network, epoch, bar, run.kept, run.plan.recipe.average)],
+            callbacks=[batch_callback(epoch, bar, run.kept, run.plan.recipe.average)],
         ).history
     if run.kept is not run.network and not run.plan.recipe.average:
         run.kept.set_weights(run.network.get_weights())
