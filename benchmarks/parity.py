@@ -52,11 +52,11 @@ def main(arguments: list[str] | None = None) -> int:
     keras_file = reference_file(bundle, options.run)
     with quiet_tensorflow():
         from export.gate import recorded_tolerances, verdict_row
-        from export.verify import chosen_cells, tell, verify
+        from export.verify import chosen_cells, print_verification, verify
 
     cells = chosen_cells(options.data, options.cells)
     verification = verify(bundle, keras_file, cells, recorded_tolerances(bundle), options.data.resolve().name)
-    tell(verification)
+    print_verification(verification)
     print(verification.seen)
     content = {
         "rows": [verdict_row(verdict, verification.too_few) for verdict in verification.verdicts],

@@ -29,15 +29,19 @@ from runtime.command_line import (
     positive_int,
     probability,
     run_command,
+    tell,
 )
 from runtime.errors import UsageError
-from runtime.schema import ENGINE_PRECISIONS, PRECISIONS, TOLERANCES, Tolerance
+from runtime.outcomes import nouns
+from runtime.schema import ENGINE_PRECISIONS, MANIFEST_NAME, PRECISIONS, TOLERANCES, Tolerance, Variant
 from train.tensorflow_import import quiet_tensorflow
 
 if TYPE_CHECKING:
     from export.gate import Verdict
     from export.scoring import Scores
 
+MOST_NAMED = 10  # of the layers that stay in float32
+HARDLY_SMALLER = 0.7  # of the bytes of fp32, where int8 of all layers has a quarter
 TOLERANCE_LIMITS = tuple(field.name for field in fields(Tolerance))
 
 
@@ -280,10 +284,12 @@ def _write_onnx(options: argparse.Namespace) -> int:
     with quiet_tensorflow():
         from export.bundle_writer import ExportOptions, write_bundle
         from export.seen import seen_by_run
-        from export.verify import Verification, tell
+        from export.verify import Verification, print_verification
 
     def report(scores: Scores, verdicts: Sequence[Verdict]) -> None:
-        tell(Verification(scores, verdicts, run.decision.threshold, seen_by_run(run.keras_file, scores.cells)))
+        print_verification(
+            Verification(scores, verdicts, run.decision.threshold, seen_by_run(run.keras_file, scores.cells))
+        )
 
     written = write_bundle(
         run,
@@ -299,9 +305,7 @@ def _write_onnx(options: argparse.Namespace) -> int:
         ),
         report,
     )
-    for variant in written.manifest.variants:
-        if variant.kept_in_fp32:
-            print(f"{variant.precision} keeps in float32: {', '.join(variant.kept_in_fp32)}")
+    _tell_kept(options.out, written.manifest.variants)
     print(f"{options.out} written in {time.perf_counter() - started:.0f} s")
     if written.not_proved:
         print(f"Not proved, {written.not_proved}; the runtime takes it with --unproved alone")
@@ -309,6 +313,24 @@ def _write_onnx(options: argparse.Namespace) -> int:
         return PARTLY_DONE
     print(f"Next: python -m runtime.classify FOLDER --bundle {shell_word(options.out)} --out results.csv")
     return PARTLY_DONE if written.scores.unreadable else DONE
+
+
+def _tell_kept(bundle: Path, variants: Sequence[Variant]) -> None:
+    """Say which layers stay in float32; warn of an int8 variant of which that is most."""
+    bytes_of = {variant.precision: (bundle / variant.file).stat().st_size for variant in variants}
+    for variant in variants:
+        precision, kept = variant.precision, variant.kept_in_fp32
+        if kept:
+            more = len(kept) - MOST_NAMED
+            others = f" and {more} more, which {MANIFEST_NAME} names" if more > 0 else ""
+            count = f"{len(kept)} {nouns(len(kept), 'layer')}"
+            print(f"{precision} keeps {count} in float32: {', '.join(kept[:MOST_NAMED])}{others}")
+        share = bytes_of[precision] / bytes_of["fp32"]
+        if precision in ("int8", "int8_cpu") and share > HARDLY_SMALLER:
+            tell(
+                f"WARNING: {precision} is {share:.0%} of the size of fp32: most of its weights stay in float32, "
+                "so it is hardly faster; leave it out of --precision"
+            )
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -319,12 +341,20 @@ def _verify(options: argparse.Namespace) -> int:
     with quiet_tensorflow():
         from export.gate import recorded_tolerances
         from export.reference import reference_file
-        from export.verify import chosen_cells, debug, failed_on_more, tell, verify, write_answers, write_verdicts
+        from export.verify import (
+            chosen_cells,
+            debug,
+            failed_on_more,
+            print_verification,
+            verify,
+            write_answers,
+            write_verdicts,
+        )
     keras_file = reference_file(bundle, options.run)
     cells = chosen_cells(options.data, options.cells)
     tolerances = _tolerances(options, recorded_tolerances(bundle))
     verification = verify(bundle, keras_file, cells, tolerances, options.data.resolve().name)
-    tell(verification)
+    print_verification(verification)
     print(verification.seen)
     if options.debug_precision:
         debug(bundle, verification)

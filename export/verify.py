@@ -169,7 +169,7 @@ def debug(bundle: Bundle, verification: Verification) -> None:
             print(f"{verdict.precision}: {departures(fp32, file, cells)}")
 
 
-def tell(verification: Verification) -> None:
+def print_verification(verification: Verification) -> None:
     """Print the metrics with their intervals, the verdicts, the cells whose label differs, what could not be read."""
     print(metrics_table(verification.metrics))
     print(f"Intervals: {next(iter(verification.metrics.values())).interval_method}")

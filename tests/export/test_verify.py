@@ -562,17 +562,17 @@ def test_what_was_written_while_cells_were_scored_is_not_overwritten(
 ) -> None:
     others: dict[str, bytes] = {}
 
-    def tell(_: Verification) -> None:
+    def print_verification(_: Verification) -> None:
         """Verify with other limits meanwhile, in another process as it were."""
         with monkeypatch.context() as patch:
-            patch.setattr(export.verify, "tell", quiet_tell)
+            patch.setattr(export.verify, "print_verification", quiet)
             assert verified(bundle, "--tolerance", "fp16:auc=0.5") == 0
         others.update({path.name: path.read_bytes() for path in bundle.iterdir()})
 
-    def quiet_tell(_: Verification) -> None:
+    def quiet(_: Verification) -> None:
         """Say nothing."""
 
-    monkeypatch.setattr(export.verify, "tell", tell)
+    monkeypatch.setattr(export.verify, "print_verification", print_verification)
     with pytest.raises(BundleError, match="to stay as it is while it is verified, found that it was exported or"):
         verified(bundle)
     assert {path.name: path.read_bytes() for path in bundle.iterdir()} == others
