@@ -7,11 +7,23 @@ if __name__ == "__main__":
 
     import_quietly()
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.record import Row
 from benchmarks.rollout.budget import judge_budget, read_budget
-from benchmarks.rollout.comparison import BETTER, GONE, UNTOLD, WORSE, compare, other_machine, other_work, sha256s
+from benchmarks.rollout.comparison import (
+    BETTER,
+    GONE,
+    OTHER_FILES,
+    OTHER_MACHINE,
+    UNTOLD,
+    WORSE,
+    compare,
+    other_machine,
+    other_work,
+    sha256s,
+)
 from benchmarks.rollout.record import Record, read
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED, ArgumentParser, positive_float, print_table, run_command
 from train.comparison import CELLS_AS_INDEPENDENT
@@ -57,13 +69,20 @@ def main(arguments: list[str] | None = None) -> int:
     shown = [row for row in rows if options.all or row["verdict"] in SHOWN]
     if shown:
         print_table(shown)
-    count = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in SHOWN}
-    others = len(rows) - sum(count.values())
-    print(", ".join(f"{number} {verdict.lower()}" for verdict, number in count.items()) + f", {others} unchanged")
+    print(summary([row["verdict"] for row in rows]))
     limits = judge_budget(budget, new) if budget else []
     if limits:
         print_table(limits)
     return exit_code(rows, limits)
+
+
+def summary(verdicts: Sequence[str]) -> str:
+    """Return how many rows have each verdict; what was not judged does not count as unchanged."""
+    count = {verdict.lower(): verdicts.count(verdict) for verdict in SHOWN}
+    if not_judged := sum(verdicts.count(verdict) for verdict in (OTHER_MACHINE, OTHER_FILES)):
+        count["not judged (--all shows them)"] = not_judged
+    count["unchanged"] = len(verdicts) - sum(count.values())
+    return ", ".join(f"{number} {verdict}" for verdict, number in count.items())
 
 
 def exit_code(rows: list[Row], limits: list[Row]) -> int:
@@ -78,7 +97,7 @@ def cautions(old: Record, new: Record) -> list[str]:
     """Return what a reader of the comparison must know, a line each."""
     lines = []
     if differences := other_machine(old, new):
-        lines.append(f"The machines differ ({differences}): times are shown and not judged")
+        lines.append(f"The machines differ ({differences}): times are not judged")
     if differences := other_work(old, new):
         lines.append(f"What was timed differs ({differences}): only the model's own times are judged")
     minutes = [record["options"]["sustained_minutes"] for record in (old, new)]

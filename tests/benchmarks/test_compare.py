@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -159,11 +160,16 @@ def test_a_variant_that_fails_its_parity_now_is_worse_whatever_the_tests_say() -
     assert verdicts(a_record(), new)["cpu fp32: sensitivity"] == WITHIN
 
 
-def test_times_of_another_machine_are_shown_and_not_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_times_of_another_machine_are_not_judged_and_not_called_unchanged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     new = a_record(cpu="B", windows=[[99.0]] * 3)
     assert verdicts(a_record(), new)["cpu fp32, 1 at once, model: p50 ms"] == OTHER_MACHINE
     assert compare.main([written(tmp_path, "old", a_record()), written(tmp_path, "new", new)]) == DONE
-    assert "The machines differ (CPU A and B)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "The machines differ (CPU A and B)" in said
+    counted = r"0 worse, 0 better, 0 cannot be told, 0 not measured any more, [1-9]\d* not judged .*, \d+ unchanged"
+    assert re.fullmatch(counted, said.splitlines()[-1])
 
 
 def test_of_other_files_or_batches_only_the_models_own_times_are_judged(
