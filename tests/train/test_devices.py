@@ -24,6 +24,7 @@ import keras
 
 import train.fit
 from runtime.schema import FitOptions, Recipe, SplitOptions
+from tests.small_compact import small_compact
 
 def fit(epochs, resume):
     split = SplitOptions("image", (0.7, 0.3, 0.0))
@@ -52,8 +53,9 @@ def counted(run):
     print("replicas:", replicas(run.network))
 
 train.fit._fit_epochs = counted
-fit(2, False)
-fit(3, True)
+with small_compact():
+    fit(2, False)
+    fit(3, True)
 """
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ import train.fit
 from runtime.command_line import PARTLY_DONE
 from runtime.errors import DataError, OutputError, RunError, UsageError
 from runtime.schema import FitOptions, Recipe, RunConfig, SplitOptions
+from tests.small_compact import small_compact
 from train.__main__ import main
 from train.callbacks import update_average
 from train.decision import calibrated
@@ -32,6 +34,12 @@ from train.models.network import NETWORKS, load_network
 from train.placed_cells import cells_of_part
 from train.resumption import refuse_other_options
 from train.run_folder import RunFolder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_layers() -> Iterator[None]:
+    with small_compact():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from runtime.command_line import INTERRUPTED
 from runtime.errors import RunError, UsageError
 from runtime.schema import FitOptions, SplitOptions
+from tests.small_compact import small_compact
 from train.__main__ import main
 from train.decision import calibrated
 from train.drawn_cells import draw_cells
@@ -17,6 +19,13 @@ from train.fit import fit
 from train.placed_cells import PARTS, cells_of_part
 from train.run_folder import RunFolder
 from train.teacher import COLUMNS, refuse_unfit_teacher, targets_of
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_layers(finished_run: Path) -> Iterator[None]:
+    """Students of few layers; the teacher, which other tests take too, was fitted before."""
+    with small_compact():
+        yield
 
 
 @pytest.fixture(scope="module")
