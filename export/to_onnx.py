@@ -52,6 +52,9 @@ class KerasModel:
         _refuse_no_numbers(file, self._model)
         calibrate(self._model, temperature)
         self._explained = ExplainedNetwork(self._model)
+        self._last = self._model.get_layer(OUTPUT_NAME)
+        inner = [self._last.input, *self._explained.sources]
+        self._with_inner = keras.Model(self._model.inputs, [self._model.output, *inner])
         signature = [tf.TensorSpec(self._model.inputs[0].shape, tf.uint8)]
         self._answers = tf.function(self._p_all_and_heat, input_signature=signature, autograph=False)
 
@@ -85,14 +88,14 @@ class KerasModel:
 
     def _p_all_and_heat(self, cells: Any) -> tuple[Any, Any]:
         """Compute p_all, [N, 1], and the map, [N, rows, columns], or None, of uint8 cells [N, height, width, 3]."""
-        explained = self._explained
-        p_all, *taps = explained.tapped([cells], training=False)
-        if explained.side < SMALLEST_MAP:
+        p_all, features, *values = self._with_inner([cells], training=False)
+        if self._explained.side < SMALLEST_MAP:
             return p_all, None
-        values = [taps[_position(explained.tapped.outputs[1:], source)] for source in explained.sources]
+        # Not from p_all: where that is rounded to 0 or 1, it has no logit.
+        logits = tf.matmul(features, self._last.kernel) + self._last.bias
         # As a part of the graph, which goes back no further than `values`: a tape would keep all activations before
         # them, for ALLNet gigabytes.
-        gradients = tf.gradients(-tf.math.log(1 / p_all - 1), values)
+        gradients = tf.gradients(logits, values)
         return p_all, joined(
             [tf.reduce_sum(value * gradient, axis=-1) for value, gradient in zip(values, gradients, strict=True)]
         )
@@ -117,10 +120,6 @@ def calibrate(model: Any, temperature: float) -> None:
 
 def _batches(cells: NDArray[np.uint8]) -> Iterator[Any]:
     return map(tf.constant, np.split(cells, range(REFERENCE_BATCH_SIZE, len(cells), REFERENCE_BATCH_SIZE)))
-
-
-def _position(tensors: list[Any], wanted: Any) -> int:
-    return next(index for index, tensor in enumerate(tensors) if tensor is wanted)
 
 
 def _load(file: Path) -> Any:

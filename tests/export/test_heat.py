@@ -192,6 +192,22 @@ def test_a_map_is_counted_from_the_mean_cells(tmp_path: Path) -> None:
     assert (tmp_path / "without.onnx").read_bytes() == before
 
 
+def test_the_reference_has_a_map_where_p_all_is_rounded_to_1(tmp_path: Path) -> None:
+    with small_compact():
+        model = build_network("compact", 64, Standardization((9.0, 5.0, 13.0), (26.0, 12.0, 30.0)), "none")
+    last = model.get_layer(OUTPUT_NAME)
+    last.set_weights([last.get_weights()[0], np.ones(1)])
+    model.save(tmp_path / "m.keras")
+    unsure, sure = (KerasModel(tmp_path / "m.keras", temperature) for temperature in (1.0, 1e-3))
+    cells = some_cells(2, 64).astype(np.uint8)
+    assert (unsure.predict(cells) < 1).all()
+    assert (sure.predict(cells) == 1).all()
+    expected, heat = unsure.heat(cells), sure.heat(cells)
+    assert expected is not None
+    assert heat is not None
+    np.testing.assert_allclose(heat, expected * 1e3, rtol=1e-4)
+
+
 def test_a_network_whose_map_would_be_too_coarse_gives_none(tmp_path: Path) -> None:
     keras.utils.set_random_seed(5)
     build_network("vgg", 75, Standardization((9.0, 5.0, 13.0), (26.0, 12.0, 30.0)), "none").save(tmp_path / "m.keras")
