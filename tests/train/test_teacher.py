@@ -22,8 +22,7 @@ from train.teacher import COLUMNS, refuse_unfit_teacher, targets_of
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_layers(finished_run: Path) -> Iterator[None]:
-    """Students of few layers; the teacher, which other tests take too, was fitted before."""
+def few_layers() -> Iterator[None]:
     with small_compact():
         yield
 
