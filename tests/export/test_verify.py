@@ -213,6 +213,8 @@ def test_a_failure_on_few_cells_is_an_exit_code_and_no_verdict(
 def test_a_failure_on_more_cells_is_not_taken_back_by_fewer(failing: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verified(failing) == 1
     failure = proof_of(failing, "int8")
+    assert verified(failing, "--cells", "6") == 1
+    assert proof_of(failing, "int8") == failure, "nor displaced by a failure on fewer, which so few could take back"
     few = ("--cells", "6", *(f"--tolerance=int8:{limit}=1" for limit in ("auc", "sensitivity", "specificity")))
     assert verified(failing, *few) == 2
     assert proof_of(failing, "int8") == failure
