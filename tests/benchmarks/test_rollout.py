@@ -647,6 +647,13 @@ def _late(record: dict[str, Any]) -> None:
             ["2 minutes of sustained work do not show whether the machine slows down when it is warm"],
         ),
         (_late, ["cold start of cpu int8 was not measured: time was over"]),
+        (
+            lambda record: record["sections"]["parity"].update(unreadable={"a.bmp": "the file is empty"}),
+            [
+                "1 of 61 labelled cells could not be read, so that nothing is judged by them, such as a.bmp: the file "
+                "is empty"
+            ],
+        ),
     ],
 )
 def test_what_the_figures_cannot_be_trusted_for_stands_in_the_verdict_and_changes_no_answer(
