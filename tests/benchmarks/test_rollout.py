@@ -163,7 +163,9 @@ def test_without_data_drawn_cells_are_timed_and_nothing_is_judged(no_processes: 
     [row] = record["sections"]["parity"]["rows"]
     assert row == {"status": "skipped", "reason": "no labelled data was given (--data): latency only"}
     assert record["verdict"]["may_be_deployed"] == "open"
-    assert "latency only" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "latency only" in page
+    assert "files (drawn cells of the package as 450x450 BMP files) over and over" in page
 
 
 @pytest.mark.parametrize(
