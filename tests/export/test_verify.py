@@ -321,6 +321,15 @@ def test_what_every_variant_says_of_every_cell_is_written(bundle: Path, tmp_path
             assert float(row[name]) == pytest.approx(expected[row["path"]], abs=2e-5)
 
 
+def test_a_table_that_cannot_be_written_is_refused_before_any_cell_is_looked_at(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot write"):
+        verified(bundle, "--out", str(tmp_path / "file" / "answers.csv"))
+    assert capsys.readouterr().out == ""
+
+
 def test_a_cell_that_cannot_be_read_costs_itself_alone(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
