@@ -32,6 +32,7 @@ from runtime.command_line import (
     tell,
 )
 from runtime.errors import UsageError
+from runtime.files import refuse_unwritable
 from runtime.outcomes import nouns
 from runtime.schema import ENGINE_PRECISIONS, MANIFEST_NAME, PRECISIONS, TOLERANCES, Tolerance, Variant
 from train.tensorflow_import import quiet_tensorflow
@@ -338,6 +339,8 @@ def _verify(options: argparse.Namespace) -> int:
 
     bundle = Bundle.open(options.bundle)
     _refuse_ignored(options, tuple(variant.precision for variant in bundle.manifest.variants))
+    if options.out:
+        refuse_unwritable(options.out)
     with quiet_tensorflow():
         from export.gate import recorded_tolerances
         from export.reference import reference_file

@@ -45,7 +45,9 @@ def departures(fp32: Path, variant: Path, cells: NDArray[np.uint8]) -> str:
         error = float(np.linalg.norm(found[name] - exact[name]) / (np.linalg.norm(exact[name]) or 1.0))
         added[name] = error - largest
         largest = max(largest, error)
-    worst = sorted(added, key=lambda name: -added[name])[:NAMED]
+    worst = sorted((name for name in tensors if added[name] > 0), key=lambda name: -added[name])[:NAMED]
+    if not worst:
+        return f"no layer gives other values than fp32's for {len(cells)} cells"
     return "layers that add most to its error: " + ", ".join(f"{name} ({added[name]:.2g})" for name in worst)
 
 

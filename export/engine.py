@@ -21,7 +21,7 @@ from runtime.backends.tensorrt import TensorRTBackend, import_tensorrt, load_eng
 from runtime.backends.tensorrt_slot import checked, started
 from runtime.bundle import Bundle, refuse_unproved
 from runtime.errors import BundleError, ConversionError, UsageError
-from runtime.files import output_errors, written_aside
+from runtime.files import output_errors, refuse_unwritable, written_aside
 from runtime.locks import locked_folder
 from runtime.schema import INPUT_NAME, OUTPUT_NAME, EngineLayer, EngineRecord, ImageSpec, Variant, to_json
 
@@ -69,6 +69,9 @@ def build_engine(folder: Path, options: EngineOptions, tell: Callable[[str], Non
     machine = this_machine(trt, open_cuda())
     path = engine_path(folder, machine.gpu.name, variant.precision)
     known = TimingCache(options.timing_cache or path.with_suffix(".timing"), is_ours=options.timing_cache is None)
+    refuse_unwritable(path)  # now, not after the minutes of a build
+    known.read()
+    refuse_unwritable(known.path)
     build = _Build(trt, options, bundle.manifest.image, known, tell)
     tell(f"{model.name} for {machine.gpu.name}: TensorRT tries its kernels on the GPU, which takes minutes")
     plan = build.plan_of(model, variant)

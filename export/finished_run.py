@@ -9,7 +9,7 @@ from pathlib import Path
 from runtime.errors import RunError
 from runtime.schema import Decision, Metrics, RunConfig
 from train.placed_cells import VALIDATION, cells_of_part
-from train.run_folder import CONFIG_NAME, TO_FINISH, RunFolder
+from train.run_folder import CONFIG_NAME, TO_FINISH, TO_RECOVER_BEST, RunFolder
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ def _open(path: Path) -> FinishedRun:
     folder = RunFolder(path)
     folder.refuse_unvalidated()
     best_epochs = [epoch.epoch for epoch in folder.history() if epoch.best]
-    if not best_epochs or not folder.best_model.is_file():
-        lacking = folder.best_model.name if best_epochs else "best epoch in history.csv"
-        raise RunError(f"expected a finished run at {path}, found no {lacking}; {TO_FINISH}")
+    if not best_epochs:
+        raise RunError(f"expected a finished run at {path}, found no best epoch in history.csv; {TO_FINISH}")
+    if not folder.best_model.is_file():
+        raise RunError(f"expected a finished run at {path}, found no {folder.best_model.name}; {TO_RECOVER_BEST}")
     return FinishedRun(path, folder.config(), folder.metrics()[VALIDATION], folder.decision(), max(best_epochs))

@@ -17,6 +17,7 @@ from runtime.files import flush_folder, output_errors
 from runtime.folders import folder_written_aside
 from runtime.schema import CARD_NAME, ENGINE_PRECISIONS, ENGINES_FOLDER, GOLDEN_NAME, MANIFEST_NAME, SIGNATURE_NAME
 
+PROVE_IT = "prove it with `python -m export verify`"  # nothing unproved is put into use
 SelfTest = Callable[[Path, str, str], str]  # bundle, backend, precision -> what runs it
 
 
@@ -130,10 +131,11 @@ def _planned_run(bundle: Bundle, options: InstallOptions, tell: Callable[[str], 
             tell(f"No engine is built: {error}")
         else:
             variant = choose_variant(bundle, options.precision)
-            refuse_unproved(bundle, variant)
+            refuse_unproved(bundle, variant, PROVE_IT)
             return _Run("tensorrt", variant.precision)
-    if options.precision:
-        bundle.variant(options.precision)
+    proved_first = sorted(bundle.manifest.variants, key=lambda variant: not variant.proof.passed)
+    variant = bundle.variant(options.precision) if options.precision else proved_first[0]
+    refuse_unproved(bundle, variant, PROVE_IT)  # here: the self-test would name the copy that it is made on
     return _Run("auto", options.precision or "auto")
 
 

@@ -27,6 +27,7 @@ from export.graph import fold_and_save
 from export.heat import ExplainedNetwork, joined
 from runtime.errors import ConversionError, RunError
 from runtime.schema import INPUT_NAME, OUTPUT_NAME, ImageSpec
+from train.run_folder import TO_RECOVER_BEST
 from train.tensorflow_import import interrupts_kept
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ REFERENCE_BATCH_SIZE = 8
 SMALLEST_MAP = 4  # places along its side; a coarser one says nothing
 # In what Keras says, behind a first line without a name.
 FOREIGN_LAYER = re.compile(r"Could not locate class '(?P<custom>\w+)'|deserialization of a `(?P<code>\w+)` layer")
-FINISH = "finish the run with `python -m train fit --resume`"
 FIT_AGAIN = "fit the model again, with a lower --learning-rate"
 
 
@@ -127,17 +127,21 @@ def _load(file: Path) -> Any:
         with file.open("rb"):
             pass
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise RunError(f"expected a Keras model at {file}, found none; {FINISH}") from error
+        raise RunError(f"expected a Keras model at {file}, found none; {TO_RECOVER_BEST}") from error
     except OSError as error:
         raise RunError(f"cannot read the Keras model at {file}: {error.strerror or error}; make it readable") from error
     if not zipfile.is_zipfile(file):
-        raise RunError(f"expected a Keras model at {file}, found a file that is cut off or something else; {FINISH}")
+        raise RunError(
+            f"expected a Keras model at {file}, found a file that is cut off or something else; {TO_RECOVER_BEST}"
+        )
     try:
         return keras.models.load_model(file, compile=False)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         foreign = FOREIGN_LAYER.search(str(error))
         if not foreign:
-            raise RunError(f"expected a Keras model at {file}, found: {_first_line(error)}; {FINISH}") from error
+            raise RunError(
+                f"expected a Keras model at {file}, found: {_first_line(error)}; {TO_RECOVER_BEST}"
+            ) from error
         raise RunError(
             f"expected a Keras model of Keras' own layers at {file}, found the custom layer "
             f"{foreign['custom'] or foreign['code']}, which is not known here; build it of Keras' layers and fit again"

@@ -59,7 +59,9 @@ def write_repository(bundle_folder: Path, out: Path) -> list[str]:
     _refuse_inside(bundle_folder, out)
     proved = [variant for variant in bundle.manifest.variants if variant.proof.passed]
     if not proved:
-        raise BundleError(f"expected a proved variant in {bundle_folder}, found none; export the bundle again")
+        raise BundleError(
+            f"expected a proved variant in {bundle_folder}, found none; prove one with `python -m export verify`"
+        )
     models = [model for variant in proved for model in _models_of(bundle, variant)]
     with folder_written_aside(out, REPOSITORY_MARKER, REPOSITORY_FILES) as folder, output_errors(out):
         source = printable(bundle_folder.resolve().name)

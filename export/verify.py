@@ -99,13 +99,15 @@ def verify(
 
 
 def failed_on_more(bundle: Bundle, verdicts: Sequence[Verdict]) -> dict[str, Proof]:
-    """Return by precision the failures that the bundle records which a variant that passed on fewer cells keeps."""
+    """Return by precision the failures that the bundle records and a verdict on fewer cells leaves as they are.
+
+    One that failed again leaves them too: in the place of an older failure it would be taken back by as few cells.
+    """
     recorded = {variant.precision: variant.proof for variant in bundle.manifest.variants}
     return {
         verdict.precision: older
         for verdict in verdicts
-        if verdict.proof.passed
-        and not (older := recorded[verdict.precision]).passed
+        if not (older := recorded[verdict.precision]).passed
         and not is_not_proved(older)
         and older.cells > verdict.proof.cells
     }

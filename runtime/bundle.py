@@ -119,13 +119,13 @@ class Bundle:
         return golden
 
 
-def refuse_unproved(bundle: Bundle, variant: Variant) -> None:
+def refuse_unproved(bundle: Bundle, variant: Variant, way_out: str = "take it all the same with --unproved") -> None:
     """Raise BundleError where the variant was found to decide otherwise than the Keras model, or is not proved."""
     if not variant.proof.passed:
         raise BundleError(
             f"expected a variant that is proved to decide like the Keras model, but {variant.precision} of "
             f"{bundle.folder} is not: {'; '.join(variant.proof.failures)} (on {variant.proof.cells} cells, "
-            f"{variant.proof.data}); choose another --precision, or take it all the same with --unproved"
+            f"{variant.proof.data}); choose another --precision, or {way_out}"
         )
 
 

@@ -93,7 +93,7 @@ def refuse_unwritable(path: Path) -> None:
 
     Missing parent folders are made.
     """
-    _file_beside(output_place(path)).unlink()
+    _file_beside(output_place(path)).unlink(missing_ok=True)
 
 
 def _file_beside(path: Path) -> Path:

@@ -20,7 +20,7 @@ from train.metrics import measure, metrics_table
 from train.models.network import ending_in_logit, load_network
 from train.placed_cells import TEST, VALIDATION, cells_of_part, refuse_other_labels
 from train.prepared import PreparedImages, prepare_images
-from train.run_folder import RunFolder
+from train.run_folder import TO_RECOVER_BEST, RunFolder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,7 +90,7 @@ def evaluate_part(
             f"expected cells in the {part} part of {folder.path}, found none; name another --split-part, or fit with "
             "other --fractions or with --test-data"
         )
-    network = load_network(folder.best_model, "finish the run with `python -m train fit --resume`")
+    network = load_network(folder.best_model, TO_RECOVER_BEST)
     p_all = unrounded(network, Batches(images, cells, batch_size=config.options.batch_size))
     folder.write_scores(part, cells, p_all)
     if part != VALIDATION:

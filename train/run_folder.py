@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 CONFIG_NAME = "config.json"
 LOCK_NAME = "run.lock"
 TO_FINISH = "finish it with the command that began it and --resume"
+# Of a run that is finished: there is no epoch left in which --resume would write it.
+TO_RECOVER_BEST = "put the run's own best.keras back, or fit again with another --out"
 SCORE_COLUMNS = ("sha256", "label", "group", "p_all")
 
 

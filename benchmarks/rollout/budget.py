@@ -70,10 +70,18 @@ def read_budget(path: Path) -> Budget:
 
 
 def _parsed(path: Path) -> Any:
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")  # Windows editors write a mark before it
     if path.suffix.lower() == ".json":
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_each_once)
     return tomllib.loads(text)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the limits of a JSON table; raise ValueError where one stands twice, as TOML's parser does."""
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        raise ValueError(f"the limits {', '.join(name for name, _ in pairs)}, of which one stands there twice")
+    return table
 
 
 def judge_budget(budget: Budget, record: Record) -> list[Row]:

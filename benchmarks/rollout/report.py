@@ -274,10 +274,10 @@ def _sustained(record: Record) -> str:
     silent = "" if "most_temperature_c" in told else "<p class='soft'>This machine tells no temperature.</p>"
     note = (
         f"<p>{record['options']['sustained_minutes']:g} minutes of files to a results file, in batches of "
-        f"{record['options']['batch_size']}; the same {record['data']['timed_files']} files over and over, which the "
-        "system keeps in memory. <em>cells/min</em>: all cells by all the time, slow parts too; <em>median slot</em>, "
-        "<em>slowest</em> and <em>fastest</em>: of the slots. A cell's own time is its reading and its share of the "
-        "batch.</p>"
+        f"{record['options']['batch_size']}; the same {record['data']['timed_files']} files "
+        f"({text(record['data']['source'])}) over and over, which the system keeps in memory. "
+        "<em>cells/min</em>: all cells by all the time, slow parts too; <em>median slot</em>, <em>slowest</em> and "
+        "<em>fastest</em>: of the slots. A cell's own time is its reading and its share of the batch.</p>"
     )
     shown = {key: title for key, title in columns.items() if key in told}
     return _section("sustained", f"{note}{warning}{table(rows, shown)}{_pictures(picture)}{known}{silent}")

@@ -78,6 +78,7 @@ def _cautions(record: Record) -> Iterator[str]:
     yield from _unsteady(record)
     yield from _slower_when_warm(record)
     yield from _left_out(record)
+    yield from _unreadable(record)
 
 
 def _unsteady(record: Record) -> Iterator[str]:
@@ -111,3 +112,13 @@ def _left_out(record: Record) -> Iterator[str]:
         if rows:
             cases = ", ".join(map(case_name, rows))
             yield f"{name.replace('_', ' ')} of {cases} was not measured: {rows[0]['reason']}"
+
+
+def _unreadable(record: Record) -> Iterator[str]:
+    parity = record["sections"]["parity"]
+    if lost := parity.get("unreadable"):
+        path, reason = next(iter(lost.items()))
+        yield (
+            f"{len(lost):,} of {len(lost) + len(parity['cells']):,} labelled cells could not be read, so that nothing "
+            f"is judged by them, such as {path}: {reason}"
+        )

@@ -363,7 +363,7 @@ def test_what_the_others_are_compared_with_has_no_change_of_its_own() -> None:
 
 def test_a_budget_is_read_from_toml_and_json(tmp_path: Path) -> None:
     (tmp_path / "budget.toml").write_text("p95_ms = 20\ndelta_sensitivity = 0.005\n")
-    (tmp_path / "budget.json").write_text('{"p95_ms": 20, "delta_sensitivity": 0.005}')
+    (tmp_path / "budget.json").write_text('{"p95_ms": 20, "delta_sensitivity": 0.005}', encoding="utf-8-sig")
     expected = Budget(p95_ms=20, delta_sensitivity=0.005)
     assert read_budget(tmp_path / "budget.toml") == read_budget(tmp_path / "budget.json") == expected
 
@@ -380,6 +380,7 @@ def test_a_budget_is_read_from_toml_and_json(tmp_path: Path) -> None:
         ("{}", "expected at least one limit"),
         ("[]", "a table of limits, found list"),
         ("p95_ms", "expected a budget in TOML or JSON at"),
+        ('{"p95_ms": 20, "p95_ms": 30}', "expected a budget in .*p95_ms, p95_ms, of which one stands there twice"),
     ],
 )
 def test_what_is_no_budget_is_refused(content: str, message: str, tmp_path: Path) -> None:

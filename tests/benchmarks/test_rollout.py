@@ -163,7 +163,9 @@ def test_without_data_drawn_cells_are_timed_and_nothing_is_judged(no_processes: 
     [row] = record["sections"]["parity"]["rows"]
     assert row == {"status": "skipped", "reason": "no labelled data was given (--data): latency only"}
     assert record["verdict"]["may_be_deployed"] == "open"
-    assert "latency only" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "latency only" in page
+    assert "files (drawn cells of the package as 450x450 BMP files) over and over" in page
 
 
 @pytest.mark.parametrize(
@@ -647,6 +649,13 @@ def _late(record: dict[str, Any]) -> None:
             ["2 minutes of sustained work do not show whether the machine slows down when it is warm"],
         ),
         (_late, ["cold start of cpu int8 was not measured: time was over"]),
+        (
+            lambda record: record["sections"]["parity"].update(unreadable={"a.bmp": "the file is empty"}),
+            [
+                "1 of 61 labelled cells could not be read, so that nothing is judged by them, such as a.bmp: the file "
+                "is empty"
+            ],
+        ),
     ],
 )
 def test_what_the_figures_cannot_be_trusted_for_stands_in_the_verdict_and_changes_no_answer(

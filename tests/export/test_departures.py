@@ -46,14 +46,14 @@ def test_the_layer_that_departs_is_named_first(fp32: Path, tmp_path: Path, layer
     changed = saved(network({layer.split("/")[0]: 1.5}), tmp_path / "changed.onnx")
     named = errors(departures(fp32, changed, CELLS))
     assert named[0] == (layer, 0.5)
-    assert max(added for _, added in named[1:]) < 1e-5
+    assert all(0 < added < 1e-5 for _, added in named[1:]), "and none that adds nothing is named"
 
 
 def test_of_two_layers_that_depart_the_worse_comes_first(fp32: Path, tmp_path: Path) -> None:
     changed = saved(network({"inner1": 1.5, "inner3": 2.0}), tmp_path / "changed.onnx")
     named = errors(departures(fp32, changed, CELLS))
     assert named[:2] == [("inner3/conv", 1.5), ("inner1/conv", 0.5)]  # of 3 times, half was there before
-    assert len(named) == 5, "as many as a person reads, the largest first"
+    assert len(named) <= 5, "as many as a person reads, the largest first"
     assert [added for _, added in named] == sorted((added for _, added in named), reverse=True)
 
 
@@ -63,7 +63,7 @@ def test_the_first_layer_that_gives_no_numbers_is_named(fp32: Path, tmp_path: Pa
 
 
 def test_a_graph_does_not_depart_from_itself(fp32: Path) -> None:
-    assert {added for _, added in errors(departures(fp32, fp32, CELLS))} == {0.0}
+    assert departures(fp32, fp32, CELLS) == "no layer gives other values than fp32's for 4 cells"
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])

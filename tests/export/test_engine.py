@@ -323,6 +323,15 @@ def test_a_full_disk_leaves_nothing(
     assert engine_files(tiny_bundle) == []
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_the_minutes_of_a_build(
+    simulated: Library, tiny_bundle: Path
+) -> None:
+    simulated.failing["build"] = "it was begun"
+    (tiny_bundle / "engines").touch()
+    with pytest.raises(OutputError, match=r"cannot write .*simulated-orin-fp16\.engine: "):
+        build_engine(tiny_bundle, OPTIONS)
+
+
 def test_the_record_of_an_older_engine_does_not_vouch_for_a_new_one(
     monkeypatch: pytest.MonkeyPatch, simulated: Library, tiny_bundle: Path
 ) -> None:

@@ -235,8 +235,11 @@ def test_of_a_folder_of_runs_the_best_is_taken_and_named(
     assert main(["onnx", "--run", str(tmp_path / "runs"), "--out", str(tmp_path / "bundle")]) == 0
     said = capsys.readouterr().out
     assert "do not compare" not in said
-    for name, lost in (("d", "a run folder with metrics.json"), ("e", "a finished run")):
-        assert re.search(rf"left out: expected {lost} at {tmp_path / 'runs' / name}, found .*; finish it with", said)
+    for name, lost, to_do in (
+        ("d", "a run folder with metrics.json", "finish it with"),
+        ("e", "a finished run", "put the run's own best.keras back"),
+    ):
+        assert re.search(rf"left out: expected {lost} at {tmp_path / 'runs' / name}, found .*; {to_do}", said)
     assert f"compact of {tmp_path / 'runs' / 'b'}, validation accuracy 99.00%" in said
     assert "Next: python -m runtime.classify" in said
 
@@ -721,11 +724,11 @@ def replace_by_another_model(run: Path) -> None:
 BAD_RUNS: dict[str, tuple[Callable[[Path], None], str]] = {
     "without a checkpoint": (
         lose,
-        r"expected a finished run at .*, found no best\.keras; finish it with the command that began it and --resume",
+        r"expected a finished run at .*, found no best\.keras; put the run's own best\.keras back, or fit again",
     ),
     "cut off": (
         cut_off,
-        r"expected a Keras model at .*, found a file that is cut off or something else; finish the run",
+        r"expected a Keras model at .*, found a file that is cut off or something else; put the run's",
     ),
     "that overflows": (
         let_it_overflow,

@@ -17,7 +17,7 @@ from runtime.locks import locked_folder
 from runtime.schema import to_json
 from tests.export.test_signature import write_keys
 from tests.tensorrt_simulator.install import install as install_tensorrt
-from tests.tiny_bundle import manifest_of, move_golden_answers, some_cells, write_tiny_bundle
+from tests.tiny_bundle import fail_proof, manifest_of, move_golden_answers, some_cells, write_tiny_bundle
 
 ROOT = Path(__file__).parents[2]
 UNSIGNED = InstallOptions(public_key=None, engine=False)
@@ -251,6 +251,17 @@ def test_of_a_precision_for_a_cpu_no_engine_is_built(to: Path, tmp_path: Path, m
     assert not to.exists()
     said = install(bundle, to, InstallOptions(public_key=None, precision="int8_cpu"))
     assert "in use: compact int8_cpu on ONNX Runtime" in said
+
+
+@pytest.mark.parametrize("precision", [None, "fp16"])
+def test_what_is_not_proved_is_refused_by_its_own_name_before_anything_is_written(
+    three: list[Path], to: Path, precision: str | None
+) -> None:
+    for failed in ("fp32", "fp16") if precision is None else (precision,):
+        fail_proof(three[0], failed)
+    with pytest.raises(BundleError, match=rf" of {three[0]} is not: .*; choose .* prove it with `python -m export ver"):
+        install(three[0], to, replace(UNSIGNED, precision=precision))
+    assert not to.exists()
 
 
 def test_a_running_classifier_keeps_its_bundle_when_its_folder_is_removed(three: list[Path], to: Path) -> None:

@@ -145,7 +145,9 @@ def test_only_proved_variants_and_their_engines_are_served(engine: Path, tiny_bu
 
 def test_a_bundle_without_a_proved_variant_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
     fail(tiny_bundle, "fp32", "fp16", "int8")
-    with pytest.raises(BundleError, match=r"expected a proved variant in .*, found none; export the bundle again"):
+    with pytest.raises(
+        BundleError, match=r"expected a proved variant in .*, found none; prove one with `python -m export"
+    ):
         write_repository(tiny_bundle, tmp_path / "repository")
     assert not (tmp_path / "repository").exists()
 

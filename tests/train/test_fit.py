@@ -591,7 +591,10 @@ def test_a_damaged_network_is_an_error_of_one_line(data: Path, copy: Path, cache
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 255
     path.write_bytes(content)
-    with pytest.raises(RunError, match=r"expected a saved network at .*best\.keras, found: .*--resume"):
+    with pytest.raises(
+        RunError,
+        match=r"expected a saved network at .*best\.keras, found: .*; put the run.s own best\.keras back, or fit again",
+    ):
         evaluate(copy, data, "validation", cache=cache, tell=quiet)
 
 
