@@ -66,10 +66,14 @@ def _float_values_per_cell(kind: Any) -> int:
 
 
 def _last_not_reached(model: Any, layer: str, few: Mapping[str, Any]) -> set[str]:
-    """Return the tensors of few values that a change of the layer leaves as they are, the last before it is felt."""
+    """Return the tensors of few values that a change of the layer leaves as they are, the last before it is felt.
+
+    A change may be one of what the layer takes, such as its rounding, which all that take the same then feel.
+    """
+    [taken] = [set(node.input) for node in model.graph.node if node.name == layer]
     reached: set[str] = set()
     for node in model.graph.node:  # in the order of computation
-        if node.name == layer or not reached.isdisjoint(node.input):
+        if not taken.isdisjoint(node.input) or not reached.isdisjoint(node.input):
             reached.update(node.output)
     given = few.keys() - reached
     return {tensor for node in nodes_to(model, [OUTPUT_NAME], given) for tensor in node.input} & given
