@@ -482,6 +482,7 @@ def test_numbers_nested_or_in_a_row_are_inferred(running: Running, bundle: Path)
         tensor(some_pixels(1), data=["1"] * (SIZE * SIZE * 3)),
         tensor(some_pixels(1), data=[10**400] * (SIZE * SIZE * 3)),
         tensor(some_pixels(1), data=[True] * (SIZE * SIZE * 3)),
+        tensor(some_pixels(1), data=["x" * 2**22, *[""] * 2**20]),  # 16 TiB, were all as long as the first
         tensor(some_pixels(1), parameters=[]),
         tensor(some_pixels(1), parameters={"binary_data_size": 5}),
         tensor(some_pixels(1), parameters={"shared_memory_region": "x"}),
@@ -501,7 +502,15 @@ def test_a_request_that_the_model_cannot_answer_is_refused(running: Running, con
 
 @pytest.mark.parametrize(
     ("content", "length"),
-    [(b"{}", "5"), (b"{}", "-1"), (b"{}", "x"), (b"{}", "²"), (b"\xff\xfe", None), (b"[" * 9999, None)],
+    [
+        (b"{}", "5"),
+        (b"{}", "-1"),
+        (b"{}", "x"),
+        (b"{}", "²"),
+        (b"{}", "0" * 5000),  # Python takes no number of so many digits
+        (b"\xff\xfe", None),
+        (b"[" * 9999, None),
+    ],
 )
 def test_broken_json_is_refused(running: Running, content: bytes, length: str | None) -> None:
     headers = {b"Inference-Header-Content-Length": length.encode("latin-1")} if length else {}
