@@ -215,10 +215,8 @@ async def kserve_infer(request: Request, name: str, version: str = VERSION) -> R
     image = classifier_named(request, name, version).manifest.image
     desk.check_ready()
     json_length = request.headers.get(JSON_LENGTH_HEADER)
-    most = desk.limits.json_bytes if json_length is None else desk.limits.request_bytes
     with Hold(desk) as hold:
-        body = await read_body(request, desk, hold, most)
-        inference = parse_inference(body, json_length, image, desk.limits.request_files)
+        inference = parse_inference(await read_body(request, desk, hold), json_length, image, desk.limits)
         content, headers = answer(name, inference, await probabilities(request, desk, inference))
     return Response(content, headers=headers)
 

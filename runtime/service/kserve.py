@@ -18,6 +18,7 @@ from runtime.errors import one_line
 from runtime.pipeline import Cell
 from runtime.reading import Reading
 from runtime.schema import INPUT_NAME, OUTPUT_NAME, ImageSpec
+from runtime.service.limits import Limits
 from runtime.service.problems import RequestError
 
 if TYPE_CHECKING:
@@ -58,11 +59,15 @@ def metadata(name: str, image: ImageSpec) -> dict[str, Any]:
     }
 
 
-def parse_inference(body: bytes, json_length: str | None, image: ImageSpec, most_cells: int) -> Inference:
+def parse_inference(body: bytes, json_length: str | None, image: ImageSpec, limits: Limits) -> Inference:
     """Read a request; raise RequestError where it is not one that the model can answer."""
     text, tail = _split(body, json_length)
+    if len(text) > limits.json_bytes:
+        raise RequestError(
+            413, f"expected at most {limits.json_bytes} bytes of JSON, found {len(text)}; send the cells as bytes"
+        )
     raw = _json_object(text)
-    cells = _cells(raw.get("inputs"), tail, image, most_cells)
+    cells = _cells(raw.get("inputs"), tail, image, limits.request_files)
     name = raw.get("id")
     if name is not None and not isinstance(name, str):
         raise _refusal("id as a text", name)

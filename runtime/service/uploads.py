@@ -57,7 +57,7 @@ class Upload:
 async def read_uploads(request: Request, desk: Desk, hold: Hold) -> list[Upload]:
     """Return the files of a request, in the order sent; raise RequestError where it is not what it should be."""
     form = UploadForm(boundary_of(request.headers.get("content-type", "")), desk.limits)
-    await take_body(request, desk, hold, desk.limits.request_bytes, form.feed)
+    await take_body(request, desk, hold, form.feed)
     return form.files()
 
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -518,10 +519,13 @@ def test_broken_json_is_refused(running: Running, content: bytes, length: str | 
     assert answer.status_code == 400
 
 
-def test_too_many_cells_and_too_much_json_are_refused(bundle: Path) -> None:
-    with Running(bundle, Limits(request_files=2, json_bytes=5000)) as service:
+@pytest.mark.parametrize("limit", ["json_bytes", "request_bytes"])
+def test_too_many_cells_and_too_much_json_are_refused(bundle: Path, limit: str) -> None:
+    with Running(bundle, replace(Limits(request_files=2), **{limit: 5000})) as service:
         assert infer(service, tensor(some_pixels(3), data=[])).status_code == 413
         assert infer(service, {"x": "y" * 6000}).status_code == 413
+        as_bytes = {"Inference-Header-Content-Length": "6008"}  # when all of it is JSON
+        assert infer(service, {"x": "y" * 6000}, headers=as_bytes).status_code == 413
 
 
 def test_the_public_triton_client_works_unchanged(running: Running, bundle: Path) -> None:
