@@ -57,7 +57,10 @@ class Body:
         self._early.clear()
         self._take = take
         self._begin()
-        await self._has_ended.wait()
+        try:
+            await self._has_ended.wait()
+        finally:
+            self._take = _drop  # of a body that was given up, more may come before the answer has gone out
         if self._error:
             raise self._error
 
@@ -67,6 +70,10 @@ class Body:
                 take(piece)
             except Exception as error:  # it must not end the connection's parser
                 self.end(error)
+
+
+def _drop(_: bytes) -> None:
+    """Take a piece that nobody wants any more."""
 
 
 async def read_body(request: Request, desk: Desk, hold: Hold) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -30,6 +31,7 @@ from runtime.command_line import DONE, REFUSED
 from runtime.errors import BundleError, UsageError
 from runtime.serve import build_parser, listening, main
 from runtime.service.access import Access
+from runtime.service.bodies import Body
 from runtime.service.desk import Desk
 from runtime.service.limits import MIB, Limits
 from runtime.service.server import Server
@@ -168,6 +170,22 @@ def test_a_body_that_stalls_is_an_error_and_lets_go_of_what_it_holds(bundle: Pat
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert "over a faster connection" in body_of(answer)["detail"]
         assert service.desk.bytes_held == 0
+
+
+def test_nothing_is_kept_of_a_body_that_was_given_up() -> None:
+    taken: list[bytes] = []
+
+    async def give_up() -> None:
+        body = Body(begin=lambda: None, pause=lambda: None)
+        reading = asyncio.create_task(body.read(taken.append))
+        await asyncio.sleep(0)
+        body.feed(b"in time")
+        reading.cancel()
+        await asyncio.wait([reading])
+        body.feed(b"too late")
+
+    asyncio.run(give_up())
+    assert taken == [b"in time"]
 
 
 def test_a_body_that_trickles_is_an_error(bundle: Path) -> None:
