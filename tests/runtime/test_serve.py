@@ -135,6 +135,19 @@ def test_a_client_that_waits_to_be_told_to_go_on_is_told_so(running: Running) ->
         assert b'"path": "a.png"' in received_to_the_end(connection)
 
 
+def test_a_client_that_offers_another_protocol_is_answered_in_this_one(running: Running) -> None:
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIA\r\n"  # as Java's do
+    requests = b"".join(whole_request((name, noise_cell(1)), more=offer) for name in ("a.png", "b.png"))
+    requests += whole_request(("c.png", noise_cell(2)), more=offer.replace(b"Upgrade,", b"Upgrade, close,"))
+    with running.connect() as connection:
+        for start in range(0, len(requests), 100):
+            connection.sendall(requests[start : start + 100])
+        in_pieces = received_to_the_end(connection)
+    for answers in (running.raw(requests), in_pieces):
+        assert re.findall(rb'"path": "([^"]*)"', answers) == [b"a.png", b"b.png", b"c.png"]
+        assert answers.count(b'"p_all": 0.') == 3
+
+
 def test_a_client_that_goes_away_leaves_nothing_behind(bundle: Path) -> None:
     archive = zipped({f"{number}.png": noise_cell(number) for number in range(500)})
     with Running(bundle) as service:
