@@ -111,9 +111,17 @@ class Batcher(Closing):
         while batch := self._take():
             started = time.perf_counter()
             try:
+                self.check_fault()  # that was found while these waited
                 scored = self._score([cell for _, _, cell in batch])
+                self.check_fault()  # or by another thread meanwhile
+            except RequestError as refusal:
+                self._refuse(batch, refusal)
+                continue
             except Exception as error:  # whatever it is, its requests are answered and the others go on
-                self._fail(batch, error)
+                self._find_fault()
+                if not isinstance(error, AllnetError):
+                    traceback.print_exception(error, file=sys.stderr)
+                self._refuse(batch, RequestError(503, f"the model could not score the cells: {one_line(error)}"))
                 continue
             self._remember((time.perf_counter() - started) / len(batch) / len(self._threads))
             self._deliver(batch, scored)
@@ -156,12 +164,8 @@ class Batcher(Closing):
             if job.answer.set_running_or_notify_cancel():
                 job.answer.set_result([one for one in job.scored if one is not None])
 
-    def _fail(self, batch: list[tuple[_Job, int, Cell]], error: Exception) -> None:
-        """Find out whether the next batches can be scored, and end the requests of one that could not."""
-        self._find_fault()
-        if not isinstance(error, AllnetError):
-            traceback.print_exception(error, file=sys.stderr)
-        refusal = RequestError(503, f"the model could not score the cells: {one_line(error)}")
+    def _refuse(self, batch: list[tuple[_Job, int, Cell]], refusal: RequestError) -> None:
+        """End the requests of a batch without an answer."""
         with self._changed:
             jobs = {id(job): job for job, _, _ in batch if not job.has_failed}.values()
             for job in jobs:
@@ -174,6 +178,7 @@ class Batcher(Closing):
                 job.answer.set_exception(refusal)
 
     def _find_fault(self) -> None:
+        """Find out whether the next batches can be scored."""
         try:
             self._prove()
         except Exception as error:  # a model that cannot even be asked is at fault, too
