@@ -190,12 +190,12 @@ export class UploadQueue {
     const { results: answers, appearances } = await this.service.classify(sent, signal);
     if (signal.aborted) throw new DOMException('stopped', 'AbortError');
     this.#tries = 0;
+    this.rows.look(appearances); // before what may take a while, in which the rows may be removed
     if (parts[0].isArchive) {
       await this.#answerArchive(parts[0], sent[0].name, answers);
     } else {
       parts.forEach(({ row }, place) => this.#answer(row, sent[place].name, answers[place]));
     }
-    this.rows.look(appearances);
     if (!this.isStopped) this.note = '';
     this.onChange();
   }
