@@ -193,6 +193,20 @@ def test_a_busy_service_is_asked_again_when_it_said(browser: Browser, service: S
         expect(visitor.see("#progress-note")).to_have_text("")
 
 
+def test_who_goes_on_does_not_wait_as_long_as_a_busy_service_said(
+    browser: Browser, service: Served, images: list[Path]
+) -> None:
+    def busy(route: Route) -> None:
+        route.fulfill(status=503, headers={"Retry-After": "30"}, json={"detail": "found too much to do"})
+
+    with Visitor(browser, service.url, before=lambda page: page.route("**/classify", busy, times=1)) as visitor:
+        visitor.add(images)
+        expect(visitor.see("#progress-note")).to_have_text("Waiting 30 s: found too much to do")
+        visitor.see("#stop").click()
+        visitor.see("#go-on").click()
+        visitor.waits_for(len(images))
+
+
 def test_answers_of_another_model_or_threshold_than_the_page_shows_are_not_taken(
     browser: Browser, service: Served, images: list[Path]
 ) -> None:

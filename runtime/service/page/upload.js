@@ -80,6 +80,7 @@ export class UploadQueue {
     this.isStopped = false;
     this.note = '';
     this.#tries = 0;
+    this.#resumeAt_ms = 0;
     this.#abort = new AbortController();
     this.#sendMore();
     this.onChange();
@@ -90,9 +91,7 @@ export class UploadQueue {
     this.stop();
     this.#waiting = [];
     this.#next = 0;
-    this.isStopped = false;
-    this.#abort = new AbortController();
-    this.onChange();
+    this.goOn();
   }
 
   #sendMore() {
