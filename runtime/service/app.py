@@ -81,8 +81,8 @@ async def classify(request: Request) -> Response:
     desk.check_ready()
     check_identity(request, desk.classifier)
     with Hold(desk) as hold:
-        uploads = await read_uploads(request, desk, hold)
-        scored = await score(request, desk, await cells_of(uploads, desk))
+        cells = await cells_of(await read_uploads(request, desk, hold), desk)
+        scored = await score(request, desk, cells)
     predictions = [desk.classifier.prediction_of(one) for one in scored]
     desk.metrics.observe_cells(predictions)
     shift = ShiftCheck(desk.classifier.manifest.typical.subjects)

@@ -37,13 +37,7 @@ class Upload:
 
     name: str  # a label; never opened
     pieces: tuple[bytes, ...]  # joined by who reads it: then it is still in that processor's cache
-
-    @property
-    def is_archive(self) -> bool:
-        """Whether it is a zip archive, by its first bytes."""
-        return is_archive(
-            b"".join(piece[:SIGNATURE_BYTES] for piece in self.pieces[:SIGNATURE_BYTES])[:SIGNATURE_BYTES]
-        )
+    is_archive: bool
 
     def data(self) -> bytes:
         """Return its bytes."""
@@ -163,7 +157,7 @@ class UploadForm:
             )
 
     def _end_part(self) -> None:
-        self._files.append(Upload(self._name, tuple(self._chunks)))
+        self._files.append(Upload(self._name, tuple(self._chunks), is_archive(self._first_bytes)))
 
     def _end(self) -> None:
         self._is_complete = True
