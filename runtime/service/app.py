@@ -334,5 +334,5 @@ async def _fault(request: Request, _: Exception) -> Response:
     return problem(request.url.path, fault())
 
 
-async def _gone(_: Request, __: Exception) -> Response:
-    return client_gone()
+async def _gone(_: Request, error: Exception) -> Response:
+    return client_gone(error)

@@ -109,20 +109,23 @@ class Batcher(Closing):
 
     def _work(self) -> None:
         while batch := self._take():
-            started = time.perf_counter()
-            try:
-                self.check_fault()  # that was found while these waited
-                scored = self._score([cell for _, _, cell in batch])
-                self.check_fault()  # or by another thread meanwhile
-            except RequestError as refusal:
-                self._refuse(batch, refusal)
-                continue
-            except Exception as error:  # whatever it is, its requests are answered and the others go on
-                self._find_fault()
-                if not isinstance(error, AllnetError):
-                    traceback.print_exception(error, file=sys.stderr)
-                self._refuse(batch, RequestError(503, f"the model could not score the cells: {one_line(error)}"))
-                continue
+            self._answer(batch)
+            del batch  # else this thread would keep its files until others come
+
+    def _answer(self, batch: list[tuple[_Job, int, Cell]]) -> None:
+        started = time.perf_counter()
+        try:
+            self.check_fault()  # that was found while these waited
+            scored = self._score([cell for _, _, cell in batch])
+            self.check_fault()  # or by another thread meanwhile
+        except RequestError as refusal:
+            self._refuse(batch, refusal)
+        except Exception as error:  # whatever it is, its requests are answered and the others go on
+            self._find_fault()
+            if not isinstance(error, AllnetError):
+                traceback.print_exception(error, file=sys.stderr)
+            self._refuse(batch, RequestError(503, f"the model could not score the cells: {one_line(error)}"))
+        else:
             self._remember((time.perf_counter() - started) / len(batch) / len(self._threads))
             self._deliver(batch, scored)
 

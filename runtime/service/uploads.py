@@ -51,8 +51,11 @@ class Upload:
 async def read_uploads(request: Request, desk: Desk, hold: Hold) -> list[Upload]:
     """Return the files of a request, in the order sent; raise RequestError where it is not what it should be."""
     form = UploadForm(boundary_of(request.headers.get("content-type", "")), desk.limits)
-    await take_body(request, desk, hold, form.feed)
-    return form.files()
+    try:
+        await take_body(request, desk, hold, form.feed)
+        return form.files()
+    finally:
+        form.close()
 
 
 def boundary_of(content_type: str) -> bytes:
@@ -106,6 +109,10 @@ class UploadForm:
         """Take the next bytes; raise RequestError for what is no such form or too much."""
         with malformed():
             self._parser.write(chunk)
+
+    def close(self) -> None:
+        """Let go of the parser, which knows this form: both, and the files, would wait for the garbage collector."""
+        del self._parser
 
     def files(self) -> list[Upload]:
         """Return the files; raise RequestError where the form was cut off or holds none."""

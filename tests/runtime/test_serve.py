@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import re
 import signal
@@ -32,9 +33,10 @@ from runtime.errors import BundleError, UsageError
 from runtime.serve import build_parser, listening, main
 from runtime.service.access import Access
 from runtime.service.bodies import Body
-from runtime.service.desk import Desk
+from runtime.service.desk import Desk, Hold
 from runtime.service.limits import MIB, Limits
 from runtime.service.server import Server
+from runtime.service.uploads import Upload, UploadForm
 from tests.runtime.service_help import (
     PATIENCE_S,
     Running,
@@ -158,6 +160,30 @@ def test_a_client_that_goes_away_leaves_nothing_behind(bundle: Path) -> None:
         wait_until(lambda: service.desk.bytes_held == 0 and not service.server.server_state.connections)
         [row] = body_of(service.raw(whole_request(("a.png", noise_cell(1)))))["results"]
         assert row["p_all"] is not None
+
+
+def test_the_files_of_a_request_are_let_go_when_it_is_answered_and_wait_for_no_collector(bundle: Path) -> None:
+    def kept() -> int:
+        return sum(isinstance(each, Hold | UploadForm | Upload) for each in gc.get_objects())
+
+    cell, damaged, large = noise_cell(1), b"PK\x03\x04 and nothing more", b"x" * 100_000
+    files = (("a", cell), ("a.zip", damaged), ("a", large))
+    requests = [whole_request(each, more=b"Connection: close\r\n") for each in files]
+    requests += [request.replace(b"/classify", b"/explain") for request in requests]
+    with Running(bundle, Limits(file_bytes=50_000)) as service:
+        gc.collect()
+        gc.disable()
+        before = kept()  # by errors that other tests raise
+        try:
+            for request in requests:
+                service.raw(request)
+                wait_until(lambda: kept() == before)
+            with service.connect() as going:
+                going.sendall(requests[0][:-20])
+                wait_until(lambda: kept() > before)
+            wait_until(lambda: kept() == before)
+        finally:
+            gc.enable()
 
 
 # Slow clients and many connections
