@@ -212,11 +212,13 @@ async def kserve_model_ready(request: Request, name: str, version: str = VERSION
 async def kserve_infer(request: Request, name: str, version: str = VERSION) -> Response:
     """Return the probabilities of cells that are sent as pixels."""
     desk = desk_of(request)
-    image = classifier_named(request, name, version).manifest.image
+    classifier = classifier_named(request, name, version)
     desk.check_ready()
+    check_identity(request, classifier)
     json_length = request.headers.get(JSON_LENGTH_HEADER)
     with Hold(desk) as hold:
-        inference = parse_inference(await read_body(request, desk, hold), json_length, image, desk.limits)
+        body = await read_body(request, desk, hold)
+        inference = parse_inference(body, json_length, classifier.manifest.image, desk.limits)
         content, headers = answer(name, inference, await probabilities(request, desk, inference))
     return Response(content, headers=headers)
 
