@@ -85,7 +85,6 @@ class Desk(Closing):
 
     async def score(self, cells: Sequence[Cell]) -> list[Scored]:
         """Score the cells of a request; raise RequestError where that cannot be done now."""
-        self.check_ready()
         return await asyncio.wrap_future(self._opened().batcher.submit(cells))
 
     def close(self) -> None:

@@ -20,7 +20,9 @@ pytest.importorskip("fastapi", reason="the service needs it: pip install -e '.[s
 from runtime.bundle import DEFAULT_BUNDLE
 from runtime.classifier import ClassifierOptions
 from runtime.errors import BackendError
+from runtime.pipeline import Cell
 from runtime.results import COLUMNS
+from runtime.service.archives import cells_of_archive
 from runtime.service.desk import Desk
 from runtime.service.limits import Limits
 from runtime.service.uploads import UploadForm
@@ -461,6 +463,18 @@ def test_it_is_alive_but_not_ready_until_the_model_is_proved_and_while_it_stops(
         assert "stopping" in detail(client.get("/readiness"), 503)
         assert "stopping" in detail(client.post("/classify", files=form([("a", b"x")])), 503)
         assert client.get("/healthz").status_code == 200
+
+
+def test_what_was_taken_when_it_is_told_to_stop_is_answered(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with desk_on(bundle) as desk:
+
+        def stopped_meanwhile(*arguments: Any) -> list[Cell]:
+            desk.is_stopping = True
+            return cells_of_archive(*arguments)
+
+        monkeypatch.setattr("runtime.service.app.cells_of_archive", stopped_meanwhile)
+        [row] = rows(Client(desk), [("z.zip", zipped({"a.png": noise_cell(1)}))])
+        assert row["label"]
 
 
 def test_a_model_that_fails_its_self_test_later_answers_nothing_more(
