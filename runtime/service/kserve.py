@@ -89,13 +89,14 @@ def answer(name: str, inference: Inference, p_all: NDArray[np.float32]) -> tuple
     return text + tail, {"Content-Type": "application/octet-stream", JSON_LENGTH_HEADER: str(len(text))}
 
 
-def _split(body: bytes, json_length: str | None) -> tuple[bytes, bytes]:
+def _split(body: bytes, json_length: str | None) -> tuple[bytes, memoryview]:
+    """Return the JSON and the bytes behind it, which are not copied."""
     if json_length is None:
-        return body, b""
+        return body, memoryview(b"")
     end = int(json_length[:20]) if json_length.isascii() and json_length.isdecimal() else -1
     if not 0 <= end <= len(body):
         raise _refusal(f"{JSON_LENGTH_HEADER} to be a number up to {len(body)}, the bytes of the body", json_length)
-    return body[:end], body[end:]
+    return body[:end], memoryview(body)[end:]
 
 
 def _json_object(text: bytes) -> dict[str, Any]:
@@ -108,7 +109,7 @@ def _json_object(text: bytes) -> dict[str, Any]:
     return raw
 
 
-def _cells(inputs: object, tail: bytes, image: ImageSpec, most_cells: int) -> NDArray[np.uint8]:
+def _cells(inputs: object, tail: memoryview, image: ImageSpec, most_cells: int) -> NDArray[np.uint8]:
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise _refusal(f"one input, {INPUT_NAME}", inputs)
     tensor = inputs[0]
