@@ -346,11 +346,8 @@ def test_thousands_of_connections_leave_a_service_that_answers(bundle: Path) -> 
 def test_what_is_no_request_is_refused_and_the_service_answers_afterwards(
     running: Running, request_bytes: bytes
 ) -> None:
-    with running.connect(timeout=3.0) as connection, contextlib.suppress(OSError):
-        connection.sendall(request_bytes)
-        connection.shutdown(socket.SHUT_WR)
-        answer = received_to_the_end(connection)
-        assert not re.match(rb"HTTP/1.1 5", answer), answer
+    with contextlib.suppress(ConnectionError):  # what it had not read makes it a reset
+        assert re.match(rb"HTTP/1.1 [24]", running.raw(request_bytes))
     assert httpx.get(f"{running.url}/healthz").status_code == 200
 
 
