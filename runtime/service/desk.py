@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from starlette.requests import Request
+
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.closing import Closing
 from runtime.cpus import available_cpus
@@ -120,3 +122,9 @@ class Hold:
 
     def __exit__(self, *_: object) -> None:
         self._desk.bytes_held -= self._held
+
+
+def desk_of(request: Request) -> Desk:
+    """Return the one object behind all routes."""
+    desk: Desk = request.app.state.desk
+    return desk
