@@ -94,7 +94,7 @@ def access_of(options: argparse.Namespace) -> Access:
         )
     allowed = frozenset(name.lower() for name in options.allow_host)
     # With a token, a page that reaches the service under a name of its own has none to show.
-    return Access(token, LOOPBACK_NAMES if is_local else allowed, allowed)
+    return Access(token, LOOPBACK_NAMES if is_local else frozenset(), allowed)
 
 
 def limits_of(options: argparse.Namespace) -> Limits:

@@ -64,8 +64,7 @@ class ServedModel(Closing):
         )
         try:
             with self._errors():
-                description = self._client.get_model_metadata(name, headers=self._headers)
-            self.image = self._image_of(description)
+                self.image = self._image_of(self._client.get_model_metadata(name, headers=self._headers))
         except BaseException:
             self.close()
             raise
@@ -116,4 +115,8 @@ class ServedModel(Closing):
         except (OSError, HTTPException) as error:  # the latter where it answers, but not as HTTP does
             raise ServerError(
                 f"expected a server at {self.url}, found none that answers ({error}); is it running?"
+            ) from error
+        except (ValueError, TypeError, AttributeError, LookupError) as error:  # from tritonclient, of a web page
+            raise ServerError(
+                f"expected an answer of the open inference protocol at {self.url}, found another; check the address"
             ) from error

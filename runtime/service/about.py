@@ -1,4 +1,4 @@
-"""What /about says: which model answers, how it decides, and what a request may hold."""
+"""What /about says: which model answers, how it decides, what a request may hold; and who was told of another one."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from dataclasses import asdict
 from pathlib import PurePath
 from typing import Any
 
+from starlette.requests import Request
+
 import runtime
 from runtime.classifier import Classifier
 from runtime.explanation import method_of
 from runtime.service.limits import Limits
+from runtime.service.problems import RequestError
 from runtime.shift import ShiftRule
 
 NOTICE = "For research, not a diagnosis. Nothing here has been approved as a medical device."
@@ -58,6 +61,17 @@ def answerer_identity(classifier: Classifier) -> str:
         classifier.threshold,
     )
     return hashlib.sha256(repr(answers).encode()).hexdigest()[:16]
+
+
+def check_identity(request: Request, classifier: Classifier) -> None:
+    """Raise RequestError where the client was told of another model or threshold, as a page that is still open."""
+    wanted = request.headers.get("if-match", "*")
+    if wanted not in ("*", f'"{answerer_identity(classifier)}"'):
+        raise RequestError(
+            412,
+            "expected the model and threshold that /about told, found that the service was started with others since; "
+            "load the page, or /about, again",
+        )
 
 
 def _training(classifier: Classifier) -> dict[str, Any]:

@@ -109,12 +109,23 @@ class Batcher(Closing):
 
     def _work(self) -> None:
         while batch := self._take():
-            started = time.perf_counter()
-            try:
-                scored = self._score([cell for _, _, cell in batch])
-            except Exception as error:  # whatever it is, its requests are answered and the others go on
-                self._fail(batch, error)
-                continue
+            self._answer(batch)
+            del batch  # else this thread would keep its files until others come
+
+    def _answer(self, batch: list[tuple[_Job, int, Cell]]) -> None:
+        started = time.perf_counter()
+        try:
+            self.check_fault()  # that was found while these waited
+            scored = self._score([cell for _, _, cell in batch])
+            self.check_fault()  # or by another thread meanwhile
+        except RequestError as refusal:
+            self._refuse(batch, refusal)
+        except Exception as error:  # whatever it is, its requests are answered and the others go on
+            self._find_fault()
+            if not isinstance(error, AllnetError):
+                traceback.print_exception(error, file=sys.stderr)
+            self._refuse(batch, RequestError(503, f"the model could not score the cells: {one_line(error)}"))
+        else:
             self._remember((time.perf_counter() - started) / len(batch) / len(self._threads))
             self._deliver(batch, scored)
 
@@ -156,12 +167,8 @@ class Batcher(Closing):
             if job.answer.set_running_or_notify_cancel():
                 job.answer.set_result([one for one in job.scored if one is not None])
 
-    def _fail(self, batch: list[tuple[_Job, int, Cell]], error: Exception) -> None:
-        """Find out whether the next batches can be scored, and end the requests of one that could not."""
-        self._find_fault()
-        if not isinstance(error, AllnetError):
-            traceback.print_exception(error, file=sys.stderr)
-        refusal = RequestError(503, f"the model could not score the cells: {one_line(error)}")
+    def _refuse(self, batch: list[tuple[_Job, int, Cell]], refusal: RequestError) -> None:
+        """End the requests of a batch without an answer."""
         with self._changed:
             jobs = {id(job): job for job, _, _ in batch if not job.has_failed}.values()
             for job in jobs:
@@ -174,6 +181,7 @@ class Batcher(Closing):
                 job.answer.set_exception(refusal)
 
     def _find_fault(self) -> None:
+        """Find out whether the next batches can be scored."""
         try:
             self._prove()
         except Exception as error:  # a model that cannot even be asked is at fault, too

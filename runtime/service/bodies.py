@@ -57,7 +57,10 @@ class Body:
         self._early.clear()
         self._take = take
         self._begin()
-        await self._has_ended.wait()
+        try:
+            await self._has_ended.wait()
+        finally:
+            self._take = _drop  # of a body that was given up, more may come before the answer has gone out
         if self._error:
             raise self._error
 
@@ -69,25 +72,29 @@ class Body:
                 self.end(error)
 
 
-async def read_body(request: Request, desk: Desk, hold: Hold, most: int) -> bytes:
-    """Return the body of a request; raise RequestError where it has more than `most` bytes."""
+def _drop(_: bytes) -> None:
+    """Take a piece that nobody wants any more."""
+
+
+async def read_body(request: Request, desk: Desk, hold: Hold) -> bytes:
+    """Return the body of a request; raises what `take_body` raises."""
     pieces: list[bytes] = []
-    await take_body(request, desk, hold, most, pieces.append)
+    await take_body(request, desk, hold, pieces.append)
     return b"".join(pieces)
 
 
-async def take_body(request: Request, desk: Desk, hold: Hold, most: int, take: Take) -> None:
+async def take_body(request: Request, desk: Desk, hold: Hold, take: Take) -> None:
     """Call `take` with a body as it comes; raise RequestError where it is too large, too slow, or the service stops."""
-    check_head(request, most)
     limits = desk.limits
+    check_head(request, limits.request_bytes)
     started = anyio.current_time()
     received = progress = 0
 
     def count(piece: bytes) -> None:
         nonlocal received, progress
         received += len(piece)
-        if received > most:
-            raise too_large(most, received)
+        if received > limits.request_bytes:
+            raise too_large(limits.request_bytes, received)
         if desk.is_stopping:
             raise BusyError("expected a service that runs, found it stopping; try again later")
         hold.add(len(piece))

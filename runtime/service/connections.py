@@ -11,6 +11,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
+import httptools
 from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -18,6 +19,7 @@ from runtime.service.bodies import BODY, Body
 from runtime.service.limits import Limits
 
 MOST_HEAD_BYTES = 64 * 1024
+NO_HTTP = 400, "expected a request of HTTP, found none; check the address and the client"
 TOO_MANY = 503, "expected fewer open connections, found as many as are allowed; try again later"
 TOO_LONG = 431, f"expected a head of at most {MOST_HEAD_BYTES} bytes, found more; send shorter headers"
 
@@ -46,10 +48,35 @@ class BoundedConnection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Take what came; end the connection where it only ever adds to a head."""
         self._is_head = True
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self._refuse(NO_HTTP)
         self._head_bytes = self._head_bytes + len(data) if self._is_head else 0
         if self._head_bytes > MOST_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(TOO_LONG)
+
+    def _parse(self, data: bytes) -> None:
+        """Read HTTP/1.1, also of a client that offers another protocol beside it, as Java's do.
+
+        The parser takes such a request for one without a body: its head is read again without the offer.
+        """
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                data = self._head_without_offer() + data[offer.args[0] :] if self._is_offer() else b""
+                self.parser = httptools.HttpRequestParser(self)  # the other reads no more where the head says close
+
+    def _is_offer(self) -> bool:
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+
+    def _head_without_offer(self) -> bytes:
+        first = b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        others = (b"%s: %s" % header for header in self.headers if header[0] != b"upgrade")
+        return b"\r\n".join([first, *others, b"", b""])
 
     def on_message_begin(self) -> None:
         """Count the requests."""
@@ -59,6 +86,8 @@ class BoundedConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Give the request its body; that of one sent before the last was answered is left to uvicorn."""
         self._is_head = False
+        if self._is_offer():
+            return
         state = self.scope["state"]
         super().on_headers_complete()
         self._body = None if self.pipeline else Body(partial(self._begin_body, self.cycle), self.flow.pause_reading)
@@ -74,6 +103,8 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End the body."""
+        if self._is_offer():
+            return
         if self._body:
             self._body.end()
         super().on_message_complete()
@@ -106,10 +137,6 @@ class BoundedConnection(HttpToolsProtocol):
         )
         self.transport.write(head.encode() + content)
         self.transport.close()
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP, in the shape of all errors."""
-        self._refuse((400, f"expected a request of HTTP, found none: {msg}; check the address and the client"))
 
     def close_if_stalled(self, now: float) -> None:
         """End the connection where it has been too long in the same state; to be called every second or so."""

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from starlette.requests import Request
+
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.closing import Closing
 from runtime.cpus import available_cpus
@@ -85,7 +87,6 @@ class Desk(Closing):
 
     async def score(self, cells: Sequence[Cell]) -> list[Scored]:
         """Score the cells of a request; raise RequestError where that cannot be done now."""
-        self.check_ready()
         return await asyncio.wrap_future(self._opened().batcher.submit(cells))
 
     def close(self) -> None:
@@ -121,3 +122,9 @@ class Hold:
 
     def __exit__(self, *_: object) -> None:
         self._desk.bytes_held -= self._held
+
+
+def desk_of(request: Request) -> Desk:
+    """Return the one object behind all routes."""
+    desk: Desk = request.app.state.desk
+    return desk

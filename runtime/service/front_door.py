@@ -98,8 +98,8 @@ class FrontDoor:
             response = await endpoint(Request(scope, receive))
         except RequestError as error:
             response = problem(scope["path"], error)
-        except ClientDisconnect:
-            response = client_gone()
+        except ClientDisconnect as error:
+            response = client_gone(error)
         await response(scope, receive, send)
 
 

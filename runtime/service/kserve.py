@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from runtime.errors import one_line
 from runtime.pipeline import Cell
 from runtime.reading import Reading
 from runtime.schema import INPUT_NAME, OUTPUT_NAME, ImageSpec
+from runtime.service.limits import Limits
 from runtime.service.problems import RequestError
 
 if TYPE_CHECKING:
@@ -26,7 +28,6 @@ VERSION = "1"  # of the model: a bundle has one
 JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
 INPUT_TYPE = "UINT8"
 OUTPUT_TYPE = "FP32"
-LARGEST_VALUE = 255
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,15 @@ def metadata(name: str, image: ImageSpec) -> dict[str, Any]:
     }
 
 
-def parse_inference(body: bytes, json_length: str | None, image: ImageSpec, most_cells: int) -> Inference:
+def parse_inference(body: bytes, json_length: str | None, image: ImageSpec, limits: Limits) -> Inference:
     """Read a request; raise RequestError where it is not one that the model can answer."""
     text, tail = _split(body, json_length)
+    if len(text) > limits.json_bytes:
+        raise RequestError(
+            413, f"expected at most {limits.json_bytes} bytes of JSON, found {len(text)}; send the cells as bytes"
+        )
     raw = _json_object(text)
-    cells = _cells(raw.get("inputs"), tail, image, most_cells)
+    cells = _cells(raw.get("inputs"), tail, image, limits.request_files)
     name = raw.get("id")
     if name is not None and not isinstance(name, str):
         raise _refusal("id as a text", name)
@@ -84,12 +89,14 @@ def answer(name: str, inference: Inference, p_all: NDArray[np.float32]) -> tuple
     return text + tail, {"Content-Type": "application/octet-stream", JSON_LENGTH_HEADER: str(len(text))}
 
 
-def _split(body: bytes, json_length: str | None) -> tuple[bytes, bytes]:
+def _split(body: bytes, json_length: str | None) -> tuple[bytes, memoryview]:
+    """Return the JSON and the bytes behind it, which are not copied."""
     if json_length is None:
-        return body, b""
-    if not json_length.isdecimal() or not json_length.isascii() or int(json_length[:20]) > len(body):
+        return body, memoryview(b"")
+    end = int(json_length[:20]) if json_length.isascii() and json_length.isdecimal() else -1
+    if not 0 <= end <= len(body):
         raise _refusal(f"{JSON_LENGTH_HEADER} to be a number up to {len(body)}, the bytes of the body", json_length)
-    return body[: int(json_length)], body[int(json_length) :]
+    return body[:end], memoryview(body)[end:]
 
 
 def _json_object(text: bytes) -> dict[str, Any]:
@@ -102,7 +109,7 @@ def _json_object(text: bytes) -> dict[str, Any]:
     return raw
 
 
-def _cells(inputs: object, tail: bytes, image: ImageSpec, most_cells: int) -> NDArray[np.uint8]:
+def _cells(inputs: object, tail: memoryview, image: ImageSpec, most_cells: int) -> NDArray[np.uint8]:
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise _refusal(f"one input, {INPUT_NAME}", inputs)
     tensor = inputs[0]
@@ -138,15 +145,14 @@ def _shape(raw: object, image: ImageSpec, most_cells: int) -> tuple[int, ...]:
 def _from_numbers(data: object, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     if not isinstance(data, list):
         raise _refusal("data as a list of whole numbers", data)
-    try:
-        numbers = np.array(data)
-    except (ValueError, OverflowError, TypeError, RecursionError) as error:
-        raise RequestError(400, f"expected data as whole numbers, found: {str(error)[:100]}") from error
-    if numbers.size != math.prod(shape) or numbers.shape not in (shape, (numbers.size,)):
-        raise _refusal(f"{math.prod(shape)} numbers for the shape {list(shape)}", f"the shape {list(numbers.shape)}")
-    if numbers.dtype.kind not in "iu" or numbers.min() < 0 or numbers.max() > LARGEST_VALUE:
-        raise _refusal(f"whole numbers from 0 to {LARGEST_VALUE}", f"others ({numbers.dtype})")
-    return numbers.astype(np.uint8).reshape(shape)
+    values = np.array(data, object)  # as texts, each would take as much memory as the longest
+    if values.shape not in (shape, (math.prod(shape),)):
+        raise _refusal(f"{math.prod(shape)} numbers for the shape {list(shape)}", f"the shape {list(values.shape)}")
+    numbers = values.ravel().tolist()
+    if set(map(type, numbers)) == {int}:
+        with suppress(ValueError):  # of a number that is no byte
+            return np.frombuffer(bytes(numbers), np.uint8).reshape(shape)
+    raise _refusal("whole numbers from 0 to 255", "others")
 
 
 def _wants_bytes(raw: dict[str, Any]) -> bool:

@@ -33,8 +33,14 @@ ALWAYS = {
     405: "another method",
 }
 LATER = {503: "not ready, stopping, or too much to do: try again after Retry-After seconds"}
-SENT = {**ALWAYS, **LATER, 408: "too slow", 413: "too much", 415: "another media type"}
-JUDGED = {**SENT, 412: "another model or threshold than that of If-Match"}
+SENT = {
+    **ALWAYS,
+    **LATER,
+    408: "too slow",
+    412: "another model or threshold than that of If-Match",
+    413: "too much",
+    415: "another media type",
+}
 ROW = _object(
     {
         "path": {"type": "string", "description": "the name as sent; of a member, archive.zip/member"},
@@ -47,20 +53,21 @@ ROW = _object(
 )
 
 
+IF_MATCH: Schema = {
+    "name": "If-Match",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string"},
+    "description": "the identity that /about told, in quotation marks: another model's answer is refused",
+}
+
+
 def _form(description: str, **limits: int) -> Schema:
     """Describe a body whose parts FIELD are files."""
     files = {"type": "array", "minItems": 1, **limits, "items": {"type": "string", "format": "binary"}}
     schema = _object({FIELD: {**files, "description": description}})
     return {
-        "parameters": [
-            {
-                "name": "If-Match",
-                "in": "header",
-                "required": False,
-                "schema": {"type": "string"},
-                "description": "the identity that /about told, in quotation marks: another model's answer is refused",
-            }
-        ],
+        "parameters": [IF_MATCH],
         "requestBody": {"required": True, "content": {FORM: {"schema": schema}}},
     }
 
@@ -84,7 +91,7 @@ CLASSIFY_ANSWERS = _answers(
     _object({"results": {"type": "array", "items": ROW}, "warnings": WARNINGS, "appearances": APPEARANCES}),
     "a row for each image, in the order sent",
     "detail",
-    JUDGED,
+    SENT,
 )
 EXPLAIN_BODY = _form("one image", maxItems=1)
 EXPLANATION: Schema = _object(
@@ -101,7 +108,7 @@ EXPLANATION: Schema = _object(
     }
 )
 PLACES = "the places that the answer comes from"
-EXPLAIN_ANSWERS = _answers(EXPLANATION, PLACES, "detail", {**JUDGED, 422: "no image that can be judged"})
+EXPLAIN_ANSWERS = _answers(EXPLANATION, PLACES, "detail", {**SENT, 422: "no image that can be judged"})
 STATE_ANSWERS = _answers(_object({"status": {"type": "string"}}), "yes", "detail", {**ALWAYS, **LATER})
 KSERVE_STATE_ANSWERS = _answers({"type": "object"}, "yes", "error", {**ALWAYS, **LATER})
 KSERVE_ANSWERS = _answers({"type": "object"}, "what was asked for", "error", {**ALWAYS, **LATER})
@@ -191,13 +198,14 @@ def _tensor(name: str, datatype: str, dimensions: int) -> Schema:
 
 INFER_BODY: Schema = {
     "parameters": [
+        IF_MATCH,
         {
             "name": JSON_LENGTH_HEADER,
             "in": "header",
             "required": False,
             "schema": {"type": "integer", "minimum": 0},
             "description": "bytes of JSON, where the bytes of the tensors follow it",
-        }
+        },
     ],
     "requestBody": {
         "required": True,

@@ -35,6 +35,7 @@ def fault() -> RequestError:
 
 def problem(path: str, error: RequestError) -> Response:
     """Return the answer to a request to `path` that ended with `error`."""
+    let_go(error)
     return JsonAnswer({problem_key(path): error.detail}, error.status, error.headers)
 
 
@@ -43,9 +44,18 @@ def problem_key(path: str) -> str:
     return "error" if path == KSERVE_PREFIX or path.startswith(f"{KSERVE_PREFIX}/") else "detail"
 
 
-def client_gone() -> Response:
-    """Return the answer that nobody takes."""
+def client_gone(error: Exception) -> Response:
+    """Return the answer that nobody takes to a request that ended with `error`."""
+    let_go(error)
     return Response(status_code=CLIENT_GONE)
+
+
+def let_go(error: Exception) -> None:
+    """Forget where an error was raised: these frames hold the request's files, and some of them hold the error.
+
+    All of that would wait for the garbage collector, which comes by the number of objects, not by their size.
+    """
+    error.__traceback__ = None
 
 
 class JsonAnswer(Response):

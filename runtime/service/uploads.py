@@ -37,13 +37,7 @@ class Upload:
 
     name: str  # a label; never opened
     pieces: tuple[bytes, ...]  # joined by who reads it: then it is still in that processor's cache
-
-    @property
-    def is_archive(self) -> bool:
-        """Whether it is a zip archive, by its first bytes."""
-        return is_archive(
-            b"".join(piece[:SIGNATURE_BYTES] for piece in self.pieces[:SIGNATURE_BYTES])[:SIGNATURE_BYTES]
-        )
+    is_archive: bool
 
     def data(self) -> bytes:
         """Return its bytes."""
@@ -57,8 +51,11 @@ class Upload:
 async def read_uploads(request: Request, desk: Desk, hold: Hold) -> list[Upload]:
     """Return the files of a request, in the order sent; raise RequestError where it is not what it should be."""
     form = UploadForm(boundary_of(request.headers.get("content-type", "")), desk.limits)
-    await take_body(request, desk, hold, desk.limits.request_bytes, form.feed)
-    return form.files()
+    try:
+        await take_body(request, desk, hold, form.feed)
+        return form.files()
+    finally:
+        form.close()
 
 
 def boundary_of(content_type: str) -> bytes:
@@ -113,6 +110,10 @@ class UploadForm:
         with malformed():
             self._parser.write(chunk)
 
+    def close(self) -> None:
+        """Let go of the parser, which knows this form: both, and the files, would wait for the garbage collector."""
+        del self._parser
+
     def files(self) -> list[Upload]:
         """Return the files; raise RequestError where the form was cut off or holds none."""
         if not self._is_complete:
@@ -163,7 +164,7 @@ class UploadForm:
             )
 
     def _end_part(self) -> None:
-        self._files.append(Upload(self._name, tuple(self._chunks)))
+        self._files.append(Upload(self._name, tuple(self._chunks), is_archive(self._first_bytes)))
 
     def _end(self) -> None:
         self._is_complete = True

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from runtime.errors import OutputError
 from runtime.schema import SELF_TEST_TOLERANCES
 from runtime.service import openapi
-from runtime.service.desk import Desk, Hold
+from runtime.service.desk import Hold, desk_of
 from runtime.service.problems import JsonAnswer, RequestError
 from runtime.service.watch_feed import LARGEST_ROW, MOST_ROWS, NoPictureError, WatchFeed
 
@@ -53,7 +53,7 @@ async def picture(request: Request, row: str) -> Response:
 async def explanation(request: Request, row: str) -> Response:
     """Say which places of the cell of one row the answer comes from."""
     cell = await asked(feed_of(request).cell, parsed_number("row", row, 1, LARGEST_ROW))
-    desk: Desk = request.app.state.desk
+    desk = desk_of(request)
     desk.check_ready()
     classifier = desk.classifier
     served = classifier.bundle.content_sha256
@@ -88,7 +88,7 @@ async def asked(question: Callable[..., Answer], *arguments: int) -> Answer:
 
 def feed_of(request: Request) -> WatchFeed:
     """Return what reads the database; raise RequestError where the service follows none."""
-    feed: WatchFeed | None = request.app.state.desk.feed
+    feed = desk_of(request).feed
     if feed is None:
         raise RequestError(
             404, "expected a service that follows a watched folder, found none; start it with --watch-db FILE"

@@ -65,3 +65,8 @@ def test_in_what_is_no_sound_archive_nothing_is_found(visitor: Visitor) -> None:
     archive = packed(("a.png", MEMBER))
     for damaged in (b"", b"PK\x03\x04 and nothing more", archive[:-1], archive[-22:], archive[:40] + archive[-22:]):
         assert found(visitor, damaged, "a.png") == [None]
+
+
+def test_no_member_of_another_archive_before_it_is_taken_for_one_of_its_own(visitor: Visitor) -> None:
+    archives = [packed((name, data), method=zipfile.ZIP_STORED) for name, data in (("a", b"0"), ("b", b"1"))]
+    assert found(visitor, b"".join(archives), "b") == [None]

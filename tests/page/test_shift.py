@@ -9,7 +9,9 @@ import pytest
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.schema import Range, TypicalSubjects
 from runtime.shift import FEWEST_CELLS, MEASURES, Appearances, ShiftCheck, ShiftRule
-from tests.page.visitor import Visitor, expect
+from tests.page.served import Served
+from tests.page.visitor import Browser, Visitor, about_with, expect, made_file
+from tests.runtime.service_help import zipped
 from tests.runtime.tinted import tinted
 
 BLUISH = (0.7, 0.9, 1.3)
@@ -45,6 +47,30 @@ def test_cells_that_look_unusual_as_a_whole_are_told_as_by_classify_over_all_req
     visitor.add(images * 3)
     visitor.waits_for(3 * len(images))
     expect(visitor.see("#shift")).to_be_hidden()
+
+
+def test_cells_that_were_removed_while_their_archive_was_opened_tell_nothing(
+    browser: Browser, service: Served, images: list[Path]
+) -> None:
+    mean = {"measure": "brightness", "low": 0, "high": 1, "is_share": False, "text": "brightness {mean}"}
+    rule = {"fewest_cells": 1, "means": [mean], "text": "WARNING: {cells} cells: {unusual}"}
+    archive = zipped({path.name: path.read_bytes() for path in images})
+    with Visitor(browser, service.url, before=about_with(shift=rule)) as visitor:
+        visitor.is_ready().page.evaluate("""() => {
+          const open = Blob.prototype.arrayBuffer;
+          Blob.prototype.arrayBuffer = async function () {
+            await new Promise((resolve) => { window.goOn = resolve; });
+            Blob.prototype.arrayBuffer = open;
+            return open.call(this);
+          };
+        }""")
+        visitor.add([made_file("plate.zip", archive)])
+        visitor.page.wait_for_function("() => window.goOn")
+        visitor.see("#clear").click()
+        visitor.page.evaluate("window.goOn()")
+        visitor.add(images[:1])
+        visitor.waits_for(1)
+        expect(visitor.see("#shift")).to_contain_text("WARNING: 1 cells")
 
 
 def test_the_rule_is_that_of_classify(visitor: Visitor) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.page.served import Served
-from tests.page.visitor import Browser, Visitor, about_with, expect, made_file
+from tests.page.visitor import Browser, Page, Route, Visitor, about_with, expect, made_file
 
 CURVE = [{"threshold": step / 20, "sensitivity": 1 - step / 20, "specificity": step / 40 + 0.5} for step in range(21)]
 MORE_THAN_A_PAGE = 104
@@ -84,6 +84,33 @@ def test_the_threshold_moves_labels_and_counts_and_goes_back(answered: Visitor) 
     expect(answered.see("#threshold-note")).to_have_text("This is the bundle's threshold, 0.5.")
     expect(answered.see("#counts [data-kind=ALL] dd")).to_contain_text(str(before["ALL"]))
     assert answered.counts() == before
+
+
+def test_a_threshold_is_typed_while_answers_come_in_and_what_is_none_changes_nothing(
+    browser: Browser, service: Served, images: list[Path]
+) -> None:
+    held: list[Route] = []
+
+    def prepare(page: Page) -> None:
+        about_with(threshold=0.613)(page)  # between two steps of the slider
+        page.route("**/classify", lambda route: held.append(route))
+
+    with Visitor(browser, service.url, before=prepare) as visitor:
+        visitor.add(images[:1])
+        number = visitor.see("#threshold-number")
+        number.select_text()  # which waits until it is shown
+        number.press_sequentially("0.2")
+        held[0].fallback()
+        visitor.waits_for(1)
+        expect(number).to_have_value("0.2")
+        number.press("Enter")
+        expect(visitor.see("#threshold-note")).to_contain_text("0.2 is shown")
+        visitor.set_threshold(0.613)
+        for wrong in ("7", ""):
+            number.fill(wrong)
+            number.press("Enter")
+            expect(number).to_have_value("0.613")
+        expect(visitor.see("#threshold-note")).to_contain_text("0.613 is shown")
 
 
 def test_sensitivity_and_specificity_are_those_of_the_bundles_curve(

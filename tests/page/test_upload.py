@@ -11,6 +11,7 @@ from tests.page.served import Served
 from tests.page.visitor import Browser, Page, Request, Response, Route, Visitor, about_with, expect, made_file
 
 MANY = 10_000
+EMPTY_ARCHIVE = b"PK\x05\x06" + bytes(18)
 ROWS_A_PAGE = 100
 ANSWER_IN_THE_PAGE = """
 const fetched = window.fetch;
@@ -192,6 +193,20 @@ def test_a_busy_service_is_asked_again_when_it_said(browser: Browser, service: S
         expect(visitor.see("#progress-note")).to_have_text("")
 
 
+def test_who_goes_on_does_not_wait_as_long_as_a_busy_service_said(
+    browser: Browser, service: Served, images: list[Path]
+) -> None:
+    def busy(route: Route) -> None:
+        route.fulfill(status=503, headers={"Retry-After": "30"}, json={"detail": "found too much to do"})
+
+    with Visitor(browser, service.url, before=lambda page: page.route("**/classify", busy, times=1)) as visitor:
+        visitor.add(images)
+        expect(visitor.see("#progress-note")).to_have_text("Waiting 30 s: found too much to do")
+        visitor.see("#stop").click()
+        visitor.see("#go-on").click()
+        visitor.waits_for(len(images))
+
+
 def test_answers_of_another_model_or_threshold_than_the_page_shows_are_not_taken(
     browser: Browser, service: Served, images: list[Path]
 ) -> None:
@@ -277,9 +292,9 @@ def test_the_answer_of_another_file_is_never_shown(browser: Browser, service: Se
         page.route("**/classify", lambda route: answers(route, path="cell-7"))
 
     with Visitor(browser, service.url, before=mixed_up) as visitor:
-        visitor.add(in_memory(images[:2]))
-        visitor.waits_for(2)
-        assert visitor.column("reason") == ["the service answered for another file"] * 2
+        visitor.add([*in_memory(images[:2]), made_file("plate.zip", EMPTY_ARCHIVE)])
+        visitor.waits_for(3)
+        assert visitor.column("reason") == ["the service answered for another file"] * 3
 
 
 def test_a_file_that_went_before_it_was_sent_is_a_row_with_the_reason(

@@ -88,18 +88,26 @@ def test_an_address_that_is_none_is_one_line(url: str) -> None:
         ServedModel(url, MODEL)
 
 
-def test_a_server_that_speaks_no_http_is_one_line() -> None:
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"no such thing\r\n\r\n", r"expected a server at .*, found none that answers"),
+        (b"HTTP/1.1 200 OK\r\n\r\n<html>", r"expected an answer of the open inference protocol at .*, found another"),
+        (b"HTTP/1.1 200 OK\r\n\r\n[]", r"expected an answer of the open inference protocol at .*, found another"),
+    ],
+)
+def test_a_server_of_something_else_is_one_line(answer: bytes, said: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def answer() -> None:
+        def serve() -> None:
             connection, _ = listener.accept()
             with connection:
                 connection.recv(4096)
-                connection.sendall(b"no such thing\r\n\r\n")
+                connection.sendall(answer)
 
         with ThreadPoolExecutor() as pool:
-            answered = pool.submit(answer)
-            with pytest.raises(ServerError, match=r"expected a server at .*, found none that answers"):
+            answered = pool.submit(serve)
+            with pytest.raises(ServerError, match=said):
                 ServedModel(f"http://127.0.0.1:{listener.getsockname()[1]}", MODEL, timeout_s=10)
             answered.result()
 

@@ -153,6 +153,8 @@ def test_any_other_address_needs_a_token(host: str, monkeypatch: pytest.MonkeyPa
         access("--host", host)
     monkeypatch.setenv("ALLNET_TOKEN", TOKEN)
     assert access("--host", host) == Access(TOKEN, names=frozenset())
+    with_a_name = access("--host", host, "--allow-host", "lab.example")
+    assert [asked(with_a_name, "/healthz", host=name) for name in ("lab.example", "192.168.1.5:8000")] == [200, 200]
 
 
 @pytest.mark.parametrize("token", ["short", "with a space in it", "é" * 20, "tab\tinside-of-the-token"])

@@ -180,6 +180,32 @@ def test_a_model_at_fault_takes_nothing_more() -> None:
             queue.submit(cells("b"))
 
 
+def test_a_model_at_fault_answers_none_of_those_that_wait_or_are_on_the_way() -> None:
+    on_the_way, may_go = threading.Event(), threading.Event()
+
+    def score(batch: Sequence[Cell]) -> list[Scored]:
+        [cell] = batch
+        if cell.path == "bad":
+            assert on_the_way.wait(PATIENCE_S)
+            raise BackendError("out of memory")
+        on_the_way.set()
+        assert may_go.wait(PATIENCE_S)
+        return scored(batch)
+
+    def fail() -> None:
+        raise BackendError("self-test failed")
+
+    with Batcher(score, batch_size=1, workers=2, most_waiting=9, prove=fail) as queue:
+        answers = [queue.submit(cells(name)) for name in ("bad", "on the way", "waits")]
+        with pytest.raises(RequestError, match="out of memory"):
+            answers[0].result(PATIENCE_S)
+        may_go.set()
+        for answer in answers[1:]:
+            with pytest.raises(RequestError, match="found: self-test failed"):
+                answer.result(PATIENCE_S)
+        assert queue.waiting == 0
+
+
 def test_a_bug_while_scoring_leaves_its_trace_and_a_running_queue(capfd: pytest.CaptureFixture[str]) -> None:
     def score(batch: Sequence[Cell]) -> list[Scored]:
         if batch[0].path == "bug":

@@ -20,14 +20,16 @@ pytest.importorskip("fastapi", reason="the service needs it: pip install -e '.[s
 from runtime.bundle import DEFAULT_BUNDLE
 from runtime.classifier import ClassifierOptions
 from runtime.errors import BackendError
+from runtime.pipeline import Cell
 from runtime.results import COLUMNS
+from runtime.service.archives import cells_of_archive
 from runtime.service.desk import Desk
 from runtime.service.limits import Limits
 from runtime.service.uploads import UploadForm
 from runtime.shift import FEWEST_CELLS
 from tests.runtime.service_help import Client, client_on, desk_on, form, noise_cell, p_all_of, zipped
 from tests.runtime.tinted import tinted
-from tests.tiny_bundle import write_tiny_bundle
+from tests.tiny_bundle import SIZE, write_tiny_bundle
 
 BOUNDARY = b"frontier"
 FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY.decode()}"}
@@ -403,9 +405,12 @@ def test_the_page_and_its_files_are_served_with_what_browsers_are_told(client: C
     assert client.get("/static/index.html").content == answer.content
 
 
-@pytest.mark.parametrize("path", ["/classify", "/explain"])
+@pytest.mark.parametrize("path", ["/classify", "/explain", "/v2/models/compact_fp32/infer"])
 def test_who_was_told_of_another_model_or_threshold_gets_no_answer(path: str, bundle: Path) -> None:
-    files = form([("a.png", noise_cell(1))])
+    sent: dict[str, Any] = {"files": form([("a.png", noise_cell(1))])}
+    if path.startswith("/v2"):
+        cells = {"name": "cells", "datatype": "UINT8", "shape": [1, SIZE, SIZE, 3], "data": [0] * (SIZE * SIZE * 3)}
+        sent = {"json": {"inputs": [cells]}}
     codes: list[int] = []
     identities: list[str] = []
     detail = "found that the service was started with others since"
@@ -414,9 +419,9 @@ def test_who_was_told_of_another_model_or_threshold_gets_no_answer(path: str, bu
             desk.open(ClassifierOptions(bundle=bundle, backend="cpu", threshold=threshold))
             client = Client(desk)
             identities.append(client.get("/about").json()["identity"])
-            answers = [client.post(path, files=files, headers={"If-Match": f'"{one}"'}) for one in identities]
+            answers = [client.post(path, headers={"If-Match": f'"{one}"'}, **sent) for one in identities]
             codes += [answer.status_code for answer in answers]
-            assert all(detail in answer.json()["detail"] for answer in answers[:-1])
+            assert all(detail in answer.text for answer in answers[:-1])
     assert codes == [200, 412, 200]
 
 
@@ -458,6 +463,18 @@ def test_it_is_alive_but_not_ready_until_the_model_is_proved_and_while_it_stops(
         assert "stopping" in detail(client.get("/readiness"), 503)
         assert "stopping" in detail(client.post("/classify", files=form([("a", b"x")])), 503)
         assert client.get("/healthz").status_code == 200
+
+
+def test_what_was_taken_when_it_is_told_to_stop_is_answered(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with desk_on(bundle) as desk:
+
+        def stopped_meanwhile(*arguments: Any) -> list[Cell]:
+            desk.is_stopping = True
+            return cells_of_archive(*arguments)
+
+        monkeypatch.setattr("runtime.service.app.cells_of_archive", stopped_meanwhile)
+        [row] = rows(Client(desk), [("z.zip", zipped({"a.png": noise_cell(1)}))])
+        assert row["label"]
 
 
 def test_a_model_that_fails_its_self_test_later_answers_nothing_more(

@@ -40,7 +40,10 @@ async function entriesOf(archive) {
   while (at >= 0 && tail.getUint32(at, true) !== END) at -= 1;
   const size = tail.getUint32(at + 12, true);
   const end = archive.size - tail.byteLength + at;
-  return size > Math.min(end, MOST_DIRECTORY_BYTES) ? [] : entriesIn(await viewOf(archive.slice(end - size, end)));
+  const start = tail.getUint32(at + 16, true);
+  // Behind something else, such as another archive, places are counted from there, and would lead to other members.
+  if (start + size !== end || size > MOST_DIRECTORY_BYTES) return [];
+  return entriesIn(await viewOf(archive.slice(start, end)));
 }
 
 /**

@@ -63,7 +63,7 @@ function newTile(list, { key, name, mark, kind }) {
  * @param {string} mark
  * @returns {HTMLElement}
  */
-export function markElement(mark) {
+function markElement(mark) {
   const made = element('span', { className: 'mark' }, mark);
   made.setAttribute('aria-hidden', 'true');
   return made;

@@ -106,18 +106,19 @@ export class CellDialog {
   /** @param {Row} row */
   #facts({ path, shown, file, picture, answer, decision }) {
     const subject = subjectOf(path);
+    const isAnswered = answer !== null && answer.p_all !== null;
     return [
       fact('File', nameElement(shown)),
       fact('Label', badge(decision.label)),
-      ...(answer && answer.p_all !== null ? [fact('p_all', ...probability(answer.p_all, this.threshold()))] : []),
+      ...(isAnswered ? [fact('p_all', ...probability(answer.p_all, this.threshold()))] : []),
       fact('Threshold', this.#thresholdText()),
       fact('Status', badge(decision.status)),
       ...(decision.reason ? [fact('Reason', decision.reason)] : []),
       ...(subject ? [fact('Subject', nameElement(subject))] : []),
       ...(file ? [fact('Size', `${file.size.toLocaleString('en')} bytes`)] : []),
-      ...(answer && answer.p_all !== null && !picture ? [fact('Picture', NOT_FOUND)] : []),
+      ...(isAnswered && !picture ? [fact('Picture', NOT_FOUND)] : []),
       ...(answer ? [fact('Seconds', answer.seconds.toFixed(6))] : []),
-      fact('Answered by', answererText(this.about)),
+      ...(isAnswered ? [fact('Answered by', answererText(this.about))] : []),
     ];
   }
 

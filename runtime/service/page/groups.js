@@ -9,8 +9,8 @@ import { csvText } from './csv.js';
  * @typedef {{name: string, cells: number, leukemic: number, review: number, errors: number}} Group
  */
 
-export const MIN_CELLS = 20; // of fewer no share is claimed
-export const EXAMPLE = 'UID_11_2_3_all.bmp';
+const MIN_CELLS = 20; // of fewer no share is claimed
+const EXAMPLE = 'UID_11_2_3_all.bmp';
 const COLUMNS = ['group', 'cells', 'all', 'share_all', 'share_low', 'share_high', 'review', 'error', 'status'];
 const Z = 1.9599639845400536; // of 95 %
 const UNKNOWN = '';
@@ -52,7 +52,7 @@ function count(group, { decision }) {
  * @param {Group} group
  * @returns {'ok'|'insufficient'|'unknown'}
  */
-export function statusOf(group) {
+function statusOf(group) {
   if (group.name === UNKNOWN) return 'unknown';
   return group.cells >= MIN_CELLS ? 'ok' : 'insufficient';
 }
@@ -62,7 +62,7 @@ export function statusOf(group) {
  * @param {Group} group
  * @returns {Interval|null}
  */
-export function shareOf(group) {
+function shareOf(group) {
   return statusOf(group) === 'ok' ? wilsonInterval(group.leukemic, group.cells) : null;
 }
 
@@ -155,7 +155,7 @@ function byName(one, other) {
  * @param {string} other
  * @returns {number}
  */
-export function naturalOrder(one, other) {
+function naturalOrder(one, other) {
   const [ones, others] = [one, other].map((name) => name.split(/(\d+)/));
   for (let place = 0; place < Math.min(ones.length, others.length); place += 1) {
     const difference = place % 2 ? numberOrder(ones[place], others[place]) : textOrder(ones[place], others[place]);

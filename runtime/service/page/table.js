@@ -9,7 +9,7 @@ import { Pictures } from './pictures.js';
  * @typedef {import('./rows.js').Order} Order
  */
 
-export const ROWS_A_PAGE = 100;
+const ROWS_A_PAGE = 100;
 const DIGITS = 4;
 
 export class CellTable {

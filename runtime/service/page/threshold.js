@@ -11,6 +11,7 @@ export class ThresholdControl {
   #slider = byId('threshold-slider');
   #number = byId('threshold-number');
   #reset = byId('threshold-reset');
+  #shown = 0;
 
   /**
    * @param {any} about
@@ -18,10 +19,19 @@ export class ThresholdControl {
    */
   constructor(about, onMove) {
     this.about = about;
-    this.#slider.addEventListener('input', () => onMove(Number(this.#slider.value)));
-    this.#number.addEventListener('change', () => onMove(this.#typed()));
+    /** @param {number} threshold */
+    const move = (threshold) => {
+      this.#shown = threshold; // from the next frame on
+      onMove(threshold);
+    };
+    this.#slider.addEventListener('input', () => move(Number(this.#slider.value)));
+    this.#number.addEventListener('change', () => {
+      const typed = this.#number.valueAsNumber;
+      if (typed >= 0 && typed <= 1) move(typed);
+      else this.#number.value = shownThreshold(this.#shown);
+    });
     this.#reset.addEventListener('click', () => {
-      onMove(about.bundle_threshold);
+      move(about.bundle_threshold);
       this.#slider.focus(); // the button goes away
     });
     setText(this.#reset, `Back to the bundle's ${shownThreshold(about.bundle_threshold)}`);
@@ -33,11 +43,10 @@ export class ThresholdControl {
    * @param {Counts} counts
    */
   show(threshold, counts) {
+    this.#shown = threshold;
     this.#slider.value = String(threshold);
     this.#slider.setAttribute('aria-valuetext', `${shownThreshold(threshold)}: ${counts.ALL} ALL, ${counts.healthy} healthy`);
-    if (document.activeElement !== this.#number || Number(this.#number.value) !== threshold) {
-      this.#number.value = shownThreshold(threshold);
-    }
+    if (document.activeElement !== this.#number) this.#number.value = shownThreshold(threshold); // else it is being typed
     const isBundles = Math.abs(threshold - this.about.bundle_threshold) < SAME;
     this.#reset.hidden = isBundles;
     byId('threshold-note').classList.toggle('other', !isBundles);
@@ -69,11 +78,6 @@ export class ThresholdControl {
     const figures = element('dl', { className: 'figures' }, ...figure('Sensitivity', point.sensitivity), ...figure('Specificity', point.specificity));
     const where = `Measured on the bundle's validation cells at ${shownThreshold(point.threshold)}, not on yours; on other subjects and microscopes they can be much lower.`;
     byId('operating-point').replaceChildren(figures, element('p', { className: 'quiet' }, where));
-  }
-
-  #typed() {
-    const typed = Number(this.#number.value);
-    return this.#number.value !== '' && typed >= 0 && typed <= 1 ? typed : Number(this.#slider.value);
   }
 }
 

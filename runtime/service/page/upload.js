@@ -18,6 +18,7 @@ const MOST_WAIT_S = 30;
 const MOST_TRIES = 5; // of a service that does not answer
 const BUSY = [429, 502, 503, 504];
 const SPLIT = [400, 408, 413, 415, 422]; // one file of several may be the cause
+const OTHER_FILE = 'the service answered for another file'; // never to be shown as this one's
 const ARCHIVE_SIGNATURES = ['PK\x03\x04', 'PK\x05\x06'];
 
 export class UploadQueue {
@@ -79,6 +80,7 @@ export class UploadQueue {
     this.isStopped = false;
     this.note = '';
     this.#tries = 0;
+    this.#resumeAt_ms = 0;
     this.#abort = new AbortController();
     this.#sendMore();
     this.onChange();
@@ -89,9 +91,7 @@ export class UploadQueue {
     this.stop();
     this.#waiting = [];
     this.#next = 0;
-    this.isStopped = false;
-    this.#abort = new AbortController();
-    this.onChange();
+    this.goOn();
   }
 
   #sendMore() {
@@ -189,12 +189,12 @@ export class UploadQueue {
     const { results: answers, appearances } = await this.service.classify(sent, signal);
     if (signal.aborted) throw new DOMException('stopped', 'AbortError');
     this.#tries = 0;
+    this.rows.look(appearances); // before what may take a while, in which the rows may be removed
     if (parts[0].isArchive) {
       await this.#answerArchive(parts[0], sent[0].name, answers);
     } else {
       parts.forEach(({ row }, place) => this.#answer(row, sent[place].name, answers[place]));
     }
-    this.rows.look(appearances);
     if (!this.isStopped) this.note = '';
     this.onChange();
   }
@@ -205,9 +205,10 @@ export class UploadQueue {
    * @param {import('./decision.js').Answer[]} answers
    */
   async #answerArchive({ row, file }, sentName, answers) {
+    if (!answers.every(({ path }) => path.startsWith(`${sentName}/`))) return this.#fail(row, OTHER_FILE);
     const names = answers.map(({ path }) => path.slice(sentName.length + 1));
     const pictures = await picturesOf(file, names);
-    this.rows.answerArchive(row, answers.map((answer, place) => {
+    return this.rows.answerArchive(row, answers.map((answer, place) => {
       // What the service could not read is not unpacked here either.
       const picture = answer.p_all === null ? null : pictures[place];
       return { path: `${row.path}/${names[place]}`, answer, picture };
@@ -221,7 +222,7 @@ export class UploadQueue {
    */
   #answer(row, sentName, answer) {
     if (answer?.path === sentName) this.rows.answer(row, answer);
-    else this.#fail(row, 'the service answered for another file'); // never to be shown as this one's
+    else this.#fail(row, OTHER_FILE);
   }
 
   /**
