@@ -558,6 +558,7 @@ def test_a_sustained_run_ends_when_its_time_is_over(tmp_path: Path, cell_file: C
             classifier, [cell], 10.0, tmp_path / "results.csv", lambda: next(ticks)
         )
     assert 0 < len(moments) == len(milliseconds) <= 20
+    assert memoryview(moments).nbytes == 8 * len(moments), "else the memory that is measured would seem to have a leak"
     assert (tmp_path / "results.csv").exists()
 
 
