@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -40,11 +41,15 @@ class PixelFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        # numpy reads a file's head by Python's parser, which now and then fails in two threads at once (CPython 3.11).
+        self._opening = Lock()
 
     def __getitem__(self, rows: Any) -> NDArray[np.uint8]:
         """Return a copy of the cell of one row, or of those of several: a view would crash where the file shrinks."""
         try:
-            return np.array(np.load(self._path, mmap_mode="r")[rows])
+            with self._opening:
+                pixels = np.load(self._path, mmap_mode="r")
+            return np.array(pixels[rows])
         except (OSError, ValueError) as error:
             raise DataError(
                 f"expected the prepared images at {self._path}, found: {one_line(error)}; "

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +33,26 @@ def test_the_pixels_are_those_of_the_runtime(cells: list[Cell], tmp_path: Path) 
         if cell.sha256 not in images.unreadable:
             expected = load_cell(cell.path, ImageSpec(width=90, height=90))
             np.testing.assert_array_equal(images.pixels[images.rows([cell.sha256])[0]], expected)
+
+
+def test_one_thread_at_a_time_reads_the_files_head(
+    cells: list[Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = prepare_images(cells, 90, tmp_path).pixels
+    at_once, most = [0], [0]
+    load = np.load
+
+    def slow_load(*arguments: Any, **options: Any) -> Any:
+        at_once[0] += 1
+        most[0] = max(most[0], at_once[0])
+        time.sleep(0.002)
+        at_once[0] -= 1
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(np, "load", slow_load)
+    with ThreadPoolExecutor(8) as pool:
+        assert len(list(pool.map(pixels.__getitem__, [0, 1] * 8))) == 16
+    assert most == [1]
 
 
 def test_the_pixels_stay_on_disk_and_their_loss_is_told(cells: list[Cell], tmp_path: Path) -> None:
