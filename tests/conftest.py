@@ -15,7 +15,6 @@ from runtime.backends.tensorrt import import_tensorrt, this_machine
 from runtime.demo import demo_cells
 from runtime.errors import BackendError
 from runtime.schema import PRECISIONS
-from tests.small_compact import small_compact
 from tests.tensorrt_simulator.install import install
 from tests.tensorrt_simulator.library import Library
 from tests.tensorrt_simulator.rules import VERSIONS
@@ -74,14 +73,13 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished_run(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a small compact at 75 px on the drawn cells, long enough for its batch norms to settle."""
+    """A small run of compact at 75 px on the drawn cells, long enough for its batch norms to settle."""
     from runtime.schema import FitOptions, SplitOptions
     from train.fit import fit
 
     folder = tmp_path_factory.mktemp("runs") / "compact"
-    options = FitOptions("compact", str(drawn), SplitOptions("image", (0.6, 0.4, 0.0)), 20, 6, 75, "none", seed=1)
-    with small_compact():
-        fit(options, folder, cache=tmp_path_factory.mktemp("cache"), tell=lambda _: None)
+    options = FitOptions("compact", str(drawn), SplitOptions("image", (0.6, 0.4, 0.0)), 20, 6, 75, "none", 0)
+    fit(options, folder, cache=tmp_path_factory.mktemp("cache"), tell=lambda _: None)
     return folder
 
 

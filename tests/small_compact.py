@@ -1,7 +1,7 @@
 """compact with each kind of its layers, but fewer of them: TensorFlow needs most of a short fit to compile the others.
 
-The whole network is built in tests/train/test_models.py, trained by TensorFlow in tests/benchmarks/test_training.py and
-by JAX in tests/train/test_devices.py, and converted in tests/export/test_heat.py.
+The whole network is built in tests/train/test_models.py, trained by TensorFlow for `finished_run`, which the tests of
+export convert, and trained by JAX in tests/train/test_devices.py.
 """
 
 from __future__ import annotations

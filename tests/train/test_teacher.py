@@ -22,7 +22,8 @@ from train.teacher import COLUMNS, refuse_unfit_teacher, targets_of
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_layers() -> Iterator[None]:
+def few_layers(finished_run: Path) -> Iterator[None]:
+    """Students of few layers; the teacher, which other tests take too, was fitted before."""
     with small_compact():
         yield
 
