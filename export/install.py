@@ -133,8 +133,8 @@ def _planned_run(bundle: Bundle, options: InstallOptions, tell: Callable[[str], 
             variant = choose_variant(bundle, options.precision)
             refuse_unproved(bundle, variant, PROVE_IT)
             return _Run("tensorrt", variant.precision)
-    proved_first = sorted(bundle.manifest.variants, key=lambda variant: not variant.proof.passed)
-    variant = bundle.variant(options.precision) if options.precision else proved_first[0]
+    any_proved = min(bundle.manifest.variants, key=lambda variant: not variant.proof.passed)  # if there is one
+    variant = bundle.variant(options.precision) if options.precision else any_proved
     refuse_unproved(bundle, variant, PROVE_IT)  # here: the self-test would name the copy that it is made on
     return _Run("auto", options.precision or "auto")
 
