@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from train.models.shape import MASK_LEVEL, shape_features
+from train.models.shape import MASK_LEVEL, SMALLEST_VARIANCE, shape_features
 
 SIDE = 48
 SIZE, MEAN, SPREAD, SKEWNESS, TEXTURE = slice(0, 1), slice(1, 4), slice(4, 7), slice(7, 10), slice(10, 28)
@@ -48,6 +48,20 @@ def test_the_stain_is_measured_inside_the_cell_alone(network: Any) -> None:
     np.testing.assert_allclose(found[MEAN], inside.mean(axis=0), rtol=1e-4)
     np.testing.assert_allclose(found[SPREAD], inside.std(axis=0), rtol=1e-3)
     np.testing.assert_allclose(found[SKEWNESS], (deviation**3).mean(axis=0) / inside.std(axis=0) ** 3, atol=5e-3)
+
+
+def test_sums_over_a_large_frame_lose_no_digits() -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.beta(0.5, 8, (4, 2 * SIDE, 2 * SIDE, 3)).astype(np.float32) / 2 + np.float32(MASK_LEVEL)
+    exact = frames.astype(np.float64)  # all of it counts fully as cell
+    mean = exact.mean(axis=(1, 2))
+    deviation = exact - mean[:, None, None]
+    spread = np.sqrt((deviation**2).mean(axis=(1, 2)) + SMALLEST_VARIANCE)
+    cells = keras.Input((2 * SIDE, 2 * SIDE, 3))
+    found = np.asarray(keras.Model(cells, shape_features(cells))(frames))
+    np.testing.assert_allclose(found[:, MEAN], mean, rtol=1e-6)
+    np.testing.assert_allclose(found[:, SPREAD], spread, rtol=1e-6)
+    np.testing.assert_allclose(found[:, SKEWNESS], (deviation**3).mean(axis=(1, 2)) / spread**3, rtol=1e-5)
 
 
 def test_no_feature_depends_on_where_the_cell_is_or_how_it_is_turned(network: Any) -> None:

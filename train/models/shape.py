@@ -22,10 +22,10 @@ def shape_features(cells: Any) -> Any:
     inside the cell; and for each of three bands of texture the logarithm of its variance and its skewness.
     """
     mask = ops.minimum(ops.mean(cells, axis=-1, keepdims=True) / MASK_LEVEL, 1.0)
-    area = ops.mean(mask, axis=(1, 2))
+    area = _mean_of_frame(mask)
 
     def mean_inside(x: Any) -> Any:
-        return ops.mean(x * mask, axis=(1, 2)) / ops.maximum(area, SMALLEST_VARIANCE)
+        return _mean_of_frame(x * mask) / ops.maximum(area, SMALLEST_VARIANCE)
 
     mean = mean_inside(cells)
     deviation = cells - ops.expand_dims(ops.expand_dims(mean, 1), 1)
@@ -37,6 +37,11 @@ def shape_features(cells: Any) -> Any:
         spread, skewness = _spread_and_skewness(rough - smooth, mean_inside)
         features += [ops.log(spread), skewness]
     return layers.Concatenate(dtype="float32", name="shape")(features)
+
+
+def _mean_of_frame(x: Any) -> Any:
+    """Return the mean [N, C] of [N, height, width, C]: of each column, then of those; one long float32 sum loses digits."""
+    return ops.mean(ops.mean(x, axis=1, keepdims=True), axis=(1, 2))
 
 
 def _spread_and_skewness(deviation: Any, mean_inside: Any) -> tuple[Any, Any]:
