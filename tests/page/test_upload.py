@@ -128,6 +128,28 @@ def test_the_members_of_an_archive_are_rows_with_pictures_of_their_own(
     assert explained.value.json()["p_all"] == service.classify([images[1]])[0]["p_all"]
 
 
+def test_an_archive_that_is_answered_while_its_row_is_open_makes_way_for_its_first_member(
+    browser: Browser, service: Served, images: list[Path]
+) -> None:
+    archive, held = io.BytesIO(), list[Route]()
+    with zipfile.ZipFile(archive, "w") as written:
+        for path in images[:2]:
+            written.write(path, path.name)
+    with Visitor(
+        browser, service.url, before=lambda page: page.route("**/classify", lambda route: held.append(route))
+    ) as visitor:
+        visitor.add([made_file("plate.zip", archive.getvalue())])
+        visitor.see("#cells tbody .open").first.click()
+        expect(visitor.see("#cell-facts")).to_contain_text("waiting")
+        visitor.page.wait_for_timeout(100)
+        held[0].fallback()
+        expect(visitor.see("#cell-facts")).to_contain_text(f"plate.zip/{images[0].name}")
+        expect(visitor.see("#cell-facts")).to_contain_text("Answered by")
+        expect(visitor.see("#cell-place")).to_have_text("1 of 2")
+        visitor.see("#cell-next").click()
+        expect(visitor.see("#cell-facts")).to_contain_text(f"plate.zip/{images[1].name}")
+
+
 def test_where_an_archive_is_not_understood_the_page_says_what_to_do(
     browser: Browser, service: Served, images: list[Path]
 ) -> None:

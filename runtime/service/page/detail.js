@@ -60,8 +60,10 @@ export class CellDialog {
 
   /** Show what has become known of the cell since it was opened. */
   refresh() {
-    if (!this.#dialog.open || !this.#row || this.#row.answer === this.#shownAnswer) return;
-    this.#showAnswer(this.#row);
+    if (!this.#dialog.open || !this.#row) return;
+    this.#rows = this.#rows.flatMap((row) => (row.members.length ? row.members : [row]));
+    if (this.#row.members.length) this.#show(this.#row.members[0]);
+    else if (this.#row.answer !== this.#shownAnswer) this.#showAnswer(this.#row);
   }
 
   /** @param {Row} row */

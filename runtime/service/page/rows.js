@@ -18,6 +18,7 @@ import { merged } from './shift.js';
  * @property {File|null} file null for a member of an archive
  * @property {(() => Promise<Blob>)|null} picture opens what can be shown and explained; null where there is none
  * @property {Answer|null} answer null until it has come
+ * @property {Row[]} members of an archive, in whose place they stand since it was answered
  * @property {Decision} decision at the shown threshold
  *
  * @typedef {{text: string, label: string, status: string}} Filter empty: any
@@ -81,6 +82,7 @@ export class Rows {
       this.answer(member, answer);
       return member;
     });
+    row.members = added;
     const place = this.all.indexOf(row);
     if (place >= 0) this.all = [...this.all.slice(0, place), ...added, ...this.all.slice(place + 1)];
   }
@@ -126,7 +128,8 @@ export class Rows {
     const id = this.nextId;
     this.nextId += 1;
     const shownName = printable(lastPart(path)) || '(no name)';
-    return { id, path, file, picture, shown: printable(path), shownName, answer: null, decision: WAITING };
+    const shown = printable(path);
+    return { id, path, file, picture, shown, shownName, answer: null, members: [], decision: WAITING };
   }
 }
 
