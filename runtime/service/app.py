@@ -87,7 +87,7 @@ async def explain(request: Request) -> Response:
     with Hold(desk) as hold:
         image = only_image(await read_uploads(request, desk, hold))
         read = partial(image.reading, desk.classifier.read)
-        return JsonAnswer(await request.app.state.explainer.answer(desk.classifier, read))
+        return JsonAnswer(await request.app.state.explainer.answer(desk, read))
 
 
 @routes.get("/healthz", responses=openapi.STATE_ANSWERS, response_class=JsonAnswer)

@@ -14,6 +14,7 @@ from runtime.explanation import Explanation, explain
 from runtime.pipeline import NO_NUMBER
 from runtime.reading import Reading
 from runtime.results import P_ALL_DIGITS
+from runtime.service.desk import Desk
 from runtime.service.problems import BusyError, RequestError
 from runtime.service.uploads import FIELD, Upload
 
@@ -28,13 +29,17 @@ class Explainer:
         self._turn = anyio.CapacityLimiter(1)
         self._taken = 0  # counted here: the limiter counts who waits only after it has let other tasks run
 
-    async def answer(self, classifier: Classifier, read: Callable[[], Reading]) -> dict[str, Any]:
-        """Return p_all, the map and its size as JSON; raise RequestError for what is no readable image."""
+    async def answer(self, desk: Desk, read: Callable[[], Reading]) -> dict[str, Any]:
+        """Return p_all, the map and its size as JSON; raise RequestError for what is no readable image.
+
+        And where the model turned out to be at fault while the image waited.
+        """
         if self._taken > MOST_WAITING:
             raise BusyError(f"expected at most {MOST_WAITING} images that wait for a map, found more; try again later")
         self._taken += 1
         try:
-            found = await anyio.to_thread.run_sync(_explained, classifier, read, limiter=self._turn)
+            found = await anyio.to_thread.run_sync(_explained, desk.classifier, read, limiter=self._turn)
+            desk.check_alive()
         finally:
             self._taken -= 1
         rows, columns = found.heat.shape

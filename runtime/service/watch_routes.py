@@ -66,7 +66,7 @@ async def explanation(request: Request, row: str) -> Response:
     with Hold(desk) as hold:
         hold.add(len(cell.data))
         read = partial(classifier.read.of_data, cell.data)
-        found = await request.app.state.explainer.answer(classifier, read)
+        found = await request.app.state.explainer.answer(desk, read)
     if cell.p_all is None or abs(found["p_all"] - cell.p_all) > SELF_TEST_TOLERANCES[classifier.precision]:
         raise RequestError(
             409,

@@ -121,6 +121,26 @@ def test_classifying_goes_on_while_explanations_wait(tiny_bundle: Path, monkeypa
         assert sorted(each.result().status_code for each in asked) == [200, 200, 503, 503]
 
 
+def test_a_model_that_turns_out_to_be_at_fault_explains_nothing_that_waited(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise BackendError("the device is gone")
+
+    def explained_while_another_fails(*arguments: Any) -> Any:
+        explanation = explain(*arguments)
+        with monkeypatch.context() as patch:
+            patch.setattr(own.classifier.backend, "infer", fails)
+            Client(own).post("/classify", files=form([("b.png", noise_cell(2))]))
+        return explanation
+
+    monkeypatch.setattr("runtime.service.explaining.explain", explained_while_another_fails)
+    with desk_on(tiny_bundle) as own:
+        answer = sent(Client(own), ("a.png", noise_cell(1)))
+    assert answer.status_code == 503
+    assert "expected a model that passes its self-test, found: " in answer.json()["detail"]
+
+
 def test_requests_that_come_at_once_are_counted_too(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtime.service.explaining.MOST_WAITING", 1)
     path = Path(demo_cells()[0])
@@ -128,7 +148,7 @@ def test_requests_that_come_at_once_are_counted_too(desk: Desk, monkeypatch: pyt
 
     async def ask_at_once() -> list[dict[str, Any] | BaseException]:
         explainer = Explainer()
-        answers = (explainer.answer(desk.classifier, lambda: reading) for _ in range(4))
+        answers = (explainer.answer(desk, lambda: reading) for _ in range(4))
         return await asyncio.gather(*answers, return_exceptions=True)
 
     assert [isinstance(each, BusyError) for each in asyncio.run(ask_at_once())] == [False, False, True, True]

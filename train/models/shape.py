@@ -40,7 +40,7 @@ def shape_features(cells: Any) -> Any:
 
 
 def _mean_of_frame(x: Any) -> Any:
-    """Return the mean [N, C] of [N, height, width, C]: of each column, then of those; one long float32 sum loses digits."""
+    """Return the mean [N, C] of [N, height, width, C]: columns first, since one long float32 sum loses digits."""
     return ops.mean(ops.mean(x, axis=1, keepdims=True), axis=(1, 2))
 
 
