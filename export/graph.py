@@ -65,7 +65,7 @@ def put_in_order(model: Any) -> None:
     """
     graph = model.graph
     nodes = list(nodes_to(model, [output.name for output in graph.output]))
-    _drop_unused_constants(graph, nodes)
+    drop_unused_constants(graph, nodes)
     kept = {value.name for value in (*graph.input, *graph.output)}
     constants = {constant.name: constant for constant in graph.initializer}
     new_names: dict[str, str] = {name: name for name in kept}
@@ -155,6 +155,28 @@ def nodes_to(model: Any, outputs: Sequence[str], given: Collection[str] = ()) ->
         pending += [(name, False) for name in reversed(node.input)]
 
 
+def part_of(model: Any, nodes: Sequence[Any], inputs: Iterable[Any], outputs: Sequence[str]) -> Any:
+    """Return a graph of some nodes alone, in the order of computation, with what they use of the inputs."""
+    used = {tensor for node in nodes for tensor in node.input}
+    graph = onnx.helper.make_graph(
+        nodes,
+        model.graph.name,
+        [value for value in inputs if value.name in used],
+        # ONNX Runtime finds out type and shape by itself.
+        [onnx.helper.make_empty_tensor_value_info(tensor) for tensor in outputs],
+        [constant for constant in model.graph.initializer if constant.name in used],
+    )
+    return onnx.helper.make_model(graph, ir_version=model.ir_version, opset_imports=model.opset_import)
+
+
+def drop_unused_constants(graph: Any, nodes: Iterable[Any]) -> None:
+    """Leave out of a graph, in place, the constants that none of the nodes takes."""
+    used = {tensor for node in nodes for tensor in node.input}
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in used:
+            del graph.initializer[index]
+
+
 def weighted_nodes(model: Any) -> set[str]:
     """Return the names of the nodes that multiply by learnt weights on the way to p_all: convolutions and products."""
     constants = {constant.name for constant in model.graph.initializer}
@@ -174,13 +196,6 @@ def nodes_after_weights(model: Any) -> set[str]:
         if sources & (weighted | after):
             after.add(node.name)
     return after
-
-
-def _drop_unused_constants(graph: Any, nodes: Iterable[Any]) -> None:
-    used = {tensor for node in nodes for tensor in node.input}
-    for index in reversed(range(len(graph.initializer))):
-        if graph.initializer[index].name not in used:
-            del graph.initializer[index]
 
 
 def _replace(field: Any, items: Iterable[Any]) -> None:

@@ -22,6 +22,7 @@ from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
+from export.bias_correction import channel_means, correct_biases
 from export.graph import open_for_reading, producers, put_in_order, refuse_invalid, weighted_nodes
 from export.model_file import save_model
 from export.onnx_session import computed
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 # Mean difference of p_all from the fp32 graph's on the calibration cells. What is let through is then judged by the
 # gate, on other cells and by sensitivity and specificity.
 LARGEST_MEAN_DIFFERENCE = 0.005
+CORRECTION_CELLS = 32  # over which the means of the channels are taken
 SCAN_CELLS = 16  # that each layer is tried on, alone
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 PASSING_ON = ("Concat", "MaxPool")  # choose among the values they take
@@ -96,12 +98,15 @@ class _Rounding:
             for tensor, peak in peaks.items()
         }
         self._ranges = TensorsData(CalibrationMethod.MinMax, ranges)
+        self._means = channel_means(self._model, self.layers, {INPUT_NAME: cells[:CORRECTION_CELLS]})
 
     def rounded(self, layers: Collection[str]) -> Any:
-        """Return the graph with these layers in int8."""
+        """Return the graph with these layers in int8, and all biases corrected for what that shifts."""
         model = onnx.ModelProto()
         model.CopyFrom(self._model)
-        return self._in_int8(model, layers)
+        model = self._in_int8(model, layers)
+        correct_biases(model, self._means, {INPUT_NAME: self._cells[:CORRECTION_CELLS]})
+        return model
 
     def _in_int8(self, model: Any, layers: Collection[str]) -> Any:
         """Round these layers of the graph, or of a part of it, in place; return it."""

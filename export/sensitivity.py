@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from tqdm import tqdm
 
-from export.graph import inferred_values, nodes_to
+from export.graph import inferred_values, nodes_to, part_of
 from export.onnx_session import computed
 from runtime.schema import INPUT_NAME, OUTPUT_NAME
 
@@ -81,14 +81,5 @@ def _last_not_reached(model: Any, layer: str, few: Mapping[str, Any]) -> set[str
 
 def _part(model: Any, inputs: Sequence[Any], outputs: Sequence[str]) -> Any:
     """Return the graph of the nodes between some tensors, or the cells, and the outputs."""
-    nodes = list(nodes_to(model, outputs, {value.name for value in inputs}))
-    used = {tensor for node in nodes for tensor in node.input}
-    graph = onnx.helper.make_graph(
-        nodes,
-        model.graph.name,
-        [value for value in (*model.graph.input, *inputs) if value.name in used],
-        # ONNX Runtime finds out type and shape by itself.
-        [onnx.helper.make_empty_tensor_value_info(tensor) for tensor in outputs],
-        [constant for constant in model.graph.initializer if constant.name in used],
-    )
-    return onnx.helper.make_model(graph, ir_version=model.ir_version, opset_imports=model.opset_import)
+    nodes = nodes_to(model, outputs, {value.name for value in inputs})
+    return part_of(model, list(nodes), [*model.graph.input, *inputs], outputs)
