@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 # Mean difference of p_all from the fp32 graph's on the calibration cells. What is let through is then judged by the
 # gate, on other cells and by sensitivity and specificity.
 LARGEST_MEAN_DIFFERENCE = 0.005
-CORRECTION_CELLS = 32  # over which the means of the channels are taken
+CORRECTION_CELLS = 16  # over which the means of the channels are taken
 SCAN_CELLS = 16  # that each layer is tried on, alone
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 PASSING_ON = ("Concat", "MaxPool")  # choose among the values they take
