@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.latency import refuse_without_answer
 from benchmarks.turns import Candidate
 from export.reference import reference_file
 from runtime.backends.onnxruntime import PROVIDERS, import_onnxruntime
@@ -63,12 +64,16 @@ class Workload:
 
 
 def classify(classifier: Classifier, paths: Sequence[str], folder: Path) -> NDArray[np.float32]:
-    """Classify as runtime.classify does, into a results file in `folder`; return p_all [N], NaN for an error."""
+    """Classify as runtime.classify does, into a results file in `folder`; return p_all [N].
+
+    Raises DataError for a file that has no answer.
+    """
     answers = []
     with ResultsFile(folder / "results.csv") as results:
         for prediction in classifier.classify(paths):
+            refuse_without_answer(prediction)
             results.write(prediction)
-            answers.append(np.nan if prediction.p_all is None else prediction.p_all)
+            answers.append(prediction.p_all)
     return np.array(answers, np.float32)
 
 

@@ -21,6 +21,7 @@ import psutil
 
 from benchmarks.cells import given_or_drawn
 from benchmarks.http_load import Exchange, exchange, multipart_request
+from benchmarks.latency import refuse_without_answer
 from benchmarks.record import Row, check_record_folder, write_record
 from benchmarks.started_service import StartedService
 from runtime.bundle import DEFAULT_BUNDLE
@@ -168,6 +169,7 @@ def rate_of_classify(classifier: Classifier, paths: list[str], seconds: float) -
                 yield next(over_and_over)
 
         for prediction in classifier.classify(names()):
+            refuse_without_answer(prediction)
             results.write(prediction)
             cells += 1
         return cells / (time.perf_counter() - started), (time.process_time() - own_cpu) / cells

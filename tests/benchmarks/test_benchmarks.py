@@ -233,6 +233,15 @@ def test_an_answer_is_right_where_classify_says_the_same(
     assert service.is_right(Exchange(0, 0.1, HTTPStatus.OK, body), [("a.bmp", classified)]) is is_right
 
 
+@pytest.mark.parametrize("module", [service, watch])
+def test_a_file_without_an_answer_is_not_timed(module: Any, cell_file: CellFile, tmp_path: Path) -> None:
+    cell_file("cells/a.png")
+    (tmp_path / "cells" / "b.png").write_text("no image")
+    arguments = ["--data", str(tmp_path / "cells"), "--cells", "2", "--rounds", "1", "--singles", "1"]
+    with pytest.raises(DataError, match=r"expected a cell that can be classified at .*\.png, found: "):
+        module.main(arguments)
+
+
 def test_the_service_measurement_says_why_it_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(MeasurementError, match=r"runtime\.serve did not start: error: expected a bundle"):
         service.Service(tmp_path, batch_size=1)
