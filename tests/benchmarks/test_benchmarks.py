@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from http import HTTPStatus
@@ -14,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 from PIL import Image
 
@@ -264,10 +267,45 @@ time.sleep(60)
 """)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with StartedService(["talkative"], tmp_path, 1, sign="is up"):
-        give_up = time.monotonic() + 20
-        while not said.exists() and time.monotonic() < give_up:
-            time.sleep(0.01)
-    assert said.exists()
+        wait_until(said.exists)
+
+
+def test_a_service_that_ends_by_itself_is_why_the_measurement_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "weak.py").write_text("import sys; print('is up', file=sys.stderr); sys.exit(3)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with (
+        pytest.raises(MeasurementError, match=r"weak ended with exit code 3 while it was measured"),
+        StartedService(["weak"], tmp_path, 1, sign="is up") as service,
+    ):
+        service._process.wait()
+        raise ConnectionError("no answer")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
+@pytest.mark.parametrize("run", ["run_measured", "run_alone_measured"])
+def test_what_is_measured_ends_with_the_measurement_that_is_ended(run: str, tmp_path: Path) -> None:
+    sleeper = (
+        f"import os, pathlib, time; pathlib.Path({str(tmp_path / 'id')!r}).write_text(str(os.getpid())); time.sleep(60)"
+    )
+    code = f"""
+import sys
+from benchmarks.peak_memory import {run}
+from runtime.command_line import run_command
+run_command(lambda: {run}([sys.executable, "-c", {sleeper!r}]))
+"""
+    with subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2]) as measurement:
+        wait_until(lambda: (tmp_path / "id").exists() and (tmp_path / "id").read_text())
+        measurement.terminate()
+    wait_until(lambda: not psutil.pid_exists(int((tmp_path / "id").read_text())))
+
+
+def wait_until(is_so: Callable[[], object]) -> None:
+    give_up = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
 
 
 def test_footprint_starts_real_processes(tmp_path: Path) -> None:
