@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import cluster, decoding, footprint, latency, parity, service, throughput, training, watch
-from benchmarks.cells import bmp_cells, given_or_drawn
+from benchmarks.cells import bmp_cells, given_or_drawn, repeated_for
 from benchmarks.http_load import Exchange
 from benchmarks.record import write_record
 from benchmarks.started_service import StartedService
@@ -332,6 +333,12 @@ def test_a_measurement_takes_images_from_all_over_the_data_and_drawn_ones_withou
         assert [Path(path).name for path in paths] == ["a.png", "c.png"]
     with given_or_drawn(None, 2) as paths:
         assert [Path(path).suffix for path in paths] == [".bmp", ".bmp"]
+
+
+def test_files_are_repeated_until_the_time_is_over_and_one_is_taken_in_any_case() -> None:
+    clock = itertools.count().__next__
+    assert [*repeated_for(4, ["a", "b", "c"], clock)] == ["a", "b", "c", "a"]
+    assert [*repeated_for(1e-9, ["a", "b"])] == ["a"]
 
 
 def test_a_record_is_json_whatever_was_not_measured(tmp_path: Path) -> None:
