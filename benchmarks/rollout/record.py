@@ -15,6 +15,7 @@ Record = dict[str, Any]
 SCHEMA_VERSION = 5
 MEASUREMENT = "rollout"
 NAME = "record.json"
+INTERRUPTED = "interrupted"  # why what Ctrl-C cut off failed
 KEYS = (
     "schema_version",
     "measurement",

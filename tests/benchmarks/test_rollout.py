@@ -248,19 +248,25 @@ def test_a_measurement_that_breaks_is_a_row_and_its_traceback_is_shown(
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("part", "lost"),
+    [
+        ("latency", ["latency", "scaling", "sustained", "parity", "peers"]),
+        ("scaling", ["scaling", "sustained", "parity", "peers"]),
+    ],
+)
 def test_ctrl_c_keeps_what_was_measured(
-    drawn: Path, no_processes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    part: str, lost: list[str], drawn: Path, no_processes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: Any) -> dict[str, Any]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(measurement, "scaling", interrupted)
+    monkeypatch.setattr(measurement, part, interrupted)
     code = rollout.main(["--data", str(drawn), "--out", str(tmp_path), *SHORT])
     record = record_in(tmp_path)
     assert code == PARTLY_DONE
     assert record["verdict"]["may_be_deployed"] == "open"
-    assert all(row["status"] == "ok" for row in record["sections"]["latency"]["rows"])
-    lost = ["scaling", "sustained", "parity", "peers"]
+    assert all(row["status"] == "ok" for row in record["sections"]["latency"]["rows"] if part != "latency")
     assert [(name, row["reason"]) for name, row in failures_of(record)] == [(name, "interrupted") for name in lost]
     assert "interrupted" in (tmp_path / "report.html").read_text()
 
