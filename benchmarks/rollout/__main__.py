@@ -12,6 +12,7 @@ from benchmarks.rollout.material import found_material
 from benchmarks.rollout.options import RolloutOptions, quick
 from benchmarks.rollout.record import Record, failures_of, measured_rows, write
 from benchmarks.rollout.verdict import NO
+from export.reference import reference_file
 from runtime.backends.select import BACKENDS
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.cell_names import shell_word
@@ -119,6 +120,8 @@ def main(arguments: list[str] | None = None) -> int:
     check_record_folder(options.out)
     budget = read_budget(options.budget) if options.budget else None
     bundle = Bundle.open(options.bundle)
+    if options.run:
+        reference_file(bundle, options.run)  # one that was named is used, or refused before anything is measured
     # Here, so that what is not installed is said before anything is measured.
     from benchmarks.rollout.cases import is_large
     from benchmarks.rollout.measurement import measure

@@ -199,6 +199,14 @@ def test_a_missing_backend_is_a_row_that_failed(drawn: Path, no_processes: None,
     assert "failed: expected an engine" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_run_that_is_named_and_is_another_is_refused_before_anything_is_measured(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(BundleError, match=r"expected the Keras model of the bundle at .*, found none"):
+        rollout.main(["--data", str(drawn), "--run", str(tmp_path / "none"), "--out", str(tmp_path / "out"), *SHORT])
+    assert "measuring" not in capsys.readouterr().err
+
+
 def test_a_backend_that_is_to_be_deployed_and_is_missing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="expected an engine of precision"):
         rollout.main(["--out", str(tmp_path), "--backend", "tensorrt", *SHORT])
