@@ -13,7 +13,7 @@ from benchmarks.latency import FILE_TO_RESULT
 from benchmarks.peers import CLASSIFY
 from benchmarks.record import Row
 from benchmarks.rollout.busy import BUSY_SHARE
-from benchmarks.rollout.record import Record, case_name, measured_rows
+from benchmarks.rollout.record import RATES, Record, case_name, measured_rows
 from benchmarks.windows import AGREEING
 from runtime.table_text import column_texts
 from train.comparison import delong, mcnemar
@@ -175,7 +175,7 @@ def accuracy_rows(old: Record, new: Record) -> Iterator[Row]:
         if not proof["failures"] and after["proofs"][name]["failures"]:
             found = "; ".join(after["proofs"][name]["failures"])
             yield {"figure": f"{name}: parity", "old": "passed", "new": found, "change": "", "p": "", "verdict": WORSE}
-        for metric in ("sensitivity", "specificity", "auc"):
+        for metric in RATES:
             own, other = before["metrics"][name][metric], after["metrics"][name][metric]
             test = tests.get((name, metric))
             yield {
