@@ -146,6 +146,11 @@ def costs(record: Record) -> Iterator[tuple[str, Measured]]:
             yield name, Measured(row["ratio"], row["lowest"], row["highest"], more_is_better=True, part="peers")
 
 
+def judged_figures(record: Record) -> set[str]:
+    """Return the names of a record's figures of cost, and of the cases whose accuracy it judged."""
+    return {*dict(costs(record)), *record["sections"]["parity"].get("proofs", {})}
+
+
 def over(values: Sequence[float], part: str = "", *, more_is_better: bool = False, of_files: bool = True) -> Measured:
     """Return the median of repetitions and their range."""
     return Measured(float(np.median(values)), min(values), max(values), more_is_better, of_files, part)

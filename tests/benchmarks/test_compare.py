@@ -232,6 +232,18 @@ def test_what_was_not_measured_any_more_is_said(tmp_path: Path) -> None:
     assert compare.main([written(tmp_path, "old", a_record()), written(tmp_path, "new", new)]) == PARTLY_DONE
 
 
+def test_what_the_old_record_lacks_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = a_record()
+    for name in ("latency", "parity"):
+        old["sections"][name] = {"rows": [{"status": "failed", "reason": "interrupted"}]}
+    new = written(tmp_path, "new", a_record())
+    assert compare.main([written(tmp_path, "old", old), new]) == DONE
+    said = "4 figures of the new record were not measured for the old one: they are not compared\n"
+    assert said in capsys.readouterr().out
+    compare.main([new, new])
+    assert said[1:] not in capsys.readouterr().out
+
+
 def test_a_busy_machine_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     compare.main([written(tmp_path, "old", a_record(busy=True)), written(tmp_path, "new", a_record())])
     assert "While the old record was taken, other processes took up to 50% of the machine" in capsys.readouterr().out
