@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from runtime.errors import MeasurementError
+
 HEAD_END = b"\r\n\r\n"
 LENGTH = b"content-length:"
 RECEIVE_BYTES = 256 * 1024
@@ -63,7 +65,8 @@ def multipart_request(path: str, host: str, files: Sequence[tuple[str, bytes]], 
 def exchange(address: tuple[str, int], requests: Sequence[bytes], clients: int, seconds: float) -> list[Exchange]:
     """Let each client send one request after the other, each client its own turn of them, until `seconds` are over.
 
-    Returns all exchanges, the last answers included. Raises OSError where the server cannot be reached.
+    Returns all exchanges, the last answers included. Raises OSError where the server cannot be reached, and
+    MeasurementError where it ends a connection.
     """
     done: list[Exchange] = []
     end = time.perf_counter() + seconds
@@ -126,7 +129,7 @@ def _receive(client: _Client) -> Exchange | None:
     """Take what came; return the exchange when it is complete."""
     data = client.connection.recv(RECEIVE_BYTES)
     if not data:
-        raise ConnectionError(f"the server ended a connection: {bytes(client.received[:200])!r}")
+        raise MeasurementError(f"the server ended a connection: {bytes(client.received[:200])!r}")
     client.received += data
     head, found, body = bytes(client.received).partition(HEAD_END)
     if not found:

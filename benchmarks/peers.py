@@ -141,12 +141,17 @@ def by_pillow(workload: Workload, run: RunCells, batch_size: int | None = None) 
 
 def bare_session(file: Path, provider: str = PROVIDERS["cpu"]) -> RunCells:
     """Return a function that runs a bundle's graph in a session with ONNX Runtime's own defaults."""
+    session = _session(file, provider)
+    return lambda cells: session.run([OUTPUT_NAME], {INPUT_NAME: cells})[0]
+
+
+def _session(file: Path, provider: str) -> Any:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=[provider])
     if session.get_providers()[0] != provider:
         raise BackendError(f"expected a session on {provider}, ONNX Runtime fell back to {session.get_providers()[0]}")
-    return lambda cells: session.run([OUTPUT_NAME], {INPUT_NAME: cells})[0]
+    return session
 
 
 def resident_run(
@@ -156,10 +161,8 @@ def resident_run(
 
     It returns when the device has done its work.
     """
-    import onnxruntime
-
-    import_onnxruntime(device)
-    session = onnxruntime.InferenceSession(str(file), providers=[provider])
+    onnxruntime = import_onnxruntime(device)
+    session = _session(file, provider)
     binding = session.io_binding()
     binding.bind_ortvalue_input(INPUT_NAME, onnxruntime.OrtValue.ortvalue_from_numpy(cells, device, 0))
     binding.bind_output(OUTPUT_NAME, device, 0)
