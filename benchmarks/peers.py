@@ -50,7 +50,7 @@ class Workload:
     file: Path  # the graph
     paths: Sequence[str]
     batch_size: int
-    run: Path | None  # where the Keras model lies; None: where the bundle says
+    run: Path | None  # where the Keras model lies; None: looked for near the bundle
 
     @property
     def image(self) -> ImageSpec:

@@ -16,6 +16,7 @@ from export.engine import (
     EngineOptions,
 )
 from export.fewest_cells import FEWEST_TO_CONVERT, FEWEST_TO_PROVE
+from export.reference import add_run_argument
 from runtime.command_line import ArgumentParser, batch_size, positive_int, probability
 from runtime.errors import UsageError
 from runtime.schema import ENGINE_PRECISIONS, PRECISIONS, Tolerance
@@ -141,9 +142,7 @@ def _add_verify(verify: ArgumentParser) -> None:
         metavar="DIR",
         help=f"labelled cells; of fewer than {FEWEST_TO_PROVE} of a class the verdict is told and not written",
     )
-    verify.add_argument(
-        "--run", type=Path, metavar="RUN", help="default: looked for beside the bundle and above it, also in runs"
-    )
+    add_run_argument(verify)
     verify.add_argument("--cells", type=positive_int, metavar="N", help="take N cells, spread over the data")
     verify.add_argument("--out", type=csv_file, metavar="FILE.csv", help="write what each variant says of each cell")
     _add_judging(verify, "the others stay as the bundle records them")
