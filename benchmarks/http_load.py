@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 
 from runtime.errors import MeasurementError
 
@@ -92,16 +93,10 @@ def exchange(address: tuple[str, int], requests: Sequence[bytes], clients: int, 
 
 
 def _begin(selector: selectors.BaseSelector, address: tuple[str, int], requests: Sequence[bytes], first: int) -> None:
-    def turns() -> Iterator[int]:
-        place = first
-        while True:
-            yield place % len(requests)
-            place += 1
-
     connection = socket.create_connection(address)
     connection.setblocking(False)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    client = _Client(connection, turns())
+    client = _Client(connection, islice(cycle(range(len(requests))), first, None))
     selector.register(connection, selectors.EVENT_READ, client)
     _next(selector, client, requests)
 

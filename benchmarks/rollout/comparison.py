@@ -69,8 +69,7 @@ def busy_parts(record: Record) -> set[str]:
 
 def other_work(old: Record, new: Record) -> str:
     """Return in which ways the files and batches that were timed differ, on one line; nothing for the same."""
-    before, after = _work(old), _work(new)
-    return ", ".join(f"{key} {before[key]} and {after[key]}" for key in before if before[key] != after[key])
+    return _differences(_work(old), _work(new))
 
 
 def _work(record: Record) -> dict[str, Any]:
@@ -83,14 +82,17 @@ def _work(record: Record) -> dict[str, Any]:
 
 def other_machine(old: Record, new: Record) -> str:
     """Return in which ways the machines differ, on one line; nothing for the same. Software may differ."""
-    before, after = _machine(old), _machine(new)
-    return ", ".join(f"{key} {before[key]} and {after[key]}" for key in before if before[key] != after[key])
+    return _differences(_machine(old), _machine(new))
 
 
 def _machine(record: Record) -> dict[str, str]:
     environment = record["environment"]
     gpus = ", ".join(gpu["name"] for gpu in environment["gpus"]) or "none"
     return {"CPU": environment["cpu"], "CPUs": str(environment["cpus"]), "GPU": gpus}
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {before[key]} and {after[key]}" for key in before if before[key] != after[key])
 
 
 def cost_row(name: str, old: Measured, new: Measured | None, tolerance: float, other: str = "") -> Row:
