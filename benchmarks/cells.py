@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,3 +30,12 @@ def bmp_cells() -> Iterator[list[str]]:
             with Image.open(path) as image:
                 image.save(Path(folder) / f"{path.stem}.bmp")
         yield list(find_inputs([folder]).paths)
+
+
+def repeated_for(seconds: float, paths: Sequence[str], clock: Callable[[], float] = time.perf_counter) -> Iterator[str]:
+    """Yield the paths over and over until the time is over, one of them in any case."""
+    began = clock()
+    for path in cycle(paths):
+        yield path
+        if clock() - began >= seconds:
+            return

@@ -177,12 +177,12 @@ def rate_rows(turns: Turns, small: int, large: int) -> list[Row]:
     rates: dict[str, list[float]] = {}
     rows: list[Row] = []
     for name in names:
+        row: Row = {"command": name, **dict.fromkeys(FIGURES, ""), "status": OK, "reason": ""}
         try:
             rates[name] = steady_rates(turns, name, small, large)
         except AllnetError as error:
-            rows.append({"command": name, **dict.fromkeys(FIGURES, ""), **failed(error)})
-        else:
-            rows.append({"command": name, **dict.fromkeys(FIGURES, ""), "status": OK, "reason": ""})
+            row |= failed(error)
+        rows.append(row)
     for row in rows:
         if own := rates.get(row["command"]):
             rate = float(np.median(own))

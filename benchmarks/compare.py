@@ -20,6 +20,7 @@ from benchmarks.rollout.comparison import (
     UNTOLD,
     WORSE,
     compare,
+    judged_figures,
     other_machine,
     other_work,
     sha256s,
@@ -112,6 +113,8 @@ def cautions(old: Record, new: Record) -> list[str]:
                 f"While the {name} record was taken, other processes took up to {most:.0%} of the machine: what was "
                 "slower in it may be their doing"
             )
+    if added := len(judged_figures(new) - judged_figures(old)):
+        lines.append(f"{added} figures of the new record were not measured for the old one: they are not compared")
     if old["options"]["quick"] != new["options"]["quick"]:
         lines.append("One record was taken with --quick and the other was not")
     if old["bundle"]["content_sha256"] == new["bundle"]["content_sha256"]:

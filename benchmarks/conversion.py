@@ -45,7 +45,9 @@ CONVERT = """
 import sys
 from pathlib import Path
 from export.finished_run import find_run
-from export.to_onnx import KerasModel
+from train.tensorflow_import import quiet_tensorflow
+with quiet_tensorflow():
+    from export.to_onnx import KerasModel
 run = find_run(Path(sys.argv[1]))
 KerasModel(run.keras_file, run.decision.temperature).write_onnx(Path(sys.argv[2]))
 """

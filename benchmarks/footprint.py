@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory, TemporaryFile
 import numpy as np
 
 from benchmarks.cells import bmp_cells
-from benchmarks.peak_memory import last_line, refuse_system_without_peak, run_measured
+from benchmarks.peak_memory import last_line, refuse_system_without_peak, run_measured, waited_for
 from benchmarks.record import Row, check_record_folder, write_record
 from benchmarks.turns import ratio_columns
 from runtime.backends.select import best_variant
@@ -107,7 +107,7 @@ def seconds_to_first_row(classify: list[str], cell: str) -> float:
     started = time.perf_counter()
     with (
         TemporaryFile("w+") as said,
-        subprocess.Popen([*classify, cell], stdout=subprocess.PIPE, stderr=said) as process,
+        waited_for(subprocess.Popen([*classify, cell], stdout=subprocess.PIPE, stderr=said)) as process,
     ):
         lines = [process.stdout.readline() for _ in range(2)] if process.stdout else []  # the header, then the row
         seconds = time.perf_counter() - started

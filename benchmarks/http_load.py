@@ -7,6 +7,9 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle, islice
+
+from runtime.errors import MeasurementError
 
 HEAD_END = b"\r\n\r\n"
 LENGTH = b"content-length:"
@@ -63,7 +66,8 @@ def multipart_request(path: str, host: str, files: Sequence[tuple[str, bytes]], 
 def exchange(address: tuple[str, int], requests: Sequence[bytes], clients: int, seconds: float) -> list[Exchange]:
     """Let each client send one request after the other, each client its own turn of them, until `seconds` are over.
 
-    Returns all exchanges, the last answers included. Raises OSError where the server cannot be reached.
+    Returns all exchanges, the last answers included. Raises OSError where the server cannot be reached, and
+    MeasurementError where it ends a connection.
     """
     done: list[Exchange] = []
     end = time.perf_counter() + seconds
@@ -89,16 +93,10 @@ def exchange(address: tuple[str, int], requests: Sequence[bytes], clients: int, 
 
 
 def _begin(selector: selectors.BaseSelector, address: tuple[str, int], requests: Sequence[bytes], first: int) -> None:
-    def turns() -> Iterator[int]:
-        place = first
-        while True:
-            yield place % len(requests)
-            place += 1
-
     connection = socket.create_connection(address)
     connection.setblocking(False)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    client = _Client(connection, turns())
+    client = _Client(connection, islice(cycle(range(len(requests))), first, None))
     selector.register(connection, selectors.EVENT_READ, client)
     _next(selector, client, requests)
 
@@ -126,7 +124,7 @@ def _receive(client: _Client) -> Exchange | None:
     """Take what came; return the exchange when it is complete."""
     data = client.connection.recv(RECEIVE_BYTES)
     if not data:
-        raise ConnectionError(f"the server ended a connection: {bytes(client.received[:200])!r}")
+        raise MeasurementError(f"the server ended a connection: {bytes(client.received[:200])!r}")
     client.received += data
     head, found, body = bytes(client.received).partition(HEAD_END)
     if not found:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.record import check_record_folder, write_record
-from export.reference import reference_file
+from export.reference import add_run_argument, reference_file
 from runtime.bundle import Bundle
 from runtime.command_line import (
     DONE,
@@ -36,9 +36,7 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="labelled cells")
-    parser.add_argument(
-        "--run", type=Path, metavar="RUN", help="default: looked for beside the bundle and above it, also in runs"
-    )
+    add_run_argument(parser)
     parser.add_argument("--cells", "--limit", type=positive_int, metavar="N", help="take N cells, spread over the data")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where parity.json is written")
     return parser

@@ -6,20 +6,25 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import AnyStr
 
 from runtime.errors import MeasurementError
 
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 POLL_S = 0.05  # between two looks at a process that has others below it
 
-# A process inherits the peak of the one that starts it, so it is started by one that is small.
+# A process inherits the peak of the one that starts it, so it is started by one that is small, which ends after it.
 LAUNCHER = """
-import resource, subprocess, sys
-code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+import resource, signal, subprocess, sys
+signal.signal(signal.SIGINT, lambda *_: None)
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+code = process.wait()
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(code)
 """
@@ -31,6 +36,17 @@ class Finished:
 
     seconds: float
     peak_mb: float  # resident memory, with the pages of mapped files that it touched; 2^20 bytes
+
+
+@contextmanager
+def waited_for(process: subprocess.Popen[AnyStr]) -> Iterator[subprocess.Popen[AnyStr]]:
+    """Wait for a process to end; end it where we are told to end, which by SIGTERM we alone are."""
+    with process:
+        try:
+            yield process
+        except SystemExit:
+            process.terminate()
+            raise
 
 
 def refuse_system_without_peak() -> None:
@@ -45,18 +61,14 @@ def run_measured(command: Sequence[str], *, quiet: bool = False) -> Finished:
     What it says on standard error is shown, or with `quiet` held back and its last line given as the reason.
     """
     started = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", LAUNCHER, *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE if quiet else None,
-        text=True,
-        check=False,
-    )
+    launched, stderr = [sys.executable, "-S", "-c", LAUNCHER, *command], subprocess.PIPE if quiet else None
+    with waited_for(subprocess.Popen(launched, stdout=subprocess.PIPE, stderr=stderr, text=True)) as process:
+        peak, said = process.communicate()
     seconds = time.perf_counter() - started
-    if done.returncode:
-        reason = last_line(done.stderr) if quiet else "its message stands above"
-        raise MeasurementError(f"{' '.join(command[1:3])} failed with exit code {done.returncode}; {reason}")
-    return Finished(seconds, round(int(done.stdout) * RSS_UNIT / 2**20, 1))
+    if process.returncode:
+        reason = last_line(said) if quiet else "its message stands above"
+        raise MeasurementError(f"{' '.join(command[1:3])} failed with exit code {process.returncode}; {reason}")
+    return Finished(seconds, round(int(peak) * RSS_UNIT / 2**20, 1))
 
 
 def run_alone_measured(command: Sequence[str]) -> Finished:
@@ -66,7 +78,7 @@ def run_alone_measured(command: Sequence[str]) -> Finished:
     """
     started, peak = time.perf_counter(), 0
     with TemporaryFile("w+") as said:
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said) as process:
+        with waited_for(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)) as process:
             while process.poll() is None:
                 peak = max(peak, status_bytes(process.pid, "VmHWM") or 0)
                 time.sleep(POLL_S)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.latency import refuse_without_answer
 from benchmarks.turns import Candidate
 from export.reference import reference_file
 from runtime.backends.onnxruntime import PROVIDERS, import_onnxruntime
@@ -49,7 +50,7 @@ class Workload:
     file: Path  # the graph
     paths: Sequence[str]
     batch_size: int
-    run: Path | None  # where the Keras model lies; None: where the bundle says
+    run: Path | None  # where the Keras model lies; None: looked for near the bundle
 
     @property
     def image(self) -> ImageSpec:
@@ -63,12 +64,16 @@ class Workload:
 
 
 def classify(classifier: Classifier, paths: Sequence[str], folder: Path) -> NDArray[np.float32]:
-    """Classify as runtime.classify does, into a results file in `folder`; return p_all [N], NaN for an error."""
+    """Classify as runtime.classify does, into a results file in `folder`; return p_all [N].
+
+    Raises DataError for a file that has no answer.
+    """
     answers = []
     with ResultsFile(folder / "results.csv") as results:
         for prediction in classifier.classify(paths):
+            refuse_without_answer(prediction)
             results.write(prediction)
-            answers.append(np.nan if prediction.p_all is None else prediction.p_all)
+            answers.append(prediction.p_all)
     return np.array(answers, np.float32)
 
 
@@ -136,12 +141,17 @@ def by_pillow(workload: Workload, run: RunCells, batch_size: int | None = None) 
 
 def bare_session(file: Path, provider: str = PROVIDERS["cpu"]) -> RunCells:
     """Return a function that runs a bundle's graph in a session with ONNX Runtime's own defaults."""
+    session = _session(file, provider)
+    return lambda cells: session.run([OUTPUT_NAME], {INPUT_NAME: cells})[0]
+
+
+def _session(file: Path, provider: str) -> Any:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=[provider])
     if session.get_providers()[0] != provider:
         raise BackendError(f"expected a session on {provider}, ONNX Runtime fell back to {session.get_providers()[0]}")
-    return lambda cells: session.run([OUTPUT_NAME], {INPUT_NAME: cells})[0]
+    return session
 
 
 def resident_run(
@@ -151,10 +161,8 @@ def resident_run(
 
     It returns when the device has done its work.
     """
-    import onnxruntime
-
-    import_onnxruntime(device)
-    session = onnxruntime.InferenceSession(str(file), providers=[provider])
+    onnxruntime = import_onnxruntime(device)
+    session = _session(file, provider)
     binding = session.io_binding()
     binding.bind_ortvalue_input(INPUT_NAME, onnxruntime.OrtValue.ortvalue_from_numpy(cells, device, 0))
     binding.bind_output(OUTPUT_NAME, device, 0)

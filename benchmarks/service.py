@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from itertools import cycle, islice
 from pathlib import Path
@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import psutil
 
-from benchmarks.cells import given_or_drawn
+from benchmarks.cells import given_or_drawn, repeated_for
 from benchmarks.http_load import Exchange, exchange, multipart_request
+from benchmarks.latency import refuse_without_answer
 from benchmarks.record import Row, check_record_folder, write_record
 from benchmarks.started_service import StartedService
 from runtime.bundle import DEFAULT_BUNDLE
@@ -160,14 +161,8 @@ def rate_of_classify(classifier: Classifier, paths: list[str], seconds: float) -
     """Return how many cells a second go from files to a results table, and the processors' seconds of a cell."""
     started, own_cpu, cells = time.perf_counter(), time.process_time(), 0
     with TemporaryDirectory() as folder, ResultsFile(Path(folder) / "results.csv") as results:
-        over_and_over = cycle(paths)
-        end = started + seconds
-
-        def names() -> Iterator[str]:
-            while time.perf_counter() < end:
-                yield next(over_and_over)
-
-        for prediction in classifier.classify(names()):
+        for prediction in classifier.classify(repeated_for(seconds, paths)):
+            refuse_without_answer(prediction)
             results.write(prediction)
             cells += 1
         return cells / (time.perf_counter() - started), (time.process_time() - own_cpu) / cells

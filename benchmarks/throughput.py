@@ -30,6 +30,7 @@ from benchmarks.peers import (
 )
 from benchmarks.record import Row, check_record_folder, write_record
 from benchmarks.turns import Candidate, ratio_columns, timed_in_turns
+from export.reference import add_run_argument
 from runtime.bundle import DEFAULT_BUNDLE
 from runtime.classifier import DEFAULT_BATCH_SIZE, Classifier, ClassifierOptions
 from runtime.command_line import DONE, ArgumentParser, batch_size, positive_int, print_table, run_command
@@ -50,9 +51,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--batch-size", type=batch_size, default=DEFAULT_BATCH_SIZE, metavar="N")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of classify; default fp32")
     parser.add_argument("--keras", action="store_true", help="compare with keras.Model.predict, too")
-    parser.add_argument(
-        "--run", type=Path, metavar="RUN", help="default: looked for beside the bundle and above it, also in runs"
-    )
+    add_run_argument(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="where throughput.json is written")
     return parser
 

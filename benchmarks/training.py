@@ -105,8 +105,8 @@ def main(arguments: list[str] | None = None) -> int:
 def measured(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, list[Row]]]:
     """Take one measurement after the other; yield its name, a key of TITLES, and its rows."""
     from benchmarks.epochs import epoch_rows
-    from benchmarks.inputs import input_rows
     from benchmarks.steps import has_gpu, step_rows
+    from benchmarks.training_input import input_rows
 
     cells = options.data or draw(folder / "drawn", options.cells)
     training = Training(options.model, cells, options.image_size, options.batch_size, folder / "cache")

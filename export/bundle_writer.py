@@ -42,6 +42,7 @@ from runtime.schema import (
     ENGINE_PRECISIONS,
     ENGINES_FOLDER,
     GOLDEN_NAME,
+    INT8_PRECISIONS,
     MANIFEST_NAME,
     NEW_CARD_NAME,
     SCHEMA_VERSION,
@@ -179,7 +180,7 @@ def _convert(
             # ONNX Runtime computes fp16 in float32 on a CPU, where nothing overflows: no comparison there would tell.
             of_compared = largest_activations(fp32, load_cells(spread_over(compared, OVERFLOW_CELLS), image))
             converted.append(_Converted("fp16", file, write_fp16(fp32, file, larger(peaks, of_compared)), hashes))
-        for precision in ("int8", "int8_cpu"):
+        for precision in INT8_PRECISIONS:
             if precision in precisions:
                 tell(f"converting to {precision}, calibrated on {len(pixels)} training cells")
                 file = fp32.with_name(_file_name(precision))

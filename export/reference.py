@@ -5,12 +5,20 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from runtime.bundle import Bundle
+from runtime.command_line import ArgumentParser
 from runtime.errors import BundleError
 from runtime.files import sha256_of_file
 
 BEST = "best.keras"  # of a run
 RUNS = "runs"  # the folder of runs, as the commands of this toolkit's own documentation call it
 FOLDERS_ABOVE = 5  # from the bundle on upwards in which its run is looked for
+
+
+def add_run_argument(parser: ArgumentParser) -> None:
+    """Add the option that names the run which `reference_file` is to take."""
+    parser.add_argument(
+        "--run", type=Path, metavar="RUN", help="default: looked for beside the bundle and above it, also in runs"
+    )
 
 
 def reference_file(bundle: Bundle, run: Path | None) -> Path:

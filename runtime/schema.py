@@ -37,6 +37,7 @@ HEAT_NAME = "heat"  # float32 [N, rows, columns], which places speak for ALL (ab
 
 ENGINE_PRECISIONS = ("fp32", "fp16", "int8")  # that TensorRT takes
 PRECISIONS = (*ENGINE_PRECISIONS, "int8_cpu")
+INT8_PRECISIONS = ("int8", "int8_cpu")
 
 # Largest difference in p_all, on the golden cells, from what the same file gave when it was exported. Another machine's
 # kernels add in another order, and round at other places.

@@ -12,6 +12,7 @@ from benchmarks.rollout.material import found_material
 from benchmarks.rollout.options import RolloutOptions, quick
 from benchmarks.rollout.record import Record, failures_of, measured_rows, write
 from benchmarks.rollout.verdict import NO
+from export.reference import add_run_argument, reference_file
 from runtime.backends.select import BACKENDS
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.cell_names import shell_word
@@ -59,9 +60,7 @@ def build_parser() -> ArgumentParser:
         help="labelled cells; without them drawn cells are timed, and nothing judged",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the report and the record go")
-    parser.add_argument(
-        "--run", type=Path, metavar="RUN", help="default: looked for beside the bundle and above it, also in runs"
-    )
+    add_run_argument(parser)
     parser.add_argument("--budget", type=Path, metavar="FILE", help="limits in TOML or JSON, such as p95_ms = 20")
     parser.add_argument("--quick", action="store_true", help="all of it, shorter; what no time is left for is said")
     what = parser.add_argument_group("what is deployed, as for runtime.classify")
@@ -119,6 +118,8 @@ def main(arguments: list[str] | None = None) -> int:
     check_record_folder(options.out)
     budget = read_budget(options.budget) if options.budget else None
     bundle = Bundle.open(options.bundle)
+    if options.run:
+        reference_file(bundle, options.run)  # one that was named is used, or refused before anything is measured
     # Here, so that what is not installed is said before anything is measured.
     from benchmarks.rollout.cases import is_large
     from benchmarks.rollout.measurement import measure

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.latency import FILE_TO_RESULT
 from benchmarks.record import Row
-from benchmarks.rollout.record import Record, case_name, measured_rows
+from benchmarks.rollout.record import RATES, Record, case_name, measured_rows
 from export.gate import ROUNDING
 from runtime.errors import UsageError
 
@@ -21,7 +21,6 @@ else:
     import tomli as tomllib
 
 AT_MOST, AT_LEAST = "at most", "at least"
-RATES = ("sensitivity", "specificity", "auc")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from benchmarks.latency import FILE_TO_RESULT
 from benchmarks.peers import CLASSIFY
 from benchmarks.record import Row
 from benchmarks.rollout.busy import BUSY_SHARE
-from benchmarks.rollout.record import Record, case_name, measured_rows
+from benchmarks.rollout.record import RATES, Record, case_name, measured_rows
 from benchmarks.windows import AGREEING
 from runtime.table_text import column_texts
 from train.comparison import delong, mcnemar
@@ -69,8 +69,7 @@ def busy_parts(record: Record) -> set[str]:
 
 def other_work(old: Record, new: Record) -> str:
     """Return in which ways the files and batches that were timed differ, on one line; nothing for the same."""
-    before, after = _work(old), _work(new)
-    return ", ".join(f"{key} {before[key]} and {after[key]}" for key in before if before[key] != after[key])
+    return _differences(_work(old), _work(new))
 
 
 def _work(record: Record) -> dict[str, Any]:
@@ -83,14 +82,17 @@ def _work(record: Record) -> dict[str, Any]:
 
 def other_machine(old: Record, new: Record) -> str:
     """Return in which ways the machines differ, on one line; nothing for the same. Software may differ."""
-    before, after = _machine(old), _machine(new)
-    return ", ".join(f"{key} {before[key]} and {after[key]}" for key in before if before[key] != after[key])
+    return _differences(_machine(old), _machine(new))
 
 
 def _machine(record: Record) -> dict[str, str]:
     environment = record["environment"]
     gpus = ", ".join(gpu["name"] for gpu in environment["gpus"]) or "none"
     return {"CPU": environment["cpu"], "CPUs": str(environment["cpus"]), "GPU": gpus}
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {before[key]} and {after[key]}" for key in before if before[key] != after[key])
 
 
 def cost_row(name: str, old: Measured, new: Measured | None, tolerance: float, other: str = "") -> Row:
@@ -146,6 +148,11 @@ def costs(record: Record) -> Iterator[tuple[str, Measured]]:
             yield name, Measured(row["ratio"], row["lowest"], row["highest"], more_is_better=True, part="peers")
 
 
+def judged_figures(record: Record) -> set[str]:
+    """Return the names of a record's figures of cost, and of the cases whose accuracy it judged."""
+    return {*dict(costs(record)), *record["sections"]["parity"].get("proofs", {})}
+
+
 def over(values: Sequence[float], part: str = "", *, more_is_better: bool = False, of_files: bool = True) -> Measured:
     """Return the median of repetitions and their range."""
     return Measured(float(np.median(values)), min(values), max(values), more_is_better, of_files, part)
@@ -175,7 +182,7 @@ def accuracy_rows(old: Record, new: Record) -> Iterator[Row]:
         if not proof["failures"] and after["proofs"][name]["failures"]:
             found = "; ".join(after["proofs"][name]["failures"])
             yield {"figure": f"{name}: parity", "old": "passed", "new": found, "change": "", "p": "", "verdict": WORSE}
-        for metric in ("sensitivity", "specificity", "auc"):
+        for metric in RATES:
             own, other = before["metrics"][name][metric], after["metrics"][name][metric]
             test = tests.get((name, metric))
             yield {

@@ -40,8 +40,8 @@ def latency(options: RolloutOptions, cases: Sequence[Case], paths: Sequence[str]
 def time_resident(classifier: Classifier, size: int, plan: WindowPlan) -> Timing:
     """Time the model on cells that lie in the card's memory already."""
     file = classifier.bundle.path(classifier.bundle.variant(classifier.precision))
-    cells = np.resize(classifier.bundle.golden().cells, (size, *classifier.bundle.golden().cells.shape[1:]))
-    return time_in_windows(resident_run(file, cells), plan)
+    golden = classifier.bundle.golden().cells
+    return time_in_windows(resident_run(file, np.resize(golden, (size, *golden.shape[1:]))), plan)
 
 
 def row_of(case: Case, size: int, name: str, timing: Timing) -> Row:

@@ -19,7 +19,7 @@ from benchmarks.rollout.material import Material
 from benchmarks.rollout.options import RolloutOptions
 from benchmarks.rollout.parity import parity
 from benchmarks.rollout.peers import peers
-from benchmarks.rollout.record import MEASUREMENT, SCHEMA_VERSION, Record
+from benchmarks.rollout.record import INTERRUPTED, MEASUREMENT, SCHEMA_VERSION, Record
 from benchmarks.rollout.scaling import scaling
 from benchmarks.rollout.sensors import Sensors
 from benchmarks.rollout.sustained import sustained
@@ -91,7 +91,7 @@ def _sections(
             sections[name] = _taken(name, work, watch, tell)
     except KeyboardInterrupt:
         tell("interrupted: what was measured so far is kept")
-    left = {name: {"rows": [{"status": FAILED, "reason": "interrupted"}]} for name in works if name not in sections}
+    left = {name: {"rows": [{"status": FAILED, "reason": INTERRUPTED}]} for name in works if name not in sections}
     return sections | left
 
 

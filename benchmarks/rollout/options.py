@@ -17,7 +17,7 @@ class RolloutOptions:
     bundle: Path
     out: Path
     data: Path | None = None
-    run: Path | None = None  # where the Keras model lies; None: where the bundle says
+    run: Path | None = None  # where the Keras model lies; None: looked for near the bundle
     budget: Path | None = None
     backend: str = "auto"
     precision: str = "auto"

@@ -47,6 +47,6 @@ def rows_of(turns: Turns, files: int) -> list[Row]:
         if baseline:
             answers = [np.asarray(turns.results[key], np.float64) for key in (name, CLASSIFY)]
             row |= ratio_columns(own, baseline)
-            row["largest_difference"] = round(float(np.nanmax(np.abs(answers[0] - answers[1]))), 7)
+            row["largest_difference"] = round(float(np.max(np.abs(answers[0] - answers[1]))), 7)
         rows.append(row | {"status": OK})
     return rows + [{"peer": name, "status": FAILED, "reason": reason} for name, reason in turns.failures.items()]

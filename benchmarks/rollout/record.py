@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from benchmarks.record import FAILED, OK, Row
@@ -15,19 +17,43 @@ Record = dict[str, Any]
 SCHEMA_VERSION = 5
 MEASUREMENT = "rollout"
 NAME = "record.json"
-KEYS = (
-    "schema_version",
-    "measurement",
-    "environment",
-    "bundle",
-    "data",
-    "options",
-    "deployed",
-    "sections",
-    "load",
-    "budget",
-    "verdict",
-)
+INTERRUPTED = "interrupted"  # why what Ctrl-C cut off failed
+
+# What is read of a record again, as shapes: a type; (shape,) for a list of one or more, [shape] also for none; {key:
+# shape} for an object with these keys and perhaps others, {str: shape} for one with any keys.
+NUMBER = int | float
+CASE = {"backend": str, "precision": str}
+INTERVAL = {"value": NUMBER, "low": NUMBER, "high": NUMBER}
+RATES = ("sensitivity", "specificity", "auc")
+SHAPE = {
+    "environment": {"cpu": str, "cpus": int, "gpus": [{"name": str}]},
+    "bundle": {"content_sha256": str},
+    "data": {"source": str, "timed_files": int},
+    "options": {"quick": bool, "batch_size": int, "sustained_minutes": NUMBER},
+    "deployed": CASE,
+    "load": {"busy": bool, "others": {str: NUMBER}},
+    "sections": {
+        section: {"rows": [{"status": str}]}
+        for section in ("cold_start", "latency", "scaling", "sustained", "parity", "peers")
+    },
+}
+MEASURED_ROW: dict[str, dict[str, Any]] = {
+    "cold_start": {**CASE, "starts_s": (NUMBER,), "peaks_mb": (NUMBER,), "slowest_s": NUMBER, "peak_mb": NUMBER},
+    "latency": {
+        **CASE,
+        **{"cells": int, "measured": str, "windows_ms": ((NUMBER,),)},
+        **dict.fromkeys(("p50_ms", "p95_ms", "p99_ms"), NUMBER),
+    },
+    "scaling": {**CASE, "cpus": int, "measured": str, "windows_cells_per_second": (NUMBER,)},
+    "sustained": {**CASE, "cells_per_minute": NUMBER, "last_to_first": NUMBER | None},
+    "peers": {"peer": str},
+}
+RATIO = {"ratio": NUMBER, "lowest": NUMBER, "highest": NUMBER}
+JUDGED = {"threshold": NUMBER, "cells": ({"sha256": str, "label": int},)}
+PROOF = {
+    **{"failures": [str], "flipped": int, "cells": int},
+    **dict.fromkeys(("keras", "variant"), dict.fromkeys(RATES, NUMBER)),
+}
 
 
 def measured_rows(record: Record, section: str, **equal: object) -> list[Row]:
@@ -63,7 +89,7 @@ def read(path: Path) -> Record:
     path = path / NAME if path.is_dir() else path
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"expected a record of benchmarks.rollout at {path}, found: {error}") from error
     if not isinstance(record, dict) or record.get("measurement") != MEASUREMENT:
         raise DataError(f"expected a record of benchmarks.rollout at {path}, found another file")
@@ -72,7 +98,45 @@ def read(path: Path) -> Record:
             f"expected a record of schema version {SCHEMA_VERSION} at {path}, found {record.get('schema_version')}; "
             "measure again with this version"
         )
-    missing = [key for key in KEYS if key not in record]
-    if missing:
-        raise DataError(f"expected the keys {', '.join(KEYS)} in {path}, missing {', '.join(missing)}; measure again")
+    for misfit in _misfits_of(record):
+        raise DataError(f"expected a record as benchmarks.rollout writes it at {path}, found {misfit}; measure again")
     return record
+
+
+def _misfits_of(record: Record) -> Iterator[str]:
+    """Yield in which ways a record differs from the shapes; what is yielded first makes later checks meaningless."""
+    yield from _misfits(record, SHAPE, "the record")
+    for section, shape in MEASURED_ROW.items():
+        for row in measured_rows(record, section):
+            yield from _misfits(row, shape | (RATIO if "ratio" in row else {}), f"a row of {section}")
+    if measured_rows(record, "sustained"):
+        yield from _misfits(record["sections"]["sustained"], {"cells_per_minute": (NUMBER,)}, "sustained")
+    parity = record["sections"]["parity"]
+    if "proofs" in parity:
+        yield from _misfits(parity, {**JUDGED, "proofs": {str: PROOF}}, "parity")
+        of_each = {"metrics": dict.fromkeys(RATES, INTERVAL), "answers": [NUMBER]}
+        named = {key: dict.fromkeys(parity["proofs"], shape) for key, shape in of_each.items()}
+        yield from _misfits(parity, named, "parity")
+        for name in parity["proofs"]:
+            if len(parity["answers"][name]) != len(parity["cells"]):
+                yield f"parity: another number of answers of {name} than of cells"
+
+
+def _misfits(value: Any, shape: Any, where: str) -> Iterator[str]:
+    if isinstance(shape, dict) and isinstance(value, dict):
+        expected = dict.fromkeys(value, shape[str]) if str in shape else shape
+        if missing := [key for key in expected if key not in value]:
+            yield f"{where} missing {', '.join(missing)}"
+        for key, inner in expected.items():
+            yield from _misfits(value[key], inner, f"{where}: {key}")
+    elif isinstance(shape, list | tuple) and isinstance(value, list):
+        if isinstance(shape, tuple) and not value:
+            yield f"{where} empty"
+        for item in value:
+            yield from _misfits(item, shape[0], where)
+    elif isinstance(shape, dict | list | tuple) or not _is_a(value, shape):
+        yield f"{where} {reprlib.repr(value)}"
+
+
+def _is_a(value: object, kind: type | UnionType) -> bool:
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))

@@ -21,6 +21,7 @@ import psutil
 
 from benchmarks.environment import output_of
 from benchmarks.record import reason_of
+from runtime.errors import MeasurementError
 
 Reading = dict[str, float]
 MIB = 2**20
@@ -160,7 +161,9 @@ class TegrastatsSource:
             self._line = line
 
     def read(self) -> Reading:
-        """Return what the newest line tells."""
+        """Return what the newest line tells; raise MeasurementError where no newer one will come."""
+        if self._process.poll() is not None:
+            raise MeasurementError(f"tegrastats ended with exit code {self._process.returncode}: {self._line.strip()}")
         return parse_tegrastats(self._line)
 
     def facts(self) -> dict[str, str]:
@@ -224,7 +227,8 @@ class Sensors:
 
     def __exit__(self, *_: object) -> None:
         for source in self._sources:
-            source.close()
+            with suppress(Exception):  # what was measured counts more
+                source.close()
 
     def _leave_out(self, source: Source, error: Exception) -> None:
         self.left_out[type(source).__name__] = reason_of(error)

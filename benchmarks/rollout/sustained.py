@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from itertools import cycle
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
+from benchmarks.cells import repeated_for
 from benchmarks.latency import refuse_without_answer
 from benchmarks.record import OK, Row
 from benchmarks.rollout.cases import Case, opened
@@ -80,17 +80,10 @@ def classify_for(
     Raises DataError where a file cannot be read any more.
     """
     began = clock()
-
-    def until_the_end() -> Iterator[str]:
-        for path in cycle(paths):
-            if clock() - began >= seconds:
-                return
-            yield path
-
     # Few bytes a row: the memory that is measured meanwhile holds these too, and would seem to have a leak.
     moments, milliseconds = array("d"), array("d")
     with ResultsFile(results) as file:
-        for prediction in classifier.classify(until_the_end()):
+        for prediction in classifier.classify(repeated_for(seconds, paths, clock)):
             refuse_without_answer(prediction)
             file.write(prediction)
             moments.append(clock() - began)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from benchmarks.latency import FILE_TO_RESULT
 from benchmarks.record import FAILED, OK, SKIPPED, Row
-from benchmarks.rollout.record import Record, case_name, failures_of, measured_rows
+from benchmarks.rollout.record import INTERRUPTED, Record, case_name, failures_of, measured_rows
 from benchmarks.windows import AGREEMENT
 from export.fewest_cells import too_few_to_prove
 
@@ -28,7 +28,8 @@ def verdict_of(record: Record) -> Row:
 
 
 def _reasons_against(record: Record) -> Iterator[str]:
-    if not measured_rows(record, "latency"):
+    was_interrupted = any(row["reason"] == INTERRUPTED for _, row in failures_of(record))
+    if not measured_rows(record, "latency") and not was_interrupted:
         yield "nothing could be measured"
     deployed = record["deployed"]["precision"]
     if not all(variant["proved"] for variant in record["bundle"]["variants"] if variant["precision"] == deployed):

@@ -156,8 +156,7 @@ def open_engine(bundle: Path, precision: str, image: ImageSpec, onnx_sha256: str
 
     Raises BackendError as `find_engine` does, where the engine cannot be loaded, and where it is damaged.
     """
-    path = find_engine(bundle, precision, onnx_sha256)
-    record = read_record(path)
+    path, record = find_engine(bundle, precision, onnx_sha256)
     return TensorRTBackend(read_plan(path, record), record, image, path)
 
 
@@ -212,8 +211,8 @@ def this_machine(trt: Any, cuda: CudaRuntime) -> Machine:
     return Machine(cuda.gpu(), trt.__version__)
 
 
-def find_engine(bundle: Path, precision: str, onnx_sha256: str) -> Path:
-    """Return the engine of that precision that fits this machine, its own first.
+def find_engine(bundle: Path, precision: str, onnx_sha256: str) -> tuple[Path, EngineRecord]:
+    """Return the engine of that precision that fits this machine, its own first, and its record.
 
     Raises BackendError where TensorRT or CUDA is missing, where none was built, or where none fits.
     """
@@ -228,9 +227,10 @@ def find_engine(bundle: Path, precision: str, onnx_sha256: str) -> Path:
     reasons = []
     for path in sorted(engines, key=lambda engine: engine != own):
         try:
-            refuse_unfit(read_record(path), path, machine, onnx_sha256)
+            record = read_record(path)
+            refuse_unfit(record, path, machine, onnx_sha256)
         except BackendError as error:
             reasons.append(error)
         else:
-            return path
+            return path, record
     raise reasons[0]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from http import HTTPStatus
@@ -14,11 +17,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 from PIL import Image
 
 from benchmarks import cluster, decoding, footprint, latency, parity, service, throughput, training, watch
-from benchmarks.cells import bmp_cells, given_or_drawn
+from benchmarks.cells import bmp_cells, given_or_drawn, repeated_for
 from benchmarks.http_load import Exchange
 from benchmarks.record import write_record
 from benchmarks.started_service import StartedService
@@ -233,6 +237,15 @@ def test_an_answer_is_right_where_classify_says_the_same(
     assert service.is_right(Exchange(0, 0.1, HTTPStatus.OK, body), [("a.bmp", classified)]) is is_right
 
 
+@pytest.mark.parametrize("module", [service, watch])
+def test_a_file_without_an_answer_is_not_timed(module: Any, cell_file: CellFile, tmp_path: Path) -> None:
+    cell_file("cells/a.png")
+    (tmp_path / "cells" / "b.png").write_text("no image")
+    arguments = ["--data", str(tmp_path / "cells"), "--cells", "2", "--rounds", "1", "--singles", "1"]
+    with pytest.raises(DataError, match=r"expected a cell that can be classified at .*\.png, found: "):
+        module.main(arguments)
+
+
 def test_the_service_measurement_says_why_it_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(MeasurementError, match=r"runtime\.serve did not start: error: expected a bundle"):
         service.Service(tmp_path, batch_size=1)
@@ -255,10 +268,45 @@ time.sleep(60)
 """)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with StartedService(["talkative"], tmp_path, 1, sign="is up"):
-        give_up = time.monotonic() + 20
-        while not said.exists() and time.monotonic() < give_up:
-            time.sleep(0.01)
-    assert said.exists()
+        wait_until(said.exists)
+
+
+def test_a_service_that_ends_by_itself_is_why_the_measurement_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "weak.py").write_text("import sys; print('is up', file=sys.stderr); sys.exit(3)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with (
+        pytest.raises(MeasurementError, match=r"weak ended with exit code 3 while it was measured"),
+        StartedService(["weak"], tmp_path, 1, sign="is up") as service,
+    ):
+        service._process.wait()
+        raise ConnectionError("no answer")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
+@pytest.mark.parametrize("run", ["run_measured", "run_alone_measured"])
+def test_what_is_measured_ends_with_the_measurement_that_is_ended(run: str, tmp_path: Path) -> None:
+    sleeper = (
+        f"import os, pathlib, time; pathlib.Path({str(tmp_path / 'id')!r}).write_text(str(os.getpid())); time.sleep(60)"
+    )
+    code = f"""
+import sys
+from benchmarks.peak_memory import {run}
+from runtime.command_line import run_command
+run_command(lambda: {run}([sys.executable, "-c", {sleeper!r}]))
+"""
+    with subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2]) as measurement:
+        wait_until(lambda: (tmp_path / "id").exists() and (tmp_path / "id").read_text())
+        measurement.terminate()
+    wait_until(lambda: not psutil.pid_exists(int((tmp_path / "id").read_text())))
+
+
+def wait_until(is_so: Callable[[], object]) -> None:
+    give_up = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
 
 
 def test_footprint_starts_real_processes(tmp_path: Path) -> None:
@@ -285,6 +333,12 @@ def test_a_measurement_takes_images_from_all_over_the_data_and_drawn_ones_withou
         assert [Path(path).name for path in paths] == ["a.png", "c.png"]
     with given_or_drawn(None, 2) as paths:
         assert [Path(path).suffix for path in paths] == [".bmp", ".bmp"]
+
+
+def test_files_are_repeated_until_the_time_is_over_and_one_is_taken_in_any_case() -> None:
+    clock = itertools.count().__next__
+    assert [*repeated_for(4, ["a", "b", "c"], clock)] == ["a", "b", "c", "a"]
+    assert [*repeated_for(1e-9, ["a", "b"])] == ["a"]
 
 
 def test_a_record_is_json_whatever_was_not_measured(tmp_path: Path) -> None:

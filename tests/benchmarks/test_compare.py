@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
+import operator
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,7 @@ from benchmarks.rollout.comparison import (
     holm,
 )
 from benchmarks.rollout.comparison import compare as compared
+from benchmarks.rollout.record import read
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED
 from runtime.errors import DataError, UsageError
 from runtime.schema import Tolerance
@@ -227,6 +232,18 @@ def test_what_was_not_measured_any_more_is_said(tmp_path: Path) -> None:
     assert compare.main([written(tmp_path, "old", a_record()), written(tmp_path, "new", new)]) == PARTLY_DONE
 
 
+def test_what_the_old_record_lacks_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = a_record()
+    for name in ("latency", "parity"):
+        old["sections"][name] = {"rows": [{"status": "failed", "reason": "interrupted"}]}
+    new = written(tmp_path, "new", a_record())
+    assert compare.main([written(tmp_path, "old", old), new]) == DONE
+    said = "4 figures of the new record were not measured for the old one: they are not compared\n"
+    assert said in capsys.readouterr().out
+    compare.main([new, new])
+    assert said[1:] not in capsys.readouterr().out
+
+
 def test_a_busy_machine_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     compare.main([written(tmp_path, "old", a_record(busy=True)), written(tmp_path, "new", a_record())])
     assert "While the old record was taken, other processes took up to 50% of the machine" in capsys.readouterr().out
@@ -287,6 +304,40 @@ def test_what_is_no_record_is_refused(content: str, message: str, tmp_path: Path
     (tmp_path / "record.json").write_text(content)
     with pytest.raises(DataError, match=message):
         compare.main([str(tmp_path), str(tmp_path)])
+
+
+def places(value: Any) -> Iterator[list[Any]]:
+    """Yield the way to each value inside another, of a list to the first one alone."""
+    for key in [*value] if isinstance(value, dict) else range(len(value[:1])) if isinstance(value, list) else ():
+        yield [key]
+        yield from ([key, *inner] for inner in places(value[key]))
+
+
+@pytest.mark.parametrize("value", ["a text", None, [], {}, [[]], "removed"])
+def test_a_record_that_was_edited_by_hand_is_compared_or_refused_in_a_sentence(value: Any, tmp_path: Path) -> None:
+    good, refused = written(tmp_path, "record", a_record()), 0
+    for *parents, last in places(a_record()):
+        edited = copy.deepcopy(a_record())
+        parent = functools.reduce(operator.getitem, parents, edited)
+        parent[last] = value
+        if value == "removed":
+            del parent[last]
+        try:
+            compare.main([written(tmp_path, "edited", edited), good])
+        except DataError:
+            refused += 1
+    assert refused > 70
+
+
+def test_a_record_that_was_edited_by_hand_says_where(tmp_path: Path) -> None:
+    edited = a_record()
+    edited["sections"]["latency"]["rows"][1]["windows_ms"][2][0] = "9.9"
+    with pytest.raises(DataError, match=r"expected a record .*, found a row of latency: windows_ms '9\.9'; measure"):
+        read(Path(written(tmp_path, "edited", edited)))
+    edited = a_record()
+    edited["sections"]["parity"]["answers"]["cpu fp32"].pop()
+    with pytest.raises(DataError, match="found parity: another number of answers of cpu fp32 than of cells"):
+        read(Path(written(tmp_path, "edited", edited)))
 
 
 def test_a_device_that_throttles_late_is_worse_and_keeps_no_limit_that_it_misses_over_all_the_time() -> None:

@@ -52,11 +52,14 @@ def test_exports_are_told_with_their_seconds_and_files_are_timed_beside_keras(
     assert content["speeds"][0]["ratio"] == 1
 
 
-def test_the_graph_alone_is_converted_in_a_process_of_its_own(finished_run: Path, tmp_path: Path) -> None:
+def test_the_graph_alone_is_converted_quietly_in_a_process_of_its_own(
+    finished_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     row = conversion.graph_row(finished_run, tmp_path / "model.onnx")
     assert onnx.load(tmp_path / "model.onnx").graph.input[0].name == INPUT_NAME
     assert row["seconds"] > 0
     assert row["peak_mb"] > 100, "TensorFlow's"
+    assert "oneDNN" not in capfd.readouterr().err
 
 
 def test_sizes_are_shares_of_fp32(full_bundle: Path) -> None:

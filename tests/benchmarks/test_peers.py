@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 
 from benchmarks import peers
 from benchmarks.peers import Workload, keras_predict
-from runtime.bundle import Bundle
+from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import Classifier, ClassifierOptions
+from runtime.errors import BackendError
 
 
 def test_keras_answers_calibrated(bundle: Path, finished_run: Path, drawn: Path) -> None:
@@ -34,3 +36,12 @@ def test_those_on_a_gpu_that_are_at_hand_come_in_the_order_of_their_table(
     at_hand = [name for name in peers.GPU_PROVIDERS if name not in missing]
     opened = peers.openers(Mock(), peers.missing_peers(Mock()))
     assert [name for name in opened if name in peers.GPU_PROVIDERS] == at_hand
+
+
+@pytest.mark.parametrize(
+    "run", [peers.bare_session, lambda file, provider: peers.resident_run(file, Mock(), provider, "cpu")]
+)
+def test_a_session_on_another_provider_than_asked_for_is_not_timed(run: Any) -> None:
+    opened = Bundle.open(DEFAULT_BUNDLE)
+    with pytest.warns(UserWarning, match="not in available"), pytest.raises(BackendError, match="fell back to CPU"):
+        run(opened.path(opened.variant("fp32")), "CUDAExecutionProvider")

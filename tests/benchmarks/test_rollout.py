@@ -199,6 +199,14 @@ def test_a_missing_backend_is_a_row_that_failed(drawn: Path, no_processes: None,
     assert "failed: expected an engine" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_run_that_is_named_and_is_another_is_refused_before_anything_is_measured(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(BundleError, match=r"expected the Keras model of the bundle at .*, found none"):
+        rollout.main(["--data", str(drawn), "--run", str(tmp_path / "none"), "--out", str(tmp_path / "out"), *SHORT])
+    assert "measuring" not in capsys.readouterr().err
+
+
 def test_a_backend_that_is_to_be_deployed_and_is_missing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="expected an engine of precision"):
         rollout.main(["--out", str(tmp_path), "--backend", "tensorrt", *SHORT])
@@ -248,19 +256,25 @@ def test_a_measurement_that_breaks_is_a_row_and_its_traceback_is_shown(
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("part", "lost"),
+    [
+        ("latency", ["latency", "scaling", "sustained", "parity", "peers"]),
+        ("scaling", ["scaling", "sustained", "parity", "peers"]),
+    ],
+)
 def test_ctrl_c_keeps_what_was_measured(
-    drawn: Path, no_processes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    part: str, lost: list[str], drawn: Path, no_processes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: Any) -> dict[str, Any]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(measurement, "scaling", interrupted)
+    monkeypatch.setattr(measurement, part, interrupted)
     code = rollout.main(["--data", str(drawn), "--out", str(tmp_path), *SHORT])
     record = record_in(tmp_path)
     assert code == PARTLY_DONE
     assert record["verdict"]["may_be_deployed"] == "open"
-    assert all(row["status"] == "ok" for row in record["sections"]["latency"]["rows"])
-    lost = ["scaling", "sustained", "parity", "peers"]
+    assert all(row["status"] == "ok" for row in record["sections"]["latency"]["rows"] if part != "latency")
     assert [(name, row["reason"]) for name, row in failures_of(record)] == [(name, "interrupted") for name in lost]
     assert "interrupted" in (tmp_path / "report.html").read_text()
 

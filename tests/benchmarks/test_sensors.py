@@ -93,6 +93,19 @@ def test_tegrastats_is_followed_and_ended(tmp_path: Path) -> None:
     assert source._process.returncode is not None
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="the program in its place is a shell script")
+def test_a_tegrastats_that_ended_is_left_out_since_its_last_line_tells_of_no_later_moment(tmp_path: Path) -> None:
+    program = tmp_path / "tegrastats"
+    program.write_text(f"#!/bin/sh\necho '{ORIN}'\nexit 1\n")
+    program.chmod(0o755)
+    source = TegrastatsSource(str(program))
+    source._process.wait()
+    source._follower.join()
+    with Sensors([source]) as sensors:
+        assert sensors.read() == {}
+    assert sensors.left_out["TegrastatsSource"].startswith("tegrastats ended with exit code 1: ")
+
+
 class NVMLError(Exception):
     """What pynvml raises."""
 
@@ -150,11 +163,12 @@ def test_a_source_that_fails_is_left_out_and_the_others_are_read_on() -> None:
         asked.append(card)
         raise RuntimeError("GPU is lost")
 
-    with Sensors([ProcessSource(), NvmlSource(nvml(nvmlDeviceGetUtilizationRates=lost))]) as sensors:
+    left = NvmlSource(nvml(nvmlShutdown=lambda: lost(None)))  # which fails when it is closed, at the end
+    with Sensors([ProcessSource(), NvmlSource(nvml(nvmlDeviceGetUtilizationRates=lost)), left]) as sensors:
         assert sensors.read()["memory_mb"] > 0
         assert sensors.read()["memory_mb"] > 0
     assert sensors.left_out == {"NvmlSource": "RuntimeError: GPU is lost"}
-    assert len(asked) == 1
+    assert len(asked) == 2
 
 
 def test_a_timeline_has_a_reading_for_each_slot_and_ends_with_its_block() -> None:

@@ -15,8 +15,8 @@ import pytest
 from keras import layers
 
 from benchmarks import epochs, flops, record, steps, training
-from benchmarks.inputs import paper_batches
 from benchmarks.peak_memory import run_measured
+from benchmarks.training_input import paper_batches
 from benchmarks.training_memory import SIZE, memory_row, write_noise
 from runtime.command_line import DONE, PARTLY_DONE
 from runtime.errors import MeasurementError, UsageError

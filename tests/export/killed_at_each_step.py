@@ -19,7 +19,6 @@ import pytest
 
 from export.engine import EngineOptions, build_engine
 from export.install import InstallOptions, install_bundle, roll_back
-from runtime.backends.engine_files import read_record
 from runtime.backends.tensorrt import find_engine
 from runtime.bundle import Bundle
 from runtime.errors import DataError
@@ -157,8 +156,8 @@ def _install(bundle: Path, to: Path) -> None:
 def _proved(bundle: Path, _backend: str, _precision: str) -> str:
     """Say whether all is whole that a self-test would load."""
     opened = Bundle.open(bundle)
-    engine = find_engine(opened.folder, "fp16", opened.variant("fp16").sha256)
-    assert sha256_of_file(engine) == read_record(engine).engine_sha256
+    engine, record = find_engine(opened.folder, "fp16", opened.variant("fp16").sha256)
+    assert sha256_of_file(engine) == record.engine_sha256
     return "whole"
 
 

@@ -15,8 +15,9 @@ import pytest
 
 import export.fewest_cells
 import export.verify
-from export.__main__ import main, tolerance
+from export.__main__ import main
 from export.activations import largest_activations
+from export.arguments import tolerance
 from export.fewest_cells import too_few_to_prove
 from export.fp16 import write_fp16
 from export.gate import judge_all

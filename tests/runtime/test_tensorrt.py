@@ -223,7 +223,7 @@ def test_the_machines_own_engine_comes_before_a_compatible_one(
         install(monkeypatch, "10.13", SimulatedGpu(name))
         build_engine(tiny_bundle, EngineOptions(hardware_compatible="ampere-plus"))
     sha256 = Bundle.open(tiny_bundle).variant("fp16").sha256
-    assert find_engine(tiny_bundle, "fp16", sha256).name == "simulated-orin-fp16.engine"
+    assert find_engine(tiny_bundle, "fp16", sha256)[0].name == "simulated-orin-fp16.engine"
 
 
 OPENING_CALLS = ["cudaDeviceGetAttribute", "cudaStreamCreateWithFlags", "cudaMalloc", "cudaMallocHost"]
