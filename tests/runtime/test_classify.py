@@ -604,6 +604,22 @@ def test_a_run_goes_on_more_than_once(six_cells: Path, monkeypatch: pytest.Monke
     assert len(rows_of(six_cells / "r.csv")) == len({row["path"] for row in rows_of(six_cells / "r.csv")}) == 6
 
 
+def test_a_run_that_was_cut_off_while_its_page_was_written_goes_on_too(
+    six_cells: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    command = [str(six_cells / "cells"), "--out", str(six_cells / "r.csv"), "--html", str(six_cells / "r.html")]
+    with monkeypatch.context() as patch:
+        patch.setattr("runtime.classify.ContactSheet.write", interrupted)
+        assert main(command) == INTERRUPTED
+    assert capsys.readouterr().err.endswith(".partial: go on with --resume\n")
+    assert main([*command, "--resume"]) == PARTLY_DONE
+    assert "kept 6 rows of the run that was cut off" in capsys.readouterr().err
+    assert (len(rows_of(six_cells / "r.csv")), (six_cells / "r.html").exists()) == (6, True)
+
+
 def test_rows_of_another_threshold_are_not_mixed_in(six_cells: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     partial = cut_off_run(six_cells, 2, monkeypatch)
     with pytest.raises(OutputError, match=r"r\.csv.*partial was begun with another bundle, precision, threshold"):
