@@ -82,20 +82,14 @@ def run_command(command: Callable[[], int]) -> NoReturn:
         tell("interrupted")
         code = INTERRUPTED
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
-        _forget_output(sys.stdout)
         code = REFUSED
     except (ModuleNotFoundError, OSError) as error:
         message = _explained(error)
         if message is None:
             raise
         tell(f"error: {printable(message)}")
-        if _is_full(sys.stdout):
-            _forget_output(sys.stdout)
         code = REFUSED
-    try:
-        sys.stderr.flush()
-    except OSError:
-        _forget_output(sys.stderr)
+    _forget_unwritable_output()
     raise SystemExit(code)
 
 
@@ -136,9 +130,14 @@ def _is_full(stream: TextIO | None) -> bool:
     return False
 
 
-def _forget_output(stream: TextIO) -> None:
-    """Drop what a standard stream still holds: otherwise Python complains of it again while it exits."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+def _forget_unwritable_output() -> None:
+    """Drop what a standard stream cannot get rid of: else Python complains while it exits, with a code of its own."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream:
+                stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _tell_import_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

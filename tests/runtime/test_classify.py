@@ -323,12 +323,16 @@ def test_a_reader_that_goes_away_ends_the_run_quietly() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
-def test_an_output_that_is_full_is_an_error_of_one_line() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_is_full_is_an_error_of_one_line(unbuffered: str) -> None:
     command = [sys.executable, "-m", "runtime.classify", "--demo"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
     assert done.returncode == REFUSED
-    assert "error: cannot write to standard output: No space left on device" in done.stderr
+    assert done.stderr.endswith("error: cannot write to standard output: No space left on device; use --out\n")
     assert "Traceback" not in done.stderr
 
 

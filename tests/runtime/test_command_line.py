@@ -30,7 +30,7 @@ def failing(error: BaseException) -> Callable[[], int]:
 @pytest.fixture(autouse=True)
 def own_output(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the test runner's standard output and signals as they are."""
-    monkeypatch.setattr("runtime.command_line._forget_output", lambda: None)
+    monkeypatch.setattr("runtime.command_line._forget_unwritable_output", lambda: None)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
 
 
