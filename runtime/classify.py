@@ -69,17 +69,21 @@ def main(arguments: list[str] | None = None) -> int:
                 if others := len(done.difference(inputs.paths)):
                     tell(f"rows kept of files that this command line does not name: {others}")
                 write_rows(classifier.classify(paths), sink, collectors, total=len(paths))
+                finished = str(summary)
+                # It takes long, and what is cut off meanwhile goes on with --resume as long as the table has no name.
+                is_shown = not sheet or try_write(sheet.write)
         except (KeyboardInterrupt, SystemExit) as stop:  # Ctrl-C, SIGTERM
             kept = f", kept in {sink.partial_path}: go on with --resume" if isinstance(sink, ResultsFile) else ""
             tell(f"interrupted: {summary}{kept}")
             if isinstance(stop, SystemExit):
                 raise
             return INTERRUPTED
-    tell(str(summary))
+    tell(finished)
     if warning := shift.warning:
         tell(warning)
     is_rolled_up = not groups or try_write(partial(report_groups, groups, options.out))
-    is_shown = not sheet or try_write(partial(report_sheet, sheet))
+    if sheet and is_shown:
+        tell(f"Contact sheet: {sheet.path}")
     is_explained = not explanations or try_write(partial(report_explanations, explanations))
     report(inputs, options)
     is_complete = is_rolled_up and is_shown and is_explained and not summary.errors
@@ -193,12 +197,6 @@ def report_groups(groups: GroupCounts, results: Path | None) -> None:
         unseen = max(len(rows) - MOST_PRINTED, 0)
         more = f", with {unseen} more {nouns(unseen, groups.by)}" if unseen else ""
         tell(f"Roll-up: {path}{more}")
-
-
-def report_sheet(sheet: ContactSheet) -> None:
-    """Write the contact sheet and say where it is."""
-    sheet.write()
-    tell(f"Contact sheet: {sheet.path}")
 
 
 def report_explanations(explanations: ExplanationFolder) -> None:

@@ -76,22 +76,20 @@ def run_command(command: Callable[[], int]) -> NoReturn:
         if sys.stdout:
             sys.stdout.flush()
     except AllnetError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)  # a file's name in it may hold a line break
+        tell(f"error: {printable(str(error))}")  # a file's name in it may hold a line break
         code = REFUSED
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        tell("interrupted")
         code = INTERRUPTED
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
-        _forget_output()
         code = REFUSED
     except (ModuleNotFoundError, OSError) as error:
         message = _explained(error)
         if message is None:
             raise
-        print(f"error: {printable(message)}", file=sys.stderr)
-        if _is_full(sys.stdout):
-            _forget_output()
+        tell(f"error: {printable(message)}")
         code = REFUSED
+    _forget_unwritable_output()
     raise SystemExit(code)
 
 
@@ -132,9 +130,14 @@ def _is_full(stream: TextIO | None) -> bool:
     return False
 
 
-def _forget_output() -> None:
-    """Drop what standard output still holds: otherwise Python complains of it again while it exits."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _forget_unwritable_output() -> None:
+    """Drop what a standard stream cannot get rid of: else Python complains while it exits, with a code of its own."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream:
+                stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _tell_import_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -190,8 +193,12 @@ def parsed_number(text: str, kind: Callable[[str], Number], fits: Callable[[Numb
 
 
 def tell(line: str) -> None:
-    """Print a line for people to standard error: standard output is for tables."""
-    print(line, file=sys.stderr)
+    """Print a line for people to standard error: standard output is for tables.
+
+    Where it cannot be written, as in a log on a full disk, the work goes on without.
+    """
+    with suppress(OSError):
+        print(line, file=sys.stderr)
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], stream: TextIO | None = None) -> None:

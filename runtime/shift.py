@@ -94,7 +94,7 @@ class ShiftRule:
 
 
 def _shown(value: float, *, is_share: bool) -> str:
-    return f"{value:.1%}" if is_share else f"{value:.1f}"
+    return f"{value:.2%}" if is_share else f"{value:.1f}"  # ranges of shares are narrow
 
 
 class ShiftCheck:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import logging
 import os
 import sys
+import threading
 import warnings
+from contextlib import ExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from runtime.closing import Closing
@@ -16,6 +20,7 @@ from runtime.watching.news import News
 if TYPE_CHECKING:
     from watchdog.events import FileSystemEvent
     from watchdog.observers.api import BaseObserver
+    from watchdog.observers.inotify import InotifyEmitter
 
 IS_LINUX = sys.platform.startswith("linux")  # where the system tells that a writer has closed a file
 
@@ -51,12 +56,22 @@ class FolderEvents(Closing):
         real = os.path.realpath(folder)  # watchdog 7 hears nothing of what a link leads to
         changed = FileClosedEvent if IS_LINUX else FileModifiedEvent
         wanted: list[type[FileSystemEvent]] = [FileCreatedEvent, FileMovedEvent, DirMovedEvent, changed]
-        self._observer = _linux_observer() if IS_LINUX else _usual_observer()
-        try:
-            self._observer.schedule(Handler(), real, recursive=True, event_filter=wanted)
-            self._observer.start()
-        except OSError as error:
-            raise UsageError(f"the system gives no file events of {folder}: {reason_of(error)}") from error
+        before = {*threading.enumerate()}
+        with ExitStack() as undo:
+            try:
+                self._observer = _linux_observer() if IS_LINUX else _usual_observer()
+                undo.callback(self._observer.stop)
+                self._observer.schedule(Handler(), real, recursive=True, event_filter=wanted)
+                self._observer.start()
+            except (OSError, UsageError) as error:
+                raise UsageError(f"the system gives no file events of {folder}: {reason_of(error)}") from error
+            undo.pop_all()
+        self._threads = {*threading.enumerate()} - before
+
+    @property
+    def are_over(self) -> bool:
+        """Whether no more events come: the folder was removed, the library failed or the system's limit is reached."""
+        return not all(thread.is_alive() for thread in self._threads)
 
     def close(self) -> None:
         """Stop the threads."""
@@ -85,6 +100,7 @@ def _linux_observer() -> BaseObserver:
 
     Of what is moved away it hears nothing: watchdog holds all events back for half a second after such a one.
     """
+    from watchdog.observers import inotify_c
     from watchdog.observers.api import BaseObserver
     from watchdog.observers.inotify import InotifyFullEmitter
     from watchdog.observers.inotify_c import InotifyConstants
@@ -99,7 +115,53 @@ def _linux_observer() -> BaseObserver:
                 | InotifyConstants.IN_DELETE_SELF
             )
 
-    return BaseObserver(Emitter)
+    return _observer_with_reader(Emitter) if hasattr(inotify_c, "InotifyFD") else BaseObserver(Emitter)
+
+
+def _observer_with_reader(kind: type[InotifyEmitter]) -> BaseObserver:
+    """Return an observer of watchdog 7 that has a reader of the system's events of its own, which ends where it fails.
+
+    Else all observers of a process share one, and one that has failed is never replaced.
+    """
+    from watchdog.observers.api import BaseObserver
+    from watchdog.observers.inotify import InotifyWatchGroup
+    from watchdog.observers.inotify_c import InotifyFD
+
+    class Reader(InotifyFD):
+        def add_callback(self, *arguments: Any) -> Any:
+            try:
+                return super().add_callback(*arguments)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:  # a folder that has gone, or that is closed to us
+                    raise
+                raise UsageError(reason_of(error)) from error  # an OSError would leave out that one folder in silence
+
+        def run(self) -> None:
+            with suppress(UsageError):
+                super().run()
+
+    class Watches(InotifyWatchGroup):
+        def _remove_watch_internally(self, wd: Any) -> None:
+            with suppress(KeyError):  # two folders that were moved had the same name in turn
+                super()._remove_watch_internally(wd)
+
+    class Emitter(kind):  # type: ignore[valid-type, misc]
+        def on_thread_start(self) -> None:
+            mask = self.get_event_mask_from_filter()
+            self._inotify = Watches(self._inotify_fd, os.fsencode(self.watch.path), mask, is_recursive=True)
+
+    class Observer(BaseObserver):
+        def __init__(self) -> None:
+            self._reader = Reader()
+            self._reader.start()
+            super().__init__(partial(Emitter, inotify_fd=self._reader))  # type: ignore[arg-type]
+
+        def on_thread_stop(self) -> None:
+            super().on_thread_stop()
+            self._reader.stop()
+            self._reader.join()
+
+    return Observer()
 
 
 def _usual_observer() -> BaseObserver:

@@ -139,12 +139,18 @@ class WatchedFolder(Closing):
         self._next_scan = self._clock()
 
     def check(self) -> None:
-        """Tell once where the folder has gone or has come back, and begin anew then; to be called often."""
+        """Tell once where the folder has gone or has come back, and begin anew then; to be called often.
+
+        Also where its events are over, as where it was removed and made again between two looks.
+        """
         if self._clock() < self._next_check:
             return
         self._next_check = self._clock() + self._interval
         found = _identity(self.root)
         if found == self._identity:
+            if self._events and self._events.are_over:
+                self._tell(f"the file events of {self.root} ended; looking at all of it, and asking for them again")
+                self._begin_anew()
             return
         self._identity = found
         self._begin_anew()

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -181,18 +181,19 @@ def _lock(path: Path) -> sqlite3.Connection:
     An exclusive transaction on an empty database beside `path`: SQLite's locks end with the process, on every system,
     and the service's own database stays open to readers.
     """
-    connection = sqlite3.connect(f"{path}-lock", timeout=0, isolation_level=None)
-    try:
-        connection.execute("PRAGMA journal_mode = MEMORY")  # no further file
-        connection.execute("BEGIN EXCLUSIVE")
-    except sqlite3.Error as error:
-        connection.close()
-        if "locked" in str(error):
-            raise OutputError(
-                f"expected {path} for this service alone, found that another one writes it; stop that one, or name "
-                "another database"
-            ) from error
-        raise OutputError(f"cannot write {path}-lock: {error}; choose a place that can be written") from error
+    with ExitStack() as undo:
+        try:
+            connection = undo.enter_context(closing(sqlite3.connect(f"{path}-lock", timeout=0, isolation_level=None)))
+            connection.execute("PRAGMA journal_mode = MEMORY")  # no further file
+            connection.execute("BEGIN EXCLUSIVE")
+        except sqlite3.Error as error:
+            if "locked" in str(error):
+                raise OutputError(
+                    f"expected {path} for this service alone, found that another one writes it; stop that one, or name "
+                    "another database"
+                ) from error
+            raise OutputError(f"cannot write {path}-lock: {error}; choose a place that can be written") from error
+        undo.pop_all()
     return connection
 
 

@@ -208,4 +208,4 @@ class WatchService:
     def _seconds_to_wait(self, folder: WatchedFolder) -> float:
         """Return how long to wait for news; no ping of systemd may come late."""
         wait = TRY_AGAIN_S if self._is_pausing() else folder.seconds_to_wait()
-        return min(wait, self._notifier.ping_pause_s) if self._notifier.ping_pause_s else wait
+        return min(wait, self._notifier.seconds_to_ping())

@@ -53,6 +53,10 @@ class Notifier:
         """Say that the service ends."""
         self._send("STOPPING=1")
 
+    def seconds_to_ping(self) -> float:
+        """Return in how many seconds `progress` is to be called at the latest, infinite where no pings are expected."""
+        return max(self._next_ping - self._clock(), 0.0) if self.ping_pause_s else float("inf")
+
     def progress(self) -> None:
         """Say that work goes on, at most every `ping_pause_s` seconds; to be called where it really does."""
         now = self._clock()

@@ -323,12 +323,16 @@ def test_a_reader_that_goes_away_ends_the_run_quietly() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
-def test_an_output_that_is_full_is_an_error_of_one_line() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_is_full_is_an_error_of_one_line(unbuffered: str) -> None:
     command = [sys.executable, "-m", "runtime.classify", "--demo"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
     assert done.returncode == REFUSED
-    assert "error: cannot write to standard output: No space left on device" in done.stderr
+    assert done.stderr.endswith("error: cannot write to standard output: No space left on device; use --out\n")
     assert "Traceback" not in done.stderr
 
 
@@ -602,6 +606,22 @@ def test_a_run_goes_on_more_than_once(six_cells: Path, monkeypatch: pytest.Monke
         assert main([str(six_cells / "cells"), "--out", str(six_cells / "r.csv"), "--resume"]) == INTERRUPTED
     assert main([str(six_cells / "cells"), "--out", str(six_cells / "r.csv"), "--resume"]) == PARTLY_DONE
     assert len(rows_of(six_cells / "r.csv")) == len({row["path"] for row in rows_of(six_cells / "r.csv")}) == 6
+
+
+def test_a_run_that_was_cut_off_while_its_page_was_written_goes_on_too(
+    six_cells: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    command = [str(six_cells / "cells"), "--out", str(six_cells / "r.csv"), "--html", str(six_cells / "r.html")]
+    with monkeypatch.context() as patch:
+        patch.setattr("runtime.classify.ContactSheet.write", interrupted)
+        assert main(command) == INTERRUPTED
+    assert capsys.readouterr().err.endswith(".partial: go on with --resume\n")
+    assert main([*command, "--resume"]) == PARTLY_DONE
+    assert "kept 6 rows of the run that was cut off" in capsys.readouterr().err
+    assert (len(rows_of(six_cells / "r.csv")), (six_cells / "r.html").exists()) == (6, True)
 
 
 def test_rows_of_another_threshold_are_not_mixed_in(six_cells: Path, monkeypatch: pytest.MonkeyPatch) -> None:

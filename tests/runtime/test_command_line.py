@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runtime.cluster.arguments import build_parser as cluster_parser
-from runtime.command_line import INTERRUPTED, REFUSED, TERMINATED, ArgumentParser, run_command
+from runtime.command_line import DONE, INTERRUPTED, REFUSED, TERMINATED, ArgumentParser, run_command
 from runtime.errors import UsageError
 from runtime.serve import build_parser as serve_parser
 from train.arguments import build_parser as train_parser
@@ -30,7 +30,7 @@ def failing(error: BaseException) -> Callable[[], int]:
 @pytest.fixture(autouse=True)
 def own_output(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the test runner's standard output and signals as they are."""
-    monkeypatch.setattr("runtime.command_line._forget_output", lambda: None)
+    monkeypatch.setattr("runtime.command_line._forget_unwritable_output", lambda: None)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
 
 
@@ -67,6 +67,16 @@ def test_a_full_standard_output_is_one_line(unbuffered: str) -> None:
         )
     assert done.returncode == REFUSED
     assert done.stderr == b"error: cannot write to standard output: No space left on device\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_log_on_a_full_disk_does_not_end_the_work(unbuffered: str) -> None:
+    code = "from runtime.command_line import run_command, tell; run_command(lambda: [tell('a'), tell('b'), 0][-1])"
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, stderr=full, check=False)
+    assert done.returncode == DONE
 
 
 def test_a_full_disk_is_not_blamed_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:

@@ -209,6 +209,13 @@ def test_a_lock_of_another_program_loses_nothing(store: ResultStore, path: Path)
     assert len(stored_rows(path)) == 1
 
 
+def test_a_lock_that_cannot_be_made_refuses_the_service(path: Path) -> None:
+    """As where the database lies on a file system that can only be read."""
+    Path(f"{path}-lock").mkdir()
+    with pytest.raises(OutputError, match="-lock: unable to open database file; choose a place that can be written"):
+        ResultStore(path)
+
+
 def test_a_database_that_turns_read_only_loses_nothing(store: ResultStore, path: Path) -> None:
     store.add(version(), prediction())
     store._connection.execute("PRAGMA query_only = ON")

@@ -52,10 +52,11 @@ def test_cells_that_differ_by_themselves_and_not_as_a_whole_are_no_reason_to_war
     ("changes", "found"),
     [
         ({"brightness": 72}, "mean brightness 72.0, expected 45.0 to 68.0"),
-        ({"foreground": 0.08}, "mean size, as share of the frame, 8.0%, expected 10.0% to 30.0%"),
-        ({"red": 0.41, "blue": 0.425}, "mean share of red in the light 41.0%, expected 37.0% to 40.0%"),
-        ({"red": 0.395, "blue": 0.465}, "mean share of green in the light 14.0%, expected 15.0% to 18.0%"),
-        ({"blue": 0.475, "red": 0.37}, "mean share of blue in the light 47.5%, expected 42.0% to 47.0%"),
+        ({"foreground": 0.08}, "mean size, as share of the frame, 8.00%, expected 10.00% to 30.00%"),
+        ({"red": 0.41, "blue": 0.425}, "mean share of red in the light 41.00%, expected 37.00% to 40.00%"),
+        ({"red": 0.395, "blue": 0.465}, "mean share of green in the light 14.00%, expected 15.00% to 18.00%"),
+        ({"blue": 0.475, "red": 0.37}, "mean share of blue in the light 47.50%, expected 42.00% to 47.00%"),
+        ({"red": 0.4004}, "mean share of red in the light 40.04%, expected 37.00% to 40.00%"),
     ],
 )
 def test_what_all_cells_have_in_common_is_told(changes: dict[str, float], found: str) -> None:

@@ -47,7 +47,7 @@ def test_pings_come_at_half_the_watchdogs_time_and_only_where_there_is_progress(
     with listening(str(tmp_path / "notify")) as receiver:
         receiver.setblocking(False)
         notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "10000000"}, clock)
-        assert notifier.ping_pause_s == 5
+        assert (notifier.ping_pause_s, notifier.seconds_to_ping()) == (5, 0)
         for _ in range(21):
             notifier.progress()
             clock.pass_by(0.5)
@@ -71,7 +71,7 @@ def test_without_systemd_nothing_is_sent_and_nothing_fails(environment: dict[str
     notifier.ready()
     notifier.progress()
     notifier.stopping()
-    assert notifier.ping_pause_s == 0
+    assert (notifier.ping_pause_s, notifier.seconds_to_ping()) == (0, float("inf"))
 
 
 def test_arguments_are_quoted_for_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -465,6 +465,15 @@ def test_what_was_begun_is_finished_when_it_is_told_to_stop(watch: Watch) -> Non
     assert watch.service.outcomes.rows == 12
 
 
+def test_an_idle_service_waits_no_longer_than_until_the_next_ping(watch: Watch) -> None:
+    """A whole pause from any look at the folder would let a ping come as late as systemd's patience ends."""
+    watch.service._notifier = Notifier({"WATCHDOG_USEC": "1000000"}, watch.clock)
+    watch.settle()
+    watch.step()
+    watch.clock.pass_by(0.4)
+    assert watch.service._seconds_to_wait(watch.folder) == pytest.approx(0.1)
+
+
 def test_stopping_writes_what_could_not_be_written_before(watch: Watch) -> None:
     watch.store._connection.execute("PRAGMA query_only = ON")
     watch.drop("a.bmp")

@@ -30,7 +30,7 @@ export function shiftWarning({ cells, sums }, rule) {
   if (!rule || cells < rule.fewest_cells) return '';
   const unusual = rule.means.flatMap(({ measure, low, high, is_share, text }) => {
     const mean = sums[measure] / cells;
-    return low <= mean && mean <= high ? [] : [text.replace('{mean}', is_share ? `${(100 * mean).toFixed(1)}%` : mean.toFixed(1))];
+    return low <= mean && mean <= high ? [] : [text.replace('{mean}', is_share ? `${(100 * mean).toFixed(2)}%` : mean.toFixed(1))];
   });
   return unusual.length ? rule.text.replace('{cells}', String(cells)).replace('{unusual}', unusual.join('; ')) : '';
 }
