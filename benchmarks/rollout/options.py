@@ -30,10 +30,11 @@ class RolloutOptions:
     sustained_minutes: float = 10.0
     slot_seconds: float = 5.0  # of the sustained run, for each of which there is a rate; a short run has shorter ones
     cells: int | None = None  # for parity; None: all
+    scaling_batches: int = 4  # of files, for each CPU; the first are small, so that one alone is none of full size
     rounds: int = 7  # of the peers
     peer_cells: int = 256  # files in a round
     starts: int = 5  # of the process for each variant, to its first row, and as many for its peak memory
-    start_cells: int = 256  # files that it classifies for its peak memory
+    start_cells: int = 256  # files that it classifies for its peak memory; no more warm up a sustained run
     part_runs: int = 50
     case_seconds: float | None = None  # of a part of the rollout, after which it begins no further case; None: no limit
     quiet_seconds: float = 2.0  # for which the machine is watched before anything is measured
@@ -61,12 +62,13 @@ def quick(options: RolloutOptions, *, is_large: bool = False) -> RolloutOptions:
             warm_up_runs=1,
         ),
         sustained_minutes=0.08,
-        cells=64 if is_large else 300,
+        cells=40 if is_large else 300,
+        scaling_batches=1 if is_large else 4,
         rounds=3,
-        peer_cells=8 if is_large else 32,
+        peer_cells=4 if is_large else 32,
         starts=1,
         start_cells=8 if is_large else 64,
-        part_runs=15,
+        part_runs=5 if is_large else 15,
         case_seconds=7.0,
         quiet_seconds=0.5,
     )

@@ -50,8 +50,7 @@ def limited_to_cpus(count: int) -> Iterator[None]:
 
 def _rows(options: RolloutOptions, case: Case, cpus: int, paths: Sequence[str]) -> list[Row]:
     batch = min(options.batch_size, max(options.batch_sizes))
-    # Each CPU has a worker. The first batches are small, so that full ones for all of them take some more files.
-    sizes = {MODEL: batch, FILE_TO_RESULT: 4 * batch * cpus}
+    sizes = {MODEL: batch, FILE_TO_RESULT: options.scaling_batches * batch * cpus}  # each CPU has a worker
     rows = []
     with opened(options, case) as classifier:
         for name, size in sizes.items():
