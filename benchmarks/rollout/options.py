@@ -62,7 +62,7 @@ def quick(options: RolloutOptions, *, is_large: bool = False) -> RolloutOptions:
             warm_up_runs=1,
         ),
         sustained_minutes=0.08,
-        cells=40 if is_large else 300,
+        cells=64 if is_large else 300,
         scaling_batches=1 if is_large else 4,
         rounds=3,
         peer_cells=4 if is_large else 32,
