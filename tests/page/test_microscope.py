@@ -135,6 +135,10 @@ def test_heat_maps_lie_over_the_cells_that_have_a_picture(
     expect(maps).to_have_count(1)
     expect(microscope.see("#watch-heat-note")).to_contain_text("it shows what moved the model, not what is ill")
     expect(microscope.see("#watch-heat-legend")).to_contain_text("speaks for ALL")
+    microscope.page.emulate_media(media="print")
+    for swatch in microscope.see("#watch-heat-legend .swatch").all():
+        assert swatch.evaluate("swatch => getComputedStyle(swatch).printColorAdjust") == "exact"
+    microscope.page.emulate_media(media="screen")
     watched.cell("second.png")
     watched.add("second.png", **own)
     expect(maps).to_have_count(2)
