@@ -21,6 +21,8 @@ CENTRAL_ENTRY = b"PK\x01\x02"
 # An LZMA member names the memory that unpacking it takes, up to 4 GB.
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 IS_ENCRYPTED = 0x1
+IS_UTF8 = 0x800
+DOS_NAMES = "cp437"  # as zipfile reads a name that does not say how it is written
 MACOS_FOLDER = "__MACOSX"  # what macOS adds to its archives, with a file for each image
 ENTRIES_FOR_AN_IMAGE = 4  # at most, in the mean over an archive: the image, what macOS adds, folders
 
@@ -53,7 +55,17 @@ def cells_of_archive(name: str, data: bytes, read: CellReader, limits: Limits, m
     if len(images) > most:
         raise too_many
     members = _Members(archive, read, limits)
-    return [Cell(f"{name}/{info.filename}", partial(members.read_cell, info)) for info in images]
+    return [Cell(f"{name}/{name_of(info)}", partial(members.read_cell, info)) for info in images]
+
+
+def name_of(member: zipfile.ZipInfo) -> str:
+    """Return a member's name: what macOS and the `zip` of Linux pack has UTF-8 names and does not say so."""
+    if member.flag_bits & IS_UTF8:
+        return member.filename
+    try:
+        return member.filename.encode(DOS_NAMES).decode()
+    except UnicodeError:
+        return member.filename
 
 
 def is_left_out(member: str) -> bool:

@@ -11,6 +11,7 @@ from tests.runtime.watched import Watched
 
 MOST_STEPS = 40  # of the tabulator
 WIDER_PHONE = (390, 844)
+TABLET = (700, 900)
 IS_COVERED = """(one) => {
   const { x, y, height } = one.getBoundingClientRect();
   return !one.contains(document.elementFromPoint(x + 5, y + height / 2));
@@ -202,6 +203,15 @@ def test_a_narrow_place_breaks_a_name_behind_an_underscore(
             lines = visitor.see("#cells tbody bdi").nth(place).evaluate(LINES)
             assert "".join(lines) == name
             assert all(line.endswith("_") for line in lines[:-1]), lines
+
+
+def test_one_cell_in_full_is_not_cut_off_on_a_tablet(browser: Browser, service: Served, images: list[Path]) -> None:
+    with Visitor(browser, service.url, TABLET) as visitor:
+        visitor.add(images[:1])
+        visitor.waits_for(1)
+        visitor.see("#cells tbody .open").click()
+        for fact in visitor.see("#cell-facts dd").all():
+            assert fact.evaluate("fact => fact.scrollHeight <= fact.clientHeight"), fact.inner_text()
 
 
 def test_labels_do_not_rely_on_color(visitor: Visitor, images: list[Path]) -> None:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.page.served import Served
-from tests.page.visitor import Browser, Route, Visitor, expect
+from tests.page.visitor import Browser, Page, Route, Visitor, expect
 from tests.runtime.audits import AUDIT
 from tests.runtime.watched import Watched
 
@@ -51,6 +51,22 @@ def test_the_last_cells_of_a_watched_folder_are_followed_live(microscope: Visito
     watched.add("other.bmp", time="2026-02-02T00:00:00.000+00:00")
     expect(cards).to_have_count(1)
     assert microscope.counts("#watch-counts")["ALL"] == 1
+
+
+def test_a_service_that_falls_silent_is_not_said_to_be_followed(
+    browser: Browser, service: Served, watched: Watched
+) -> None:
+    def hurry(page: Page) -> None:
+        page.add_init_script("const wait = AbortSignal.timeout; AbortSignal.timeout = (ms) => wait(ms / 20);")
+
+    watched.add("a.bmp")
+    with Visitor(browser, f"{service.url}/#microscope", before=hurry) as visitor:
+        state = visitor.see("#watch-state")
+        expect(state).to_have_text("Following live, the newest first.")
+        visitor.page.route("**/watch/rows*", lambda unanswered: None)
+        expect(state).to_contain_text("Not heard from: the service does not answer")
+        visitor.page.unroute("**/watch/rows*")
+        expect(state).to_have_text("Following live, the newest first.")
 
 
 def test_the_warning_of_the_watching_service_is_shown_until_it_is_over(microscope: Visitor, watched: Watched) -> None:
@@ -119,6 +135,10 @@ def test_heat_maps_lie_over_the_cells_that_have_a_picture(
     expect(maps).to_have_count(1)
     expect(microscope.see("#watch-heat-note")).to_contain_text("it shows what moved the model, not what is ill")
     expect(microscope.see("#watch-heat-legend")).to_contain_text("speaks for ALL")
+    microscope.page.emulate_media(media="print")
+    for swatch in microscope.see("#watch-heat-legend .swatch").all():
+        assert swatch.evaluate("swatch => getComputedStyle(swatch).printColorAdjust") == "exact"
+    microscope.page.emulate_media(media="screen")
     watched.cell("second.png")
     watched.add("second.png", **own)
     expect(maps).to_have_count(2)

@@ -285,6 +285,28 @@ def test_a_fault_stops_and_what_is_left_goes_on_when_asked(
         visitor.waits_for(len(images))
 
 
+def test_how_many_are_answered_is_written_as_the_counts_say_and_told_seldom(
+    browser: Browser, service: Served, images: list[Path]
+) -> None:
+    held: list[Route] = []
+    shown = "['#progress-text', '#progress-told'].map(name => document.querySelector(name).textContent)"
+    with Visitor(
+        browser, service.url, before=lambda page: page.route("**/classify", lambda route: held.append(route))
+    ) as visitor:
+        visitor.add([made_file(f"{number}.png", images[0].read_bytes()) for number in range(100)])
+        waiting = visitor.see("#counts [data-kind=waiting] dd")
+        expect(waiting).to_have_text("100")
+        expect(visitor.see("#progress-told")).to_have_text("0 of 100 answered.")
+        while not held:
+            visitor.page.wait_for_timeout(50)
+        held.pop().continue_()
+        expect(waiting).not_to_have_text("100")
+        written, told = visitor.page.evaluate(shown)
+        assert written == f"{100 - int(waiting.inner_text())} of 100 answered."
+        assert told in ("0 of 100 answered.", written)
+        expect(visitor.see("#progress-told")).to_have_text(written)
+
+
 def test_sending_can_be_stopped_and_gone_on_with(browser: Browser, service: Served, images: list[Path]) -> None:
     held: list[Route] = []
     holds = True

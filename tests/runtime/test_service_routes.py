@@ -173,6 +173,15 @@ def test_path_tricks_in_an_archive_are_labels(client: Client) -> None:
     assert all(row["label"] for row in found)
 
 
+def test_a_members_name_is_found_where_the_archive_does_not_say_how_it_is_written(client: Client) -> None:
+    archive = zipped({"gr~~~~e.png": noise_cell(1), "f~r.png": noise_cell(2), "\u4e2d.png": noise_cell(3)})
+    # As macOS and the `zip` of Linux write names, and as old programs do: one byte for each character.
+    archive = archive.replace(b"gr~~~~e", "gr\u00f6\u00dfe".encode()).replace(b"f~r", b"f\x81r")
+    found = rows(client, [("z.zip", archive)])
+    assert [row["path"] for row in found] == ["z.zip/gr\u00f6\u00dfe.png", "z.zip/f\u00fcr.png", "z.zip/\u4e2d.png"]
+    assert all(row["label"] for row in found)
+
+
 def test_what_lies_beside_images_is_left_out_as_in_a_folder(client: Client) -> None:
     beside = {"labels.csv": b"x", "__MACOSX/._a.png": b"x", ".DS_Store": b"x", "sub/": b"", "sub/.hidden.png": b"x"}
     found = rows(client, [("z.zip", zipped({**beside, "a.png": noise_cell(1), "notes.txt": b"a row that says so"}))])

@@ -221,7 +221,9 @@ class Page {
     byId('progress-bar').value = total - waiting;
     byId('stop').hidden = queue.isStopped || !queue.isBusy;
     byId('go-on').hidden = !queue.isStopped || !queue.left;
-    this.#tellProgress(`${(total - waiting).toLocaleString('en')} of ${total.toLocaleString('en')} answered.`);
+    const text = `${(total - waiting).toLocaleString('en')} of ${total.toLocaleString('en')} answered.`;
+    setText(byId('progress-text'), text);
+    this.#tellProgress(text);
     setText(byId('progress-note'), queue.note);
   }
 
@@ -234,7 +236,7 @@ class Page {
       return;
     }
     this.#toldAt_ms = performance.now();
-    setText(byId('progress-text'), text);
+    setText(byId('progress-told'), text);
   }
 
   async #print() {
