@@ -28,6 +28,7 @@ from export.model_file import save_model
 from export.onnx_session import computed
 from export.sensitivity import sensitivities
 from runtime.errors import ConversionError
+from runtime.inputs import spread_over
 from runtime.schema import INPUT_NAME, OUTPUT_NAME
 
 if TYPE_CHECKING:
@@ -36,8 +37,7 @@ if TYPE_CHECKING:
 # Mean difference of p_all from the fp32 graph's on the calibration cells. What is let through is then judged by the
 # gate, on other cells and by sensitivity and specificity.
 LARGEST_MEAN_DIFFERENCE = 0.005
-CORRECTION_CELLS = 16  # over which the means of the channels are taken
-SCAN_CELLS = 16  # that each layer is tried on, alone
+SOME_CELLS = 16  # over which the means of channels are taken, and that each layer is tried on, alone
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 PASSING_ON = ("Concat", "MaxPool")  # choose among the values they take
 NEVER_ADDING_A_SIGN = (*PASSING_ON, "AveragePool", "GlobalAveragePool", "Transpose")
@@ -98,14 +98,15 @@ class _Rounding:
             for tensor, peak in peaks.items()
         }
         self._ranges = TensorsData(CalibrationMethod.MinMax, ranges)
-        self._means = channel_means(self._model, self.layers, {INPUT_NAME: cells[:CORRECTION_CELLS]})
+        self._some = np.stack(spread_over(list(cells), SOME_CELLS))  # of both classes: in their order, one comes first
+        self._means = channel_means(self._model, self.layers, {INPUT_NAME: self._some})
 
     def rounded(self, layers: Collection[str]) -> Any:
         """Return the graph with these layers in int8, and all biases corrected for what that shifts."""
         model = onnx.ModelProto()
         model.CopyFrom(self._model)
         model = self._in_int8(model, layers)
-        correct_biases(model, self._means, {INPUT_NAME: self._cells[:CORRECTION_CELLS]})
+        correct_biases(model, self._means, {INPUT_NAME: self._some})
         return model
 
     def _in_int8(self, model: Any, layers: Collection[str]) -> Any:
@@ -141,10 +142,8 @@ class _Rounding:
         return bool(difference <= LARGEST_MEAN_DIFFERENCE)
 
     def most_sensitive_first(self) -> list[str]:
-        """Return the layers by how far each, rounded alone, moves p_all of SCAN_CELLS cells."""
-        moved = sensitivities(
-            self._model, self.layers, self._cells[:SCAN_CELLS], lambda part, layer: self._in_int8(part, [layer])
-        )
+        """Return the layers by how far each, rounded alone, moves p_all of SOME_CELLS cells."""
+        moved = sensitivities(self._model, self.layers, self._some, lambda part, layer: self._in_int8(part, [layer]))
         return sorted(self.layers, key=lambda layer: -moved[layer])
 
 

@@ -14,9 +14,10 @@ from onnx import helper
 import export.int8
 from export.activations import largest_activations
 from export.bias_correction import channel_means
-from export.int8 import CORRECTION_CELLS, LARGEST_MEAN_DIFFERENCE, write_int8
+from export.int8 import LARGEST_MEAN_DIFFERENCE, SOME_CELLS, _Rounding, write_int8
 from runtime.backends.onnxruntime import DISABLED_OPTIMIZERS
 from runtime.errors import ConversionError
+from runtime.inputs import spread_over
 from runtime.schema import INPUT_NAME
 from tests.small_network import branches_network, constants_of, named, saved, small_network
 from tests.tiny_bundle import onnx_answers, some_cells
@@ -91,11 +92,17 @@ def test_biases_stay_in_float32_and_are_corrected(fp32: Path) -> None:
     _, model = converted(fp32)
     constants = constants_of(model)
     assert {constants[named(model, layer).input[2]].dtype for layer in LAYERS} == {np.dtype(np.float32)}
-    before, after = (
-        channel_means(each, LAYERS, {INPUT_NAME: CELLS[:CORRECTION_CELLS]}) for each in (onnx.load(fp32), model)
-    )
+    some = {INPUT_NAME: np.stack(spread_over(list(CELLS), SOME_CELLS))}
+    before, after = (channel_means(each, LAYERS, some) for each in (onnx.load(fp32), model))
     for layer in LAYERS:
         np.testing.assert_allclose(after[layer], before[layer], atol=1e-4)
+
+
+def test_cells_of_both_classes_are_looked_at_where_one_comes_first(fp32: Path) -> None:
+    ordered = np.sort(np.resize(CELLS, (64, *CELLS.shape[1:])), axis=0)
+    looked_at = _Rounding(fp32, ordered, largest_activations(fp32, ordered), for_cpu=False)._some
+    assert len(looked_at) == SOME_CELLS
+    np.testing.assert_array_equal(looked_at, ordered[:: 64 // SOME_CELLS])
 
 
 def test_layers_that_share_a_tensor_get_a_pair_each(tmp_path: Path) -> None:
