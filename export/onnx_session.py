@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 
 from export.model_file import model_bytes
+from runtime.backends.onnxruntime import EXACT_INT8
 from runtime.errors import ConversionError, OutputError, one_line
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def folded_by_onnxruntime(raw: Path, target: Path) -> None:
 
 def open_session(model: Path | bytes, options: Any = None) -> Any:
     """Open a graph, from a file or as bytes, on the CPU; raise ConversionError where ONNX Runtime refuses it."""
+    options = options or onnxruntime.SessionOptions()
+    options.add_session_config_entry(*EXACT_INT8)
     try:
         return onnxruntime.InferenceSession(
             model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]

@@ -91,22 +91,34 @@ def brightness_network(changes: Mapping[str, Change] | None = None) -> Any:
 def branches_network() -> Any:
     """The small network, in which inner2 takes the larger values of two branches side by side."""
     model = small_network(channels=8)
-    side = ["inner1/relu:0", "inner2/kernel", "inner2/bias"]
+    for layer in ("side", "last"):
+        copy_weights(model, "inner2", layer)
     place = list(model.graph.node).index(named(model, "inner2/relu"))
     # inner1 is read by both branches, as in InceptionV3.
     for offset, node in enumerate(
         [
-            helper.make_node("Conv", side, ["side:0"], "side/conv", pads=[1, 1, 1, 1]),
+            helper.make_node(
+                "Conv", ["inner1/relu:0", "side/kernel", "side/bias"], ["side:0"], "side/conv", pads=[1, 1, 1, 1]
+            ),
             helper.make_node("Relu", ["side:0"], ["side/relu:0"], "side/relu"),
             helper.make_node("Relu", ["inner2/conv:0"], ["first/relu:0"], "first/relu"),
             helper.make_node("Concat", ["first/relu:0", "side/relu:0"], ["both:0"], "both/concat", axis=2),
             helper.make_node("MaxPool", ["both:0"], ["larger:0"], "both/pool", kernel_shape=[2, 2]),
-            helper.make_node("Conv", ["larger:0", "inner2/kernel", "inner2/bias"], ["last:0"], "last/conv"),
+            helper.make_node("Conv", ["larger:0", "last/kernel", "last/bias"], ["last:0"], "last/conv"),
         ]
     ):
         model.graph.node.insert(place + offset, node)
     named(model, "inner2/relu").input[0] = "last:0"
     return model
+
+
+def copy_weights(model: Any, source: str, layer: str) -> None:
+    """Give `layer` kernel and bias of its own, equal to those of the layer `source`."""
+    for each in list(model.graph.initializer):
+        if each.name in (f"{source}/kernel", f"{source}/bias"):
+            copy = model.graph.initializer.add()
+            copy.CopyFrom(each)
+            copy.name = each.name.replace(source, layer, 1)
 
 
 def network_of(nodes: list[Any], constants: list[Any]) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from runtime.backends.onnxruntime import EXACT_INT8
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.files import sha256_of_file
 from runtime.schema import (
@@ -48,6 +49,7 @@ def onnx_answers(model: Path, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry(*EXACT_INT8)
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     p_all: NDArray[np.float32] = session.run(["p_all"], {"cells": cells})[0]
     return p_all

@@ -32,8 +32,8 @@ class OpenVinoBackend(Backend):
     def __init__(self, model: Path, image: ImageSpec, threads: int | None = None) -> None:
         """Load `model` with so many threads; None: one for each CPU.
 
-        Raises BackendError where OpenVINO is missing, where it cannot load the graph, or where that does not have the
-        bundle's input and output.
+        Raises BackendError where OpenVINO is missing, where it cannot load the graph, where that does not have the
+        bundle's input and output, or where it is in int8 and this CPU cannot compute that exactly.
         """
         super().__init__(image)
         library = import_openvino()
@@ -41,6 +41,11 @@ class OpenVinoBackend(Backend):
         try:
             read = library.Core().read_model(str(model))
             self._check_contract(model, read)
+            if _is_rounded(read) and _int8_overflows(library):
+                raise BackendError(
+                    f"expected a CPU with VNNI for the int8 graph {model}: on this one the sums that OpenVINO computes "
+                    "overflow; take --precision fp32, or --backend cpu, which computes int8 exactly"
+                )
             graph = library.Model([read.output(OUTPUT_NAME)], read.get_parameters())
             options = OPTIONS | {"INFERENCE_NUM_THREADS": threads or available_cpus()}
             self._request = library.compile_model(graph, "CPU", options).create_infer_request()
@@ -82,3 +87,27 @@ def import_openvino() -> Any:
     except ImportError as error:
         raise BackendError(f"expected OpenVINO for the backend openvino, found {error}; {INSTALL_HINT}") from error
     return openvino
+
+
+def _is_rounded(graph: Any) -> bool:
+    return any(node.get_type_name() == "FakeQuantize" for node in graph.get_ops())
+
+
+def _int8_overflows(library: Any) -> bool:
+    """Say whether a sum of int8 products comes out too small on this CPU.
+
+    A CPU without VNNI adds two products up in 16 bits (oneDNN, "Nuances of int8 Computations"). OpenVINO does not say
+    which instructions it takes, so one convolution of the largest values is computed.
+    """
+    ops = library.opset13
+    channels, largest, weight = 16, 255, 127
+    zero, top = (ops.constant(np.float32(bound)) for bound in (0, largest))
+    values = ops.parameter([1, channels, 4, 4], np.float32)
+    weights = ops.convert(ops.constant(np.full((channels, channels, 1, 1), weight, np.int8)), np.float32)
+    weights = ops.multiply(weights, ops.constant(np.ones((channels, 1, 1, 1), np.float32)))  # as int8 weights look
+    rounded = ops.fake_quantize(values, zero, top, zero, top, 256)
+    sums = ops.convolution(rounded, weights, [1, 1], [0, 0], [0, 0], [1, 1])
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    request = library.compile_model(library.Model([sums], [values]), "CPU", options).create_infer_request()
+    found = request.infer([np.full((1, channels, 4, 4), largest, np.float32)])[0]
+    return not np.array_equal(found, np.full_like(found, channels * largest * weight))

@@ -15,11 +15,13 @@ import export.int8
 from export.activations import largest_activations
 from export.bias_correction import channel_means
 from export.int8 import LARGEST_MEAN_DIFFERENCE, SOME_CELLS, _Rounding, write_int8
+from export.onnx_session import computed
 from runtime.backends.onnxruntime import DISABLED_OPTIMIZERS
 from runtime.errors import ConversionError
 from runtime.inputs import spread_over
-from runtime.schema import INPUT_NAME
-from tests.small_network import branches_network, constants_of, named, saved, small_network
+from runtime.schema import INPUT_NAME, OUTPUT_NAME
+from tests.overflowing_graph import P_ALL_OF_WHITE, WHITE, write_overflowing_onnx
+from tests.small_network import branches_network, constants_of, copy_weights, named, saved, small_network
 from tests.tiny_bundle import onnx_answers, some_cells
 
 if TYPE_CHECKING:
@@ -109,7 +111,8 @@ def test_layers_that_share_a_tensor_get_a_pair_each(tmp_path: Path) -> None:
     model = small_network()
     graph = model.graph
     place = list(graph.node).index(named(model, "inner2/conv"))
-    inputs = ["inner1/relu:0", "inner2/kernel", "inner2/bias"]
+    copy_weights(model, "inner2", "side")
+    inputs = ["inner1/relu:0", "side/kernel", "side/bias"]
     graph.node.insert(place, helper.make_node("Conv", inputs, ["side"], "side/conv", pads=[1, 1, 1, 1]))
     graph.node.insert(place + 2, helper.make_node("Add", ["inner2/conv:0", "side"], ["sum"], "side/add"))
     named(model, "inner2/relu").input[0] = "sum"
@@ -131,6 +134,13 @@ def test_answers_stay_near_those_of_fp32(fp32: Path) -> None:
     found = onnx_answers(fp32.with_name("model.int8.onnx"), CELLS)
     assert np.abs(found - expected).mean() <= LARGEST_MEAN_DIFFERENCE
     assert np.abs(found - expected).max() > 1e-4, "otherwise nothing was rounded"
+
+
+@pytest.mark.parametrize("activation", [np.uint8, np.int8])
+def test_what_layers_lose_is_measured_in_exact_sums_on_a_cpu_without_vnni_too(tmp_path: Path, activation: Any) -> None:
+    model = onnx.load(write_overflowing_onnx(tmp_path / "model.onnx", activation))
+    [p_all] = computed(model, [OUTPUT_NAME], {INPUT_NAME: WHITE}).values()
+    assert p_all == pytest.approx(P_ALL_OF_WHITE, abs=1e-5)
 
 
 def test_a_file_whose_weights_lie_inside_is_a_quarter_as_large(tmp_path: Path) -> None:

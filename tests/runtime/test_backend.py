@@ -16,6 +16,7 @@ from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.errors import BackendError
 from runtime.schema import ImageSpec
+from tests.overflowing_graph import P_ALL_OF_WHITE, SIZE, WHITE, write_overflowing_onnx
 from tests.runtime.fake_backend import BrightnessBackend
 
 
@@ -56,6 +57,13 @@ def test_a_wrong_input_is_refused_with_what_was_expected(backend: Backend) -> No
     for wrong in wrong_inputs:
         with pytest.raises(BackendError, match=r"expected uint8 cells of shape \[N, .*, 3\] with N >= 1, received"):
             backend.infer(wrong)
+
+
+@pytest.mark.parametrize("activation", [np.uint8, np.int8])
+def test_int8_sums_are_exact_on_a_cpu_without_vnni_too(tmp_path: Path, activation: Any) -> None:
+    model = write_overflowing_onnx(tmp_path / "model.onnx", activation)
+    with OnnxRuntimeBackend(model, ImageSpec(SIZE, SIZE), "cpu") as backend:
+        assert backend.infer(WHITE) == pytest.approx(P_ALL_OF_WHITE, abs=1e-5)
 
 
 def test_values_that_are_not_finite_are_never_answers() -> None:
