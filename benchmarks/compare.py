@@ -17,6 +17,7 @@ from benchmarks.rollout.comparison import (
     GONE,
     OTHER_FILES,
     OTHER_MACHINE,
+    PEER_CHANGED,
     UNTOLD,
     WORSE,
     compare,
@@ -30,7 +31,7 @@ from runtime.command_line import DONE, PARTLY_DONE, REFUSED, ArgumentParser, pos
 from train.comparison import CELLS_AS_INDEPENDENT
 
 DEFAULT_TOLERANCE = 0.10
-SHOWN = (WORSE, BETTER, UNTOLD, GONE)
+JUDGED = (WORSE, BETTER, UNTOLD, GONE)
 
 
 def build_parser() -> ArgumentParser:
@@ -40,7 +41,7 @@ def build_parser() -> ArgumentParser:
         description="Compare two records of benchmarks.rollout. A time is worse where it grew by more than the "
         "tolerance and the ranges of its repetitions do not overlap; accuracy, where a test on the same cells says so, "
         "its p corrected for all tests of the comparison (Holm), or where intervals lie apart, or a variant does not "
-        "pass its parity any more.",
+        "pass its parity any more. How classify lies to its peers is shown where it changed, and not judged.",
         epilog="Exit codes: 0 nothing is worse; 1 something is, or a limit of the budget is not kept, or the records "
         "cannot be read; 2 nothing is worse, but something cannot be told, since other work on the machine may have "
         "made it slower or it was measured once, or was not measured any more.",
@@ -67,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     for line in cautions(old, new):
         print(line)
     rows = compare(old, new, options.tolerance)
-    shown = [row for row in rows if options.all or row["verdict"] in SHOWN]
+    shown = [row for row in rows if options.all or row["verdict"] in (*JUDGED, PEER_CHANGED)]
     if shown:
         print_table(shown)
     print(summary([row["verdict"] for row in rows]))
@@ -79,7 +80,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def summary(verdicts: Sequence[str]) -> str:
     """Return how many rows have each verdict; what was not judged does not count as unchanged."""
-    count = {verdict.lower(): verdicts.count(verdict) for verdict in SHOWN}
+    count = {verdict.lower(): verdicts.count(verdict) for verdict in JUDGED}
+    if changed := verdicts.count(PEER_CHANGED):
+        count["changed beside a peer (not judged)"] = changed
     if not_judged := sum(verdicts.count(verdict) for verdict in (OTHER_MACHINE, OTHER_FILES)):
         count["not judged (--all shows them)"] = not_judged
     count["unchanged"] = len(verdicts) - sum(count.values())
