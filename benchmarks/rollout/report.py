@@ -12,7 +12,7 @@ from benchmarks.rollout import plots
 from benchmarks.rollout.budget import deployed_rows, measured_value
 from benchmarks.rollout.page import NOTHING, STYLE, bullets, facts, figure, folded, table
 from benchmarks.rollout.record import Record, measured_rows
-from benchmarks.rollout.sustained import FEWEST_SLOTS
+from benchmarks.rollout.sustained import FEWEST_SLOTS, SHORTEST_S
 from runtime.contact_sheet import thumbnail
 from runtime.errors import UnreadableCellError
 from runtime.files import write_text_aside
@@ -263,8 +263,8 @@ def _sustained(record: Record) -> str:
     warning = '<p class="open">The last third was slower than the first by more than 10 %.</p>' if slowed else ""
     if all(row.get("last_to_first") is None for row in rows):
         warning = (
-            f'<p class="soft">The run filled fewer than {FEWEST_SLOTS} slots: whether it slowed down was not measured.'
-            "</p>"
+            '<p class="soft">Whether the machine slowed down was not measured: that takes a run of '
+            f"{SHORTEST_S / 60:g} minute or more that fills {FEWEST_SLOTS} slots.</p>"
         )
     told = {key for row in rows for key in row if row[key] is not None}
     picture = figure(

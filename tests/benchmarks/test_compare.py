@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from benchmarks import compare
+from benchmarks.record import failed, skipped
 from benchmarks.rollout import comparison
-from benchmarks.rollout.budget import Budget, judge_budget, read_budget
+from benchmarks.rollout.budget import Budget, judge_budget, read_budget, why_not_measured
 from benchmarks.rollout.comparison import (
     BETTER,
     GONE,
@@ -38,9 +39,9 @@ from benchmarks.rollout.comparison import (
 from benchmarks.rollout.comparison import compare as compared
 from benchmarks.rollout.record import read
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED
-from runtime.errors import DataError, UsageError
+from runtime.errors import BackendError, DataError, UsageError
 from runtime.schema import Tolerance
-from tests.benchmarks.a_record import GOOD, LABELS, a_record
+from tests.benchmarks.a_record import CASE, GOOD, LABELS, a_record
 from train.comparison import DeLong
 
 ROOT = Path(__file__).parents[2]
@@ -423,6 +424,21 @@ def test_what_the_others_are_compared_with_has_no_change_of_its_own() -> None:
         "flipped": False,
         "sensitivity": True,
     }
+
+
+def test_a_limit_that_was_not_measured_says_why() -> None:
+    record = a_record()
+    record["sections"]["parity"]["reference_case"] = "cpu fp32"
+    assert why_not_measured("delta_auc", record) == (
+        "cpu fp32 is itself what the others are compared with; give the Keras model's run with --run"
+    )
+    record["sections"]["parity"] = {"rows": [skipped("no data")]}
+    assert why_not_measured("delta_auc", record) == "no data"
+    rows = [CASE | {"precision": "int8"} | failed(BackendError("another")), CASE | failed(BackendError("no memory"))]
+    record["sections"]["cold_start"]["rows"] = rows
+    assert why_not_measured("memory_mb", record) == "no memory"
+    record["deployed"] = CASE | {"precision": "fp16"}
+    assert why_not_measured("memory_mb", record) == ""
 
 
 def test_a_budget_is_read_from_toml_and_json(tmp_path: Path) -> None:

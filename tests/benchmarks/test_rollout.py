@@ -512,9 +512,14 @@ def test_a_slot_is_long_enough_for_some_batches_and_short_in_a_short_run(
 
 @pytest.mark.parametrize(("last", "slowed"), [(95.0, False), (85.0, True)])
 def test_a_machine_that_slows_down_when_warm_is_seen(last: float, slowed: bool) -> None:
-    row = sustained.summary([100.0, 100.0, 100.0, 97.0, last, last])
+    row = sustained.summary([100.0, 100.0, 100.0, 97.0, last, last], seconds=60.0)
     assert row["slowed_down"] is slowed
     assert row["last_to_first"] == last / 100
+
+
+def test_the_thirds_of_a_run_of_less_than_a_minute_differ_by_chance_and_are_not_compared() -> None:
+    row = sustained.summary([100.0, 100.0, 100.0, 97.0, 60.0, 60.0], seconds=59.0)
+    assert (row["last_to_first"], row["slowed_down"], row["slowest"]) == (None, None, 60)
 
 
 def test_a_run_within_one_slot_has_the_rate_of_the_time_that_passed_and_no_slowdown(
@@ -532,9 +537,13 @@ def test_a_run_within_one_slot_has_the_rate_of_the_time_that_passed_and_no_slowd
     assert (row["cells_per_minute"], row["median_slot"], row["slowest"], row["fastest"]) == (300, 300, 300, 300)
     assert record["sections"]["sustained"]["cells_per_minute"] == [300]
     assert (row["last_to_first"], row["slowed_down"]) == (None, None)
-    assert record["verdict"]["against"] == ["budget: slowdown is not measured, expected at most 0.05"]
+    assert record["verdict"]["against"] == [
+        "budget: slowdown is not measured, expected at most 0.05: the sustained run was too short to tell; "
+        "one of --sustained 10 does"
+    ]
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "The run filled fewer than 3 slots: whether it slowed down was not measured." in page
+    said = "Whether the machine slowed down was not measured: that takes a run of 1 minute or more that fills 3 slots."
+    assert said in page
     assert ">not measured</td>" in page
 
 
