@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -35,6 +36,26 @@ ANSWERS = {
 CASE = {"backend": "backend", "precision": "precision"}
 
 
+MEANINGS = {
+    "p50_ms": "milliseconds from a single file to its result; half of the files take less",
+    "p95_ms": "the same; 95 of 100 files take less",
+    "p99_ms": "the same; 99 of 100 files take less",
+    "cells_per_second": "from files to results in the sustained run, all cells by all the time",
+    "slowdown": "share of the rate that is lost from the first third of the sustained run to the last",
+    "cold_start_s": "seconds from the start of the program to its first result, the slowest start",
+    "memory_mb": "peak memory while it classifies",
+    **{
+        f"delta_{name}": f"change of {name} by the conversion, as a share from 0 to 1"
+        for name in ("sensitivity", "specificity")
+    },
+    "delta_auc": "change of the AUC by the conversion",
+    "flipped": "share of the cells that get another label by the conversion",
+    "sensitivity": "share of the ALL cells that are called ALL",
+    "specificity": "share of the healthy cells that are called healthy",
+    "auc": "area under the ROC curve",
+}
+
+
 def write_report(record: Record, out: Path) -> Path:
     """Write the page, whole or not at all; raise OutputError where it cannot be written."""
     parts = (_summary, _budget, _parity, _latency, _sustained, _cold_start, _scaling, _peers, _machine)
@@ -48,15 +69,22 @@ def _summary(record: Record) -> str:
     environment = record["environment"]
     about = f"{record['bundle']['model']} {deployed['precision']} on {deployed['backend']}"
     kind = "short measurement (--quick)" if record["options"]["quick"] else "full measurement"
-    reasons, cautions = [*verdict["against"], *verdict["unsure"]], verdict["cautions"]
-    said = bullets(reasons) if reasons else ""
-    said += f"<p>With caution:</p>{bullets(cautions)}" if cautions else ""
+    unsure = "" if answer == "open" else "<p>Besides, not decided:</p>"
+    said = "".join(
+        title + bullets(lines)
+        for title, lines in (
+            ("", verdict["against"]),
+            (unsure, verdict["unsure"]),
+            ("<p>With caution:</p>", verdict["cautions"]),
+        )
+        if lines
+    )
     links = "".join(f'<a href="#{name}">{title}</a>' for name, title in TITLES.items())
     return (
         f"<header><h1>Rollout report</h1><p>{text(about)}, bundle {text(record['bundle']['folder'])} "
         f'<span class="soft">(content {text(record["bundle"]["content_sha256"][:12])})</span><br>'
         f"{text(environment['cpu'])}, {environment['cpus']} CPUs, {text(environment['system'])}; {kind}, "
-        f"{text(environment['time'])}</p></header>\n"
+        f"{datetime.fromisoformat(environment['time']):%Y-%m-%d %H:%M} UTC</p></header>\n"
         f'<div class="verdict {answer}"><strong>{ANSWERS[answer]}</strong>{said}</div>\n'
         f"{_tiles(record)}<nav>{links}</nav>\n"
         '<p class="soft"><strong>For research, not a diagnosis.</strong> All figures were measured on this machine in '
@@ -66,10 +94,10 @@ def _summary(record: Record) -> str:
 
 def _tiles(record: Record) -> str:
     shown: list[tuple[str, str, Callable[[float], str]]] = [
-        ("p50_ms", "ms, one file to its row, p50", value_text),
-        ("p95_ms", "ms, p95", value_text),
+        ("p50_ms", "ms from file to result, half of the files take less (p50)", value_text),
+        ("p95_ms", "ms, 95 of 100 files take less (p95)", value_text),
         ("cells_per_second", "cells a second, sustained", value_text),
-        ("cold_start_s", "s, slowest cold start", value_text),
+        ("cold_start_s", "s, slowest start to the first result", value_text),
         ("memory_mb", "MB, peak memory", value_text),
         ("delta_sensitivity", "points, change of sensitivity", lambda value: f"{100 * value:.2f}"),
         ("delta_specificity", "points, change of specificity", lambda value: f"{100 * value:.2f}"),
@@ -85,8 +113,9 @@ def _tiles(record: Record) -> str:
 def _budget(record: Record) -> str:
     if record["budget"] is None:
         return _section("budget", "<p>No budget was given (--budget).</p>")
-    columns = {"limit": "limit", "sense": "", "value": "value", "found": "found", "kept": "kept"}
-    return _section("budget", table(record["budget"], columns))
+    columns = {"limit": "limit", "sense": "", "value": "value", "found": "found", "kept": "kept", "meaning": "meaning"}
+    rows = [{**row, "meaning": MEANINGS[row["limit"]]} for row in record["budget"]]
+    return _section("budget", table(rows, columns))
 
 
 def _parity(record: Record) -> str:
@@ -333,8 +362,9 @@ def _peers(record: Record) -> str:
     note = (
         f"<p>The same {section['files']} files and the same network ({text(section['case'])}) in {section['rounds']} "
         "rounds, in which all take turns. Ratio: time as a multiple of classify's in the same round, median, lowest "
-        "and highest. <em>p_all differs by</em>: largest distance from classify's answers; Keras "
-        "computes in the precision that it was trained in.</p>"
+        "and highest; above 1, classify is faster. <em>in turns</em>: a batch is read, then computed, then the next; "
+        "<em>one by one</em>: so with each cell. <em>p_all differs by</em>: largest distance from classify's answers; "
+        "Keras computes in the precision that it was trained in.</p>"
     )
     ran = [row for row in rows if row["status"] != SKIPPED]
     missing = [f"{row['peer']}: {row['reason']}" for row in rows if row["status"] == SKIPPED]

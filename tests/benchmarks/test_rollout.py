@@ -25,7 +25,8 @@ from matplotlib.figure import Figure
 from benchmarks.record import failed, skipped
 from benchmarks.rollout import __main__ as rollout
 from benchmarks.rollout import cases as cases_module
-from benchmarks.rollout import latency, measurement, parity, plots, sustained, verdict
+from benchmarks.rollout import latency, measurement, parity, plots, report, sustained, verdict
+from benchmarks.rollout.budget import Budget
 from benchmarks.rollout.busy import CpuSeconds, LoadWatch, busiest_processes, others_share
 from benchmarks.rollout.material import found_material
 from benchmarks.rollout.options import RolloutOptions, quick
@@ -744,6 +745,37 @@ def test_limits_of_any_size_are_shown_with_their_decimals(
     for limit in ("400,000", "0.9875", "2e-05"):
         assert f'<td class="number">{limit}</td>' in budget
         assert f" {limit} " in terminal
+
+
+def test_every_limit_has_a_meaning_on_the_page() -> None:
+    assert report.MEANINGS.keys() == Budget.__dataclass_fields__.keys()
+
+
+def test_what_speaks_against_a_bundle_stands_apart_from_what_is_not_decided(tmp_path: Path, no_processes: None) -> None:
+    (tmp_path / "budget.json").write_text('{"p95_ms": 0.001}')
+    rollout.main(["--out", str(tmp_path), "--precisions", "fp32", "--budget", str(tmp_path / "budget.json"), *SHORT])
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    order = (
+        *("May not be deployed", "budget: p95_ms is"),
+        *("Besides, not decided:", "parity was not judged", "With caution:"),
+    )
+    places = [page.index(said) for said in order]
+    assert places == sorted(places)
+    assert "95 of 100 files take less" in page
+
+
+def test_the_names_of_the_cases_stand_below_the_curves() -> None:
+    rows = [
+        {"backend": "cpu", "precision": precision, "measured": name, "cpus": 1, "cells_per_second": 1.0}
+        for name in ("model", "file to result")
+        for precision in ("fp32", "int8")
+    ]
+    figure = Figure(layout="constrained")
+    plots._rates(figure, rows, "cpus", "CPUs")
+    figure.draw_without_rendering()
+    [legend] = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["cpu fp32", "cpu int8"]
+    assert legend.get_window_extent().y1 <= min(axes.get_window_extent().y0 for axes in figure.axes)
 
 
 def test_rates_near_each_other_leave_room_above_the_highest() -> None:
