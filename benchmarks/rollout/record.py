@@ -106,6 +106,8 @@ def read(path: Path) -> Record:
 def _misfits_of(record: Record) -> Iterator[str]:
     """Yield in which ways a record differs from the shapes; what is yielded first makes later checks meaningless."""
     yield from _misfits(record, SHAPE, "the record")
+    if record["load"]["busy"] and not record["load"]["others"]:
+        yield "load: busy, and none of the others"
     for section, shape in MEASURED_ROW.items():
         for row in measured_rows(record, section):
             yield from _misfits(row, shape | (RATIO if "ratio" in row else {}), f"a row of {section}")

@@ -352,6 +352,8 @@ def test_a_record_that_was_edited_by_hand_says_where(tmp_path: Path) -> None:
     edited["sections"]["parity"]["answers"]["cpu fp32"].pop()
     with pytest.raises(DataError, match="found parity: another number of answers of cpu fp32 than of cells"):
         read(Path(written(tmp_path, "edited", edited)))
+    with pytest.raises(DataError, match="found load: busy, and none of the others"):
+        read(Path(written(tmp_path, "edited", a_record(busy=True) | {"load": {"busy": True, "others": {}}})))
 
 
 def test_a_device_that_throttles_late_is_worse_and_keeps_no_limit_that_it_misses_over_all_the_time() -> None:
