@@ -70,6 +70,12 @@ def case_name(row: Row) -> str:
     return f"{row['backend']} {row['precision']}"
 
 
+def lasted(record: Record) -> str:
+    """Return how long the sustained run was to last, such as "10 minutes" or "5 seconds"."""
+    minutes = record["options"]["sustained_minutes"]
+    return f"{minutes:g} minutes" if minutes >= 1 else f"{60 * minutes:.0f} seconds"
+
+
 def failures_of(record: Record) -> Iterator[tuple[str, Row]]:
     """Yield each row that failed, with the name of its section."""
     for name, section in record["sections"].items():

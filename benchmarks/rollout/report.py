@@ -12,7 +12,7 @@ from benchmarks.record import SKIPPED, Row
 from benchmarks.rollout import plots
 from benchmarks.rollout.budget import deployed_rows, measured_value
 from benchmarks.rollout.page import NOTHING, STYLE, bullets, facts, figure, folded, table
-from benchmarks.rollout.record import Record, measured_rows
+from benchmarks.rollout.record import Record, lasted, measured_rows
 from benchmarks.rollout.sustained import FEWEST_SLOTS, SHORTEST_S
 from runtime.contact_sheet import thumbnail
 from runtime.errors import UnreadableCellError
@@ -38,8 +38,8 @@ CASE = {"backend": "backend", "precision": "precision"}
 
 MEANINGS = {
     "p50_ms": "milliseconds from a single file to its result; half of the files take less",
-    "p95_ms": "the same; 95 of 100 files take less",
-    "p99_ms": "the same; 99 of 100 files take less",
+    "p95_ms": "milliseconds from a single file to its result; 95 of 100 files take less",
+    "p99_ms": "milliseconds from a single file to its result; 99 of 100 files take less",
     "cells_per_second": "from files to results in the sustained run, all cells by all the time",
     "slowdown": "share of the rate that is lost from the first third of the sustained run to the last",
     "cold_start_s": "seconds from the start of the program to its first result, the slowest start",
@@ -84,7 +84,7 @@ def _summary(record: Record) -> str:
         f"<header><h1>Rollout report</h1><p>{text(about)}, bundle {text(record['bundle']['folder'])} "
         f'<span class="soft">(content {text(record["bundle"]["content_sha256"][:12])})</span><br>'
         f"{text(environment['cpu'])}, {environment['cpus']} CPUs, {text(environment['system'])}; {kind}, "
-        f"{datetime.fromisoformat(environment['time']):%Y-%m-%d %H:%M} UTC</p></header>\n"
+        f"<time>{datetime.fromisoformat(environment['time']):%Y-%m-%d %H:%M} UTC</time></p></header>\n"
         f'<div class="verdict {answer}"><strong>{ANSWERS[answer]}</strong>{said}</div>\n'
         f"{_tiles(record)}<nav>{links}</nav>\n"
         '<p class="soft"><strong>For research, not a diagnosis.</strong> All figures were measured on this machine in '
@@ -302,7 +302,7 @@ def _sustained(record: Record) -> str:
     known = facts(section["facts"]) if section["facts"] else ""
     silent = "" if "most_temperature_c" in told else "<p class='soft'>This machine tells no temperature.</p>"
     note = (
-        f"<p>{record['options']['sustained_minutes']:g} minutes of files to a results file, in batches of "
+        f"<p>{lasted(record)} of files to a results file, in batches of "
         f"{record['options']['batch_size']}; the same {record['data']['timed_files']} files "
         f"({text(record['data']['source'])}) over and over, which the system keeps in memory. "
         "<em>cells/min</em>: all cells by all the time, slow parts too; <em>median slot</em>, <em>slowest</em> and "

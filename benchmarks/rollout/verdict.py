@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from benchmarks.latency import FILE_TO_RESULT
 from benchmarks.record import FAILED, OK, SKIPPED, Row
 from benchmarks.rollout.budget import why_not_measured
-from benchmarks.rollout.record import INTERRUPTED, Record, case_name, failures_of, measured_rows
+from benchmarks.rollout.record import INTERRUPTED, Record, case_name, failures_of, lasted, measured_rows
 from benchmarks.windows import AGREEMENT
 from export.fewest_cells import too_few_to_prove
 
@@ -107,10 +107,8 @@ def _slower_when_warm(record: Record) -> Iterator[str]:
         yield f"the machine slowed down: the sustained run's last third had {share:.1%} of the first one's rate"
     if any(row.get("throttled") for row in rows):
         yield "the machine throttled in the sustained run, as its sensors tell"
-    minutes = record["options"]["sustained_minutes"]
-    if not slowed and minutes < WARM_MINUTES:
-        lasted = f"{minutes:g} minutes" if minutes >= 1 else f"{60 * minutes:.0f} seconds"
-        yield f"{lasted} of sustained work do not show whether the machine slows down when it is warm"
+    if not slowed and record["options"]["sustained_minutes"] < WARM_MINUTES:
+        yield f"{lasted(record)} of sustained work do not show whether the machine slows down when it is warm"
 
 
 def _left_out(record: Record) -> Iterator[str]:
