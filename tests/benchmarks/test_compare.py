@@ -103,6 +103,32 @@ def test_a_regression_is_found_and_makes_the_exit_code(changes: dict[str, Any], 
     assert compare.main([written(tmp_path, "new", new), written(tmp_path, "old", old)]) == DONE
 
 
+@pytest.mark.parametrize(
+    ("quick", "exit_code"), [((False, False), REFUSED), ((True, False), DONE), ((True, True), DONE)]
+)
+def test_a_quick_record_knows_no_spread_from_run_to_run_and_finds_large_changes_alone(
+    quick: tuple[bool, bool], exit_code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slower, twice = [[13.0], [13.1], [12.9]], [[20.0], [20.1], [19.9]]
+    records = {"old": a_record(), "slower": a_record(windows=slower), "twice": a_record(windows=twice)}
+    paths = {}
+    for name, record in records.items():
+        record["options"]["quick"] = quick[name == "old"]
+        paths[name] = written(tmp_path, name, record)
+    assert compare.main([paths["old"], paths["slower"]]) == exit_code
+    told = "--quick times for moments: a time, rate or memory counts as changed beyond 50% alone\n"
+    assert (told in capsys.readouterr().out) is any(quick)
+    assert compare.main([paths["old"], paths["twice"]]) == REFUSED
+    assert compare.main([paths["old"], paths["slower"], "--tolerance", "0.1"]) == REFUSED
+
+
+def test_another_deployed_case_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new = a_record()
+    new["deployed"] = {"backend": "cpu", "precision": "int8"}
+    compare.main([written(tmp_path, "old", a_record()), written(tmp_path, "new", new)])
+    assert "What is deployed differs (cpu fp32 and cpu int8)" in capsys.readouterr().out
+
+
 def test_fewer_cells_decided_right_is_worse_where_it_is_no_chance() -> None:
     missed = np.flatnonzero(LABELS)
     few, many = GOOD.copy(), GOOD.copy()
