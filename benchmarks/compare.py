@@ -7,7 +7,7 @@ if __name__ == "__main__":
 
     import_quietly()
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.record import Row
@@ -17,6 +17,7 @@ from benchmarks.rollout.comparison import (
     GONE,
     OTHER_FILES,
     OTHER_MACHINE,
+    PEER_CHANGED,
     UNTOLD,
     WORSE,
     compare,
@@ -25,12 +26,13 @@ from benchmarks.rollout.comparison import (
     other_work,
     sha256s,
 )
-from benchmarks.rollout.record import Record, read
+from benchmarks.rollout.record import Record, case_name, read
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED, ArgumentParser, positive_float, print_table, run_command
 from train.comparison import CELLS_AS_INDEPENDENT
 
 DEFAULT_TOLERANCE = 0.10
-SHOWN = (WORSE, BETTER, UNTOLD, GONE)
+QUICK_TOLERANCE = 0.50  # of moments: two quick records of one bundle on a quiet machine differed by up to a third
+JUDGED = (WORSE, BETTER, UNTOLD, GONE)
 
 
 def build_parser() -> ArgumentParser:
@@ -40,7 +42,7 @@ def build_parser() -> ArgumentParser:
         description="Compare two records of benchmarks.rollout. A time is worse where it grew by more than the "
         "tolerance and the ranges of its repetitions do not overlap; accuracy, where a test on the same cells says so, "
         "its p corrected for all tests of the comparison (Holm), or where intervals lie apart, or a variant does not "
-        "pass its parity any more.",
+        "pass its parity any more. How classify lies to its peers is shown where it changed, and not judged.",
         epilog="Exit codes: 0 nothing is worse; 1 something is, or a limit of the budget is not kept, or the records "
         "cannot be read; 2 nothing is worse, but something cannot be told, since other work on the machine may have "
         "made it slower or it was measured once, or was not measured any more.",
@@ -50,9 +52,9 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--tolerance",
         type=positive_float,
-        default=DEFAULT_TOLERANCE,
         metavar="SHARE",
-        help=f"change of a time, rate or memory that counts for nothing; default {DEFAULT_TOLERANCE:g}",
+        help=f"change of a time, rate or memory that counts for nothing; default {DEFAULT_TOLERANCE:g}, of a record of "
+        f"--quick {QUICK_TOLERANCE:g}",
     )
     parser.add_argument("--budget", type=Path, metavar="FILE", help="limits that the new record must keep to")
     parser.add_argument("--all", action="store_true", help="show all rows, not only those that changed")
@@ -64,10 +66,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     budget = read_budget(options.budget) if options.budget else None
     old, new = read(options.old), read(options.new)
+    is_quick = old["options"]["quick"] or new["options"]["quick"]
+    tolerance = options.tolerance or (QUICK_TOLERANCE if is_quick else DEFAULT_TOLERANCE)
     for line in cautions(old, new):
         print(line)
-    rows = compare(old, new, options.tolerance)
-    shown = [row for row in rows if options.all or row["verdict"] in SHOWN]
+    if is_quick:
+        print(f"--quick times for moments: a time, rate or memory counts as changed beyond {tolerance:.0%} alone")
+    rows = compare(old, new, tolerance)
+    shown = [row for row in rows if options.all or row["verdict"] in (*JUDGED, PEER_CHANGED)]
     if shown:
         print_table(shown)
     print(summary([row["verdict"] for row in rows]))
@@ -79,7 +85,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def summary(verdicts: Sequence[str]) -> str:
     """Return how many rows have each verdict; what was not judged does not count as unchanged."""
-    count = {verdict.lower(): verdicts.count(verdict) for verdict in SHOWN}
+    count = {verdict.lower(): verdicts.count(verdict) for verdict in JUDGED}
+    if changed := verdicts.count(PEER_CHANGED):
+        count["changed beside a peer (not judged)"] = changed
     if not_judged := sum(verdicts.count(verdict) for verdict in (OTHER_MACHINE, OTHER_FILES)):
         count["not judged (--all shows them)"] = not_judged
     count["unchanged"] = len(verdicts) - sum(count.values())
@@ -96,11 +104,7 @@ def exit_code(rows: list[Row], limits: list[Row]) -> int:
 
 def cautions(old: Record, new: Record) -> list[str]:
     """Return what a reader of the comparison must know, a line each."""
-    lines = []
-    if differences := other_machine(old, new):
-        lines.append(f"The machines differ ({differences}): times are not judged")
-    if differences := other_work(old, new):
-        lines.append(f"What was timed differs ({differences}): only the model's own times are judged")
+    lines = [*differences(old, new)]
     minutes = [record["options"]["sustained_minutes"] for record in (old, new)]
     if minutes[0] != minutes[1]:
         lines.append(
@@ -123,6 +127,17 @@ def cautions(old: Record, new: Record) -> list[str]:
     if old_cells and old_cells == new_cells:
         lines.append(f"Accuracy is tested on the same cells: {CELLS_AS_INDEPENDENT}")
     return lines
+
+
+def differences(old: Record, new: Record) -> Iterator[str]:
+    """Yield in what the two records are not of the same, so that figures are not compared."""
+    if machines := other_machine(old, new):
+        yield f"The machines differ ({machines}): times are not judged"
+    if work := other_work(old, new):
+        yield f"What was timed differs ({work}): only the model's own times are judged"
+    before, after = case_name(old["deployed"]), case_name(new["deployed"])
+    if before != after:
+        yield f"What is deployed differs ({before} and {after}): so does what ran for long and beside peers"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.latency import FILE_TO_RESULT
-from benchmarks.record import Row
+from benchmarks.record import OK, Row
 from benchmarks.rollout.record import RATES, Record, case_name, measured_rows
 from export.gate import ROUNDING
 from runtime.errors import UsageError
@@ -110,6 +110,21 @@ def measured_value(name: str, record: Record) -> float | None:
     return None if found is None else float(found)
 
 
+def why_not_measured(name: str, record: Record) -> str:
+    """Return why a record says nothing of a limit, and what would change that; nothing where that is not known."""
+    section = _SECTIONS.get(name, "parity")
+    case = case_name(record["deployed"])
+    own = {**record["deployed"], "variant": case}
+    for row in record["sections"][section]["rows"]:
+        if row["status"] != OK and all(row.get(key, value) == value for key, value in own.items()):
+            return str(row["reason"])
+    if name == "slowdown":
+        return "the sustained run was too short to tell; one of --sustained 10 does"
+    if record["sections"][section].get("reference_case") == case:
+        return f"{case} is itself what the others are compared with; give the Keras model's run with --run"
+    return ""
+
+
 def deployed_rows(record: Record, section: str) -> list[Row]:
     """Return a section's rows of the deployed case that were measured."""
     return measured_rows(record, section, **record["deployed"])
@@ -164,6 +179,11 @@ def _flipped(record: Record) -> float | None:
     return proof["flipped"] / proof["cells"] if proof else None
 
 
+_SECTIONS = {  # of the record that tell of a limit, where it is not parity
+    **dict.fromkeys(("p50_ms", "p95_ms", "p99_ms"), "latency"),
+    **dict.fromkeys(("cells_per_second", "slowdown"), "sustained"),
+    **dict.fromkeys(("cold_start_s", "memory_mb"), "cold_start"),
+}
 _EXTRACTORS: dict[str, Callable[[Record], float | None]] = {
     **{name: _latency(name) for name in ("p50_ms", "p95_ms", "p99_ms")},
     "cells_per_second": _rate,

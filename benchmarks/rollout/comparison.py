@@ -23,6 +23,7 @@ SIGNIFICANT = 0.05  # corrected p-value below which a difference in accuracy is 
 SAME, WITHIN, BETTER, WORSE = "same", "within the spread", "better", "WORSE"
 UNTOLD = "cannot be told"
 GONE, OTHER_MACHINE, OTHER_FILES = "not measured any more", "other machine", "other files"
+PEER_CHANGED = "shown, not judged"  # the ratio to a peer, which changes where the peer does too
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Measured:
     of_files: bool = True  # it depends on which files are classified, and in which batches; the model alone does not
     part: str = ""  # of the rollout, in which other work on the machine would change it; empty: none would
     has_range: bool = True  # False: what repeats with a spread was measured once
+    of_peer: bool = False  # how classify lies to something that is not deployed
 
 
 def compare(old: Record, new: Record, tolerance: float) -> list[Row]:
@@ -44,7 +46,8 @@ def compare(old: Record, new: Record, tolerance: float) -> list[Row]:
     A cost is WORSE where it grew by more than `tolerance` (a share) and the ranges of both records do not overlap. It
     is not judged where the machine is another, nor, unless it is the model's alone, where the files or batches are. It
     cannot be told where starts were measured once, or other work on the machine may have made it slower: in the new
-    record what is worse, in the old one what is better.
+    record what is worse, in the old one what is better. The ratio to a peer is shown where it changed, and not judged:
+    a peer that became faster makes nothing slower, and where classify became slower its own times say so.
     Accuracy is WORSE where a test says so, McNemar's or DeLong's on the same cells, which take cells for independent,
     or where intervals lie apart; and where a variant passed its parity and does not any more. The p-values of one
     comparison are corrected together: each of many tests would find something by chance.
@@ -56,7 +59,9 @@ def compare(old: Record, new: Record, tolerance: float) -> list[Row]:
         other = OTHER_MACHINE if is_other_machine else OTHER_FILES if is_other_work and before.of_files else ""
         row = cost_row(name, before, after.get(name), tolerance, other)
         slower = {WORSE: new, BETTER: old}.get(row["verdict"])
-        if slower and (before.part in busy_parts(slower) or not (before.has_range and after[name].has_range)):
+        if before.of_peer and row["verdict"] in (WORSE, BETTER, GONE):
+            row["verdict"] = PEER_CHANGED
+        elif slower and (before.part in busy_parts(slower) or not (before.has_range and after[name].has_range)):
             row["verdict"] = UNTOLD
         rows.append(row)
     return [*rows, *accuracy_rows(old, new)]
@@ -144,8 +149,7 @@ def costs(record: Record) -> Iterator[tuple[str, Measured]]:
     for row in measured_rows(record, "peers"):
         if row["peer"] != CLASSIFY and "ratio" in row:
             name = f"classify, times as fast as {row['peer']}"
-            # Who uses more of the CPUs loses more to other work.
-            yield name, Measured(row["ratio"], row["lowest"], row["highest"], more_is_better=True, part="peers")
+            yield name, Measured(row["ratio"], row["lowest"], row["highest"], of_peer=True)
 
 
 def judged_figures(record: Record) -> set[str]:

@@ -21,7 +21,8 @@ STYLE = """\
 body { font: 1rem/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 74rem;
   margin: 1.5rem auto; padding: 0 1rem; }
 h1 { margin: 0 0 .2rem; } h2 { margin: 2.2rem 0 .5rem; } h3 { margin: 1.4rem 0 .4rem; font-size: 1rem; }
-p { max-width: 52rem; } p, li { overflow-wrap: anywhere; } .soft { color: var(--soft); font-size: .9rem; }
+p { max-width: 52rem; } p, li { overflow-wrap: anywhere; } time { white-space: nowrap; }
+.soft { color: var(--soft); font-size: .9rem; }
 .verdict { border: 2px solid; border-left-width: .6rem; border-radius: .4rem; padding: .6rem 1rem; margin: 1rem 0; }
 .verdict strong { font-size: 1.25rem; } .verdict ul { margin: .4rem 0 0; padding-left: 1.2rem; color: var(--ink); }
 .verdict p { margin: .6rem 0 0; font-weight: 600; color: var(--open); }

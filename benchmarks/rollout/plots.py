@@ -22,6 +22,7 @@ INK, GRID = "#0a0b01", "#0a0b02"
 SERIES = tuple(f"#0a0c{number:02x}" for number in range(1, 8))
 STYLES = ("-", "--", "-.", ":")
 MARKERS = "osD^v<>"
+LEGEND_COLUMNS = 4  # as many as the names of cases, such as "openvino int8_cpu", fit beside each other
 CORNER = 0.3  # of the ROC, where a good model's curve and its threshold lie
 BEYOND_P99 = 1.1  # how far the latency's axis reaches: a single late run would squeeze all others together
 WIDTH = 5.2  # inches; one user unit of the SVG is a point, so that text is legible at a phone's width
@@ -65,22 +66,22 @@ def latency_picture(record: Record) -> str:
             axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.axhline(0.95, color=INK, linewidth=0.7, linestyle=":")
         panels[0].set_ylabel("share of the runs")
-        panels[1].legend(loc="lower right")
+        _legend_below(figure, panels)
 
-    return _svg("latency", draw, 3.0)
+    return _svg("latency", draw, 3.3)
 
 
 def at_once_picture(record: Record) -> str:
     """Draw cells a second by how many come at once."""
     return _svg(
-        "at-once", lambda figure: _rates(figure, measured_rows(record, "latency"), "cells", "cells at once"), 3.0
+        "at-once", lambda figure: _rates(figure, measured_rows(record, "latency"), "cells", "cells at once"), 3.3
     )
 
 
 def cpu_picture(record: Record) -> str:
     """Draw cells a second by the number of CPUs."""
     return _svg(
-        "cpus", lambda figure: _rates(figure, measured_rows(record, "scaling"), "cpus", "CPUs that it may use"), 3.1
+        "cpus", lambda figure: _rates(figure, measured_rows(record, "scaling"), "cpus", "CPUs that it may use"), 3.3
     )
 
 
@@ -217,7 +218,13 @@ def _rates(figure: Any, rows: Sequence[Row], key: str, title: str) -> None:
         axes.margins(y=0.1)
         axes.set_ylim(bottom=0)
     panels[0].set_ylabel("cells a second")
-    panels[1].legend(loc="lower right")
+    _legend_below(figure, panels)
+
+
+def _legend_below(figure: Any, panels: Sequence[Any]) -> None:
+    """Name the cases of both panels below them, where no curve runs."""
+    named = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=LEGEND_COLUMNS)
 
 
 def _by_case(rows: Iterator[Row]) -> dict[str, list[Row]]:

@@ -70,6 +70,12 @@ def case_name(row: Row) -> str:
     return f"{row['backend']} {row['precision']}"
 
 
+def lasted(record: Record) -> str:
+    """Return how long the sustained run was to last, such as "10 minutes" or "5 seconds"."""
+    minutes = record["options"]["sustained_minutes"]
+    return f"{minutes:g} minutes" if minutes >= 1 else f"{60 * minutes:.0f} seconds"
+
+
 def failures_of(record: Record) -> Iterator[tuple[str, Row]]:
     """Yield each row that failed, with the name of its section."""
     for name, section in record["sections"].items():
@@ -106,6 +112,8 @@ def read(path: Path) -> Record:
 def _misfits_of(record: Record) -> Iterator[str]:
     """Yield in which ways a record differs from the shapes; what is yielded first makes later checks meaningless."""
     yield from _misfits(record, SHAPE, "the record")
+    if record["load"]["busy"] and not record["load"]["others"]:
+        yield "load: busy, and none of the others"
     for section, shape in MEASURED_ROW.items():
         for row in measured_rows(record, section):
             yield from _misfits(row, shape | (RATIO if "ratio" in row else {}), f"a row of {section}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -11,8 +12,8 @@ from benchmarks.record import SKIPPED, Row
 from benchmarks.rollout import plots
 from benchmarks.rollout.budget import deployed_rows, measured_value
 from benchmarks.rollout.page import NOTHING, STYLE, bullets, facts, figure, folded, table
-from benchmarks.rollout.record import Record, measured_rows
-from benchmarks.rollout.sustained import FEWEST_SLOTS
+from benchmarks.rollout.record import Record, lasted, measured_rows
+from benchmarks.rollout.sustained import FEWEST_SLOTS, SHORTEST_S
 from runtime.contact_sheet import thumbnail
 from runtime.errors import UnreadableCellError
 from runtime.files import write_text_aside
@@ -35,6 +36,26 @@ ANSWERS = {
 CASE = {"backend": "backend", "precision": "precision"}
 
 
+MEANINGS = {
+    "p50_ms": "milliseconds from a single file to its result; half of the files take less",
+    "p95_ms": "milliseconds from a single file to its result; 95 of 100 files take less",
+    "p99_ms": "milliseconds from a single file to its result; 99 of 100 files take less",
+    "cells_per_second": "from files to results in the sustained run, all cells by all the time",
+    "slowdown": "share of the rate that is lost from the first third of the sustained run to the last",
+    "cold_start_s": "seconds from the start of the program to its first result, the slowest start",
+    "memory_mb": "peak memory while it classifies",
+    **{
+        f"delta_{name}": f"change of {name} by the conversion, as a share from 0 to 1"
+        for name in ("sensitivity", "specificity")
+    },
+    "delta_auc": "change of the AUC by the conversion",
+    "flipped": "share of the cells that get another label by the conversion",
+    "sensitivity": "share of the ALL cells that are called ALL",
+    "specificity": "share of the healthy cells that are called healthy",
+    "auc": "area under the ROC curve",
+}
+
+
 def write_report(record: Record, out: Path) -> Path:
     """Write the page, whole or not at all; raise OutputError where it cannot be written."""
     parts = (_summary, _budget, _parity, _latency, _sustained, _cold_start, _scaling, _peers, _machine)
@@ -48,15 +69,22 @@ def _summary(record: Record) -> str:
     environment = record["environment"]
     about = f"{record['bundle']['model']} {deployed['precision']} on {deployed['backend']}"
     kind = "short measurement (--quick)" if record["options"]["quick"] else "full measurement"
-    reasons, cautions = [*verdict["against"], *verdict["unsure"]], verdict["cautions"]
-    said = bullets(reasons) if reasons else ""
-    said += f"<p>With caution:</p>{bullets(cautions)}" if cautions else ""
+    unsure = "" if answer == "open" else "<p>Besides, not decided:</p>"
+    said = "".join(
+        title + bullets(lines)
+        for title, lines in (
+            ("", verdict["against"]),
+            (unsure, verdict["unsure"]),
+            ("<p>With caution:</p>", verdict["cautions"]),
+        )
+        if lines
+    )
     links = "".join(f'<a href="#{name}">{title}</a>' for name, title in TITLES.items())
     return (
         f"<header><h1>Rollout report</h1><p>{text(about)}, bundle {text(record['bundle']['folder'])} "
         f'<span class="soft">(content {text(record["bundle"]["content_sha256"][:12])})</span><br>'
         f"{text(environment['cpu'])}, {environment['cpus']} CPUs, {text(environment['system'])}; {kind}, "
-        f"{text(environment['time'])}</p></header>\n"
+        f"<time>{datetime.fromisoformat(environment['time']):%Y-%m-%d %H:%M} UTC</time></p></header>\n"
         f'<div class="verdict {answer}"><strong>{ANSWERS[answer]}</strong>{said}</div>\n'
         f"{_tiles(record)}<nav>{links}</nav>\n"
         '<p class="soft"><strong>For research, not a diagnosis.</strong> All figures were measured on this machine in '
@@ -66,10 +94,10 @@ def _summary(record: Record) -> str:
 
 def _tiles(record: Record) -> str:
     shown: list[tuple[str, str, Callable[[float], str]]] = [
-        ("p50_ms", "ms, one file to its row, p50", value_text),
-        ("p95_ms", "ms, p95", value_text),
+        ("p50_ms", "ms from file to result, half of the files take less (p50)", value_text),
+        ("p95_ms", "ms, 95 of 100 files take less (p95)", value_text),
         ("cells_per_second", "cells a second, sustained", value_text),
-        ("cold_start_s", "s, slowest cold start", value_text),
+        ("cold_start_s", "s, slowest start to the first result", value_text),
         ("memory_mb", "MB, peak memory", value_text),
         ("delta_sensitivity", "points, change of sensitivity", lambda value: f"{100 * value:.2f}"),
         ("delta_specificity", "points, change of specificity", lambda value: f"{100 * value:.2f}"),
@@ -85,8 +113,9 @@ def _tiles(record: Record) -> str:
 def _budget(record: Record) -> str:
     if record["budget"] is None:
         return _section("budget", "<p>No budget was given (--budget).</p>")
-    columns = {"limit": "limit", "sense": "", "value": "value", "found": "found", "kept": "kept"}
-    return _section("budget", table(record["budget"], columns))
+    columns = {"limit": "limit", "sense": "", "value": "value", "found": "found", "kept": "kept", "meaning": "meaning"}
+    rows = [{**row, "meaning": MEANINGS[row["limit"]]} for row in record["budget"]]
+    return _section("budget", table(rows, columns))
 
 
 def _parity(record: Record) -> str:
@@ -263,8 +292,8 @@ def _sustained(record: Record) -> str:
     warning = '<p class="open">The last third was slower than the first by more than 10 %.</p>' if slowed else ""
     if all(row.get("last_to_first") is None for row in rows):
         warning = (
-            f'<p class="soft">The run filled fewer than {FEWEST_SLOTS} slots: whether it slowed down was not measured.'
-            "</p>"
+            '<p class="soft">Whether the machine slowed down was not measured: that takes a run of '
+            f"{SHORTEST_S / 60:g} minute or more that fills {FEWEST_SLOTS} slots.</p>"
         )
     told = {key for row in rows for key in row if row[key] is not None}
     picture = figure(
@@ -273,7 +302,7 @@ def _sustained(record: Record) -> str:
     known = facts(section["facts"]) if section["facts"] else ""
     silent = "" if "most_temperature_c" in told else "<p class='soft'>This machine tells no temperature.</p>"
     note = (
-        f"<p>{record['options']['sustained_minutes']:g} minutes of files to a results file, in batches of "
+        f"<p>{lasted(record)} of files to a results file, in batches of "
         f"{record['options']['batch_size']}; the same {record['data']['timed_files']} files "
         f"({text(record['data']['source'])}) over and over, which the system keeps in memory. "
         "<em>cells/min</em>: all cells by all the time, slow parts too; <em>median slot</em>, <em>slowest</em> and "
@@ -333,8 +362,9 @@ def _peers(record: Record) -> str:
     note = (
         f"<p>The same {section['files']} files and the same network ({text(section['case'])}) in {section['rounds']} "
         "rounds, in which all take turns. Ratio: time as a multiple of classify's in the same round, median, lowest "
-        "and highest. <em>p_all differs by</em>: largest distance from classify's answers; Keras "
-        "computes in the precision that it was trained in.</p>"
+        "and highest; above 1, classify is faster. <em>in turns</em>: a batch is read, then computed, then the next; "
+        "<em>one by one</em>: so with each cell. <em>p_all differs by</em>: largest distance from classify's answers; "
+        "Keras computes in the precision that it was trained in.</p>"
     )
     ran = [row for row in rows if row["status"] != SKIPPED]
     missing = [f"{row['peer']}: {row['reason']}" for row in rows if row["status"] == SKIPPED]

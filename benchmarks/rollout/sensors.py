@@ -6,6 +6,7 @@ of any system, sysfs (Linux) of clocks and temperatures, NVML of NVIDIA cards, t
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -106,13 +107,19 @@ class SysfsSource:
 
 
 class NvmlSource:
-    """NVML: the first NVIDIA card."""
+    """NVML: the NVIDIA card that CUDA takes, the first of those that CUDA_VISIBLE_DEVICES shows it."""
 
     def __init__(self, library: Any) -> None:
-        """Take pynvml, or what answers like it; raises its error where it finds no card."""
+        """Take pynvml, or what answers like it; raises its error where it finds no card or not that one."""
         self._nvml = library
         library.nvmlInit()
-        self._card = library.nvmlDeviceGetHandleByIndex(0)
+        first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+        # NVML counts by PCI bus: of cards that differ CUDA does so too only with CUDA_DEVICE_ORDER=PCI_BUS_ID.
+        self._card = (
+            library.nvmlDeviceGetHandleByIndex(int(first))
+            if first.isdecimal()
+            else library.nvmlDeviceGetHandleByUUID(first)
+        )
 
     def read(self) -> Reading:
         """Return what of it the card tells."""

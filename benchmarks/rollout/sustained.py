@@ -24,6 +24,7 @@ from runtime.results import ResultsFile
 SLOW_SHARE = 0.9  # of the first third's rate, below which the last third counts as slower
 THIRDS = 3
 FEWEST_SLOTS = 3  # that a run must fill for its last third to be compared with its first
+SHORTEST_S = 60.0  # of a run whose thirds are compared; in a shorter one they differ by a few batches, which is chance
 SLOTS_OF_A_SHORT_RUN = 10
 BATCHES_IN_A_SLOT = 4
 THROTTLE_SIGNS = ("gpu_throttled", "cpu_throttle_events")
@@ -45,7 +46,7 @@ def sustained(options: RolloutOptions, case: Case, paths: Sequence[str], sensors
         **case.columns,
         "cells": len(moments),
         "cells_per_minute": round(60 * len(moments) / moments[-1], 1),  # all of the time, what slowed it too
-        **summary(rates),
+        **summary(rates, moments[-1]),
         **cell_figures(milliseconds),
     }
     return {
@@ -104,9 +105,12 @@ def cells_by_slot(moments: Sequence[float], slot_seconds: float) -> list[int]:
     return [int(count) for count in whole]
 
 
-def summary(rates: Sequence[float]) -> Row:
-    """Return the slots' median and extremes, and how the last third of the time lies to the first."""
-    ratio = last_to_first(rates)
+def summary(rates: Sequence[float], seconds: float) -> Row:
+    """Return the slots' median and extremes, and how the last third of the time lies to the first.
+
+    The thirds of a run of fewer `seconds` than SHORTEST_S are not compared.
+    """
+    ratio = last_to_first(rates) if seconds >= SHORTEST_S else None
     return {
         "median_slot": round(float(np.median(rates)), 1),
         "slowest": round(min(rates), 1),

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from benchmarks.latency import FILE_TO_RESULT
 from benchmarks.record import FAILED, OK, SKIPPED, Row
-from benchmarks.rollout.record import INTERRUPTED, Record, case_name, failures_of, measured_rows
+from benchmarks.rollout.budget import why_not_measured
+from benchmarks.rollout.record import INTERRUPTED, Record, case_name, failures_of, lasted, measured_rows
 from benchmarks.windows import AGREEMENT
 from export.fewest_cells import too_few_to_prove
 
@@ -42,8 +43,12 @@ def _reasons_against(record: Record) -> Iterator[str]:
         yield f"a constant classifier: it calls each of the {len(parity['cells'])} labelled cells {label}"
     for row in record["budget"] or []:
         if not row["kept"]:
-            found = "not measured" if row["found"] is None else f"{row['found']:g}"
-            yield f"budget: {row['limit']} is {found}, expected {row['sense']} {row['value']:g}"
+            expected = f"expected {row['sense']} {row['value']:g}"
+            if row["found"] is None:
+                why = why_not_measured(row["limit"], record)
+                yield f"budget: {row['limit']} is not measured, {expected}{f': {why}' if why else ''}"
+            else:
+                yield f"budget: {row['limit']} is {row['found']:g}, {expected}"
 
 
 def _constant_label(record: Record) -> str | None:
@@ -102,9 +107,8 @@ def _slower_when_warm(record: Record) -> Iterator[str]:
         yield f"the machine slowed down: the sustained run's last third had {share:.1%} of the first one's rate"
     if any(row.get("throttled") for row in rows):
         yield "the machine throttled in the sustained run, as its sensors tell"
-    minutes = record["options"]["sustained_minutes"]
-    if not slowed and minutes < WARM_MINUTES:
-        yield f"{minutes:g} minutes of sustained work do not show whether the machine slows down when it is warm"
+    if not slowed and record["options"]["sustained_minutes"] < WARM_MINUTES:
+        yield f"{lasted(record)} of sustained work do not show whether the machine slows down when it is warm"
 
 
 def _left_out(record: Record) -> Iterator[str]:

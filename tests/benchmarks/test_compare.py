@@ -17,13 +17,15 @@ import numpy as np
 import pytest
 
 from benchmarks import compare
+from benchmarks.record import failed, skipped
 from benchmarks.rollout import comparison
-from benchmarks.rollout.budget import Budget, judge_budget, read_budget
+from benchmarks.rollout.budget import Budget, judge_budget, read_budget, why_not_measured
 from benchmarks.rollout.comparison import (
     BETTER,
     GONE,
     OTHER_FILES,
     OTHER_MACHINE,
+    PEER_CHANGED,
     SAME,
     UNTOLD,
     WITHIN,
@@ -37,9 +39,9 @@ from benchmarks.rollout.comparison import (
 from benchmarks.rollout.comparison import compare as compared
 from benchmarks.rollout.record import read
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED
-from runtime.errors import DataError, UsageError
+from runtime.errors import BackendError, DataError, UsageError
 from runtime.schema import Tolerance
-from tests.benchmarks.a_record import GOOD, LABELS, a_record
+from tests.benchmarks.a_record import CASE, GOOD, LABELS, a_record
 from train.comparison import DeLong
 
 ROOT = Path(__file__).parents[2]
@@ -91,7 +93,6 @@ def test_the_same_record_has_nothing_worse(tmp_path: Path, capsys: pytest.Captur
         ({"rates": [400.0, 410.0, 405.0]}, "cpu fp32, sustained: cells a minute"),
         ({"starts": [0.9, 1.0]}, "cpu fp32, cold start: s"),
         ({"memory": 200.0}, "cpu fp32: peak memory MB"),
-        ({"peer": {"ratio": 1.2, "lowest": 1.1, "highest": 1.3}}, "classify, times as fast as other"),
     ],
 )
 def test_a_regression_is_found_and_makes_the_exit_code(changes: dict[str, Any], figure: str, tmp_path: Path) -> None:
@@ -100,6 +101,32 @@ def test_a_regression_is_found_and_makes_the_exit_code(changes: dict[str, Any], 
     assert verdicts(new, old)[figure] == BETTER
     assert compare.main([written(tmp_path, "old", old), written(tmp_path, "new", new)]) == REFUSED
     assert compare.main([written(tmp_path, "new", new), written(tmp_path, "old", old)]) == DONE
+
+
+@pytest.mark.parametrize(
+    ("quick", "exit_code"), [((False, False), REFUSED), ((True, False), DONE), ((True, True), DONE)]
+)
+def test_a_quick_record_knows_no_spread_from_run_to_run_and_finds_large_changes_alone(
+    quick: tuple[bool, bool], exit_code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slower, twice = [[13.0], [13.1], [12.9]], [[20.0], [20.1], [19.9]]
+    records = {"old": a_record(), "slower": a_record(windows=slower), "twice": a_record(windows=twice)}
+    paths = {}
+    for name, record in records.items():
+        record["options"]["quick"] = quick[name == "old"]
+        paths[name] = written(tmp_path, name, record)
+    assert compare.main([paths["old"], paths["slower"]]) == exit_code
+    told = "--quick times for moments: a time, rate or memory counts as changed beyond 50% alone\n"
+    assert (told in capsys.readouterr().out) is any(quick)
+    assert compare.main([paths["old"], paths["twice"]]) == REFUSED
+    assert compare.main([paths["old"], paths["slower"], "--tolerance", "0.1"]) == REFUSED
+
+
+def test_another_deployed_case_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new = a_record()
+    new["deployed"] = {"backend": "cpu", "precision": "int8"}
+    compare.main([written(tmp_path, "old", a_record()), written(tmp_path, "new", new)])
+    assert "What is deployed differs (cpu fp32 and cpu int8)" in capsys.readouterr().out
 
 
 def test_fewer_cells_decided_right_is_worse_where_it_is_no_chance() -> None:
@@ -218,9 +245,23 @@ def test_where_a_test_finds_nothing_on_few_cells_intervals_that_lie_apart_count(
     assert accuracy_verdict(None, WITHIN) == WITHIN
 
 
+@pytest.mark.parametrize(
+    "peer", [{"ratio": 1.2, "lowest": 1.1, "highest": 1.3}, {"ratio": 9.0, "lowest": 8.0, "highest": 9.5}, {}]
+)
+def test_a_peer_that_became_faster_or_slower_or_is_gone_is_shown_and_no_regression(
+    peer: dict[str, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = a_record(peer=peer)
+    assert verdicts(a_record(), new)["classify, times as fast as other"] == PEER_CHANGED
+    assert compare.main([written(tmp_path, "old", a_record()), written(tmp_path, "new", new)]) == DONE
+    said = capsys.readouterr().out
+    assert "classify, times as fast as other" in said
+    assert "0 worse, 0 better, 0 cannot be told, 0 not measured any more, 1 changed beside a peer" in said
+
+
 def test_a_peer_that_takes_as_long_as_classify_was_measured() -> None:
     alike = a_record(peer={"ratio": 1.0, "lowest": 0.9, "highest": 1.1})
-    assert verdicts(a_record(), alike)["classify, times as fast as other"] == WORSE
+    assert verdicts(a_record(), alike)["classify, times as fast as other"] == PEER_CHANGED
     assert verdicts(alike, alike)["classify, times as fast as other"] == SAME
     assert "classify, times as fast as classify" not in verdicts(alike, alike)
 
@@ -268,15 +309,14 @@ def test_what_other_work_cannot_have_made_slower_is_worse(busy: str, part: str) 
 
 
 def test_accuracy_and_memory_are_judged_on_a_busy_machine_too() -> None:
-    load = {"busy": True, "others": dict.fromkeys(("cold_start", "parity", "peers"), 0.9)}
+    load = {"busy": True, "others": dict.fromkeys(("cold_start", "parity"), 0.9)}
     missed = GOOD.copy()
     missed[np.flatnonzero(LABELS)[:8]] = 0.2
-    peer = {"ratio": 1.2, "lowest": 1.1, "highest": 1.3}  # to one that uses fewer of the CPUs, which others took
-    found = verdicts(a_record(), a_record(**load, memory=200.0, p_all=missed, peer=peer, starts=[0.9, 1.0]))
+    found = verdicts(a_record(), a_record(**load, memory=200.0, p_all=missed, starts=[0.9, 1.0]))
     worse = {figure for figure, verdict in found.items() if verdict == WORSE}
     assert worse == {"cpu fp32: peak memory MB", "cpu fp32: sensitivity"}
     untold = {figure for figure, verdict in found.items() if verdict == UNTOLD}
-    assert untold == {"cpu fp32, cold start: s", "classify, times as fast as other"}
+    assert untold == {"cpu fp32, cold start: s"}
 
 
 def test_starts_that_were_measured_once_have_no_range_to_judge_by() -> None:
@@ -338,6 +378,8 @@ def test_a_record_that_was_edited_by_hand_says_where(tmp_path: Path) -> None:
     edited["sections"]["parity"]["answers"]["cpu fp32"].pop()
     with pytest.raises(DataError, match="found parity: another number of answers of cpu fp32 than of cells"):
         read(Path(written(tmp_path, "edited", edited)))
+    with pytest.raises(DataError, match="found load: busy, and none of the others"):
+        read(Path(written(tmp_path, "edited", a_record(busy=True) | {"load": {"busy": True, "others": {}}})))
 
 
 def test_a_device_that_throttles_late_is_worse_and_keeps_no_limit_that_it_misses_over_all_the_time() -> None:
@@ -410,6 +452,21 @@ def test_what_the_others_are_compared_with_has_no_change_of_its_own() -> None:
         "flipped": False,
         "sensitivity": True,
     }
+
+
+def test_a_limit_that_was_not_measured_says_why() -> None:
+    record = a_record()
+    record["sections"]["parity"]["reference_case"] = "cpu fp32"
+    assert why_not_measured("delta_auc", record) == (
+        "cpu fp32 is itself what the others are compared with; give the Keras model's run with --run"
+    )
+    record["sections"]["parity"] = {"rows": [skipped("no data")]}
+    assert why_not_measured("delta_auc", record) == "no data"
+    rows = [CASE | {"precision": "int8"} | failed(BackendError("another")), CASE | failed(BackendError("no memory"))]
+    record["sections"]["cold_start"]["rows"] = rows
+    assert why_not_measured("memory_mb", record) == "no memory"
+    record["deployed"] = CASE | {"precision": "fp16"}
+    assert why_not_measured("memory_mb", record) == ""
 
 
 def test_a_budget_is_read_from_toml_and_json(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from matplotlib.figure import Figure
 from benchmarks.record import failed, skipped
 from benchmarks.rollout import __main__ as rollout
 from benchmarks.rollout import cases as cases_module
-from benchmarks.rollout import latency, measurement, parity, plots, sustained, verdict
+from benchmarks.rollout import latency, measurement, parity, plots, report, sustained, verdict
+from benchmarks.rollout.budget import Budget
 from benchmarks.rollout.busy import CpuSeconds, LoadWatch, busiest_processes, others_share
 from benchmarks.rollout.material import found_material
 from benchmarks.rollout.options import RolloutOptions, quick
@@ -512,9 +513,14 @@ def test_a_slot_is_long_enough_for_some_batches_and_short_in_a_short_run(
 
 @pytest.mark.parametrize(("last", "slowed"), [(95.0, False), (85.0, True)])
 def test_a_machine_that_slows_down_when_warm_is_seen(last: float, slowed: bool) -> None:
-    row = sustained.summary([100.0, 100.0, 100.0, 97.0, last, last])
+    row = sustained.summary([100.0, 100.0, 100.0, 97.0, last, last], seconds=60.0)
     assert row["slowed_down"] is slowed
     assert row["last_to_first"] == last / 100
+
+
+def test_the_thirds_of_a_run_of_less_than_a_minute_differ_by_chance_and_are_not_compared() -> None:
+    row = sustained.summary([100.0, 100.0, 100.0, 97.0, 60.0, 60.0], seconds=59.0)
+    assert (row["last_to_first"], row["slowed_down"], row["slowest"]) == (None, None, 60)
 
 
 def test_a_run_within_one_slot_has_the_rate_of_the_time_that_passed_and_no_slowdown(
@@ -532,9 +538,13 @@ def test_a_run_within_one_slot_has_the_rate_of_the_time_that_passed_and_no_slowd
     assert (row["cells_per_minute"], row["median_slot"], row["slowest"], row["fastest"]) == (300, 300, 300, 300)
     assert record["sections"]["sustained"]["cells_per_minute"] == [300]
     assert (row["last_to_first"], row["slowed_down"]) == (None, None)
-    assert record["verdict"]["against"] == ["budget: slowdown is not measured, expected at most 0.05"]
+    assert record["verdict"]["against"] == [
+        "budget: slowdown is not measured, expected at most 0.05: the sustained run was too short to tell; "
+        "one of --sustained 10 does"
+    ]
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "The run filled fewer than 3 slots: whether it slowed down was not measured." in page
+    said = "Whether the machine slowed down was not measured: that takes a run of 1 minute or more that fills 3 slots."
+    assert said in page
     assert ">not measured</td>" in page
 
 
@@ -663,6 +673,10 @@ def _late(record: dict[str, Any]) -> None:
             lambda record: record["options"].update(sustained_minutes=2.0),
             ["2 minutes of sustained work do not show whether the machine slows down when it is warm"],
         ),
+        (
+            lambda record: record["options"].update(sustained_minutes=0.08),
+            ["5 seconds of sustained work do not show whether the machine slows down when it is warm"],
+        ),
         (_late, ["cold start of cpu int8 was not measured: time was over"]),
         (
             lambda record: record["sections"]["parity"].update(unreadable={"a.bmp": "the file is empty"}),
@@ -735,6 +749,37 @@ def test_limits_of_any_size_are_shown_with_their_decimals(
     for limit in ("400,000", "0.9875", "2e-05"):
         assert f'<td class="number">{limit}</td>' in budget
         assert f" {limit} " in terminal
+
+
+def test_every_limit_has_a_meaning_on_the_page() -> None:
+    assert report.MEANINGS.keys() == Budget.__dataclass_fields__.keys()
+
+
+def test_what_speaks_against_a_bundle_stands_apart_from_what_is_not_decided(tmp_path: Path, no_processes: None) -> None:
+    (tmp_path / "budget.json").write_text('{"p95_ms": 0.001}')
+    rollout.main(["--out", str(tmp_path), "--precisions", "fp32", "--budget", str(tmp_path / "budget.json"), *SHORT])
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    order = (
+        *("May not be deployed", "budget: p95_ms is"),
+        *("Besides, not decided:", "parity was not judged", "With caution:"),
+    )
+    places = [page.index(said) for said in order]
+    assert places == sorted(places)
+    assert "95 of 100 files take less" in page
+
+
+def test_the_names_of_the_cases_stand_below_the_curves() -> None:
+    rows = [
+        {"backend": "cpu", "precision": precision, "measured": name, "cpus": 1, "cells_per_second": 1.0}
+        for name in ("model", "file to result")
+        for precision in ("fp32", "int8")
+    ]
+    figure = Figure(layout="constrained")
+    plots._rates(figure, rows, "cpus", "CPUs")
+    figure.draw_without_rendering()
+    [legend] = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["cpu fp32", "cpu int8"]
+    assert legend.get_window_extent().y1 <= min(axes.get_window_extent().y0 for axes in figure.axes)
 
 
 def test_rates_near_each_other_leave_room_above_the_highest() -> None:

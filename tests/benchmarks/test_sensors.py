@@ -106,6 +106,11 @@ def test_a_tegrastats_that_ended_is_left_out_since_its_last_line_tells_of_no_lat
     assert sensors.left_out["TegrastatsSource"].startswith("tegrastats ended with exit code 1: ")
 
 
+@pytest.fixture(autouse=True)
+def all_cards_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
 class NVMLError(Exception):
     """What pynvml raises."""
 
@@ -122,6 +127,7 @@ def nvml(**changes: Any) -> Any:
             "nvmlInit": lambda: None,
             "nvmlShutdown": lambda: None,
             "nvmlDeviceGetHandleByIndex": lambda index: index,
+            "nvmlDeviceGetHandleByUUID": lambda name: name if name.startswith("GPU-") else unsupported(),
             "nvmlDeviceGetUtilizationRates": lambda _: SimpleNamespace(gpu=80),
             "nvmlDeviceGetMemoryInfo": lambda _: SimpleNamespace(used=512 * 2**20),
             "nvmlDeviceGetTemperature": lambda *_: 71,
@@ -148,6 +154,31 @@ def test_nvml_tells_of_the_card_and_leaves_out_what_it_does_not_support() -> Non
         "gpu_throttled": 0,
     }
     assert source.facts() == {"GPU power limit": "300 W"}
+
+
+@pytest.mark.parametrize(
+    ("shown", "card"), [(None, 0), ("0", 0), ("3", 3), (" 2, 0", 2), ("GPU-8932f937,GPU-1", "GPU-8932f937")]
+)
+def test_nvml_tells_of_the_card_that_cuda_takes(
+    shown: str | None, card: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shown is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    asked: list[object] = []
+
+    def power_of(handle: object) -> float:
+        asked.append(handle)
+        return 1000.0
+
+    assert NvmlSource(nvml(nvmlDeviceGetPowerUsage=power_of)).read()["gpu_power_w"] == 1
+    assert asked == [card]
+
+
+@pytest.mark.parametrize("shown", ["", "-1", "NoDevFiles"])
+def test_nvml_tells_of_no_card_that_is_hidden_from_cuda(shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    with pytest.raises(NVMLError, match="Not Supported"):
+        NvmlSource(nvml())
 
 
 @pytest.mark.parametrize(("reasons", "throttled"), [(0x1, 0), (0x2, 0), (0x20, 1), (0x41, 1)])
