@@ -294,7 +294,7 @@ def _where(folder: Path, failed: Sequence[str], image: ImageSpec, cells: Sequenc
             "leave the precision out, allow it more with --tolerance, or name the layers where it departs with "
             "--debug-precision"
         )
-    pixels = load_cells(cells[:DEBUG_CELLS], image)
+    pixels = load_cells(spread_over(cells, DEBUG_CELLS), image)
     fp32 = folder / _file_name("fp32")
     return "; ".join(f"{each}: {departures(fp32, folder / _file_name(each), pixels)}" for each in failed)
 

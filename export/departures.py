@@ -16,7 +16,7 @@ from runtime.schema import INPUT_NAME
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-DEBUG_CELLS = 4  # are enough to see where a graph departs
+DEBUG_CELLS = 4  # of both classes are enough to see where a graph departs: in their order, one comes first
 NAMED = 5  # layers
 SAMPLE = 4096  # values of what a layer gives for one cell, evenly spread
 

@@ -58,8 +58,11 @@ PRECISION_TO_NOTE = {
         "were looked at to convert. The verdict is of a CPU, where ONNX Runtime computes fp16 graphs in float32. What "
         "arithmetic in fp16 does is judged on the device that does it: `python -m benchmarks.rollout`."
     ),
-    "int8": "Of int8 the layers stay in float32 whose rounding would move `p_all` most.",
-    "int8_cpu": "The same holds of int8_cpu, which is for CPUs alone.",
+    "int8": "Of int8 those layers stay in float32, as few as needed, whose rounding would move `p_all` most.",
+    "int8_cpu": (
+        "Of int8_cpu, which is for CPUs alone, those layers stay in float32, as few as needed, whose rounding would "
+        "move `p_all` most."
+    ),
 }
 
 SEEN_SUBJECTS = (
@@ -126,7 +129,8 @@ def _files(manifest: Manifest) -> str:
 def _proof(variant: Variant) -> str:
     proof, change = variant.proof, changes(variant.proof)
     verdict = "passed" if proof.passed else f"{_no(proof)}: {'; '.join(proof.failures)}"
-    kept = f"{len(variant.kept_in_fp32)} layers stay in float32; " if variant.kept_in_fp32 else ""
+    count = len(variant.kept_in_fp32)
+    kept = f"{count} {'layer stays' if count == 1 else 'layers stay'} in float32; " if count else ""
     flipped = f"{proof.flipped} {'cell gets' if proof.flipped == 1 else 'cells get'}"
     return (
         f"{kept}beside the Keras model on {proof.cells} cells ({_one_line(proof.data)}): p_all differs by at most "

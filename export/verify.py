@@ -23,6 +23,7 @@ from runtime.bundle import Bundle
 from runtime.command_line import print_table
 from runtime.errors import BundleError
 from runtime.files import flush_folder, output_errors, write_csv_aside, written_aside
+from runtime.inputs import spread_over
 from runtime.schema import (
     CARD_NAME,
     MANIFEST_NAME,
@@ -164,7 +165,7 @@ def write_answers(out: Path, scores: Scores) -> None:
 def debug(bundle: Bundle, verification: Verification) -> None:
     """Print for each variant that failed the layers where it departs from the fp32 graph."""
     fp32 = bundle.path(bundle.variant("fp32"))
-    cells = load_cells(verification.scores.cells[:DEBUG_CELLS], bundle.manifest.image)
+    cells = load_cells(spread_over(verification.scores.cells, DEBUG_CELLS), bundle.manifest.image)
     for verdict in verification.verdicts:
         if not verdict.proof.passed and verdict.precision != "fp32":
             file = bundle.path(bundle.variant(verdict.precision))

@@ -429,13 +429,14 @@ def manifest_from_json(text: str) -> Manifest:
 
 
 def _refuse_other_version(version: object) -> None:
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise BundleError(
-            f"expected {MANIFEST_NAME} of schema_version {SCHEMA_VERSION}, found {version}: a newer version of "
-            "this toolkit wrote it; install that one, or export the bundle again with this one"
-        )
-    if version != SCHEMA_VERSION:
+    if type(version) is not int:
         raise _MismatchError(f"expected schema_version {SCHEMA_VERSION}, found {version!r}")
+    if version != SCHEMA_VERSION:
+        age = "a newer" if version > SCHEMA_VERSION else "an older"
+        raise BundleError(
+            f"expected {MANIFEST_NAME} of schema_version {SCHEMA_VERSION}, found {version}: {age} version of this "
+            "toolkit wrote it; install that one, or export the bundle again with this one"
+        )
 
 
 def _refuse_unknown_values(manifest: Manifest) -> None:

@@ -254,3 +254,8 @@ def test_training_data_that_the_run_does_not_know_is_refused(run: FinishedRun, t
         DataError, match=r"in .*other, found 2 of no part; choose the folder .* with --calibration-data"
     ):
         training_cells(run, tmp_path / "other", 128)
+
+
+def test_a_place_without_training_cells_is_named_and_no_other_option(run: FinishedRun, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected a folder of cells .* at .*nowhere, found neither; check the path$"):
+        training_cells(run, tmp_path / "nowhere", 8)

@@ -481,6 +481,23 @@ def test_the_layers_where_a_variant_departs_are_named(failing: Path, capsys: pyt
     assert max(added.get(layer, 0.0) for layer in ("stem/conv", "inner1/conv", "inner3/conv")) < 0.05
 
 
+def test_layers_are_looked_for_on_cells_of_both_classes(failing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[NDArray[np.uint8]] = []
+    monkeypatch.setattr(export.verify, "departures", lambda _fp32, _file, cells: looked_at.append(cells))
+    verified(failing, "--debug-precision")
+    [cells] = looked_at
+    of_label = {
+        label: {
+            load_cell(cell.path, ImageSpec(SIZE, SIZE)).tobytes()
+            for cell in find_cells(DEMO_CELLS)
+            if cell.label == label
+        }
+        for label in (0, 1)
+    }
+    for pixels in of_label.values():
+        assert any(cell.tobytes() in pixels for cell in cells)
+
+
 def test_nothing_is_named_where_nothing_departs(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verified(bundle, "--debug-precision") == 0
     assert "layers that add most" not in capsys.readouterr().out
