@@ -68,7 +68,7 @@ def find_cells(data: Path) -> list[Cell]:
     elif data.is_dir():
         found = _from_folder(data)
     else:
-        raise DataError(f"expected a folder of cells or a .csv table at {data}, found neither; check --data")
+        raise DataError(f"expected a folder of cells or a .csv table at {data}, found neither; check the path")
     found.sort(key=lambda cell: str(cell.path))
     hashes = in_parallel(_hash, (cell.path for cell in found), total=len(found), title="hashing")
     return [Cell(f.path, f.label, f.subject, sha256) for f, sha256 in zip(found, hashes, strict=True)]
@@ -97,7 +97,7 @@ def _from_folder(folder: Path) -> list[_Found]:
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")]
     if not images:
         raise DataError(
-            f"expected images ({', '.join(sorted(IMAGE_SUFFIXES))}) below {folder}, found none; check --data"
+            f"expected images ({', '.join(sorted(IMAGE_SUFFIXES))}) below {folder}, found none; check the path"
         )
     return [_labelled_by_name(path, folder) for path in images]
 
