@@ -13,7 +13,7 @@ import numpy as np
 
 from export.activations import larger, largest_activations
 from export.curve import operating_curve
-from export.departures import DEBUG_CELLS, departures
+from export.departures import DEBUG_CELLS, OF_FP32, departures
 from export.fewest_cells import too_few_to_prove
 from export.finished_run import FinishedRun
 from export.fp16 import write_fp16
@@ -288,7 +288,7 @@ def _refusal(failed: Sequence[Verdict], where: str) -> ConversionError:
 def _where(folder: Path, failed: Sequence[str], image: ImageSpec, cells: Sequence[Cell], *, debug: bool) -> str:
     """Say where the precisions that failed depart, or how that can be found."""
     if "fp32" in failed:
-        return "it is the conversion from Keras itself that departs"
+        return OF_FP32
     if not debug:
         return (
             "leave the precision out, allow it more with --tolerance, or name the layers where it departs with "

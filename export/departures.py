@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 DEBUG_CELLS = 4  # of both classes are enough to see where a graph departs: in their order, one comes first
 NAMED = 5  # layers
 SAMPLE = 4096  # values of what a layer gives for one cell, evenly spread
+OF_FP32 = (
+    "it is the conversion from Keras itself that departs; report it with the versions of Keras, TensorFlow and tf2onnx"
+)
 
 
 def departures(fp32: Path, variant: Path, cells: NDArray[np.uint8]) -> str:

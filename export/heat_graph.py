@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import onnx
 
+from export.departures import OF_FP32
 from export.graph import open_for_reading, put_in_order
 from export.model_file import save_model
 from export.onnx_session import open_session
@@ -88,8 +89,7 @@ def wrong_heat(reference: Explains, variants: dict[str, Backend], cells: NDArray
     if "fp32" in wrong:
         raise ConversionError(
             f"expected the map of fp32 to be the Keras model's, found a correlation of {wrong['fp32']:.3f} where at "
-            f"least {SMALLEST_CORRELATION['fp32']:g} is accepted; no bundle was written; it is the conversion from "
-            "Keras itself that departs"
+            f"least {SMALLEST_CORRELATION['fp32']:g} is accepted; no bundle was written; {OF_FP32}"
         )
     return wrong
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from export.fewest_cells import is_not_proved
 from export.fp16 import BOUND
 from export.gate import changes
-from runtime.schema import TOLERANCES, Interval, Manifest, Proof, Variant
+from runtime.schema import INT8_PRECISIONS, TOLERANCES, Interval, Manifest, Proof, Variant
 
 CARD = """\
 # {model}: ALL or healthy, from the image of one white blood cell
@@ -51,19 +52,14 @@ TENSORRT = (
     "TensorRT engines are built from these files on the device that runs them. That code has not yet run on a real "
     "TensorRT: it is tested against a simulator."
 )
-PRECISION_TO_NOTE = {
-    "fp16": (
-        "Of fp16 the first convolutions and the last layer stay in float32, since rounding them moves `p_all` most, "
-        f"and so does each layer with a value beyond {BOUND:.0f}, an eighth of the largest in fp16, on the cells that "
-        "were looked at to convert. The verdict is of a CPU, where ONNX Runtime computes fp16 graphs in float32. What "
-        "arithmetic in fp16 does is judged on the device that does it: `python -m benchmarks.rollout`."
-    ),
-    "int8": "Of int8 those layers stay in float32, as few as needed, whose rounding would move `p_all` most.",
-    "int8_cpu": (
-        "Of int8_cpu, which is for CPUs alone, those layers stay in float32, as few as needed, whose rounding would "
-        "move `p_all` most."
-    ),
-}
+FP16 = (
+    "Of fp16 the first convolutions and the last layer stay in float32, since rounding them moves `p_all` most, "
+    f"and so does each layer with a value beyond {BOUND:.0f}, an eighth of the largest in fp16, on the cells that "
+    "were looked at to convert. The verdict is of a CPU, where ONNX Runtime computes fp16 graphs in float32. What "
+    "arithmetic in fp16 does is judged on the device that does it: `python -m benchmarks.rollout`."
+)
+INT8 = "Of {precisions} the layers stay in float32 whose rounding would move `p_all` most."
+INT8_CPU = "int8_cpu is for CPUs alone."
 
 SEEN_SUBJECTS = (
     "Cells of one subject stand in several parts, so these figures say nothing about unseen subjects, for whom they "
@@ -122,8 +118,19 @@ def _files(manifest: Manifest) -> str:
         f"- `{variant.file}`: {variant.precision}, opset {variant.opset}; {_proof(variant)}"
         for variant in manifest.variants
     ]
-    notes = [PRECISION_TO_NOTE[each.precision] for each in manifest.variants if each.precision in PRECISION_TO_NOTE]
-    return "\n".join((*lines, *(f"\n{note}" for note in (*notes, TENSORRT)), ""))
+    return "\n".join((*lines, *(f"\n{note}" for note in _notes(manifest.variants)), ""))
+
+
+def _notes(variants: Sequence[Variant]) -> Iterator[str]:
+    precisions = [variant.precision for variant in variants]
+    kept = [each.precision for each in variants if each.precision in INT8_PRECISIONS and each.kept_in_fp32]
+    if "fp16" in precisions:
+        yield FP16
+    if kept:
+        yield INT8.format(precisions=" and ".join(kept))
+    if "int8_cpu" in precisions:
+        yield INT8_CPU
+    yield TENSORRT
 
 
 def _proof(variant: Variant) -> str:

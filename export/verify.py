@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.departures import DEBUG_CELLS, departures
+from export.departures import DEBUG_CELLS, OF_FP32, departures
 from export.fewest_cells import is_not_proved, too_few_to_prove
 from export.gate import Verdict, judge_all, verdict_row, wrong_for_nan
 from export.model_card import card_with_proofs
@@ -163,13 +163,14 @@ def write_answers(out: Path, scores: Scores) -> None:
 
 
 def debug(bundle: Bundle, verification: Verification) -> None:
-    """Print for each variant that failed the layers where it departs from the fp32 graph."""
+    """Print for each variant that failed the layers where it departs from the fp32 graph; of fp32, that it does."""
     fp32 = bundle.path(bundle.variant("fp32"))
     cells = load_cells(spread_over(verification.scores.cells, DEBUG_CELLS), bundle.manifest.image)
     for verdict in verification.verdicts:
-        if not verdict.proof.passed and verdict.precision != "fp32":
+        if not verdict.proof.passed:
             file = bundle.path(bundle.variant(verdict.precision))
-            print(f"{verdict.precision}: {departures(fp32, file, cells)}")
+            where = OF_FP32 if verdict.precision == "fp32" else departures(fp32, file, cells)
+            print(f"{verdict.precision}: {where}")
 
 
 def print_verification(verification: Verification) -> None:

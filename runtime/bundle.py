@@ -72,7 +72,7 @@ class Bundle:
                 f"expected a bundle with a {MANIFEST_NAME} at {folder}, found none that can be read "
                 f"({reason_of(error)}); make one with `python -m export onnx`"
             ) from error
-        manifest = manifest_from_json(text)
+        manifest = manifest_from_json(text, str(path))
         with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter free
             list(pool.map(lambda each: _refuse_another_file(folder, each.file, each.sha256), manifest.variants))
         _refuse_another_file(folder, GOLDEN_NAME, manifest.golden_sha256)

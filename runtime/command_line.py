@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, NoReturn, TextIO, TypeVar
 
@@ -27,6 +29,7 @@ UNREACHABLE = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)  # which `Path.exi
 STANDARD_ERROR = 2  # its file descriptor
 INTERRUPTED = 130  # the shells' code for Ctrl-C: 128 + SIGINT
 TERMINATED = 143  # 128 + SIGTERM
+SECONDS_TO_COME_AGAIN = 0.1
 
 # What is not installed with the base, and what pip is to install for it: an extra, or a backend that Keras was told of.
 MODULE_TO_REQUIREMENT = {
@@ -72,7 +75,8 @@ def run_command(command: Callable[[], int]) -> NoReturn:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     _prepare_streams()
     try:
-        code = command()
+        with _dropped_interrupts_come_again():
+            code = command()
         if sys.stdout:
             sys.stdout.flush()
     except AllnetError as error:
@@ -158,6 +162,37 @@ def _end_at_once(*_: object) -> NoReturn:
 def _terminated(*_: object) -> NoReturn:
     """Unwind the stack on SIGTERM, so that what was begun is cleared away."""
     raise SystemExit(TERMINATED)
+
+
+@contextmanager
+def _dropped_interrupts_come_again() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM come again where Python drops what they raise, as while an object is deleted."""
+    tell_dropped = sys.unraisablehook
+
+    def come_again(dropped: sys.UnraisableHookArgs) -> None:
+        if dropped.exc_type is KeyboardInterrupt:
+            number = signal.SIGINT
+        elif isinstance(dropped.exc_value, SystemExit) and dropped.exc_value.code == TERMINATED:
+            number = signal.SIGTERM
+        else:
+            tell_dropped(dropped)
+            return
+        again = threading.Timer(SECONDS_TO_COME_AGAIN, _signal_ourselves, (number,))  # here it would be dropped, too
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = come_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = tell_dropped
+
+
+def _signal_ourselves(number: signal.Signals) -> None:
+    if os.name == "nt":  # where `os.kill` ends a process at once
+        _thread.interrupt_main(number)
+    else:
+        os.kill(os.getpid(), number)
 
 
 def positive_int(text: str) -> int:

@@ -408,34 +408,46 @@ class _MismatchError(Exception):
     """JSON that is not of the expected shape; turned into the reader's own error below."""
 
 
-def manifest_from_json(text: str) -> Manifest:
-    """Read bundle.json; raise BundleError where it is not exactly a manifest of this version, as it was written."""
+def manifest_from_json(text: str, name: str) -> Manifest:
+    """Read the bundle.json at `name`; raise BundleError where it is not exactly a manifest of this version.
+
+    Nor may it have been changed since it was written.
+    """
     try:
         raw = json.loads(text)
         if not isinstance(raw, dict):
             raise _MismatchError(f"expected an object, found {type(raw).__name__}")
-        _refuse_other_version(raw.get("schema_version"))
-        seal = raw.pop(SEAL, None)
+        _refuse_other_version(raw.get("schema_version"), name)
+        _refuse_broken_seal(raw.pop(SEAL, None), raw, name)
         manifest: Manifest = _read(Manifest, raw, "the manifest")
         _refuse_unknown_values(manifest)
     except (ValueError, OverflowError, RecursionError, _MismatchError) as error:
-        raise BundleError(f"{MANIFEST_NAME} is not one of this version: {error}; export the bundle again") from error
-    if seal != seal_of(raw):
         raise BundleError(
-            f"expected {MANIFEST_NAME} to hold what its {SEAL} was taken of, found other content: it was changed by "
-            "hand or damaged; copy the bundle again or export it again (for another threshold: classify --threshold)"
-        )
+            f"{name} is not one of this version: {error}; copy the bundle again or export it again"
+        ) from error
     return manifest
 
 
-def _refuse_other_version(version: object) -> None:
+def _refuse_other_version(version: object, name: str) -> None:
+    if version == SCHEMA_VERSION:
+        return
     if type(version) is not int:
         raise _MismatchError(f"expected schema_version {SCHEMA_VERSION}, found {version!r}")
-    if version != SCHEMA_VERSION:
-        age = "a newer" if version > SCHEMA_VERSION else "an older"
+    wrote, way_out = "an older version of this toolkit wrote it", "export the run again with this one"
+    if version > SCHEMA_VERSION:
+        wrote, way_out = (
+            "a newer version of this toolkit wrote it",
+            "install that one, or export the run again with this",
+        )
+    raise BundleError(f"expected {name} of schema_version {SCHEMA_VERSION}, found {version}: {wrote}; {way_out}")
+
+
+def _refuse_broken_seal(seal: object, raw: dict[str, Any], name: str) -> None:
+    """Raise BundleError unless a manifest holds what its seal was taken of."""
+    if seal != seal_of(raw):
         raise BundleError(
-            f"expected {MANIFEST_NAME} of schema_version {SCHEMA_VERSION}, found {version}: {age} version of this "
-            "toolkit wrote it; install that one, or export the bundle again with this one"
+            f"expected {name} to hold what its {SEAL} was taken of, found other content: it was changed by "
+            "hand or damaged; copy the bundle again or export it again (for another threshold: classify --threshold)"
         )
 
 

@@ -82,7 +82,7 @@ def write_tiny_bundle(folder: Path, precisions: tuple[str, ...] = ("fp32", "fp16
 
 def manifest_of(bundle: Path) -> Manifest:
     """Read a bundle's manifest, whatever its files are."""
-    return manifest_from_json((bundle / MANIFEST_NAME).read_text(encoding="utf-8"))
+    return manifest_from_json((bundle / MANIFEST_NAME).read_text(encoding="utf-8"), MANIFEST_NAME)
 
 
 def record_hashes(bundle: Path) -> None:

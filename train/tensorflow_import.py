@@ -28,7 +28,7 @@ def quiet_tensorflow() -> Iterator[None]:
         os.dup2(held.fileno(), STANDARD_ERROR)
         try:
             yield
-        except BaseException:
+        except Exception:  # not where Ctrl-C or SIGTERM ends it, of which that says nothing
             held.seek(0)
             os.write(own, held.read())
             raise

@@ -402,7 +402,7 @@ def test_answers_that_are_no_numbers_count_as_the_wrongest_everywhere(tiny_bundl
 def test_a_bundle_of_another_schema_is_refused(tmp_path: Path, tiny_bundle: Path) -> None:
     manifest = tiny_bundle / "bundle.json"
     manifest.write_text(re.sub(r'"schema_version": \d+', '"schema_version": 99', manifest.read_text()))
-    with pytest.raises(BundleError, match=r"expected bundle.json of schema_version \d+, found 99"):
+    with pytest.raises(BundleError, match=rf"expected {manifest} of schema_version \d+, found 99"):
         rollout.main(["--bundle", str(tiny_bundle), "--out", str(tmp_path / "out"), *SHORT])
 
 

@@ -24,8 +24,9 @@ from runtime.classifier import Classifier, ClassifierOptions
 from runtime.errors import BackendError, BundleError, ConversionError, OutputError, UsageError
 from runtime.files import sha256_of_file
 from runtime.schema import SELF_TEST_TOLERANCES, EngineLayer, to_json
+from tests.overflowing_graph import P_ALL_OF_WHITE, WHITE, write_overflowing_onnx
 from tests.tensorrt_simulator.cuda import SimulatedGpu
-from tests.tensorrt_simulator.graph import Graph
+from tests.tensorrt_simulator.graph import Graph, read_onnx_file
 from tests.tensorrt_simulator.install import install
 from tests.tensorrt_simulator.library import Library
 from tests.tensorrt_simulator.rules import FULL_VERSIONS
@@ -480,6 +481,12 @@ def test_the_shipped_model_becomes_an_engine_that_passes_its_self_test(any_tenso
         assert classifier.backend.name == "tensorrt"
 
 
+def test_the_simulated_gpu_adds_int8_exactly_on_a_cpu_without_vnni_too(tmp_path: Path) -> None:
+    """Else engines of graphs whose layers are all int8 are refused, by CPU."""
+    graph = read_onnx_file(str(write_overflowing_onnx(tmp_path / "model.onnx", np.int8)))
+    assert graph.run({"cells": WHITE})["p_all"] == pytest.approx(P_ALL_OF_WHITE, abs=1e-5)
+
+
 def test_an_engine_goes_with_the_bundle_that_is_exported_anew(
     monkeypatch: pytest.MonkeyPatch, finished_run: Path, bundle: Path, tmp_path: Path
 ) -> None:
@@ -524,7 +531,7 @@ for name in ("tensorflow", "keras", "onnx", "onnxruntime", "tf2onnx", "scipy", "
     sys.modules[name] = None
 sys.modules["cuda"] = None
 from tests.tensorrt_simulator.cuda import SimulatedGpu, driver_library, management_library, runtime_library
-from tests.tensorrt_simulator.graph import Graph
+from tests.tensorrt_simulator.graph import Graph, read_onnx_file
 from tests.tensorrt_simulator.library import Library, tensorrt_module
 gpu = SimulatedGpu()
 libraries = {{"libcuda.so.1": driver_library(gpu), "libcudart.so.13": runtime_library(gpu)}}

@@ -422,7 +422,7 @@ def test_the_card_tells_of_every_variant(full_bundle: Path) -> None:
         [line] = [line for line in card.splitlines() if line.startswith(f"- `{variant.file}`")]
         assert line.endswith("; passed")
         kept = len(variant.kept_in_fp32)
-        assert (f"; {kept} layers stay in float32; " in line) is (kept > 0)
+        assert (f"; {kept} layer{'s stay' if kept > 1 else ' stays'} in float32; " in line) is (kept > 0)
 
 
 def test_the_cells_that_a_conversion_looked_at_are_recorded_and_of_the_training_part(

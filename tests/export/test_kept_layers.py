@@ -3,12 +3,29 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 
 from export.__main__ import MOST_NAMED, _tell_kept
-from runtime.bundle import Bundle
+from export.graph import weighted_nodes
+from runtime.bundle import DEFAULT_BUNDLE, Bundle
 
 LAYERS = tuple(f"layer{number}" for number in range(MOST_NAMED + 3))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_the_shipped_bundle_records_the_layers_whose_weights_are_float32_in_its_graph(precision: str) -> None:
+    bundle = Bundle.open(DEFAULT_BUNDLE)
+    variant = bundle.variant(precision)
+    model = onnx.load(bundle.path(variant))
+    wide = {each.name for each in model.graph.initializer if each.data_type == onnx.TensorProto.FLOAT}
+    weighted = weighted_nodes(model)
+    assert set(variant.kept_in_fp32) == {
+        node.name for node in model.graph.node if node.name in weighted and node.input[1] in wide
+    }
+    card = bundle.card.decode("utf-8")
+    assert f"; {len(variant.kept_in_fp32)} layers stay in float32; " in card
+    assert f"\nOf {precision} the " in card
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object], *, sealed: bo
 def test_a_manifest_survives_being_written_and_read() -> None:
     manifest = Bundle.open(DEFAULT_BUNDLE).manifest
     assert isinstance(manifest, Manifest)
-    assert manifest_from_json(to_json(manifest)) == manifest
+    assert manifest_from_json(to_json(manifest), "bundle.json") == manifest
 
 
 EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
@@ -52,7 +52,12 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "truth for number": (lambda m: m["image"].update(width=True), r"expected int at the manifest\.image\.width"),
     "swapped classes": (lambda m: m["classes"].reverse(), r"expected the classes \['healthy', 'ALL'\]"),
     "newer version": (lambda m: m.update(schema_version=99), "found 99: a newer version of this toolkit wrote it"),
-    "older version": (lambda m: m.update(schema_version=1), "found 1: an older version of this toolkit wrote it"),
+    "older version": (
+        lambda m: m.update(schema_version=1),
+        r"expected /.*/bundle\.json of schema_version \d+, found 1: an older version .* wrote it; export .* again",
+    ),
+    "no version": (lambda m: m.pop("schema_version"), r"expected schema_version \d+, found None"),
+    "truth for version": (lambda m: m.update(schema_version=True), r"expected schema_version \d+, found True"),
     "other resize": (lambda m: m["image"].update(resize="opencv-area"), "expected the image preparation"),
     "threshold above 1": (
         lambda m: m["decision"].update(threshold=50.0),
@@ -89,6 +94,8 @@ UNSEALED: dict[str, Callable[[dict[str, Any]], object]] = {
     "another threshold": lambda m: m["decision"].update(threshold=0.6),
     "a proof": lambda m: m["variants"][0]["proof"].update(cells=10_000),
     "no seal": lambda m: m.pop(SEAL),
+    "a threshold that cannot be": lambda m: m["decision"].update(threshold=50.0),
+    "an unknown key": lambda m: m.update(note="ours"),
 }
 
 
@@ -97,7 +104,10 @@ def test_a_manifest_that_was_changed_by_hand_is_refused(
     folder: Path, change: Callable[[dict[str, Any]], object]
 ) -> None:
     edit(folder, change, sealed=False)
-    with pytest.raises(BundleError, match=r"its content_sha256 was taken of, found other content: .*--threshold\)"):
+    with pytest.raises(
+        BundleError,
+        match=r"expected /.*/bundle\.json to hold what its content_sha256 was taken of, found other .*--threshold\)",
+    ):
         Bundle.open(folder)
 
 
@@ -110,7 +120,7 @@ def test_a_manifest_may_be_laid_out_otherwise(folder: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"bundle"', "[" * 100_000])
 def test_a_file_that_is_no_manifest_is_refused(folder: Path, text: str) -> None:
     (folder / "bundle.json").write_text(text)
-    with pytest.raises(BundleError, match=r"bundle\.json is not one of this version"):
+    with pytest.raises(BundleError, match=r"^/.*/bundle\.json is not one of this version: .*; copy the bundle again"):
         Bundle.open(folder)
 
 

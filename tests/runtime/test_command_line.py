@@ -143,6 +143,34 @@ run_command(command)
     assert list(tmp_path.iterdir()) == []
 
 
+DROPPED = """
+import signal, time
+from runtime.command_line import run_command
+
+class Graph:
+    def __del__(self):
+        signal.raise_signal(signal.{name})
+
+def command():
+    Graph()
+    time.sleep(60)
+    return 0
+
+run_command(command)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send these signals to one process")
+@pytest.mark.parametrize(
+    ("name", "code", "said"), [("SIGTERM", TERMINATED, ""), ("SIGINT", INTERRUPTED, "interrupted\n")]
+)
+def test_a_signal_that_comes_while_an_object_is_deleted_is_not_lost(name: str, code: int, said: str) -> None:
+    """Libraries delete some when they like: Python drops what is raised there, and says so with a traceback."""
+    words = [sys.executable, "-c", DROPPED.format(name=name)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stderr) == (code, said)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send SIGINT to one process")
 @pytest.mark.parametrize("module", ["runtime.classify", "runtime.watch"])
 def test_ctrl_c_while_libraries_are_imported_is_quiet(tmp_path: Path, module: str) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from runtime.backends.onnxruntime import EXACT_INT8
+
 UNKNOWN_OPERATOR = "UNSUPPORTED_NODE"
 UNREADABLE = "MODEL_DESERIALIZE_FAILED"
 KINDS = {
@@ -141,6 +143,7 @@ class OnnxGraph(Graph):
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.add_session_config_entry(*EXACT_INT8)  # as a GPU adds, on any CPU
         session = onnxruntime.InferenceSession(self.content, options, providers=["CPUExecutionProvider"])
         names = [output.name for output in self.outputs]
         return dict(zip(names, session.run(names, name_to_array), strict=True))

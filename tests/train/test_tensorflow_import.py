@@ -27,6 +27,16 @@ def test_what_a_library_wrote_is_shown_where_its_import_fails(capfd: pytest.Capt
     assert capfd.readouterr().err == "libcudart.so.12 not found\n"
 
 
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
+def test_what_a_library_wrote_is_not_shown_where_a_user_ends_it(
+    capfd: pytest.CaptureFixture[str], end: type[BaseException]
+) -> None:
+    with pytest.raises(end), quiet_tensorflow():
+        os.write(2, b"I0000 port.cc\n")
+        raise end
+    assert capfd.readouterr().err == ""
+
+
 DROPPED = """
 import signal
 from runtime.command_line import run_command
