@@ -42,7 +42,7 @@ def build_parser() -> ArgumentParser:
         description="Compare two records of benchmarks.rollout. A time is worse where it grew by more than the "
         "tolerance and the ranges of its repetitions do not overlap; accuracy, where a test on the same cells says so, "
         "its p corrected for all tests of the comparison (Holm), or where intervals lie apart, or a variant does not "
-        "pass its parity any more. How classify lies to its peers is shown where it changed, and not judged.",
+        "pass its parity any more. How classify compares with its peers is shown where it changed, and not judged.",
         epilog="Exit codes: 0 nothing is worse; 1 something is, or a limit of the budget is not kept, or the records "
         "cannot be read; 2 nothing is worse, but something cannot be told, since other work on the machine may have "
         "made it slower or it was measured once, or was not measured any more.",

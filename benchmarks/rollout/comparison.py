@@ -37,7 +37,7 @@ class Measured:
     of_files: bool = True  # it depends on which files are classified, and in which batches; the model alone does not
     part: str = ""  # of the rollout, in which other work on the machine would change it; empty: none would
     has_range: bool = True  # False: what repeats with a spread was measured once
-    of_peer: bool = False  # how classify lies to something that is not deployed
+    of_peer: bool = False  # how classify compares with something that is not deployed
 
 
 def compare(old: Record, new: Record, tolerance: float) -> list[Row]:
