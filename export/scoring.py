@@ -8,12 +8,12 @@ from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from runtime.backends.base import Backend
 from runtime.errors import DataError, NotFiniteError, UnreadableCellError, UsageError
 from runtime.inputs import spread_over
 from runtime.preprocessing import load_cell
+from runtime.progress import with_progress
 from runtime.schema import ImageSpec
 from train.dataset import Cell, Labelled, refuse_contradictions, refuse_one_class
 
@@ -119,7 +119,7 @@ def _loaded_batches(
     """Yield the cells in batches, uint8 [B, height, width, 3]; note which could be read, and why others could not."""
 
     def pixels() -> Iterator[NDArray[np.uint8]]:
-        for cell in tqdm(cells, unit="cell", disable=None, leave=False):
+        for cell in with_progress(cells, unit="cell"):
             try:
                 loaded = load_cell(cell.path, image)
             except UnreadableCellError as error:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from tqdm import tqdm
 
 from export.graph import inferred_values, nodes_to, part_of
 from export.onnx_session import computed
+from runtime.progress import with_progress
 from runtime.schema import INPUT_NAME, OUTPUT_NAME
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def sensitivities(
     values = {INPUT_NAME: cells}
     values |= computed(_part(model, [], once), once, values)
     moved = {}
-    for layer in tqdm(inputs, desc="layers", unit="layer", disable=None, leave=False):
+    for layer in with_progress(inputs, title="layers", unit="layer"):
         part = _part(model, [few[tensor] for tensor in sorted(inputs[layer])], [OUTPUT_NAME])
         answers = computed(changed(part, layer), [OUTPUT_NAME], values)[OUTPUT_NAME]
         moved[layer] = float(np.abs(answers - values[OUTPUT_NAME]).mean(dtype=np.float64))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
-from tqdm import tqdm
 
 from runtime.command_line import DONE, PARTLY_DONE, ArgumentParser, batch_size, run_command, tell
 from runtime.errors import UnreadableCellError, UsageError
@@ -17,6 +16,7 @@ from runtime.files import CsvWriter, output_place, text_written_aside
 from runtime.inputs import find_inputs
 from runtime.outcomes import nouns
 from runtime.preprocessing import load_cell
+from runtime.progress import with_progress
 from runtime.results import P_ALL_DIGITS, standard_output
 from runtime.schema import ImageSpec
 from runtime.token_file import add_token_argument, find_token
@@ -81,7 +81,7 @@ def table(out: Path | None) -> AbstractContextManager[TextIO]:
 
 def answers(model: ServedModel, paths: Sequence[str], batch_size: int) -> Iterator[tuple[str, float | None, str]]:
     """Yield for each path, in order, p_all, or None and why the file could not be read."""
-    remaining = iter(tqdm(paths, unit="cell", disable=None, leave=False))
+    remaining = iter(with_progress(paths, unit="cell"))
     while batch := list(islice(remaining, batch_size)):
         read = [(path, *read_cell(path, model.image)) for path in batch]
         cells = [pixels for _, pixels, _ in read if pixels is not None]

@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from tqdm import tqdm
-
 from runtime.cell_names import printable, shell_word
 from runtime.classifier import Classifier
 from runtime.classifier_arguments import classifier_options
@@ -29,6 +27,7 @@ from runtime.files import refuse_unwritable
 from runtime.groups import DEFAULT_MIN_CELLS, GroupCounts, groups_path
 from runtime.inputs import Inputs, left_out_text
 from runtime.outcomes import nouns
+from runtime.progress import with_progress
 from runtime.results import LiveResults, ResultsFile, columns
 from runtime.schema import Prediction
 from runtime.shift import ShiftCheck
@@ -162,8 +161,8 @@ def write_rows(
     A progress bar shows on a terminal that does not show the table itself.
     """
     table_on_terminal = isinstance(sink, LiveResults) and sys.stdout.isatty()
-    hidden = True if table_on_terminal else None  # None: tqdm hides it where standard error is no terminal
-    for prediction in tqdm(predictions, total=total, unit="cell", disable=hidden, leave=False):
+    counted = predictions if table_on_terminal else with_progress(predictions, total=total, unit="cell")
+    for prediction in counted:
         sink.write(prediction)
         for collector in collectors:
             collector.add(prediction)

@@ -14,7 +14,6 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from PIL import Image
-from tqdm import tqdm
 
 import runtime
 from runtime.classifier import Classifier
@@ -24,6 +23,7 @@ from runtime.html_page import TAIL, head, text
 from runtime.inputs import spread_over
 from runtime.outcomes import Outcomes, nouns
 from runtime.preprocessing import load_cell
+from runtime.progress import with_progress
 from runtime.schema import CLASSES, ImageSpec, Prediction
 from runtime.shift import ShiftCheck
 
@@ -238,7 +238,7 @@ def _in_threads(card: Callable[[Prediction], str], cells: Sequence[Prediction]) 
     """Yield the cards of cells in order, with a progress bar on a terminal."""
     pool = ThreadPoolExecutor()
     try:
-        yield from tqdm(pool.map(card, cells), total=len(cells), unit="picture", disable=None, leave=False)
+        yield from with_progress(pool.map(card, cells), total=len(cells), unit="picture")
     finally:
         pool.shutdown(cancel_futures=True)
 

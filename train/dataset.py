@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from tqdm import tqdm
-
 from runtime.cell_names import EXAMPLE, parse_cell_name
 from runtime.cpus import available_cpus
 from runtime.errors import DataError
 from runtime.files import sha256_of_file
 from runtime.inputs import files_below
+from runtime.progress import with_progress
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
 FOLDER_TO_LABEL = {"all": 1, "hem": 0, "healthy": 0, "normal": 0}
@@ -89,7 +88,7 @@ def refuse_one_class(cells: Iterable[Labelled], where: str) -> None:
 def in_parallel(work: Callable[[Item], Result], items: Iterable[Item], *, total: int, title: str) -> list[Result]:
     """Apply `work` to each item in threads, with a progress bar on a terminal; results in the items' order."""
     with ThreadPoolExecutor(available_cpus()) as pool:
-        return list(tqdm(pool.map(work, items), total=total, desc=title, unit="cell", disable=None, leave=False))
+        return list(with_progress(pool.map(work, items), total=total, title=title, unit="cell"))
 
 
 def _from_folder(folder: Path) -> list[_Found]:
