@@ -23,12 +23,12 @@ class WrappedBackend(Backend):
         self.inner = inner
         self.name, self.description = inner.name, inner.description
 
-    def infer(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def infer(self, cells: NDArray[np.uint8], *, beside_others: bool = False) -> NDArray[np.float32]:
         """Return what the backend inside does; it checks the input itself."""
-        return self._infer(cells)
+        return self.inner.infer(cells, beside_others=beside_others)
 
     def _infer(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self.inner.infer(cells)
+        return self.infer(cells)
 
     def close(self) -> None:
         """Close the backend inside."""
@@ -42,9 +42,10 @@ class ClockedBackend(WrappedBackend):
         super().__init__(inner, image)
         self.seconds: list[float] = []
 
-    def _infer(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def infer(self, cells: NDArray[np.uint8], *, beside_others: bool = False) -> NDArray[np.float32]:
+        """Return what the backend inside does, and note how long that took."""
         started = time.perf_counter()
-        p_all = self.inner.infer(cells)
+        p_all = super().infer(cells, beside_others=beside_others)
         self.seconds.append(time.perf_counter() - started)
         return p_all
 
@@ -56,10 +57,11 @@ class GuardedBackend(WrappedBackend):
         super().__init__(inner, image)
         self.error: BackendError | None = None
 
-    def _infer(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def infer(self, cells: NDArray[np.uint8], *, beside_others: bool = False) -> NDArray[np.float32]:
+        """Return what the backend inside does until it fails, NaN from then on."""
         if self.error is None:
             try:
-                return self.inner.infer(cells)
+                return super().infer(cells, beside_others=beside_others)
             except NotFiniteError:
                 raise
             except BackendError as error:

@@ -112,23 +112,23 @@ class BatchScorer:
             started = time.perf_counter()
             reading = cell.read()
             read.append(ReadCell(cell.path, reading, time.perf_counter() - started))
-        return self.score_read(read)
+        return self.score_read(read, beside_others=True)
 
-    def score_read(self, cells: Sequence[ReadCell]) -> list[Scored]:
-        """Infer those cells of a batch that could be read."""
+    def score_read(self, cells: Sequence[ReadCell], *, beside_others: bool = False) -> list[Scored]:
+        """Infer those cells of a batch that could be read, while other threads read and infer, or alone."""
         pixels = [cell.reading.pixels for cell in cells if cell.reading.pixels is not None]
         started = time.perf_counter()
-        answers = iter(self._answers(np.stack(pixels)) if pixels else [])
+        answers = iter(self._answers(np.stack(pixels), beside_others) if pixels else [])
         share = (time.perf_counter() - started) / max(len(pixels), 1)
         return [
             _scored(cell, None, 0.0) if cell.reading.pixels is None else _scored(cell, next(answers), share)
             for cell in cells
         ]
 
-    def _answers(self, cells: NDArray[np.uint8]) -> list[float | None]:
+    def _answers(self, cells: NDArray[np.uint8], beside_others: bool) -> list[float | None]:
         """Return p_all of each cell, None for one of which a sound model gives no number."""
         try:
-            return [*self._backend.infer(cells).tolist()]
+            return [*self._backend.infer(cells, beside_others=beside_others).tolist()]
         except NotFiniteError:
             self._prove()
             return [self._answer_alone(cell) for cell in cells]

@@ -31,17 +31,18 @@ class Backend(Closing):
         self._cell_shape = (image.height, image.width, 3)
         self._let_through = threading.BoundedSemaphore(runs_at_a_time)
 
-    def infer(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def infer(self, cells: NDArray[np.uint8], *, beside_others: bool = False) -> NDArray[np.float32]:
         """Return p_all, float32 [N], for uint8 RGB cells [N, height, width, 3].
 
-        The caller owns both arrays: the input may be reused at once, the output is a fresh one.
+        The caller owns both arrays: the input may be reused at once, the output is a fresh one. `beside_others` says
+        that the caller's other threads compute meanwhile, so that this call is to take one thread where it can.
 
         Raises BackendError for cells of another dtype or shape, or none, and where the library fails; NotFiniteError
         for answers that are no numbers.
         """
         self._refuse_unfit_cells(cells)
         with self._let_through:
-            p_all = self._infer(cells)
+            p_all = self._infer(cells) if beside_others else self._infer_alone(cells)
         self._refuse_not_finite(p_all)
         return p_all
 
@@ -73,6 +74,9 @@ class Backend(Closing):
 
     @abstractmethod
     def _infer(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]: ...
+
+    def _infer_alone(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self._infer(cells)
 
     def _infer_with_heat(self, cells: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         raise NotImplementedError(f"{self.description} gives no map")

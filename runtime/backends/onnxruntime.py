@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runtime.backends.base import Backend
+from runtime.backends.batch_parts import BatchParts
 from runtime.backends.cuda_runtime import open_cuda
 from runtime.backends.onnxruntime_cuda import BoundSession
 from runtime.cpus import available_cpus
@@ -35,8 +36,7 @@ DISABLED_OPTIMIZERS = ["CommonSubexpressionElimination"]
 # little, in silence (oneDNN, "Nuances of int8 Computations"). With this ONNX Runtime computes exactly there, on slower
 # instructions; where there is VNNI it changes nothing.
 EXACT_INT8 = ("session.x64quantprecision", "1")
-# On a CPU a second batch fills what the first leaves idle at the narrow layers of a small network, while images are
-# decoded beside it. Where the weights exceed any cache, two batches hinder each other and inference is all there is.
+# Where the weights exceed any cache, batches that run beside each other hinder each other: all threads share one.
 LARGE_MODEL_BYTES = 64 * 2**20
 INSTALL_HINTS = {
     "cpu": "pip install onnxruntime",
@@ -53,11 +53,14 @@ class OnnxRuntimeBackend(Backend):
         Raises BackendError where ONNX Runtime or the provider is missing, where the session does not really run on
         the provider, or where the graph does not have the bundle's input and output.
         """
+        threads = threads or available_cpus()
         is_small = name == "cpu" and _size(model) < LARGE_MODEL_BYTES
-        super().__init__(image, runs_at_a_time=2 if is_small else 1)
+        super().__init__(image, runs_at_a_time=threads if is_small else 1)
         library = import_onnxruntime(name)
         self.name = name
-        self._session = _open_session(library, model, name, threads or available_cpus(), may_spin=not is_small)
+        # Threads that share a small network's narrow layers mostly wait for each other: each computes cells of its own.
+        self._session = _open_session(library, model, name, threads=1 if is_small else threads)
+        self._parts = BatchParts(self._let_through, threads)
         self.gives_heat = self._check_contract(model)
         self.description = f"ONNX Runtime {library.__version__} {PROVIDERS[name]}"
         self._bound = self._bind() if name == "cuda" else None
@@ -76,6 +79,9 @@ class OnnxRuntimeBackend(Backend):
                 return bound.run(cells)
         [p_all] = self._run([OUTPUT_NAME], cells)
         return p_all
+
+    def _infer_alone(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self._parts.run(self._infer, cells)
 
     def _infer_with_heat(self, cells: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         p_all, heat = self._run([OUTPUT_NAME, HEAT_NAME], cells)
@@ -101,6 +107,7 @@ class OnnxRuntimeBackend(Backend):
         """Drop the session, with which ONNX Runtime frees its memory, and free what was bound to it."""
         if self._bound is not None:
             self._bound.close()
+        self._parts.close()
         del self._bound, self._session
 
     def _check_contract(self, model: Path) -> bool:
@@ -153,12 +160,10 @@ def _import_library(name: str) -> Any:
     return onnxruntime
 
 
-def _open_session(library: Any, model: Path, name: str, threads: int, *, may_spin: bool) -> Any:
+def _open_session(library: Any, model: Path, name: str, threads: int) -> Any:
     provider = PROVIDERS[name]
     options = library.SessionOptions()
     options.intra_op_num_threads = threads
-    # Threads that spin between two layers begin the next one sooner, and take from those that decode images.
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(may_spin)))
     options.add_session_config_entry(*EXACT_INT8)
     options.log_severity_level = 3  # errors alone: what it warns of is checked here
     try:

@@ -457,13 +457,13 @@ def test_files_that_come_at_once_are_timed_in_the_batches_of_classify(
     cell_file: CellFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
-    infer = OnnxRuntimeBackend._infer
+    infer = OnnxRuntimeBackend.infer
 
-    def noted(self: OnnxRuntimeBackend, cells: Any) -> Any:
+    def noted(self: OnnxRuntimeBackend, cells: Any, **options: Any) -> Any:
         sizes.append(len(cells))
-        return infer(self, cells)
+        return infer(self, cells, **options)
 
-    monkeypatch.setattr(OnnxRuntimeBackend, "_infer", noted)
+    monkeypatch.setattr(OnnxRuntimeBackend, "infer", noted)
     options = RolloutOptions(DEFAULT_BUNDLE, Path(), batch_size=4, batch_sizes=(20,), window=ONE_RUN, part_runs=1)
     section = latency.latency(options, [cases_module.Case("cpu", "fp32")], [str(cell_file("a.bmp"))])
     assert [(row["measured"], row["cells"]) for row in section["rows"]] == [("model", 20), ("file to result", 20)]

@@ -51,6 +51,24 @@ def test_a_cells_answer_does_not_depend_on_its_batch(backend: Backend) -> None:
     np.testing.assert_allclose(backend.infer(batch), alone, atol=1e-5)
 
 
+def test_a_batch_is_computed_in_parts_only_where_nothing_else_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts: list[int] = []
+    compute = OnnxRuntimeBackend._infer
+
+    def infer(self: OnnxRuntimeBackend, cells: Any) -> Any:
+        parts.append(len(cells))
+        return compute(self, cells)
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "_infer", infer)
+    bundle = Bundle.open(DEFAULT_BUNDLE)
+    with open_model(bundle, "cpu", "fp32", threads=3)[0] as backend:
+        batch = cells(backend, 13)
+        alone = backend.infer(batch)
+        assert sorted(parts) == [4, 4, 5]
+        np.testing.assert_allclose(backend.infer(batch, beside_others=True), alone, atol=1e-6)
+        assert parts[3:] == [13]
+
+
 def test_a_wrong_input_is_refused_with_what_was_expected(backend: Backend) -> None:
     right = cells(backend, 2)
     wrong_inputs: list[Any] = [right.astype(np.float32), right[:, :-1], right[..., :1], right[0], right[:0]]

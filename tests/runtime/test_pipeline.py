@@ -12,7 +12,7 @@ import pytest
 from runtime.backends.base import Backend
 from runtime.errors import BackendError
 from runtime.pipeline import WAITING_BATCHES, BatchScorer, Read, Scored, score_files
-from runtime.reading import Reading
+from runtime.reading import ReadCell, Reading
 from tests.runtime.fake_backend import SPEC, BrightnessBackend
 
 if TYPE_CHECKING:
@@ -131,6 +131,19 @@ def test_a_backend_bounds_how_many_infer_at_a_time(most: int) -> None:
     backend = CountingBackend()
     list(score_files(map(str, range(100)), scorer(backend), read_number, batch_size=2, workers=4))
     assert backend.largest == most
+
+
+def test_workers_that_read_beside_each_other_take_one_thread_each() -> None:
+    class NotingBackend(BrightnessBackend):
+        def infer(self, cells: object, *, beside_others: bool = False) -> object:  # type: ignore[override]
+            noted.append(beside_others)
+            return super().infer(cells, beside_others=beside_others)  # type: ignore[arg-type]
+
+    noted: list[bool] = []
+    list(score_files(["1", "2"], scorer(NotingBackend()), read_number, batch_size=4, workers=2))
+    assert noted == [True, True]
+    scorer(NotingBackend()).score_read([ReadCell("1", read_number("1"), 0.0)])
+    assert noted[2:] == [False]
 
 
 def raises(path: str) -> Reading:

@@ -124,7 +124,7 @@ def test_classifying_goes_on_while_explanations_wait(tiny_bundle: Path, monkeypa
 def test_a_model_that_turns_out_to_be_at_fault_explains_nothing_that_waited(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: Any) -> Any:
+    def fails(*_: Any, **options: Any) -> Any:
         raise BackendError("the device is gone")
 
     def explained_while_another_fails(*arguments: Any) -> Any:

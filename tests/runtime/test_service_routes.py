@@ -489,7 +489,7 @@ def test_what_was_taken_when_it_is_told_to_stop_is_answered(bundle: Path, monkey
 def test_a_model_that_fails_its_self_test_later_answers_nothing_more(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> Any:
+    def fail(*_: object, **options: object) -> Any:
         raise BackendError("the device is gone")
 
     with desk_on(bundle) as desk:
@@ -507,10 +507,10 @@ def test_a_fault_of_one_batch_costs_its_requests_alone(bundle: Path, monkeypatch
         real = desk.classifier.backend.infer
         faults = [BackendError("out of memory")]
 
-        def infer(cells: Any) -> Any:
+        def infer(cells: Any, **options: Any) -> Any:
             if faults:
                 raise faults.pop()
-            return real(cells)
+            return real(cells, **options)
 
         monkeypatch.setattr(desk.classifier.backend, "infer", infer)
         assert "out of memory" in detail(client.post("/classify", files=form([("a.png", noise_cell(1))])), 503)
