@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,6 +30,18 @@ def bmp_cells() -> Iterator[list[str]]:
             with Image.open(path) as image:
                 image.save(Path(folder) / f"{path.stem}.bmp")
         yield list(find_inputs([folder]).paths)
+
+
+def linked_cells(folder: Path, files: Sequence[str], count: int) -> Path:
+    """Make and return a folder of `count` names of the files, in turns: each is a cell of its own and takes no disk.
+
+    The names are symbolic links: a further hard link changes the file itself, and `runtime.watch` would read it again
+    under each of its names.
+    """
+    folder.mkdir()
+    for index, file in enumerate(islice(cycle(files), count)):
+        (folder / f"{index:07}{Path(file).suffix}").symlink_to(Path(file).absolute())
+    return folder
 
 
 def repeated_for(seconds: float, paths: Sequence[str], clock: Callable[[], float] = time.perf_counter) -> Iterator[str]:

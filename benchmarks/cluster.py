@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,7 +19,7 @@ import numpy as np
 
 from benchmarks import footprint
 from benchmarks.archive_plan import Constants, Machines, plan_of
-from benchmarks.cells import given_or_drawn
+from benchmarks.cells import given_or_drawn, linked_cells
 from benchmarks.peak_memory import run_alone_measured, run_measured
 from benchmarks.record import FAILED, OK, Row, check_record_folder, failed, write_record
 from benchmarks.turns import Candidate, Turns, ratio_columns, tried_in_turns
@@ -88,8 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print the tables, write the record; return the exit code."""
     options = build_parser().parse_args(arguments)
     check_record_folder(options.out)
-    data = options.data and options.data.resolve()  # so that links to its files can lie anywhere
-    with given_or_drawn(data, options.cells) as files, TemporaryDirectory() as folder:
+    with given_or_drawn(options.data, options.cells) as files, TemporaryDirectory() as folder:
         small = linked(Path(folder) / "small", files, max(options.cells // SMALL_JOB, 1))
         large = linked(Path(folder) / "large", files, options.cells)
         turns = timed_jobs(commands_of(options.bundle, options.workers), small, large, options.rounds)
@@ -116,11 +114,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def linked(folder: Path, files: Sequence[str], count: int) -> Job:
-    """Make a folder of `count` names of the files: no gigabytes on the disk."""
-    folder.mkdir()
-    for index, file in enumerate(islice(cycle(files), count)):
-        (folder / f"{index:07}{Path(file).suffix}").symlink_to(file)
-    return Job(folder, count)
+    """Make a job of `count` names of the files."""
+    return Job(linked_cells(folder, files, count), count)
 
 
 def cluster(workers: int) -> str:

@@ -5,18 +5,16 @@ In each round it is started beside a process that does nothing but open the same
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
 import numpy as np
 
-from benchmarks.cells import bmp_cells
+from benchmarks.cells import bmp_cells, linked_cells
 from benchmarks.peak_memory import last_line, refuse_system_without_peak, run_measured, waited_for
 from benchmarks.record import Row, check_record_folder, write_record
 from benchmarks.turns import ratio_columns
@@ -47,7 +45,14 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE)
     parser.add_argument("--starts", type=positive_int, default=5, help="how often it is started; default 5")
-    parser.add_argument("--files", type=positive_int, nargs="+", default=[1000, 50000], metavar="N")
+    parser.add_argument(
+        "--files",
+        type=positive_int,
+        nargs="+",
+        default=[1000, 50000],
+        metavar="N",
+        help="to classify in a process; default 1000 50000, which takes some minutes",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where footprint.json is written")
     return parser
 
@@ -120,11 +125,17 @@ def seconds_to_first_row(classify: list[str], cell: str) -> float:
 
 
 def memory_row(classify: list[str], cells: Sequence[str], count: int) -> Row:
-    """Classify `count` files in a process of its own; return its peak memory and its rate."""
+    """Classify `count` files in a process of its own; return its peak memory and its rate.
+
+    Raises MeasurementError where it fails, or does not give a row for each file.
+    """
     with TemporaryDirectory() as folder:
-        names = Path(folder) / "files.txt"
-        names.write_bytes(b"".join(os.fsencode(f"{cell}\n") for cell in islice(cycle(cells), count)))
-        done = run_measured([*classify, "--list", str(names), "--out", f"{folder}/results.csv"], quiet=True)
+        results = Path(folder) / "results.csv"
+        cells_folder = linked_cells(Path(folder) / "cells", cells, count)
+        done = run_measured([*classify, str(cells_folder), "--out", str(results)], quiet=True)
+        rows = len(results.read_text("utf-8").splitlines()) - 1
+    if rows != count:
+        raise MeasurementError(f"expected {count} rows of runtime.classify, found {rows}")
     return {"files": count, "peak_mb": done.peak_mb, "files_per_second": round(count / done.seconds, 1)}
 
 

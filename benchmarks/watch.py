@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from benchmarks.cells import given_or_drawn
+from benchmarks.cells import given_or_drawn, linked_cells
 from benchmarks.peers import CLASSIFY, classify
 from benchmarks.record import Row, check_record_folder, write_record
 from benchmarks.started_service import StartedService
@@ -146,24 +146,12 @@ def drops_in_turns(
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
         for place, (name, way) in enumerate(ways.items()):
-            prepared = prepare(folder / f"{turn}-{place}", paths)
+            prepared = linked_cells(folder / f"{turn}-{place}", paths, len(paths))
             started = time.perf_counter()
             way(prepared)
             if turn:
                 seconds[name].append(time.perf_counter() - started)
     return seconds
-
-
-def prepare(folder: Path, paths: list[str]) -> Path:
-    """Make a folder with a new name for each path: no gigabytes on the disk, and a new cell for the service.
-
-    The names are symbolic links: a further hard link changes the file itself, and the service reads it again under each
-    of its names.
-    """
-    folder.mkdir()
-    for index, path in enumerate(paths):
-        (folder / f"{index}{Path(path).suffix}").symlink_to(path)
-    return folder
 
 
 def singles_in_turns(classifier: Classifier, service: Service, files: Iterable[Path]) -> dict[str, list[float]]:

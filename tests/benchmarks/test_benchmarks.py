@@ -27,6 +27,7 @@ from benchmarks.http_load import Exchange
 from benchmarks.record import write_record
 from benchmarks.started_service import StartedService
 from benchmarks.windows import AGREEING, WindowPlan
+from runtime.bundle import DEFAULT_BUNDLE
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED
 from runtime.errors import BundleError, DataError, MeasurementError, OutputError, UsageError
 from tests.tiny_bundle import record_hashes
@@ -317,6 +318,13 @@ def test_footprint_starts_real_processes(tmp_path: Path) -> None:
     [row] = record(tmp_path, "footprint")["memory"]
     assert row["files"] == 20
     assert 20 < row["peak_mb"] < 300, "the memory of the process itself, not of the one that runs the tests"
+
+
+def test_memory_is_that_of_as_many_cells_as_the_row_says(cell_file: CellFile) -> None:
+    cells = [str(cell_file("a.bmp")), str(cell_file("b.png"))]
+    with pytest.raises(MeasurementError, match=r"expected 6 rows of runtime\.classify, found 3"):
+        footprint.memory_row(footprint.command(DEFAULT_BUNDLE, "--include", "*.png"), cells, 6)
+    assert footprint.memory_row(footprint.command(DEFAULT_BUNDLE), cells, 6)["files"] == 6
 
 
 def test_the_files_of_a_measurement_are_bmp_of_the_releases_size() -> None:
