@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.record import FAILED, OK, Row
 from runtime.errors import DataError
 from runtime.files import write_text_aside
+from runtime.outcomes import nouns
 
 Record = dict[str, Any]
 SCHEMA_VERSION = 5
@@ -73,7 +74,7 @@ def case_name(row: Row) -> str:
 def lasted(record: Record) -> str:
     """Return how long the sustained run was to last, such as "10 minutes" or "5 seconds"."""
     minutes = record["options"]["sustained_minutes"]
-    return f"{minutes:g} minutes" if minutes >= 1 else f"{60 * minutes:.0f} seconds"
+    return f"{minutes:g} {nouns(minutes, 'minute')}" if minutes >= 1 else f"{60 * minutes:.0f} seconds"
 
 
 def failures_of(record: Record) -> Iterator[tuple[str, Row]]:

@@ -108,7 +108,7 @@ def _slower_when_warm(record: Record) -> Iterator[str]:
     if any(row.get("throttled") for row in rows):
         yield "the machine throttled in the sustained run, as its sensors tell"
     if not slowed and record["options"]["sustained_minutes"] < WARM_MINUTES:
-        yield f"{lasted(record)} of sustained work do not show whether the machine slows down when it is warm"
+        yield f"a sustained run of {lasted(record)} does not show whether the machine slows down when it is warm"
 
 
 def _left_out(record: Record) -> Iterator[str]:

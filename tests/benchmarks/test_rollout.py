@@ -671,11 +671,15 @@ def _late(record: dict[str, Any]) -> None:
         ),
         (
             lambda record: record["options"].update(sustained_minutes=2.0),
-            ["2 minutes of sustained work do not show whether the machine slows down when it is warm"],
+            ["a sustained run of 2 minutes does not show whether the machine slows down when it is warm"],
+        ),
+        (
+            lambda record: record["options"].update(sustained_minutes=1.0),
+            ["a sustained run of 1 minute does not show whether the machine slows down when it is warm"],
         ),
         (
             lambda record: record["options"].update(sustained_minutes=0.08),
-            ["5 seconds of sustained work do not show whether the machine slows down when it is warm"],
+            ["a sustained run of 5 seconds does not show whether the machine slows down when it is warm"],
         ),
         (_late, ["cold start of cpu int8 was not measured: time was over"]),
         (
