@@ -16,7 +16,6 @@ from runtime.errors import UsageError
 from runtime.files import refuse_unwritable
 from runtime.outcomes import nouns
 from runtime.schema import INT8_PRECISIONS, MANIFEST_NAME, TOLERANCES, Variant
-from train.tensorflow_import import quiet_tensorflow
 
 if TYPE_CHECKING:
     from export.gate import Verdict
@@ -41,17 +40,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _write_onnx(options: argparse.Namespace) -> int:
+    from export.bundle_writer import ExportOptions, write_bundle
     from export.finished_run import find_run
+    from export.seen import seen_by_run
+    from export.verify import Verification, print_verification
 
     refuse_ignored(options, tuple(dict.fromkeys(("fp32", *options.precision))))
     run = find_run(options.run)
     accuracy = run.validation.accuracy.value
     print(f"{run.config.options.model} of {run.folder}, validation accuracy {accuracy:.2%}, epoch {run.best_epoch}")
     started = time.perf_counter()
-    with quiet_tensorflow():
-        from export.bundle_writer import ExportOptions, write_bundle
-        from export.seen import seen_by_run
-        from export.verify import Verification, print_verification
 
     def report(scores: Scores, verdicts: Sequence[Verdict]) -> None:
         print_verification(
@@ -101,16 +99,15 @@ def _tell_kept(bundle: Path, variants: Sequence[Variant]) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    from export.gate import recorded_tolerances
+    from export.reference import reference_file
+    from export.verify import chosen_cells, debug, print_verification, verify, write_answers
     from runtime.bundle import Bundle
 
     bundle = Bundle.open(options.bundle)
     refuse_ignored(options, tuple(variant.precision for variant in bundle.manifest.variants))
     if options.out:
         refuse_unwritable(options.out)
-    with quiet_tensorflow():
-        from export.gate import recorded_tolerances
-        from export.reference import reference_file
-        from export.verify import chosen_cells, debug, print_verification, verify, write_answers
     keras_file = reference_file(bundle, options.run)
     cells = chosen_cells(options.data, options.cells)
     tolerances = tolerances_of(options, recorded_tolerances(bundle))

@@ -18,13 +18,13 @@ from export.fewest_cells import too_few_to_prove
 from export.finished_run import FinishedRun
 from export.fp16 import write_fp16
 from export.gate import Verdict, judge_all
+from export.graph import OPSET
 from export.heat_graph import SMALLEST_CORRELATION, center_heat, remove_heat, wrong_heat
 from export.int8 import write_int8
 from export.model_card import model_card
 from export.operators import refuse_unsupported
 from export.run_cells import training_cells, validation_cells
 from export.scoring import REFERENCE, Scores, load_cells, score_cells
-from export.to_onnx import OPSET, KerasModel
 from export.typical import typical_cells
 from runtime.backends.base import Backend
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
@@ -56,9 +56,12 @@ from runtime.schema import (
     to_json,
 )
 from train.dataset import Cell
+from train.tensorflow_import import quiet_tensorflow
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from export.to_onnx import KerasModel
 
 ENGINE_FILES = tuple(f"{ENGINES_FOLDER}/*{suffix}" for suffix in (".engine", ".json", ".timing"))
 BUNDLE_FILES = ("model.*.onnx", GOLDEN_NAME, CARD_NAME, NEW_CARD_NAME, SIGNATURE_NAME, *ENGINE_FILES)
@@ -126,6 +129,8 @@ def write_bundle(
     if few := too_few_to_prove(cell.label for cell in cells):
         tell(f"the bundle will not be proved, {few}; `python -m export verify` proves it on others")
     examples = training_cells(run, options.calibration_data, TYPICAL_CELLS)
+    with quiet_tensorflow():  # takes ten seconds, which nobody waits for who then reads a refusal
+        from export.to_onnx import KerasModel
     reference = KerasModel(run.keras_file, run.decision.temperature)
     reference.refuse_another_size(image)
     with folder_written_aside(out, MANIFEST_NAME, BUNDLE_FILES) as folder, output_errors(out):

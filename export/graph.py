@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # TensorFlow and tf2onnx number names, "stem_1/convolution__12", in an order that changes from run to run.
 COUNTER = re.compile(r"(?:__?\d+)+(?=/|$)|__\d+")
+OPSET = 17  # within what tf2onnx is tested with (14 to 18) and every TensorRT since 10 reads
 BATCH = "N"  # the name of the free dimension
 SMALL = 64  # values; a constant of so many may be a shape
 

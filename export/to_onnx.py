@@ -23,7 +23,7 @@ import onnx
 import tensorflow as tf
 import tf2onnx
 
-from export.graph import fold_and_save
+from export.graph import OPSET, fold_and_save
 from export.heat import ExplainedNetwork, joined
 from runtime.errors import ConversionError, RunError
 from runtime.schema import INPUT_NAME, OUTPUT_NAME, ImageSpec
@@ -33,7 +33,6 @@ from train.tensorflow_import import interrupts_kept
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-OPSET = 17  # within what tf2onnx is tested with (14 to 18) and every TensorRT since 10 reads
 REFERENCE_BATCH_SIZE = 8
 SMALLEST_MAP = 4  # places along its side; a coarser one says nothing
 # In what Keras says, behind a first line without a name.

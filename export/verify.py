@@ -17,7 +17,6 @@ from export.gate import Verdict, judge_all, verdict_row, wrong_for_nan
 from export.model_card import card_with_proofs
 from export.scoring import Scores, limited, load_cells, score_cells
 from export.seen import Seen, seen_by_run
-from export.to_onnx import KerasModel
 from runtime.backends.select import open_backend
 from runtime.bundle import Bundle
 from runtime.command_line import print_table
@@ -36,6 +35,7 @@ from runtime.schema import (
 )
 from train.dataset import Cell, find_cells
 from train.metrics import measure, metrics_table
+from train.tensorflow_import import quiet_tensorflow
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,8 @@ def verify(
     the run's cells are not at hand.
     """
     threshold = bundle.manifest.decision.threshold
+    with quiet_tensorflow():
+        from export.to_onnx import KerasModel
     reference = KerasModel(keras_file, bundle.manifest.decision.temperature)
     with ExitStack() as stack:
         variants = {

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from export.fp16 import BOUND
 from export.to_onnx import KerasModel
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import Classifier, ClassifierOptions
-from runtime.errors import BundleError, ConversionError, RunError, UsageError
+from runtime.errors import BundleError, ConversionError, DataError, OutputError, RunError, UsageError
 from runtime.files import sha256_of_file
 from runtime.schema import ImageSpec
 from tests.forbidden_file import forbid
@@ -95,7 +96,7 @@ def exported(run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         def heat(self, cells: NDArray[np.uint8]) -> None:
             return None
 
-    monkeypatch.setattr(export.bundle_writer, "KerasModel", Reference)
+    monkeypatch.setattr("export.to_onnx.KerasModel", Reference)
     monkeypatch.setattr(export.finished_run, "find_run", lambda _: run)
     monkeypatch.setattr("train.metrics.RESAMPLES", 20)  # the intervals of the printed table are judged elsewhere
     monkeypatch.setattr("export.fewest_cells.FEWEST_TO_PROVE", 5)
@@ -176,3 +177,15 @@ def test_a_keras_model_that_may_not_be_read_is_named_with_the_reason(
     forbid(monkeypatch, run.keras_file)
     with pytest.raises(RunError, match=r"cannot read the Keras model at .*best\.keras: Permission denied; make it rea"):
         KerasModel(run.keras_file, 1.0)
+
+
+def test_what_the_files_alone_tell_is_refused_before_tensorflow_is_imported(
+    exported: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "export.to_onnx", None)
+    with pytest.raises(DataError, match=r"expected images .* below"):
+        exported("--calibration-data", str(tmp_path / "run"))
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "notes.txt").touch()
+    with pytest.raises(OutputError, match=r"expected a new folder, or one that holds a bundle\.json to replace"):
+        exported()

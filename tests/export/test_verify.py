@@ -109,7 +109,7 @@ def bundle(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         def predict(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
             return onnx_answers(tmp_path / "reference.onnx", cells)
 
-    monkeypatch.setattr(export.verify, "KerasModel", Reference)
+    monkeypatch.setattr("export.to_onnx.KerasModel", Reference)
     monkeypatch.setattr("train.metrics.RESAMPLES", 20)  # the intervals of the printed table are judged elsewhere
     return tmp_path / "bundle"
 
