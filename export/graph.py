@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from export.model_file import save_model
 from export.onnx_session import folded_by_onnxruntime
 from runtime.errors import ConversionError, one_line
-from runtime.schema import HEAT_NAME, OUTPUT_NAME
+from runtime.schema import HEAT_NAME, INPUT_NAME, OUTPUT_NAME
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +25,7 @@ COUNTER = re.compile(r"(?:__?\d+)+(?=/|$)|__\d+")
 OPSET = 17  # within what tf2onnx is tested with (14 to 18) and every TensorRT since 10 reads
 BATCH = "N"  # the name of the free dimension
 SMALL = 64  # values; a constant of so many may be a shape
+CHANNELS_FIRST = "channels_first"  # the input as float32 [N, C, height, width]
 
 
 def fold_and_save(model: Any, folder: Path, target: Path) -> None:
@@ -44,6 +45,7 @@ def fold_and_save(model: Any, folder: Path, target: Path) -> None:
 def _put_file_in_order(folded: Path, target: Path) -> None:
     model = onnx.load(folded)
     _name_ends(model)
+    standardize_channels_first(model)
     put_in_order(model)
     unfolded = [node.name for node in model.graph.node if node.op_type == "BatchNormalization"]
     if unfolded:
@@ -256,6 +258,55 @@ def _average_channels_first(model: Any) -> None:
             onnx.helper.make_node("Flatten", [pooled], node.output, node.name),
         ]
     _replace(model.graph.node, nodes)
+
+
+def standardize_channels_first(model: Any) -> None:
+    """Transpose what the input is cast to, and not what a constant for each channel has made of it, in place.
+
+    ONNX Runtime applies such a constant to [N, height, width, C] pixel by pixel, a sixth of the time of a small
+    network, and to [N, C, height, width] row by row. What is computed stays the same, bit by bit.
+    """
+    graph, takers = model.graph, _takers(model)
+    [cast] = takers[INPUT_NAME]
+    of_channels = {each.name: each for each in graph.initializer if math.prod(each.dims[:-1]) == 1}
+    chains = [_chain_to_channels_first(node, takers, of_channels) for node in takers[cast.output[0]]]
+    first = onnx.helper.make_node("Transpose", cast.output, [CHANNELS_FIRST], cast.name, perm=[0, 3, 1, 2])
+    for *steps, transposition in filter(None, chains):
+        steps[0].input[0] = CHANNELS_FIRST
+        for step in steps:
+            values = onnx.numpy_helper.to_array(of_channels[step.input[1]]).reshape(-1, 1, 1)
+            step.input[1] = f"{step.name}/{CHANNELS_FIRST}"
+            graph.initializer.append(onnx.numpy_helper.from_array(values, step.input[1]))
+        for taker in takers[transposition.output[0]]:
+            place = list(taker.input).index(transposition.output[0])
+            taker.input[place] = steps[-1].output[0]
+    nodes = list(graph.node)
+    nodes.insert(nodes.index(cast) + 1, first)
+    _replace(graph.node, nodes)
+
+
+def _takers(model: Any) -> dict[str, list[Any]]:
+    """Map each tensor to the nodes that take it."""
+    takers: dict[str, list[Any]] = {}
+    for node in model.graph.node:
+        for tensor in node.input:
+            takers.setdefault(tensor, []).append(node)
+    return takers
+
+
+def _chain_to_channels_first(node: Any, takers: dict[str, list[Any]], of_channels: Collection[str]) -> list[Any]:
+    """Return the nodes from this one to a transposition to [N, C, height, width]; nothing where there is none.
+
+    All but the last compute with a constant for each channel, and nothing else takes what they give.
+    """
+    chain = [node]
+    while chain[-1].op_type in ("Add", "Div", "Mul", "Sub") and chain[-1].input[1] in of_channels:
+        following = takers.get(chain[-1].output[0], [])
+        if len(following) != 1:
+            return []
+        chain += following
+    is_transposed = chain[-1].op_type == "Transpose" and attributes(chain[-1])["perm"] == [0, 3, 1, 2]
+    return chain if is_transposed and len(chain) > 1 else []
 
 
 def _name_ends(model: Any) -> None:

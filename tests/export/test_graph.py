@@ -19,6 +19,7 @@ from export.graph import (
     open_for_reading,
     put_in_order,
     refuse_invalid,
+    standardize_channels_first,
     weighted_nodes,
 )
 from export.onnx_session import folded_by_onnxruntime
@@ -118,6 +119,56 @@ def test_a_folded_graph_answers_like_the_raw_one(tmp_path: Path, count: int) -> 
     found = onnx_answers(tmp_path / "model.onnx", cells)
     assert found.shape == (count,)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def standardizing(scale_shape: tuple[int, ...], *, result_is_also_summed: bool = False) -> Any:
+    """A graph that scales and shifts the cells, and beside it scales them alone, before it transposes either."""
+    numbers = np.random.default_rng(0)
+    constants: dict[str, Any] = {
+        "scale": numbers.uniform(0.001, 0.01, scale_shape).astype(np.float32),
+        "shift": numbers.normal(0, 1, 3).astype(np.float32),
+        "brightness": np.array(1 / 255, np.float32),
+        "kernel": numbers.normal(0, 0.3, (1, 3, SIZE, SIZE)).astype(np.float32),
+        "axes": np.array([1, 2, 3], np.int64),
+    }
+    nodes = [
+        helper.make_node("Cast", ["cells"], ["float"], "cast", to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["float", "scale"], ["scaled"], "scale"),
+        helper.make_node("Add", ["scaled", "shift"], ["shifted"], "shift"),
+        helper.make_node("Transpose", ["shifted"], ["standardized"], "fine", perm=[0, 3, 1, 2]),
+        helper.make_node("Mul", ["float", "brightness"], ["bright"], "bright"),
+        helper.make_node("Transpose", ["bright"], ["coarse"], "coarse", perm=[0, 3, 1, 2]),
+        helper.make_node("Add", ["standardized", "coarse"], ["both"], "both"),
+        helper.make_node("Conv", ["both", "kernel"], ["map"], "conv"),
+        helper.make_node("ReduceSum", ["map", "axes"], ["p_all"], "sum", keepdims=0),
+    ]
+    if result_is_also_summed:
+        nodes[-1].input[0] = "with_sum"
+        nodes.insert(-1, helper.make_node("ReduceMean", ["shifted"], ["mean"], "mean", axes=[1, 2, 3]))
+        nodes.insert(-1, helper.make_node("Add", ["map", "mean"], ["with_sum"], "with_sum"))
+    return network_of(nodes, [numpy_helper.from_array(values, name) for name, values in constants.items()])
+
+
+@pytest.mark.parametrize(
+    ("network", "transposed"),
+    [
+        (standardizing((3,)), {"Cast:0"}),
+        (standardizing((1, 1, 3)), {"Cast:0"}),
+        (standardizing((SIZE, 1)), {"Cast:0", "Add:0"}),
+        (standardizing((3,), result_is_also_summed=True), {"Cast:0", "Add:0"}),
+    ],
+    ids=["a number for each channel", "the same with all axes", "a number for each row", "taken elsewhere too"],
+)
+def test_cells_are_standardized_channels_first_with_the_same_result(
+    network: Any, transposed: set[str], tmp_path: Path
+) -> None:
+    cells = some_cells(7)
+    expected = onnx_answers(saved(network, tmp_path / "model.onnx"), cells)
+    changed = onnx.ModelProto.FromString(network.SerializeToString())
+    standardize_channels_first(changed)
+    put_in_order(changed)
+    np.testing.assert_array_equal(onnx_answers(saved(changed, tmp_path / "model.onnx"), cells), expected)
+    assert {node.input[0] for node in changed.graph.node if node.op_type == "Transpose"} == transposed
 
 
 def test_a_batch_norm_that_no_convolution_takes_in_is_refused(tmp_path: Path) -> None:
