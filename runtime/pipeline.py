@@ -6,6 +6,7 @@ waiting for each other, and no cell is handed from thread to thread.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -103,15 +104,23 @@ class BatchScorer:
         self._backend = backend
         self._prove = prove
 
-    def score(self, cells: Sequence[Cell]) -> list[Scored]:
-        """Read the cells of a batch and infer those that could be read."""
-        read = []
+    def score(self, cells: Sequence[Cell], reading_s: float = math.inf) -> list[Scored]:
+        """Read the cells of a batch and infer those that could be read.
+
+        After `reading_s` seconds no further cell is read: the answers are those of the first cells then, of one at
+        least.
+        """
+        read: list[ReadCell] = []
+        left_s = reading_s
         for cell in cells:
             if self.stopped:
                 return []
+            if read and left_s <= 0:
+                break
             started = time.perf_counter()
             reading = cell.read()
             read.append(ReadCell(cell.path, reading, time.perf_counter() - started))
+            left_s -= read[-1].seconds
         return self.score_read(read, beside_others=True)
 
     def score_read(self, cells: Sequence[ReadCell], *, beside_others: bool = False) -> list[Scored]:

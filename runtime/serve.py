@@ -87,9 +87,11 @@ def access_of(options: argparse.Namespace) -> Access:
             f"expected a token for the address {options.host}, which others can reach, found none; write one of "
             f"{LEAST_TOKEN} characters or more into a file and name it with --token-file, or set {TOKEN_VARIABLE}"
         )
-    if token and (len(token) < LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token):
+    is_plain = token.isascii() and token.isprintable() and " " not in token
+    if token and (len(token) < LEAST_TOKEN or not is_plain):
         raise UsageError(
-            f"expected a token of {LEAST_TOKEN} or more ASCII characters without spaces, found {len(token)} of them; "
+            f"expected a token of {LEAST_TOKEN} or more ASCII characters without spaces, found {len(token)}"
+            f"{'' if is_plain else ', some of them others'}; "
             'make one with `python -c "import secrets; print(secrets.token_urlsafe())"`'
         )
     allowed = frozenset(name.lower() for name in options.allow_host)

@@ -18,7 +18,7 @@ from runtime.results import row_of
 from runtime.service import kserve_routes, openapi, page_routes, watch_routes
 from runtime.service.about import about, check_identity
 from runtime.service.access import Access
-from runtime.service.archives import cells_of_archive
+from runtime.service.archives import Unpacking, cells_of_archive
 from runtime.service.desk import Desk, Hold, desk_of
 from runtime.service.explaining import Explainer, only_image
 from runtime.service.front_door import FrontDoor
@@ -128,17 +128,25 @@ async def model_card(request: Request) -> Response:
 async def cells_of(uploads: Sequence[Upload], desk: Desk) -> list[Cell]:
     """Return the cells of a request in the order sent, the members of an archive in its place."""
     read, limits = desk.classifier.read, desk.limits
+    unpacking = Unpacking(limits)
     cells: list[Cell] = []
     for upload in uploads:
         if upload.is_archive:
             most = limits.request_files - len(cells)
-            cells += await anyio.to_thread.run_sync(cells_of_archive, upload.name, upload.data(), read, limits, most)
+            members = await anyio.to_thread.run_sync(
+                cells_of_archive, upload.name, upload.data(), read, unpacking, most
+            )
+            if not members:  # an answer without a row of it would not be missed
+                raise RequestError(
+                    400,
+                    f"expected one image or more in the field {FIELD!r}, found none in archives such as "
+                    f"{upload.name[:100]!r}; leave it out",
+                )
+            cells += members
         else:
             cells.append(Cell(upload.name, partial(upload.reading, read)))
     if len(cells) > limits.request_files:
         raise RequestError(413, f"expected at most {limits.request_files} files, found more; send fewer at a time")
-    if not cells:
-        raise RequestError(400, f"expected one image or more in the field {FIELD!r}, found none in archives; add one")
     return cells
 
 

@@ -32,7 +32,29 @@ def is_archive(data: bytes) -> bool:
     return data[:SIGNATURE_BYTES] in (LOCAL_FILE, EMPTY)
 
 
-def cells_of_archive(name: str, data: bytes, read: CellReader, limits: Limits, most: int) -> list[Cell]:
+class Unpacking:
+    """What all archives of one request may unpack to; their members are counted by several threads."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._left = limits.unpacked_bytes
+        self._counting = threading.Lock()
+
+    def count(self, size: int) -> None:
+        """Count a member before it is unpacked; raise UnreadableCellError where that is too much."""
+        if size > self._limits.file_bytes:
+            raise UnreadableCellError(f"expected at most {self._limits.file_bytes} bytes unpacked, found {size}")
+        with self._counting:
+            self._left -= size
+            is_too_much = self._left < 0
+        if is_too_much:
+            raise UnreadableCellError(
+                f"the archive unpacks to more than {self._limits.unpacked_bytes} bytes, with those sent before it; "
+                "send it in parts"
+            )
+
+
+def cells_of_archive(name: str, data: bytes, read: CellReader, unpacking: Unpacking, most: int) -> list[Cell]:
     """Return the images of an archive in its order, each as `name/member`; they are unpacked when they are read.
 
     Hidden files and those that lie beside images are left out, as in a folder.
@@ -54,7 +76,7 @@ def cells_of_archive(name: str, data: bytes, read: CellReader, limits: Limits, m
     images = [info for info in archive.infolist() if not (info.is_dir() or is_left_out(info.filename))]
     if len(images) > most:
         raise too_many
-    members = _Members(archive, read, limits)
+    members = _Members(archive, read, unpacking)
     return [Cell(f"{name}/{name_of(info)}", partial(members.read_cell, info)) for info in images]
 
 
@@ -75,13 +97,12 @@ def is_left_out(member: str) -> bool:
 
 
 class _Members:
-    """The members of an archive, read by several threads; counts what they hold together."""
+    """The members of an archive, read by several threads."""
 
-    def __init__(self, archive: zipfile.ZipFile, read: CellReader, limits: Limits) -> None:
+    def __init__(self, archive: zipfile.ZipFile, read: CellReader, unpacking: Unpacking) -> None:
         self._archive = archive
         self._read = read
-        self._limits = limits
-        self._left = limits.unpacked_bytes
+        self._unpacking = unpacking
         self._opening = threading.Lock()  # ZipFile counts its open members without one
 
     def read_cell(self, info: zipfile.ZipInfo) -> Reading:
@@ -99,7 +120,7 @@ class _Members:
             raise UnreadableCellError(
                 f"expected a member that is stored or deflated, found compression {info.compress_type}"
             )
-        self._count(info.file_size)
+        self._unpacking.count(info.file_size)  # and no more than that is ever unpacked of it
         try:
             data = self._read_out(info)
         except Exception as error:  # zipfile raises half a dozen types on damaged members
@@ -118,15 +139,3 @@ class _Members:
         finally:
             with self._opening:
                 member.close()
-
-    def _count(self, size: int) -> None:
-        """Count a member before it is unpacked; no more than it says is ever unpacked of it."""
-        if size > self._limits.file_bytes:
-            raise UnreadableCellError(f"expected at most {self._limits.file_bytes} bytes unpacked, found {size}")
-        with self._opening:
-            self._left -= size
-            is_too_much = self._left < 0
-        if is_too_much:
-            raise UnreadableCellError(
-                f"the archive unpacks to more than {self._limits.unpacked_bytes} bytes; send it in parts"
-            )

@@ -2,6 +2,7 @@
 
 No batch waits to be filled: a lone cell is scored at once, and while all threads are busy those that come gather. Cells
 are taken from the waiting requests in turn, so that a single cell does not wait for the thousand of another request.
+What is not scored of a batch, where some of its cells take long to read, waits on as if it had not been taken.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ class Batcher(Closing):
     """Threads that score what is submitted, until it is closed.
 
     Args:
-        score: Scores a batch; called by several threads at once.
+        score: Scores a batch, or the first cells of it, one at least; called by several threads at once.
         batch_size: Most cells that are scored together.
         workers: Threads.
         most_waiting: Cells, from which on nothing more is taken.
         prove: Raises where the model itself is at fault; asked after a batch could not be scored.
-        observe: Called with the size of each batch.
+        observe: Called with how many cells were scored together.
     """
 
     def __init__(
@@ -126,8 +127,10 @@ class Batcher(Closing):
                 traceback.print_exception(error, file=sys.stderr)
             self._refuse(batch, RequestError(503, f"the model could not score the cells: {one_line(error)}"))
         else:
-            self._remember((time.perf_counter() - started) / len(batch) / len(self._threads))
-            self._deliver(batch, scored)
+            self._remember((time.perf_counter() - started) / len(scored) / len(self._threads))
+            self._observe(len(scored))
+            self._put_back(batch[len(scored) :])
+            self._deliver(batch[: len(scored)], scored)
 
     def _take(self) -> list[tuple[_Job, int, Cell]]:
         """Wait for cells and take this thread's share of them; nothing: it is closed and nothing waits."""
@@ -140,7 +143,6 @@ class Batcher(Closing):
                 share = -(-self.waiting // len(self._threads))
                 while self._jobs and len(batch) < min(share, self._batch_size):
                     self._take_one(batch)
-        self._observe(len(batch))
         return batch
 
     def _take_one(self, batch: list[tuple[_Job, int, Cell]]) -> None:
@@ -154,6 +156,18 @@ class Batcher(Closing):
         batch.append((job, place, cell))
         if job.waiting:
             self._jobs.append(job)
+
+    def _put_back(self, rest: list[tuple[_Job, int, Cell]]) -> None:
+        """Let cells wait again, before the others of their requests."""
+        with self._changed:
+            for job, place, cell in reversed(rest):
+                if job.has_failed or job.answer.cancelled():
+                    continue
+                if not job.waiting:
+                    self._jobs.appendleft(job)
+                job.waiting.appendleft((place, cell))
+                self.waiting += 1
+            self._changed.notify_all()
 
     def _deliver(self, batch: list[tuple[_Job, int, Cell]], scored: list[Scored]) -> None:
         finished = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.requests import Request
 
@@ -20,6 +21,7 @@ from runtime.service.watch_feed import WatchFeed
 
 LOADING = "the model is being loaded and tested"
 STOPPING = "the service is stopping"
+READING_S = 0.3  # of a batch: one large picture takes as long as a hundred cells, and others wait for all of the batch
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Desk(Closing):
     def use(self, classifier: Classifier) -> None:
         """Answer with this classifier, and own it."""
         batcher = Batcher(
-            classifier.scorer().score,
+            partial(classifier.scorer().score, reading_s=READING_S),
             batch_size=classifier.batch_size,
             workers=available_cpus(),
             most_waiting=self.limits.waiting_cells,

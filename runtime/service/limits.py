@@ -16,7 +16,7 @@ class Limits:
     file_bytes: int = MAX_FILE_BYTES
     request_files: int = 1000  # images, the members of archives among them
     request_bytes: int = 256 * MIB
-    unpacked_bytes: int = 1024 * MIB  # of the members of one archive
+    unpacked_bytes: int = 1024 * MIB  # of the members of its archives
     header_bytes: int = 16 * 1024  # of one line of a part's head, in which the file's name stands
     json_bytes: int = 8 * MIB  # a list of lists takes up to twenty times as much memory as its text
     bytes_at_a_time: int = 1024 * MIB  # of all requests that are being read or answered

@@ -114,6 +114,7 @@ KSERVE_STATE_ANSWERS = _answers({"type": "object"}, "yes", "error", {**ALWAYS, *
 KSERVE_ANSWERS = _answers({"type": "object"}, "what was asked for", "error", {**ALWAYS, **LATER})
 ABOUT_ANSWERS = _answers({"type": "object"}, "what answers, and how", "detail", {**ALWAYS, **LATER})
 
+ROW_NUMBER: Schema = {"type": "integer", "minimum": 1, "maximum": LARGEST_ROW}
 WATCH_PARAMETERS: Schema = {
     "parameters": [
         {

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import anyio
 from anyio.to_thread import run_sync
 from fastapi import APIRouter
+from pydantic import WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,6 +21,7 @@ from runtime.service.problems import JsonAnswer, RequestError
 from runtime.service.watch_feed import LARGEST_ROW, MOST_ROWS, NoPictureError, WatchFeed
 
 Answer = TypeVar("Answer")
+RowNumber = Annotated[str, WithJsonSchema(openapi.ROW_NUMBER)]  # a text, so that a wrong one is told in our words
 AWAY_RETRY_S = 2
 READERS = 2  # at a time: the model needs the processors more
 
@@ -43,14 +45,14 @@ async def rows(request: Request) -> Response:
 
 
 @routes.get("/watch/pictures/{row}", responses=openapi.WATCH_PICTURE_ANSWERS, response_class=Response)
-async def picture(request: Request, row: str) -> Response:
+async def picture(request: Request, row: RowNumber) -> Response:
     """Return the cell of one row of the watched folder, as a small JPEG file."""
     content = await asked(feed_of(request).picture, parsed_number("row", row, 1, LARGEST_ROW))
     return Response(content, media_type="image/jpeg")
 
 
 @routes.get("/watch/explanations/{row}", responses=openapi.WATCH_EXPLANATION_ANSWERS, response_class=JsonAnswer)
-async def explanation(request: Request, row: str) -> Response:
+async def explanation(request: Request, row: RowNumber) -> Response:
     """Say which places of the cell of one row the answer comes from."""
     cell = await asked(feed_of(request).cell, parsed_number("row", row, 1, LARGEST_ROW))
     desk = desk_of(request)

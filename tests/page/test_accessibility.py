@@ -125,6 +125,25 @@ def test_controls_do_not_overlap_on_a_phone(browser: Browser, service: Served, i
         assert key["x"] + key["width"] <= direction["x"] or key["y"] + key["height"] <= direction["y"]
 
 
+def test_no_number_of_the_models_card_is_broken_on_a_phone(browser: Browser, service: Served) -> None:
+    with Visitor(browser, service.url, PHONE) as visitor:
+        visitor.is_ready()
+        open_card(visitor)
+        lines = visitor.see("#card-text td").evaluate_all(
+            """cells => cells.flatMap((cell) => {
+              const text = cell.firstChild;
+              return [...text.data.matchAll(/\\S+/g)].map((word) => {
+                const range = document.createRange();
+                range.setStart(text, word.index);
+                range.setEnd(text, word.index + word[0].length);
+                return range.getClientRects().length;
+              });
+            })"""
+        )
+        assert lines
+        assert set(lines) == {1}
+
+
 def focused(visitor: Visitor) -> str:
     return str(visitor.page.evaluate("document.activeElement.id || document.activeElement.className"))
 

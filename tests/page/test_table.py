@@ -126,6 +126,12 @@ def test_sensitivity_and_specificity_are_those_of_the_bundles_curve(
         expect(point).to_contain_text("Measured on the bundle's validation cells at 0.8, not on yours")
 
 
+def test_only_none_is_no_share_and_only_all_are_a_whole_one(visitor: Visitor) -> None:
+    shares = [(0, 300), (300, 300), (1, 300), (299, 300), (1, 3000), (2999, 3000), (133, 200), (67, 200)]
+    shown = visitor.call("counts.js", "given.map(([count, total]) => module.percent(count, total))", shares)
+    assert shown == ["0 %", "100 %", "0.3 %", "99.7 %", "<0.1 %", ">99.9 %", "66.5 %", "33.5 %"]
+
+
 def test_a_bundle_without_a_curve_says_so(browser: Browser, service: Served, images: list[Path]) -> None:
     with Visitor(browser, service.url, before=about_with(curve=[])) as visitor:
         visitor.add(images[:1])

@@ -6,9 +6,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from runtime.results import COLUMNS
 from tests.page.served import Served
 from tests.page.visitor import Browser, Page, Request, Response, Route, Visitor, about_with, expect, made_file
+from tests.runtime.service_help import zipped
 
 MANY = 10_000
 EMPTY_ARCHIVE = b"PK\x05\x06" + bytes(18)
@@ -173,6 +176,17 @@ def test_a_damaged_archive_is_a_row_with_the_reason(visitor: Visitor) -> None:
     visitor.add([made_file("plate.zip", b"PK\x03\x04 and nothing more")])
     visitor.waits_for(1)
     assert visitor.column("reason")[0].startswith("not taken: expected a zip archive that can be read")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"PK\x03\x04 and nothing more", EMPTY_ARCHIVE, zipped({f"{number}.png": b"" for number in range(1001)})],
+    ids=["damaged", "empty", "too many"],
+)
+def test_what_is_wrong_with_an_archive_is_said_under_its_own_name(visitor: Visitor, content: bytes) -> None:
+    visitor.add([made_file("plate $& 7.zip", content)])
+    visitor.waits_for(1)
+    assert "'plate $& 7.zip'" in visitor.column("reason")[0]
 
 
 def test_a_picture_that_is_pasted_is_classified(visitor: Visitor, images: list[Path]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from runtime.backends.base import Backend
 from runtime.errors import BackendError
-from runtime.pipeline import WAITING_BATCHES, BatchScorer, Read, Scored, score_files
+from runtime.pipeline import WAITING_BATCHES, BatchScorer, Cell, Read, Scored, score_files
 from runtime.reading import ReadCell, Reading
 from tests.runtime.fake_backend import SPEC, BrightnessBackend
 
@@ -53,6 +53,16 @@ def test_batches_grow_up_to_the_size_and_the_last_is_as_short_as_it_falls() -> N
     backend = BrightnessBackend()
     list(score_files(map(str, range(20)), scorer(backend), read_number, batch_size=6, workers=1))
     assert backend.batch_sizes == [1, 2, 4, 6, 6, 1]
+
+
+@pytest.mark.parametrize(("reading_s", "expected"), [(0.0, 1), (0.15, 2), (10.0, 4)])
+def test_a_batch_whose_cells_take_long_to_read_ends_early(reading_s: float, expected: int) -> None:
+    def read() -> Reading:
+        time.sleep(0.1)
+        return read_number("9")
+
+    found = scorer(BrightnessBackend()).score([Cell(name, read) for name in "abcd"], reading_s=reading_s)
+    assert [one.path for one in found] == [*"abcd"][:expected]
 
 
 def test_few_files_are_shared_out_among_the_workers() -> None:

@@ -92,6 +92,39 @@ def test_a_lone_cell_does_not_wait_for_the_many_of_another_request() -> None:
     assert "lone" in gate.batches[1], "requests take turns"
 
 
+def test_what_is_left_of_a_batch_waits_on_in_its_order() -> None:
+    gate = Gate()
+
+    def first_of(batch: Sequence[Cell]) -> list[Scored]:
+        return gate.score(batch)[:1]
+
+    with batcher(first_of, batch_size=4) as queue:
+        first = queue.submit(cells("first"))
+        assert gate.begun.wait(PATIENCE_S)
+        many = queue.submit(cells(*map(str, range(9))))
+        lone = queue.submit(cells("lone"))
+        given_up = queue.submit(cells("x", "y"))
+        assert given_up.cancel()
+        gate.may_go.set()
+        assert [names_of(answer) for answer in (first, lone)] == [["first"], ["lone"]]
+        assert names_of(many) == [*map(str, range(9))]
+        assert queue.waiting == 0
+    assert gate.batches[1][:2] == ["0", "lone"]
+    assert gate.batches[2][0] == "lone"
+
+
+def test_a_request_that_is_given_up_while_it_is_scored_does_not_wait_on() -> None:
+    gate = Gate()
+    with batcher(lambda batch: gate.score(batch)[:1]) as queue:
+        given_up = queue.submit(cells("x", "y", "z"))
+        assert gate.begun.wait(PATIENCE_S)
+        assert given_up.cancel()
+        gate.may_go.set()
+        assert names_of(queue.submit(cells("after"))) == ["after"]
+        assert queue.waiting == 0
+    assert gate.batches == [["x", "y", "z"], ["after"]]
+
+
 def test_idle_workers_share_what_waits() -> None:
     together = threading.Barrier(2, timeout=PATIENCE_S)
 

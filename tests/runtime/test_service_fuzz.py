@@ -65,7 +65,7 @@ def ask_at_random(operation: Any, mode: Any, answers: set[int], codes: Counter[t
 def described_by(running: Running) -> dict[str, Any]:
     """Its OpenAPI, in which the model's name is the one that it has: another is not found and finds nothing."""
     description: dict[str, Any] = httpx.get(f"{running.url}/openapi.json").json()
-    known = {"name": "compact_fp32", "version": "1", "row": "1", "If-Match": "*"}
+    known: dict[str, str | int] = {"name": "compact_fp32", "version": "1", "row": 1, "If-Match": "*"}
     for methods in description["paths"].values():
         for operation in methods.values():
             for parameter in operation.get("parameters", []):

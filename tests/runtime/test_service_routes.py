@@ -221,6 +221,12 @@ def test_an_archive_that_cannot_be_read_is_refused(client: Client) -> None:
         assert "expected one image or more in the field 'files', found none in archives" in detail(answer, 400)
 
 
+def test_an_archive_without_an_image_is_told_also_beside_others(client: Client) -> None:
+    others = [("a.png", noise_cell(1)), ("good.zip", zipped({"b.png": noise_cell(2)}))]
+    answer = client.post("/classify", files=form([*others, ("empty.zip", zipped({".hidden.png": noise_cell(3)}))]))
+    assert "found none in archives such as 'empty.zip'; leave it out" in detail(answer, 400)
+
+
 def test_a_bomb_unpacks_no_more_than_its_limits(bundle: Path) -> None:
     limits = Limits(file_bytes=2**20, unpacked_bytes=3 * 2**20)
     members = {"large.png": b"\0" * (8 * 2**20), **{f"{number}.png": b"\0" * 2**20 for number in range(5)}}
@@ -231,6 +237,15 @@ def test_a_bomb_unpacks_no_more_than_its_limits(bundle: Path) -> None:
     assert found[0]["reason"] == f"expected at most {2**20} bytes unpacked, found {8 * 2**20}"
     assert sum("the archive unpacks to more than" in row["reason"] for row in found) == 2
     assert sum("not an image" in row["reason"] for row in found) == 3
+
+
+def test_a_bomb_in_several_archives_unpacks_no_more_than_in_one(bundle: Path) -> None:
+    archive = zipped({f"{number}.png": b"\0" * 2**20 for number in range(2)})
+    with client_on(bundle, Limits(file_bytes=2**20, unpacked_bytes=3 * 2**20)) as client:
+        for _ in range(2):  # each request has as much
+            found = rows(client, [(f"{number}.zip", archive) for number in range(3)])
+            assert sum("the archive unpacks to more than" in row["reason"] for row in found) == 3
+            assert sum("not an image" in row["reason"] for row in found) == 3
 
 
 def test_a_member_that_is_larger_than_it_says_is_not_believed(client: Client) -> None:

@@ -244,6 +244,16 @@ def test_a_wrong_number_is_refused(watched: Watched, client: Client, question: s
     assert answer.json()["detail"].startswith("expected ")
 
 
+def test_the_number_of_a_row_is_described_as_it_is_checked(watched: Watched, client: Client) -> None:
+    watched.add("gone.png")
+    paths = client.get("/openapi.json").json()["paths"]
+    for path in ("/watch/pictures/{row}", "/watch/explanations/{row}"):
+        [row] = paths[path]["get"]["parameters"]
+        least, most = row["schema"]["minimum"], row["schema"]["maximum"]
+        codes = [client.get(path.format(row=number)).status_code for number in (least - 1, least, most, most + 1)]
+        assert codes == [400, 404, 404, 400]
+
+
 def test_the_largest_numbers_are_answered(watched: Watched, client: Client) -> None:
     watched.add("a.bmp")
     assert client.get(f"/watch/rows?after={2**63 - 1}").json()["results"] == []

@@ -40,10 +40,23 @@ export function showCounts(list, counts) {
     if (count === undefined) continue;
     const tile = list.querySelector(`[data-kind="${kind.key}"]`) ?? newTile(list, kind);
     /** @type {HTMLElement} */ (tile).hidden = kind.key === 'waiting' && !count;
-    const share = cells && ['ALL', 'healthy'].includes(kind.key) ? `${((100 * count) / cells).toFixed(0)} %` : '';
+    const share = cells && ['ALL', 'healthy'].includes(kind.key) ? percent(count, cells) : '';
     setText(/** @type {HTMLElement} */ (tile.querySelector('span:not(.mark)')), count.toLocaleString('en'));
     setText(/** @type {HTMLElement} */ (tile.querySelector('small')), share && ` (${share})`);
   }
+}
+
+/**
+ * Return a share; only none is 0 %, and only all are 100 %.
+ * @param {number} count
+ * @param {number} total 1 or more
+ * @returns {string}
+ */
+export function percent(count, total) {
+  const share = (100 * count) / total;
+  if (count && share < 0.1) return '<0.1 %';
+  if (count < total && share > 99.9) return '>99.9 %';
+  return `${share.toFixed(count % total ? 1 : 0)} %`;
 }
 
 /**

@@ -185,7 +185,7 @@ export class UploadQueue {
    * @param {AbortSignal} signal
    */
   async #classify(parts, signal) {
-    const sent = parts.map(({ row, file }) => ({ name: `cell-${row.id}`, file }));
+    const sent = parts.map(({ row, file }) => ({ name: sentName(row), file }));
     const { results: answers, appearances } = await this.service.classify(sent, signal);
     if (signal.aborted) throw new DOMException('stopped', 'AbortError');
     this.#tries = 0;
@@ -233,7 +233,9 @@ export class UploadQueue {
    */
   async #sendApart(parts, refusal, signal) {
     if (parts.length === 1) {
-      this.#fail(parts[0].row, `not taken: ${refusal.message}`);
+      const [{ row }] = parts;
+      const message = refusal.message.replace(`'${sentName(row)}'`, () => `'${row.shownName.slice(0, 100)}'`);
+      this.#fail(row, `not taken: ${message}`);
       return;
     }
     const half = Math.ceil(parts.length / 2);
@@ -286,6 +288,14 @@ export class UploadQueue {
     this.rows.answer(row, { path: row.path, label: '', p_all: null, status: 'error', reason, seconds: 0 });
     this.onChange();
   }
+}
+
+/**
+ * Return the name under which a row's file is sent: its own stays in the browser.
+ * @param {Row} row
+ */
+function sentName(row) {
+  return `cell-${row.id}`;
 }
 
 /** @param {number} bytes */
