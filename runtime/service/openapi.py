@@ -156,6 +156,7 @@ WATCH_ANSWERS = _answers(
                 "type": "string",
                 "description": "what sets the last cells apart as a whole; empty for nothing",
             },
+            "watching": {"type": "boolean", "description": "whether a runtime.watch writes the database now"},
             "pictures": {"type": "boolean"},
         }
     ),

@@ -23,7 +23,7 @@ from runtime.preprocessing import MAX_FILE_BYTES, decode_cell
 from runtime.results import row_of
 from runtime.schema import ImageSpec, Prediction
 from runtime.watching.database import FileVersion
-from runtime.watching.result_reader import Reader, last_warning, read
+from runtime.watching.result_reader import Reader, has_service, last_warning, read
 
 PICTURE = ImageSpec(320, 320)
 MOST_ROWS = 200  # of one answer
@@ -47,6 +47,7 @@ class NewRows:
     counts: dict[str, int]  # of all rows, by label and by status
     database: str  # changes where another database lies in the place
     warning: str  # of `runtime.watch`: what sets the last cells apart as a whole; empty for nothing
+    watching: bool  # a service writes the database now
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ class WatchFeed:
 
         with self._counting:
             self._tally, rows, warning = read(self._database, ask)
-            return NewRows(rows, self._tally.last, self._tally.counts, self._tally.database, warning)
+            tally = self._tally
+        return NewRows(rows, tally.last, tally.counts, tally.database, warning, has_service(self._database))
 
     def picture(self, row: int) -> bytes:
         """Return the cell of a row as a small JPEG file; raises what `cell` raises."""

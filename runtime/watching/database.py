@@ -42,6 +42,11 @@ def real_path(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def lock_path(path: Path) -> Path:
+    """Return the file beside a database, no link, that the service which writes it holds locked."""
+    return path.with_name(f"{path.name}-lock")
+
+
 def connect(path: Path, mode: str = "rwc") -> sqlite3.Connection:
     """Open a database without a transaction; text comes back as file names do, with surrogates for no UTF-8."""
     with database_errors(path):

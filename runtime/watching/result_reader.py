@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 from runtime.errors import OutputError
 from runtime.results import AUDIT_COLUMNS, COLUMNS
 from runtime.schema import Audit, Prediction
-from runtime.watching.database import connect, database_errors, real_path, refuse_foreign
+from runtime.watching.database import connect, database_errors, lock_path, real_path, refuse_foreign
 
 Answer = TypeVar("Answer")
 
@@ -29,6 +29,20 @@ def last_warning(connection: sqlite3.Connection) -> str:
     [has_table] = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'shift'").fetchone()
     found = connection.execute("SELECT warning FROM shift").fetchone() if has_table else None
     return found[0] if found else ""
+
+
+def has_service(path: Path) -> bool:
+    """Say whether a service writes the database now, as its lock tells; True where that cannot be found out.
+
+    Asking makes no file. It shares the lock for a moment, for which a service that begins waits.
+    """
+    lock = lock_path(real_path(path))
+    try:
+        with closing(sqlite3.connect(f"{lock.absolute().as_uri()}?mode=ro", timeout=0, uri=True)) as connection:
+            connection.execute("SELECT 1 FROM sqlite_master").fetchall()
+    except sqlite3.Error:
+        return lock.exists()  # held, or not to be read
+    return False
 
 
 def read_predictions(path: Path, use: Callable[[Iterator[Prediction]], Answer]) -> Answer:

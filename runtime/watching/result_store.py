@@ -32,10 +32,12 @@ from runtime.watching.database import (
     FileVersion,
     connect,
     database_errors,
+    lock_path,
     real_path,
     refuse_foreign,
 )
 
+LOCK_TIMEOUT_S = 0.5  # of a service that begins: a reader that asks for one shares the lock for a moment
 BUSY_TIMEOUT_MS = 200  # of one try; what could not be written is kept and tried again
 
 
@@ -183,7 +185,9 @@ def _lock(path: Path) -> sqlite3.Connection:
     """
     with ExitStack() as undo:
         try:
-            connection = undo.enter_context(closing(sqlite3.connect(f"{path}-lock", timeout=0, isolation_level=None)))
+            connection = undo.enter_context(
+                closing(sqlite3.connect(lock_path(path), timeout=LOCK_TIMEOUT_S, isolation_level=None))
+            )
             connection.execute("PRAGMA journal_mode = MEMORY")  # no further file
             connection.execute("BEGIN EXCLUSIVE")
         except sqlite3.Error as error:
@@ -192,7 +196,7 @@ def _lock(path: Path) -> sqlite3.Connection:
                     f"expected {path} for this service alone, found that another one writes it; stop that one, or name "
                     "another database"
                 ) from error
-            raise OutputError(f"cannot write {path}-lock: {error}; choose a place that can be written") from error
+            raise OutputError(f"cannot write {lock_path(path)}: {error}; choose a place that can be written") from error
         undo.pop_all()
     return connection
 

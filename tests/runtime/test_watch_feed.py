@@ -3,6 +3,10 @@ from __future__ import annotations
 import io
 import os
 import sqlite3
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,6 +22,7 @@ from runtime.errors import OutputError, UsageError
 from runtime.serve import build_parser, feed_of
 from runtime.service.desk import Desk
 from runtime.service.watch_feed import NoPictureError, WatchFeed
+from runtime.watching.database import lock_path
 from runtime.watching.result_store import ResultStore
 from tests.runtime.service_help import Client, form
 from tests.runtime.watched import Watched
@@ -61,6 +66,40 @@ def test_the_newest_rows_come_oldest_first_and_then_only_those_that_are_new(watc
     assert row["threshold"] == 0.5
 
 
+def test_a_service_that_was_killed_is_not_taken_for_one_that_runs(watched: Watched, feed: WatchFeed) -> None:
+    code = "import sys, time; from pathlib import Path; from runtime.watching.result_store import ResultStore; "
+    code += "store = ResultStore(Path(sys.argv[1])); print(flush=True); time.sleep(60)"
+    watched.add("a.bmp")
+    assert not feed.news(0, 1).watching
+    with subprocess.Popen([sys.executable, "-c", code, str(watched.database)], stdout=subprocess.PIPE) as service:
+        assert service.stdout
+        service.stdout.readline()
+        assert feed.news(0, 1).watching
+        service.kill()
+    assert watched.database.with_name(f"{watched.database.name}-wal").exists(), "killed, it leaves its log"
+    news = feed.news(0, 1)
+    assert (news.watching, news.last) == (False, 1)
+
+
+def test_a_question_for_a_service_keeps_none_from_beginning(watched: Watched, feed: WatchFeed) -> None:
+    watched.add("a.bmp")
+    asked = threading.Event()
+
+    def ask() -> None:
+        with closing(sqlite3.connect(lock_path(watched.database), isolation_level=None)) as connection:
+            connection.execute("BEGIN")
+            connection.execute("SELECT 1 FROM sqlite_master").fetchall()
+            asked.set()
+            time.sleep(0.05)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    asked.wait()
+    with ResultStore(watched.database):
+        assert feed.news(0, 1).watching
+    asking.join()
+
+
 def test_all_rows_are_counted_however_few_are_asked_for(watched: Watched, feed: WatchFeed) -> None:
     watched.add("a.bmp", "b.bmp")
     assert feed.news(0, 1).counts == {"ALL": 2, "healthy": 0, "review": 0, "error": 0}
@@ -100,6 +139,7 @@ def test_a_database_without_a_row_has_no_news(watched: Watched, feed: WatchFeed)
         "last": 0,
         "counts": {"ALL": 0, "healthy": 0, "review": 0, "error": 0},
         "database": "",
+        "watching": False,
         "warning": "",
     }
 

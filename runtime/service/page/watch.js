@@ -74,8 +74,8 @@ export class Microscope {
     this.#pollSoon(POLL_MS);
   }
 
-  /** @param {{results: WatchedRow[], last: number, database: string, warning: string, counts: import('./counts.js').Counts, pictures: boolean}} news */
-  #take({ results, last, database, warning, counts, pictures }) {
+  /** @param {{results: WatchedRow[], last: number, database: string, warning: string, watching: boolean, counts: import('./counts.js').Counts, pictures: boolean}} news */
+  #take({ results, last, database, warning, watching, counts, pictures }) {
     if (database !== this.#database && this.#database) this.#forget();
     const isOther = database !== this.#database && this.#last > 0;
     this.#database = database;
@@ -90,6 +90,10 @@ export class Microscope {
     byId('watch-heat').hidden = !this.explains || !pictures;
     this.#loadPictures();
     this.#explain();
+    if (!watching) {
+      this.#tell('runtime.watch does not run now: cells that come are not classified until it is started.', true);
+      return;
+    }
     const total = counts.ALL + counts.healthy + counts.error;
     this.#tell(total ? 'Following live, the newest first.' : 'Following live; no cell has come yet.', false);
   }
