@@ -21,7 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from runtime.errors import UnopenableCellError, UnreadableCellError, one_line, reason_of
 from runtime.files import identity_of
-from runtime.formats.bmp import read_plain_bmp, size_contradiction
+from runtime.formats.bmp import color_contradiction, read_plain_bmp, size_contradiction
 from runtime.formats.jpeg import excess_of_scans, scan_damage
 from runtime.formats.png import load_with_damage
 from runtime.formats.tiff import can_show_damage, odd_samples, pixel_damage
@@ -129,7 +129,7 @@ def _decoded_damage(data: bytes, image: Image.Image) -> str:
         return damage
     image.load()
     if image.format == "BMP":
-        return size_contradiction(data)
+        return size_contradiction(data) or color_contradiction(data, image)
     return scan_damage(data, image) if image.format == "JPEG" else ""
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 BI_RGB, BI_BITFIELDS = 0, 3  # biCompression values for uncompressed pixels
 PLAIN_HEADER_SIZES = (40, 108, 124)  # BITMAPINFOHEADER, BITMAPV4HEADER, BITMAPV5HEADER
 FILE_HEADER_SIZE = 14
+PALETTE_BITS = 8  # of a pixel, at most, where it is the number of a color
 MOST_PADDING = 3  # bytes that some writers put behind the pixels and count as theirs
 
 
@@ -150,6 +151,22 @@ def size_contradiction(data: bytes) -> str:
             f"{header.bits} bits are {header.pixel_bytes}"
         )
     return ""
+
+
+def color_contradiction(data: bytes, image: Image.Image) -> str:
+    """Say where a BMP file with a palette, decoded to `image`, has pixels of a color that its header does not count.
+
+    A decoder gives them any color. What it takes for black and white alone it reads as one bit a pixel.
+    """
+    header = _read_header(data)
+    if not header or header.header_size < min(PLAIN_HEADER_SIZES) or header.bits > PALETTE_BITS or not header.colors:
+        return ""
+    if image.mode == "1" and header.bits > 1:
+        return f"its header states {header.colors} colors for pixels of {header.bits} bits"
+    highest = int(np.asarray(image).max())  # a truth value for mode "1"
+    if highest < header.colors:
+        return ""
+    return f"its header states {header.colors} colors, found pixels of color {highest + 1}"
 
 
 def _counts_itself(header: Header) -> bool:

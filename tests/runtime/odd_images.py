@@ -215,6 +215,13 @@ def _bmp_with_palette() -> Iterator[_File]:
         yield _File(f"{bits} bits cut.bmp", data[:-4])
         yield _File(f"{bits} bits, palette cut.bmp", data[: 54 + len(palette) // 2])
         yield _File(f"{bits} bits, endless palette.bmp", patched(data, "colors", 2**31))
+        used = int(indices.max()) + 1
+        yield _File(f"{bits} bits, as many colors as are used.bmp", patched(data, "colors", used), colors[indices])
+        for stated in {1, 2, used - 1} - {used}:
+            yield _File(f"{bits} bits, {stated} colors.bmp", patched(data, "colors", stated))
+        if bits > 1:
+            body, two = rows_of(samples & np.uint8(0x11)), bytes([0, 0, 0, 0, 255, 255, 255, 0])
+            yield _File(f"{bits} bits, black and white.bmp", any_bmp(body, SIDE, SIDE, bits, palette=two))
 
 
 def _bmp_in_runs() -> Iterator[_File]:
@@ -261,6 +268,9 @@ def png_files() -> Iterator[_File]:
     palette = CELL.quantize(64)
     colors = np.asarray(palette.convert("RGB"))
     yield _File("palette.png", encoded(palette, "PNG"), colors)
+    short = palette.copy()
+    short.putpalette((palette.getpalette() or [])[: 3 * int(np.asarray(palette).max())])
+    yield _File("a color beyond the palette.png", encoded(short, "PNG"))
     yield _File("transparent palette.png", encoded(palette, "PNG", transparency=bytes(64)), np.zeros_like(PIXELS))
     one_bit = CELL.convert("1")
     yield _File("1 bit.png", encoded(one_bit, "PNG"), np.asarray(one_bit.convert("RGB")))
