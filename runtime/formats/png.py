@@ -35,6 +35,7 @@ def load_with_damage(data: bytes, image: Image.Image) -> str:
     colors = len(image.palette.palette) // 3 if image.palette else 0
     image.im = filled.im
     image.load()
+    _scale_transparency(data, image)
     if image.info.get("interlace") or image.crop(last_row).tobytes() == unwritten:
         stated = _stated_bytes(data)
         found = len(zlib.decompressobj().decompress(b"".join(_pieces(data)), stated))
@@ -42,6 +43,13 @@ def load_with_damage(data: bytes, image: Image.Image) -> str:
             return f"it holds {found} bytes of pixels where its header states {stated}"
     highest = int(np.asarray(image).max()) if image.mode == "P" else -1
     return f"its palette has {colors} colors, found pixels of color {highest + 1}" if highest >= colors else ""
+
+
+def _scale_transparency(data: bytes, image: Image.Image) -> None:
+    """Spread the one transparent grey of 2 or 4 bits over 0..255, as Pillow does with the pixels but not with it."""
+    highest = 2 ** data[FIRST_CHUNK + 16] - 1
+    if image.mode == "L" and highest < 255 and image.info.get("transparency", 255) <= highest:
+        image.info["transparency"] *= 255 // highest
 
 
 def _stated_bytes(data: bytes) -> int:

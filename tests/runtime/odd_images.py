@@ -272,20 +272,33 @@ def png_files() -> Iterator[_File]:
     short.putpalette((palette.getpalette() or [])[: 3 * int(np.asarray(palette).max())])
     yield _File("a color beyond the palette.png", encoded(short, "PNG"))
     yield _File("transparent palette.png", encoded(palette, "PNG", transparency=bytes(64)), np.zeros_like(PIXELS))
+    yield from _png_with_a_transparent_grey()
     one_bit = CELL.convert("1")
     yield _File("1 bit.png", encoded(one_bit, "PNG"), np.asarray(one_bit.convert("RGB")))
 
 
+def _png_with_a_transparent_grey() -> Iterator[_File]:
+    for bits in (1, 2, 4):
+        levels = (GREY >> (8 - bits)).astype(np.uint8)
+        transparent = int(levels.max())
+        samples = np.packbits(np.unpackbits(levels[..., None], axis=2)[..., 8 - bits :].reshape(SIDE, -1), axis=1)
+        data = png_of(SIDE, SIDE, bits, 0, samples.tobytes(), samples.shape[1])
+        content = data[:33] + png_chunk(b"tRNS", struct.pack(">H", transparent)) + data[33:]
+        shown = np.where(levels == transparent, 0, levels * np.uint8(255 // (2**bits - 1))).astype(np.uint8)
+        yield _File(f"a transparent grey of {bits} bits.png", content, np.repeat(shown[..., None], 3, axis=2))
+
+
 def png_of(width: int, height: int, bits: int, color_type: int, samples: bytes, row: int) -> bytes:
     """Return a PNG that claims that, whatever its samples are; `row` bytes of them are a row."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     rows = b"".join(b"\0" + samples[start : start + row] for start in range(0, len(samples), row))
     header = struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0)
-    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    parts = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    """Return a chunk with its checksum."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def _chunks(png: bytes) -> Iterator[tuple[str, int, int]]:
