@@ -185,6 +185,7 @@ def _bmp_of_32_bits() -> Iterator[_File]:
         data = any_bmp(body, SIDE, SIDE, 32, compression=BI_BITFIELDS, masks=MASKS_8888[:12])
         yield _File(f"bit fields, fourth byte {alpha}.bmp", data, PIXELS)
         yield _File(f"bit fields cut {alpha}.bmp", data[:-1])
+        yield _File(f"bit fields, offset inside the masks {alpha}.bmp", patched(data, "offset", 64))
     half = np.dstack([PIXELS[..., ::-1], np.full((SIDE, SIDE), 128, np.uint8)]).reshape(SIDE, -1)
     data = any_bmp(rows_of(half), SIDE, SIDE, 32, compression=BI_BITFIELDS, header_size=124, masks=MASKS_8888)
     yield _File("V5 half transparent.bmp", data, over_black(PIXELS, 128))
@@ -215,6 +216,8 @@ def _bmp_with_palette() -> Iterator[_File]:
         yield _File(f"{bits} bits cut.bmp", data[:-4])
         yield _File(f"{bits} bits, palette cut.bmp", data[: 54 + len(palette) // 2])
         yield _File(f"{bits} bits, endless palette.bmp", patched(data, "colors", 2**31))
+        yield _File(f"{bits} bits, offset inside the palette.bmp", patched(data, "offset", 54 + len(palette) - 2))
+        yield _File(f"{bits} bits, a longer header stated.bmp", patched(data, "header size", 56))
         used = int(indices.max()) + 1
         yield _File(f"{bits} bits, as many colors as are used.bmp", patched(data, "colors", used), colors[indices])
         for stated in {1, 2, used - 1} - {used}:
@@ -237,6 +240,7 @@ def _bmp_in_runs() -> Iterator[_File]:
         yield from cuts(f"RLE{bits}.bmp", data, [60, len(data) - 7000, len(data) - 3000, len(data) - 150])
         ended = any_bmp(b"".join(rows[:30]) + b"\0\1", SIDE, SIDE, bits, compression=compression, palette=palette)
         yield _File(f"RLE{bits} ends early.bmp", ended)
+        yield _File(f"RLE{bits}, offset inside the palette.bmp", patched(data, "offset", 54 + len(palette) - 2))
         yield _File(f"RLE{bits} of 24 bits.bmp", patched(data, "bits", 24))
 
 
