@@ -46,9 +46,9 @@ def load_with_damage(data: bytes, image: Image.Image) -> str:
 
 
 def _scale_transparency(data: bytes, image: Image.Image) -> None:
-    """Spread the one transparent grey of 2 or 4 bits over 0..255, as Pillow does with the pixels but not with it."""
+    """Spread the transparent grey of few bits over 0..255, as Pillow does with the pixels and not always with it."""
     highest = 2 ** data[FIRST_CHUNK + 16] - 1
-    if image.mode == "L" and highest < 255 and image.info.get("transparency", 255) <= highest:
+    if image.mode in ("1", "L") and highest < 255 and image.info.get("transparency", 255) <= highest:
         image.info["transparency"] *= 255 // highest
 
 
