@@ -21,10 +21,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from runtime.errors import UnopenableCellError, UnreadableCellError, one_line, reason_of
 from runtime.files import identity_of
-from runtime.formats.bmp import read_plain_bmp, size_contradiction
+from runtime.formats.bmp import color_contradiction, read_plain_bmp, size_contradiction
 from runtime.formats.jpeg import excess_of_scans, scan_damage
 from runtime.formats.png import load_with_damage
-from runtime.formats.tiff import can_show_damage, pixel_damage
+from runtime.formats.tiff import can_show_damage, odd_samples, pixel_damage
 from runtime.resizing import Picture, resize_to_spec
 from runtime.schema import ImageSpec
 
@@ -129,7 +129,7 @@ def _decoded_damage(data: bytes, image: Image.Image) -> str:
         return damage
     image.load()
     if image.format == "BMP":
-        return size_contradiction(data)
+        return size_contradiction(data) or color_contradiction(data, image)
     return scan_damage(data, image) if image.format == "JPEG" else ""
 
 
@@ -147,6 +147,8 @@ def _refuse_unsuitable(image: Image.Image) -> None:
     # bits, which it opens as RGB: its decoder's arguments alone tell them.
     if image.mode not in MODES_OF_8_BITS or SIXTEEN_BITS.search(str(getattr(image, "tile", ""))):
         raise UnreadableCellError(f"expected 8 bits per channel, found pixels of type {_pixel_type(image)}")
+    if image.format == "TIFF" and (found := odd_samples(_tags(image))):
+        raise UnreadableCellError(f"expected 8 bits per channel, without a sign, found {found}")
     if image.format == "TIFF" and not can_show_damage(_tags(image)):
         raise UnreadableCellError(
             f"expected a TIFF file without compression or with LZW, Deflate or PackBits, found "

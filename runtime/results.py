@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
@@ -127,8 +127,8 @@ class ResultsFile:
     """A results file that bears its name only when it is complete.
 
     Rows go to `<name>.<run>.<began>.<random>.partial` beside it, so that two runs never write into one file. After
-    an interruption that file stays, with every row that was written. Which file each row is of stands in another one,
-    a line for each row, without which no row would be kept.
+    an interruption that file stays, with every row that was written, where another run can go on with it. Which file
+    each row is of stands in another one, a line for each row, without which no row would be kept.
     """
 
     def __init__(self, path: Path, *, run: str = "", audited: bool = False) -> None:
@@ -148,7 +148,11 @@ class ResultsFile:
             self._stream = os.fdopen(handle, "w", 1, encoding="utf-8", errors="surrogateescape", newline="")
             try_lock(self._stream)
             self._sources = sources_path(self.partial_path).open("w", encoding="ascii", newline="", buffering=1)
-        self._writer = ResultsWriter(self._stream, path.suffix.lower(), audited=audited)
+            try:
+                self._writer = ResultsWriter(self._stream, path.suffix.lower(), audited=audited)
+            except OSError:  # on a full disk
+                self._remove()
+                raise
 
     def write(self, prediction: Prediction) -> None:
         """Append one row."""
@@ -175,14 +179,25 @@ class ResultsFile:
         traceback: TracebackType | None,
     ) -> None:
         with self._errors():
-            with self._stream, self._sources:  # closed, and so no longer locked, where it cannot be flushed, too
+            try:
+                with self._stream, self._sources:  # closed, and so no longer locked, where it cannot be flushed, too
+                    if kind is None:
+                        self._stream.flush()
+                        os.fsync(self._stream.fileno())  # a power cut must not leave the name without the rows
                 if kind is None:
-                    self._stream.flush()
-                    os.fsync(self._stream.fileno())  # a power cut must not leave the name without the rows
-            if kind is None:
-                self.partial_path.replace(self.path)
-                for path in (*self._taken_over, *map(sources_path, (self.partial_path, *self._taken_over))):
-                    path.unlink(missing_ok=True)
+                    self.partial_path.replace(self.path)
+                    for path in (*self._taken_over, *map(sources_path, (self.partial_path, *self._taken_over))):
+                        path.unlink(missing_ok=True)
+            finally:
+                if not self._can_go_on:
+                    self._remove()
+
+    def _remove(self) -> None:
+        """Remove what bears a temporary name: of a table that no run can go on with, it would be left for ever."""
+        for stream, path in ((self._stream, self.partial_path), (self._sources, sources_path(self.partial_path))):
+            with suppress(OSError):  # of what could not be flushed
+                stream.close()
+            path.unlink(missing_ok=True)
 
     def _errors(self) -> AbstractContextManager[None]:
         """Turn operating-system errors into one that says what becomes of the rows which are written already."""

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 BI_RGB, BI_BITFIELDS = 0, 3  # biCompression values for uncompressed pixels
 PLAIN_HEADER_SIZES = (40, 108, 124)  # BITMAPINFOHEADER, BITMAPV4HEADER, BITMAPV5HEADER
 FILE_HEADER_SIZE = 14
+MASKS_BYTES = 12  # of bit fields, behind a BITMAPINFOHEADER
+COLOR_BYTES = 4  # of a palette
+PALETTE_BITS = 8  # of a pixel, at most, where it is the number of a color
 MOST_PADDING = 3  # bytes that some writers put behind the pixels and count as theirs
 
 
@@ -132,10 +135,12 @@ def size_contradiction(data: bytes) -> str:
     or shifted picture. Compressed files and OS/2's short header state no second size.
     """
     header = _read_header(data)
-    if not header or header.header_size < min(PLAIN_HEADER_SIZES) or header.compression not in (BI_RGB, BI_BITFIELDS):
+    if not header or header.header_size < min(PLAIN_HEADER_SIZES):
         return ""
-    if 0 < header.offset < FILE_HEADER_SIZE + header.header_size:
+    if 0 < header.offset < _first_pixel(header):
         return f"its pixels begin at byte {header.offset}, inside its header"
+    if header.compression not in (BI_RGB, BI_BITFIELDS):
+        return ""
     room = len(data) - header.offset
     if header.image_size == header.pixel_bytes > room:
         return f"its header states {header.image_size} bytes of pixels, found {room}"
@@ -150,6 +155,32 @@ def size_contradiction(data: bytes) -> str:
             f"{header.bits} bits are {header.pixel_bytes}"
         )
     return ""
+
+
+def color_contradiction(data: bytes, image: Image.Image) -> str:
+    """Say where a BMP file with a palette, decoded to `image`, has pixels of a color that its header does not count.
+
+    A decoder gives them any color. What it takes for black and white alone it reads as one bit a pixel.
+    """
+    header = _read_header(data)
+    if not header or header.header_size < min(PLAIN_HEADER_SIZES) or header.bits > PALETTE_BITS or not header.colors:
+        return ""
+    if image.mode == "1" and header.bits > 1:
+        return f"its header states {header.colors} colors for pixels of {header.bits} bits"
+    highest = int(np.asarray(image).max())  # a truth value for mode "1"
+    if highest < header.colors:
+        return ""
+    return f"its header states {header.colors} colors, found pixels of color {highest + 1}"
+
+
+def _first_pixel(header: Header) -> int:
+    """Return the first byte at which the pixels can begin: behind the header, its palette or its masks."""
+    end = FILE_HEADER_SIZE + header.header_size
+    if header.bits <= PALETTE_BITS:
+        most = 1 << header.bits
+        return end + COLOR_BYTES * min(header.colors or most, most)
+    has_masks_behind = header.compression == BI_BITFIELDS and header.header_size == min(PLAIN_HEADER_SIZES)
+    return end + MASKS_BYTES if has_masks_behind else end
 
 
 def _counts_itself(header: Header) -> bool:

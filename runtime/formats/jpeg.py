@@ -4,7 +4,8 @@ A file is SOI and then segments, each a marker, its length and its content; SOS 
 compressed pixels in which a byte 0xFF stands only before 0x00, with restart markers between them; EOI ends the file
 (ITU-T T.81, annex B). There is no checksum, but a run of which a sector was lost hardly ever holds as many pixels as
 before: the decoder then lacks compressed bytes or leaves some over. A single wrong byte often passes: it changes one
-block, or the brightness of all that follow, and leaves their number as it was.
+block, or the brightness of all that follow, and leaves their number as it was. So does, one time in four, a sector
+of zeros in a progressive file: what a scan before the last one leaves over does not show.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Finds damage in a PNG file that its decoder keeps silent about: fewer compressed rows than its header states.
+"""Finds damage in a PNG file that its decoder keeps silent about: missing compressed rows, colors beyond the palette.
 
 The pixels are one zlib stream, each row of bytes behind one that names its filter; the rows of an interlaced picture
 lie in seven passes (PNG, third edition, sections 7 to 10). Pillow leaves the rows that the stream lacks black.
@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 
+import numpy as np
 from PIL import Image
 
 FILLING = 253  # of a picture before it is decoded: a value of which hardly any picture has a whole row
@@ -31,13 +32,24 @@ def load_with_damage(data: bytes, image: Image.Image) -> str:
     filled = Image.new(image.mode, image.size, (FILLING,) * bands if bands > 1 else FILLING)
     last_row = (0, image.height - 1, *image.size)
     unwritten = filled.crop(last_row).tobytes()
+    colors = len(image.palette.palette) // 3 if image.palette else 0
     image.im = filled.im
     image.load()
-    if not image.info.get("interlace") and image.crop(last_row).tobytes() != unwritten:
-        return ""
-    stated = _stated_bytes(data)
-    found = len(zlib.decompressobj().decompress(b"".join(_pieces(data)), stated))
-    return f"it holds {found} bytes of pixels where its header states {stated}" if found < stated else ""
+    _scale_transparency(data, image)
+    if image.info.get("interlace") or image.crop(last_row).tobytes() == unwritten:
+        stated = _stated_bytes(data)
+        found = len(zlib.decompressobj().decompress(b"".join(_pieces(data)), stated))
+        if found < stated:
+            return f"it holds {found} bytes of pixels where its header states {stated}"
+    highest = int(np.asarray(image).max()) if image.mode == "P" else -1
+    return f"its palette has {colors} colors, found pixels of color {highest + 1}" if highest >= colors else ""
+
+
+def _scale_transparency(data: bytes, image: Image.Image) -> None:
+    """Spread the transparent grey of few bits over 0..255, as Pillow does with the pixels and not always with it."""
+    highest = 2 ** data[FIRST_CHUNK + 16] - 1
+    if image.mode in ("1", "L") and highest < 255 and image.info.get("transparency", 255) <= highest:
+        image.info["transparency"] *= 255 // highest
 
 
 def _stated_bytes(data: bytes) -> int:

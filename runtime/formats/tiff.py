@@ -15,8 +15,10 @@ from runtime.formats.tiff_compression import COMPRESSIONS, MOST_PADDING, unpacke
 
 WIDTH, HEIGHT, BITS, COMPRESSION, SAMPLES, PLANES = 256, 257, 258, 259, 277, 284
 FILL_ORDER, STRIP_PLACES, STRIP_ROWS, STRIP_BYTES = 266, 273, 278, 279
+SAMPLE_FORMAT, UNSIGNED, UNDEFINED = 339, 1, 4
 TILE_WIDTH, TILE_HEIGHT, TILE_PLACES, TILE_BYTES = 322, 323, 324, 325
 UNCOMPRESSED = 1
+MOST_BITS = 8  # of a sample
 LOWEST_BIT_FIRST = 2
 REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 SEPARATE_PLANES = 2  # each channel lies in strips of its own
@@ -64,6 +66,20 @@ class _Layout:
 def can_show_damage(tags: Mapping[int, Any]) -> bool:
     """Say whether the pixels are uncompressed, or compressed in a way in which damage can be found here."""
     return tags.get(COMPRESSION, UNCOMPRESSED) in {UNCOMPRESSED, *COMPRESSIONS}
+
+
+def odd_samples(tags: Mapping[int, Any]) -> str:
+    """Say what the samples are where Pillow takes them for others, of 8 bits and without a sign; empty where they are.
+
+    Of uncompressed planes it forgets how many bits a sample has, and that the lowest comes first.
+    """
+    bits = max(tags.get(BITS, (1,)))
+    if bits > MOST_BITS:
+        return f"samples of {bits} bits"
+    if not {UNSIGNED, UNDEFINED}.issuperset(tags.get(SAMPLE_FORMAT, ())):
+        return "samples with a sign"
+    is_turned = tags.get(FILL_ORDER) == LOWEST_BIT_FIRST and tags.get(COMPRESSION, UNCOMPRESSED) == UNCOMPRESSED
+    return "planes whose lowest bits come first" if is_turned and tags.get(PLANES) == SEPARATE_PLANES else ""
 
 
 def pixel_damage(data: bytes, tags: Mapping[int, Any]) -> str:

@@ -195,7 +195,7 @@ def _read_version(path: Path, version: FileVersion, sha256: str) -> bytes:
     with os.fdopen(os.open(path, CAREFULLY), "rb") as stream:
         # Of what was opened: another file may have been put into the place after its path was looked at.
         found = os.fstat(stream.fileno())
-        is_same = stat.S_ISREG(found.st_mode) and (found.st_size, found.st_mtime_ns) == version[1:]
+        is_same = stat.S_ISREG(found.st_mode) and FileVersion.of(version.file, found) == version
         data = stream.read(MAX_FILE_BYTES) if is_same else b""
     if not is_same or (sha256 and hashlib.sha256(data).hexdigest() != sha256):
         raise NoPictureError("expected the file that was classified, found that it has changed since")

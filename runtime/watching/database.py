@@ -26,10 +26,20 @@ class FileVersion(NamedTuple):
     size: int  # bytes
     mtime_ns: int  # compared for equality alone: a clock may step back
 
+    @classmethod
+    def of(cls, file: str, found: os.stat_result) -> FileVersion:
+        """Return the version of a file of which the system says that."""
+        return cls(file, found.st_size, storable_time(found.st_mtime_ns))
+
 
 SQL_TYPES = {str: "TEXT NOT NULL", int: "INTEGER NOT NULL", float: "REAL NOT NULL", float | None: "REAL"}
 HINTS = {**get_type_hints(FileVersion), **get_type_hints(Prediction), **get_type_hints(Audit)}
 NAME_TO_TYPE: dict[str, Any] = {name: HINTS[name] for name in (*FileVersion._fields, *COLUMNS, *AUDIT_COLUMNS)}
+
+
+def storable_time(time_ns: int) -> int:
+    """Return a time in the 64 bits that SQLite has; one beyond the year 2262, of a wrong clock, stands for another."""
+    return (time_ns + 2**63) % 2**64 - 2**63
 
 
 def own_files(path: Path) -> set[str]:

@@ -21,7 +21,7 @@ from runtime.cell_names import printable
 from runtime.closing import Closing
 from runtime.errors import UsageError
 from runtime.inputs import is_not_yet_a_cell
-from runtime.watching.database import FileVersion
+from runtime.watching.database import FileVersion, storable_time
 from runtime.watching.events import FolderEvents
 from runtime.watching.news import News
 
@@ -320,7 +320,7 @@ class WatchedFolder(Closing):
         found = self._found(file)
         if found is None or stat.S_ISDIR(found.st_mode):
             return None
-        return FileVersion(file, found.st_size, found.st_mtime_ns), found.st_ctime_ns
+        return FileVersion.of(file, found), storable_time(found.st_ctime_ns)
 
     def _found(self, file: str) -> os.stat_result | None:
         """Return what the system says of a file, None for no file; a link that leads nowhere counts as itself."""

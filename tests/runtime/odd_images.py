@@ -185,6 +185,7 @@ def _bmp_of_32_bits() -> Iterator[_File]:
         data = any_bmp(body, SIDE, SIDE, 32, compression=BI_BITFIELDS, masks=MASKS_8888[:12])
         yield _File(f"bit fields, fourth byte {alpha}.bmp", data, PIXELS)
         yield _File(f"bit fields cut {alpha}.bmp", data[:-1])
+        yield _File(f"bit fields, offset inside the masks {alpha}.bmp", patched(data, "offset", 64))
     half = np.dstack([PIXELS[..., ::-1], np.full((SIDE, SIDE), 128, np.uint8)]).reshape(SIDE, -1)
     data = any_bmp(rows_of(half), SIDE, SIDE, 32, compression=BI_BITFIELDS, header_size=124, masks=MASKS_8888)
     yield _File("V5 half transparent.bmp", data, over_black(PIXELS, 128))
@@ -215,6 +216,15 @@ def _bmp_with_palette() -> Iterator[_File]:
         yield _File(f"{bits} bits cut.bmp", data[:-4])
         yield _File(f"{bits} bits, palette cut.bmp", data[: 54 + len(palette) // 2])
         yield _File(f"{bits} bits, endless palette.bmp", patched(data, "colors", 2**31))
+        yield _File(f"{bits} bits, offset inside the palette.bmp", patched(data, "offset", 54 + len(palette) - 2))
+        yield _File(f"{bits} bits, a longer header stated.bmp", patched(data, "header size", 56))
+        used = int(indices.max()) + 1
+        yield _File(f"{bits} bits, as many colors as are used.bmp", patched(data, "colors", used), colors[indices])
+        for stated in {1, 2, used - 1} - {used}:
+            yield _File(f"{bits} bits, {stated} colors.bmp", patched(data, "colors", stated))
+        if bits > 1:
+            body, two = rows_of(samples & np.uint8(0x11)), bytes([0, 0, 0, 0, 255, 255, 255, 0])
+            yield _File(f"{bits} bits, black and white.bmp", any_bmp(body, SIDE, SIDE, bits, palette=two))
 
 
 def _bmp_in_runs() -> Iterator[_File]:
@@ -230,6 +240,7 @@ def _bmp_in_runs() -> Iterator[_File]:
         yield from cuts(f"RLE{bits}.bmp", data, [60, len(data) - 7000, len(data) - 3000, len(data) - 150])
         ended = any_bmp(b"".join(rows[:30]) + b"\0\1", SIDE, SIDE, bits, compression=compression, palette=palette)
         yield _File(f"RLE{bits} ends early.bmp", ended)
+        yield _File(f"RLE{bits}, offset inside the palette.bmp", patched(data, "offset", 54 + len(palette) - 2))
         yield _File(f"RLE{bits} of 24 bits.bmp", patched(data, "bits", 24))
 
 
@@ -261,21 +272,37 @@ def png_files() -> Iterator[_File]:
     palette = CELL.quantize(64)
     colors = np.asarray(palette.convert("RGB"))
     yield _File("palette.png", encoded(palette, "PNG"), colors)
+    short = palette.copy()
+    short.putpalette((palette.getpalette() or [])[: 3 * int(np.asarray(palette).max())])
+    yield _File("a color beyond the palette.png", encoded(short, "PNG"))
     yield _File("transparent palette.png", encoded(palette, "PNG", transparency=bytes(64)), np.zeros_like(PIXELS))
+    yield from _png_with_a_transparent_grey()
     one_bit = CELL.convert("1")
     yield _File("1 bit.png", encoded(one_bit, "PNG"), np.asarray(one_bit.convert("RGB")))
 
 
+def _png_with_a_transparent_grey() -> Iterator[_File]:
+    for bits in (1, 2, 4):
+        levels = (GREY >> (8 - bits)).astype(np.uint8)
+        transparent = int(levels.max())
+        samples = np.packbits(np.unpackbits(levels[..., None], axis=2)[..., 8 - bits :].reshape(SIDE, -1), axis=1)
+        data = png_of(SIDE, SIDE, bits, 0, samples.tobytes(), samples.shape[1])
+        content = data[:33] + png_chunk(b"tRNS", struct.pack(">H", transparent)) + data[33:]
+        shown = np.where(levels == transparent, 0, levels * np.uint8(255 // (2**bits - 1))).astype(np.uint8)
+        yield _File(f"a transparent grey of {bits} bits.png", content, np.repeat(shown[..., None], 3, axis=2))
+
+
 def png_of(width: int, height: int, bits: int, color_type: int, samples: bytes, row: int) -> bytes:
     """Return a PNG that claims that, whatever its samples are; `row` bytes of them are a row."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     rows = b"".join(b"\0" + samples[start : start + row] for start in range(0, len(samples), row))
     header = struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0)
-    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    parts = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    """Return a chunk with its checksum."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def _chunks(png: bytes) -> Iterator[tuple[str, int, int]]:

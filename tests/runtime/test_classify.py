@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
@@ -32,6 +31,7 @@ from runtime.inputs import find_inputs, read_list
 from runtime.locks import try_lock
 from runtime.schema import Decision, Prediction
 from tests.runtime.another_user import another_user, needs_root, open_folder
+from tests.runtime.full_disk import disk_with_room_for
 
 CellFile = Callable[[str], Path]
 ROOT = Path(__file__).parents[2]
@@ -554,18 +554,6 @@ def test_without_what_tells_of_which_files_its_rows_are_no_row_is_kept(
     assert len(rows_of(six_cells / "r.csv")) == 6
 
 
-@contextmanager
-def disk_with_room_for(size: int) -> Iterator[None]:
-    """Let no file grow beyond so many bytes, as on a disk that fills up."""
-    resource = pytest.importorskip("resource", reason="this system limits no files")
-    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, usual[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
-
-
 @pytest.mark.usefixtures("capsys")  # otherwise standard error is a file, which may not grow either
 def test_a_disk_that_fills_up_says_how_to_go_on(six_cells: Path) -> None:
     whole, out = six_cells / "whole.csv", six_cells / "r.csv"
@@ -576,6 +564,13 @@ def test_a_disk_that_fills_up_says_how_to_go_on(six_cells: Path) -> None:
     assert not out.exists()
     assert main([str(six_cells / "cells"), "--out", str(out), "--resume"]) == PARTLY_DONE
     assert answers(out) == answers(whole)
+
+
+@pytest.mark.usefixtures("capsys")
+def test_a_table_that_cannot_be_begun_is_named_and_leaves_nothing(six_cells: Path) -> None:
+    with disk_with_room_for(0), pytest.raises(OutputError, match=r"^cannot write .*r\.csv: File too large; choose"):
+        main([str(six_cells / "cells"), "--out", str(six_cells / "r.csv")])
+    assert not [*six_cells.glob("*r.csv*")]
 
 
 def test_sigterm_says_as_ctrl_c_does_where_the_rows_are_kept(

@@ -39,6 +39,7 @@ NAME_TO_TAG = {
     "tile height": 323,
     "tile offsets": 324,
     "tile bytes": 325,
+    "sample format": 339,
 }
 RGB, SEPARATE = 2, 2
 COMPRESSIONS = {"tiff_lzw": 5, "tiff_adobe_deflate": 8, "tiff_deflate": 32946, "packbits": 32773}
@@ -189,6 +190,29 @@ def test_a_sound_compressed_file_gives_its_pixels(kind: str, compression: str) -
         content = tiff.content(order, is_big=is_big)
         assert decode_picture(content).size == (WIDTH, HEIGHT)
         np.testing.assert_array_equal(pixels_of(content), PIXELS)
+
+
+def in_planes_of_16_bits() -> Tiff:
+    pieces = [PIXELS[..., band].astype("<u2").tobytes() for band in range(3)]
+    return Tiff(pieces, tags_of(planes=SEPARATE) | {"bits": [16] * 3}).place("offsets", "bytes")
+
+
+def with_a_sign() -> Tiff:
+    tags = tags_of(samples=1, color=1, sample_format=2) | {"bits": [8]}
+    return Tiff([PIXELS[..., 0].tobytes()], tags).place("offsets", "bytes")
+
+
+ODD_SAMPLES = {
+    "samples of 16 bits": in_planes_of_16_bits(),
+    "samples with a sign": with_a_sign(),
+    "planes whose lowest bits come first": with_tags(in_planes(HEIGHT), {"fill order": [2]}),
+}
+
+
+@pytest.mark.parametrize(("found", "tiff"), ODD_SAMPLES.items(), ids=ODD_SAMPLES)
+def test_samples_that_pillow_takes_for_others_are_refused(found: str, tiff: Tiff) -> None:
+    with pytest.raises(UnreadableCellError, match=f"^expected 8 bits per channel, without a sign, found {found}$"):
+        decode_picture(tiff.content())
 
 
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBX", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "I;16B", "I", "F")

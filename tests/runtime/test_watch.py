@@ -19,12 +19,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from runtime.command_line import DONE, INTERRUPTED, REFUSED
-from runtime.errors import AllnetError, UsageError
+from runtime.errors import AllnetError, OutputError, UsageError
+from runtime.schema import Prediction
 from runtime.service.watch_feed import WatchFeed
 from runtime.shift import WINDOW
 from runtime.watch import build_parser, command_of, main
+from runtime.watching.database import FileVersion
 from runtime.watching.events import has_events
 from runtime.watching.result_store import ResultStore
+from tests.runtime.audits import AUDIT
+from tests.runtime.full_disk import disk_with_room_for
 from tests.runtime.stored_rows import stored_rows
 from tests.runtime.tinted import tinted
 
@@ -216,6 +220,20 @@ def test_an_export_does_not_take_the_place_of_its_database(is_linked: bool, tmp_
     with pytest.raises(UsageError, match=r"expected another file for --export than the database .*results\.csv"):
         main(["--db", str(database), "--export", str(out)])
     assert database.read_bytes() == before
+
+
+@pytest.mark.usefixtures("capsys")  # otherwise standard error is a file, which may not grow either
+@pytest.mark.parametrize("room", [0, 1000])
+def test_an_export_to_a_full_disk_says_so_and_leaves_nothing(room: int, database: Path, tmp_path: Path) -> None:
+    with ResultStore(database) as store:
+        for size in range(9):
+            store.add(FileVersion("a.bmp", size, 1), Prediction("a.bmp", "ALL", 0.9, "ok", "", 0.1, AUDIT))
+        store.commit()
+    out = tmp_path / "exported" / "r.csv"
+    expected = r"^cannot write .*r\.csv: File too large; choose a place that can be written$"
+    with disk_with_room_for(room), pytest.raises(OutputError, match=expected):
+        main(["--db", str(database), "--export", str(out)])
+    assert not [*out.parent.iterdir()]
 
 
 @on_unix

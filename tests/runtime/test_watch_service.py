@@ -138,6 +138,17 @@ def write_cell(path: str) -> None:
     Path(path).write_text("cell")
 
 
+@pytest.mark.parametrize("time_ns", [-(10**18), 10**19])
+def test_a_file_of_any_time_is_classified_once(watch: Watch, time_ns: int) -> None:
+    (watch.root / "a.bmp").write_text("cell")
+    os.utime(watch.root / "a.bmp", ns=(time_ns, time_ns))
+    if (watch.root / "a.bmp").stat().st_mtime_ns != time_ns:
+        pytest.skip("this file system knows no such time")
+    watch.settle()
+    watch.settle()
+    assert (watch.rows(), watch.classifier.read) == ([("a.bmp", "ok")], ["a.bmp"])
+
+
 def names(count: int, prefix: str = "") -> list[str]:
     return [f"{prefix}{number:03}.bmp" for number in range(count)]
 
