@@ -29,7 +29,7 @@ from runtime.errors import MeasurementError
 
 CLASSIFY_ONE = "classify one file"
 LONGEST_WAIT_S = 600.0  # for the service to classify what it was given
-POLL_MANY_S = 0.003  # between two questions to the database, which cost the service nothing then
+POLL_MANY_S = 0.01  # between two questions to the database, which take a hundredth of a CPU from the service then
 POLL_ONE_S = 0.0005
 
 
