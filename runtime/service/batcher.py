@@ -129,7 +129,8 @@ class Batcher(Closing):
         else:
             self._remember((time.perf_counter() - started) / len(scored) / len(self._threads))
             self._observe(len(scored))
-            self._put_back(batch[len(scored) :])
+            if len(scored) < len(batch):
+                self._put_back(batch[len(scored) :])
             self._deliver(batch[: len(scored)], scored)
 
     def _take(self) -> list[tuple[_Job, int, Cell]]:

@@ -58,7 +58,7 @@ class Desk(Closing):
         batcher = Batcher(
             partial(classifier.scorer().score, reading_s=READING_S),
             batch_size=classifier.batch_size,
-            workers=available_cpus(),
+            workers=available_cpus() + 1,  # while one waits for the interpreter, which serves clients, too
             most_waiting=self.limits.waiting_cells,
             prove=classifier.prove,
             observe=self.metrics.observe_batch,
