@@ -100,6 +100,7 @@ def test_a_folded_graph_is_the_one_that_bundles_hold(tmp_path: Path) -> None:
     assert {"Shape", "Slice", "Concat", "Identity", "ReduceMean"}.isdisjoint(kinds)
     assert model.graph.node[0].op_type == "Cast"
     assert model.graph.node[0].input == ["cells"]
+    assert model.graph.node[1].op_type == "Transpose", "what follows has a constant for each channel"
     assert set(types_of(model).values()) == {TensorProto.FLOAT}, "no integer is computed"
     [cells], [p_all] = model.graph.input, model.graph.output
     assert [dim.dim_param or dim.dim_value for dim in cells.type.tensor_type.shape.dim] == ["N", SIZE, SIZE, 3]
@@ -144,7 +145,7 @@ def standardizing(scale_shape: tuple[int, ...], *, result_is_also_summed: bool =
     ]
     if result_is_also_summed:
         nodes[-1].input[0] = "with_sum"
-        nodes.insert(-1, helper.make_node("ReduceMean", ["shifted"], ["mean"], "mean", axes=[1, 2, 3]))
+        nodes.insert(3, helper.make_node("ReduceMean", ["shifted"], ["mean"], "mean", axes=[1, 2, 3]))
         nodes.insert(-1, helper.make_node("Add", ["map", "mean"], ["with_sum"], "with_sum"))
     return network_of(nodes, [numpy_helper.from_array(values, name) for name, values in constants.items()])
 
