@@ -8,8 +8,7 @@ from typing import Annotated, TypeVar
 
 import anyio
 from anyio.to_thread import run_sync
-from fastapi import APIRouter
-from pydantic import WithJsonSchema
+from fastapi import APIRouter, Path
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -21,7 +20,7 @@ from runtime.service.problems import JsonAnswer, RequestError
 from runtime.service.watch_feed import LARGEST_ROW, MOST_ROWS, NoPictureError, WatchFeed
 
 Answer = TypeVar("Answer")
-RowNumber = Annotated[str, WithJsonSchema(openapi.ROW_NUMBER)]  # a text, so that a wrong one is told in our words
+RowNumber = Annotated[str, Path(json_schema_extra=openapi.ROW_NUMBER)]  # a text: what is none is told in our words
 AWAY_RETRY_S = 2
 READERS = 2  # at a time: the model needs the processors more
 
