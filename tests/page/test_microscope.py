@@ -14,7 +14,7 @@ from tests.page.visitor import Browser, Page, Route, Visitor, expect
 from tests.runtime.audits import AUDIT
 from tests.runtime.watched import Watched
 
-NOT_WATCHED = "runtime.watch does not run now"
+NOT_WATCHED = "runtime.watch does not run now: cells that come are not classified until it is started."
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def test_the_last_cells_of_a_watched_folder_are_followed_live(microscope: Visito
     expect(state).to_contain_text("Not heard from: the database is away")
     watched.cell("plate/first.png")
     watched.add("plate/first.png", "<i>gone.bmp")
-    expect(state).to_contain_text(NOT_WATCHED)
+    expect(state).to_have_text(NOT_WATCHED)
     cards = microscope.see("#watch-cells > li")
     expect(cards).to_have_count(2)
     expect(cards.first).to_contain_text("<i>gone.bmp")
@@ -48,7 +48,7 @@ def test_the_last_cells_of_a_watched_folder_are_followed_live(microscope: Visito
     moved = watched.database.rename(watched.database.with_name("moved"))
     expect(state).to_contain_text("Not heard from: the database is away")
     moved.rename(watched.database)
-    expect(state).to_contain_text(NOT_WATCHED)
+    expect(state).to_have_text(NOT_WATCHED)
     expect(cards).to_have_count(4)
     watched.remove()
     watched.add("other.bmp", time="2026-02-02T00:00:00.000+00:00")
@@ -60,7 +60,7 @@ def test_only_a_watching_service_that_runs_is_said_to_be_followed(microscope: Vi
     state = microscope.see("#watch-state")
     with ResultStore(watched.database):
         expect(state).to_have_text("Following live; no cell has come yet.")
-    expect(state).to_contain_text(NOT_WATCHED)
+    expect(state).to_have_text(NOT_WATCHED)
     watched.add("a.bmp")
     with ResultStore(watched.database):
         expect(state).to_have_text("Following live, the newest first.")
@@ -76,11 +76,11 @@ def test_a_service_that_falls_silent_is_not_said_to_be_followed(
     watched.add("a.bmp")
     with Visitor(browser, f"{service.url}/#microscope", before=hurry) as visitor:
         state = visitor.see("#watch-state")
-        expect(state).to_contain_text(NOT_WATCHED)
+        expect(state).to_have_text(NOT_WATCHED)
         visitor.page.route("**/watch/rows*", lambda unanswered: None)
         expect(state).to_contain_text("Not heard from: the service does not answer")
         visitor.page.unroute("**/watch/rows*")
-        expect(state).to_contain_text(NOT_WATCHED)
+        expect(state).to_have_text(NOT_WATCHED)
 
 
 def test_the_warning_of_the_watching_service_is_shown_until_it_is_over(microscope: Visitor, watched: Watched) -> None:
@@ -127,7 +127,7 @@ def test_a_tab_that_is_looked_at_while_it_asks_shows_each_row_once(visitor: Visi
     for question in held:
         question.continue_()
     visitor.page.unroute("**/watch/rows*")
-    expect(visitor.see("#watch-state")).to_contain_text(NOT_WATCHED)
+    expect(visitor.see("#watch-state")).to_have_text(NOT_WATCHED)
     expect(visitor.see("#watch-cells > li")).to_have_count(2)
 
 
