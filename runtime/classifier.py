@@ -94,8 +94,9 @@ class Classifier(Closing):
         """Classify drawn cells and infer the largest batch, so that the first real cells find everything loaded."""
         for _ in self.classify(map(str, demo_cells())):
             pass
-        # Not by `classify`, which begins with small batches.
-        self.backend.infer(np.resize(self._golden.cells, (self.batch_size, *self._golden.cells.shape[1:])))
+        # Not by `classify`, which begins with small batches; and whole, as its threads do.
+        largest = np.resize(self._golden.cells, (self.batch_size, *self._golden.cells.shape[1:]))
+        self.backend.infer(largest, beside_others=True)
 
     def close(self) -> None:
         """Free the model."""
