@@ -26,14 +26,15 @@ def appearance_of(cell: NDArray[np.uint8], side: int) -> Appearance:
         cell: uint8 RGB [height, width, 3], 0..255, resized, on black.
         side: Pixels, the longer side of the image before it was resized.
     """
-    samples = cell[::STEP, ::STEP].reshape(-1, 3)
-    is_foreground = samples.max(axis=1) > 0
+    # A plane for each color: numpy takes the largest of three values per pixel far slower where they lie together.
+    planes = np.ascontiguousarray(cell[::STEP, ::STEP].transpose(2, 0, 1))
+    is_foreground = planes.max(axis=0) > 0
     count = int(is_foreground.sum())
-    offset, spread = _layout(is_foreground.reshape(cell[::STEP, ::STEP].shape[:2]), count)
-    sums = samples.sum(axis=0)  # black pixels add nothing
+    offset, spread = _layout(is_foreground, count)
+    sums = planes.sum(axis=(1, 2))  # black pixels add nothing
     red, _, blue = (sums / max(int(sums.sum()), 1)).tolist()
     brightness = float(sums.mean()) / max(count, 1)
-    return Appearance(side, count / len(samples), brightness, red, blue, sharpness(cell[..., 1]), offset, spread)
+    return Appearance(side, count / is_foreground.size, brightness, red, blue, sharpness(cell[..., 1]), offset, spread)
 
 
 def _layout(is_foreground: NDArray[np.bool_], count: int) -> tuple[float, float]:
