@@ -50,32 +50,32 @@ export function setText(target, text) {
  * @returns {() => void}
  */
 export function onceAFrame(work) {
-  let isAsked = false;
-  return () => {
-    if (isAsked) return;
-    isAsked = true;
-    requestAnimationFrame(() => {
-      isAsked = false;
-      work();
-    });
-  };
+  return onceADelay(requestAnimationFrame, work);
 }
 
 /**
  * Return a function that asks for `work` to be done soon, and at most once in `interval_ms`.
- * @param {() => void} work
  * @param {number} interval_ms
+ * @param {() => void} work
  * @returns {() => void}
  */
 export function atMostEvery(interval_ms, work) {
+  return onceADelay((act) => setTimeout(act, interval_ms), work);
+}
+
+/**
+ * @param {(act: () => void) => void} delay
+ * @param {() => void} work
+ */
+function onceADelay(delay, work) {
   let isAsked = false;
   return () => {
     if (isAsked) return;
     isAsked = true;
-    setTimeout(() => {
+    delay(() => {
       isAsked = false;
       work();
-    }, interval_ms);
+    });
   };
 }
 

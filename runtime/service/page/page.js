@@ -52,7 +52,7 @@ class Page {
         return await this.#service.about();
       } catch (error) {
         const refusal = /** @type {Refusal} */ (error);
-        setText(byId('origin'), `${refusal.message}`);
+        setText(byId('origin'), refusal.message);
         if (!refusal.isPassing) return offerToAskAgain();
         await new Promise((resolve) => { setTimeout(resolve, 1000 * refusal.retryAfter_s); });
       }

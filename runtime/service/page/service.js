@@ -9,7 +9,7 @@ const TOKEN_KEY = 'allnet-edge-token';
 export const NO_ANSWER = 0; // in the place of a status code
 export const UNAUTHORIZED = 401;
 const NEWS_MS = 10_000; // a connection that was cut without a word would be waited for for ever
-const PASSING = [NO_ANSWER, 502, 503, 504];
+const PASSING = [NO_ANSWER, 429, 502, 503, 504];
 
 /** The service answered no, or not at all; the message is a line for people. */
 export class Refusal extends Error {
