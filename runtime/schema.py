@@ -399,9 +399,8 @@ def to_json(shape: object) -> str:
 
 
 def seal_of(raw: dict[str, Any]) -> str:
-    """Return the SHA-256 of a manifest's content, however its text is laid out; a seal in it does not count."""
-    content = {key: value for key, value in raw.items() if key != SEAL}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    """Return the SHA-256 of a manifest's content, without a seal, however its text is laid out."""
+    return hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
 
 
 class _MismatchError(Exception):
@@ -433,13 +432,13 @@ def _refuse_other_version(version: object, name: str) -> None:
         return
     if type(version) is not int:
         raise _MismatchError(f"expected schema_version {SCHEMA_VERSION}, found {version!r}")
-    wrote, way_out = "an older version of this toolkit wrote it", "export the run again with this one"
+    writer, way_out = "an older", "export the run again with this one"
     if version > SCHEMA_VERSION:
-        wrote, way_out = (
-            "a newer version of this toolkit wrote it",
-            "install that one, or export the run again with this",
-        )
-    raise BundleError(f"expected {name} of schema_version {SCHEMA_VERSION}, found {version}: {wrote}; {way_out}")
+        writer, way_out = "a newer", "install that one, or export the run again with this"
+    raise BundleError(
+        f"expected {name} of schema_version {SCHEMA_VERSION}, found {version}: {writer} version of this toolkit wrote "
+        f"it; {way_out}"
+    )
 
 
 def _refuse_broken_seal(seal: object, raw: dict[str, Any], name: str) -> None:

@@ -71,7 +71,10 @@ def main(arguments: list[str] | None = None) -> int:
     with listening(options.host, options.port) as listener, Desk(limits_of(options), feed) as desk:
         address = address_of(listener)
         server = Server(desk, access, classifier_options(options, audit=False))
-        server.run_until_stopped(listener, lambda: tell_start(address, desk.classifier.description))
+        server.run_until_stopped(
+            listener,
+            lambda: tell(f"{address} answers: {desk.classifier.description}. For research, not a diagnosis."),
+        )
         tell("stopped: all that was taken is answered")
     return DONE
 
@@ -160,11 +163,6 @@ def address_of(listener: socket.socket) -> str:
     """Return where a browser finds the page."""
     host, at_port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{at_port}"
-
-
-def tell_start(address: str, description: str) -> None:
-    """Say where what answers."""
-    tell(f"{address} answers: {description}. For research, not a diagnosis.")
 
 
 def port(text: str) -> int:

@@ -106,7 +106,7 @@ def find_unfinished(path: Path, run: str, columns: tuple[str, ...]) -> Unfinishe
     place = output_place(path)
     with output_errors(path):
         completed = place.stat().st_mtime_ns if place.exists() else 0
-        found = [Path(name) for name in glob.glob(f"{glob.escape(str(place))}.*{PARTIAL}")]  # noqa: PTH207
+        found = place.parent.glob(f"{glob.escape(place.name)}.*{PARTIAL}")
         left = [each for each in found if each.stat().st_mtime_ns >= completed]
         ours = [each for each in left if _is_of_run(each, place, run)]
         if locked := [each.name for each in ours if is_locked(each)]:

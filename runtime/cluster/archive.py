@@ -50,6 +50,7 @@ class Archive:
         self.unopened = 0  # files that could not be opened, which the same command tries again
         self.output: Path = options.out.resolve()
         self._options = options
+        self._block_size: int = options.block_size or DEFAULT_BLOCK_SIZE
         self._tell = tell
         self._bundle = Bundle.open(options.bundle)
         self.shift = ShiftCheck(self._bundle.manifest.typical.subjects)
@@ -83,9 +84,8 @@ class Archive:
 
     def _wanted_terms(self) -> Wanted:
         options, manifest = self._options, self._bundle.manifest
-        size = options.block_size or DEFAULT_BLOCK_SIZE
-        if (most := LARGEST_BLOCK_BYTES // (manifest.image.height * manifest.image.width * 3)) < size:
-            raise UsageError(f"expected a --block-size of at most {most} for this bundle, received {size}")
+        if (most := LARGEST_BLOCK_BYTES // (manifest.image.height * manifest.image.width * 3)) < self._block_size:
+            raise UsageError(f"expected a --block-size of at most {most} for this bundle, received {self._block_size}")
         names = (name if is_url(name) else os.path.abspath(name) for name in options.inputs)  # noqa: PTH100  patterns
         return Wanted(
             inputs=tuple(names),
@@ -101,10 +101,6 @@ class Archive:
         asked = classifier_options(self._options, audit=True)
         precision = self._begun.precision if self._begun else asked.precision
         return replace(asked, bundle=asked.bundle.resolve(), precision=precision, threads=pool.threads_each)
-
-    @property
-    def _block_size(self) -> int:
-        return self._wanted.block_size or DEFAULT_BLOCK_SIZE
 
     def _list(self) -> Listed:
         wanted, timeout_s = self._wanted, self._options.timeout * FILES_TO_LIST_A_FOLDER

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from runtime.service.access import OPEN_FOLDER, Access
+from runtime.service.access import OPEN_FOLDER, PAGE, Access
 from runtime.service.desk import Desk
 from runtime.service.problems import RequestError, client_gone, fault, problem
 
@@ -64,7 +64,7 @@ class FrontDoor:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                is_page = path == "/" or path.startswith(OPEN_FOLDER)
+                is_page = path == PAGE or path.startswith(OPEN_FOLDER)
                 message["headers"] = [
                     *message.get("headers", []),
                     *SECURITY_HEADERS,

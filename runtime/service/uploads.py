@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from python_multipart.exceptions import FormParserError
@@ -170,12 +171,10 @@ class UploadForm:
         self._is_complete = True
 
 
-class malformed:  # noqa: N801  reads as a sentence where it is used
-    """Turns the parser's errors into ours."""
-
-    def __enter__(self) -> None:
-        """Nothing to prepare."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, FormParserError):
-            raise RequestError(400, f"expected {FORM} as its standard says, found: {one_line(error)}") from error
+@contextmanager
+def malformed() -> Iterator[None]:
+    """Turn the parser's errors into ours."""
+    try:
+        yield
+    except FormParserError as error:
+        raise RequestError(400, f"expected {FORM} as its standard says, found: {one_line(error)}") from error

@@ -28,6 +28,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object], *, sealed: bo
     manifest = json.loads(path.read_text())
     change(manifest)
     if sealed:
+        manifest.pop(SEAL, None)
         manifest[SEAL] = seal_of(manifest)
     path.write_text(json.dumps(manifest))
 
