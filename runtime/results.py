@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
@@ -145,12 +145,15 @@ class ResultsFile:
             give_usual_permissions(self.partial_path)
             # Line by line: what ends the process at once leaves every row that was written.
             # A name may hold bytes that are not UTF-8; they are written back as they were read.
-            self._stream = os.fdopen(handle, "w", 1, encoding="utf-8", errors="surrogateescape", newline="")
-            try_lock(self._stream)
-            self._sources = sources_path(self.partial_path).open("w", encoding="ascii", newline="", buffering=1)
+            stream = os.fdopen(handle, "w", 1, encoding="utf-8", errors="surrogateescape", newline="")
+            self._streams = ExitStack()
+            self._stream = self._streams.enter_context(stream)
             try:
-                self._writer = ResultsWriter(self._stream, path.suffix.lower(), audited=audited)
-            except OSError:  # on a full disk
+                try_lock(stream)
+                sources = sources_path(self.partial_path).open("w", encoding="ascii", newline="", buffering=1)
+                self._sources = self._streams.enter_context(sources)
+                self._writer = ResultsWriter(stream, path.suffix.lower(), audited=audited)
+            except OSError:  # on a full disk, or where the second name is too long
                 self._remove()
                 raise
 
@@ -180,7 +183,7 @@ class ResultsFile:
     ) -> None:
         with self._errors():
             try:
-                with self._stream, self._sources:  # closed, and so no longer locked, where it cannot be flushed, too
+                with self._streams:  # closed, and so no longer locked, where it cannot be flushed, too
                     if kind is None:
                         self._stream.flush()
                         os.fsync(self._stream.fileno())  # a power cut must not leave the name without the rows
@@ -194,10 +197,11 @@ class ResultsFile:
 
     def _remove(self) -> None:
         """Remove what bears a temporary name: of a table that no run can go on with, it would be left for ever."""
-        for stream, path in ((self._stream, self.partial_path), (self._sources, sources_path(self.partial_path))):
-            with suppress(OSError):  # of what could not be flushed
-                stream.close()
-            path.unlink(missing_ok=True)
+        with suppress(OSError):  # of what could not be flushed
+            self._streams.close()
+        for path in (self.partial_path, sources_path(self.partial_path)):
+            with suppress(OSError):  # not there, nor could it be under so long a name
+                path.unlink()
 
     def _errors(self) -> AbstractContextManager[None]:
         """Turn operating-system errors into one that says what becomes of the rows which are written already."""

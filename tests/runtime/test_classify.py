@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 import runtime
+from runtime import results
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import Classifier, review_band
 from runtime.classify import MOST_EMPTY_TOLD, MOST_PRINTED, main, report_groups
@@ -259,6 +260,15 @@ def test_two_runs_with_one_output_never_mix_their_rows(
     assert main([one, "--out", str(tmp_path / "r.csv")]) == DONE
     assert [row["path"] for row in rows_of(tmp_path / "r.csv")] == [one, one]
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_where_the_name_beside_the_table_is_too_long_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "sources_path", lambda partial: partial.with_name("x" * 300))
+    with pytest.raises(OutputError, match=r"cannot write .*r\.csv: "):
+        results.ResultsFile(tmp_path / "r.csv", run="of-this-bundle")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_closed_standard_output_is_an_error_of_one_line(cell_file: CellFile, monkeypatch: pytest.MonkeyPatch) -> None:
