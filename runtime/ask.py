@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     files = nouns(len(paths), "file")
     tell(
         f"{len(paths)} {files}, {unreadable} of them not readable; {options.model} at {options.url}, which "
-        "tells p_all alone and nothing of unusual pictures. For research, not a diagnosis."
+        "gives p_all alone and says nothing about unusual pictures. For research, not a diagnosis."
     )
     return PARTLY_DONE if unreadable else DONE
 

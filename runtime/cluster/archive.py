@@ -64,9 +64,9 @@ class Archive:
         clear_abandoned(self.output)
         left = self._left(self._begun) if self._begun else None
         if self._begun and not left:
-            self._tell("all is classified already")
+            self._tell("everything is classified already")
             return self._begun
-        # Before Ray is started: a wrong name shall not cost that.
+        # Before Ray is started: a wrong name must not cost that.
         listed = Listed(self._begun.files, self._begun.left_out) if self._begun else self._list()
         with only_own_lines(), connected(self._options.address) as capacity:
             pool = pool_of(capacity, self._options.workers, self._options.gpus)
@@ -159,13 +159,13 @@ class Archive:
         named = ", ".join(map(str, failed[:MOST_NAMED])) + (", …" if len(failed) > MOST_NAMED else "")
         files = read_block(self.output / LISTING, failed[0])
         advice = (
-            f"; where a worker is lost again, in each of {TRIES_OF_A_BLOCK} tries, look for a file among them that "
-            "ends the process which reads it"
+            f"; where a worker is lost again in each of {TRIES_OF_A_BLOCK} tries, look for a file among them that "
+            "kills the process reading it"
         )
         return ClusterError(
             f"expected all {terms.blocks} {nouns(terms.blocks, 'block')}, found {len(failed)} failed "
             f"({nouns(len(failed), 'block')} {named}; the first holds "
-            f"{files[0].path} to {files[-1].path}): {failures}; all others are kept, the same command tries these again"
+            f"{files[0].path} to {files[-1].path}): {failures}; the others are kept, the same command tries these again"
             f"{advice if failures.of_worker else ''}"
         )
 

@@ -18,7 +18,7 @@ from runtime.service.problems import RequestError, client_gone, fault, problem
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 SHORTCUT = "allnet.shortcut"  # the key of a scope that names the path of one
-OTHER_ROUTE = "other"  # paths that are no route: a label for each would fill the memory of who counts them
+OTHER_ROUTE = "other"  # paths that are not routes: a label for each would fill the memory of whoever counts them
 SECURITY_HEADERS = [
     (
         b"content-security-policy",
@@ -37,7 +37,7 @@ ASK_AGAIN = (b"cache-control", b"no-cache")
 
 
 class FrontDoor:
-    """An ASGI application round another.
+    """An ASGI application around another.
 
     Args:
         app: The application.

@@ -39,7 +39,7 @@ class Inference:
     as_bytes: bool
 
     def to_score(self) -> list[Cell]:
-        """Return the cells for the queue, which bears them with those of other requests."""
+        """Return the cells for the queue, where they wait with those of other requests."""
         return [_cell(place, pixels) for place, pixels in enumerate(self.cells)]
 
 

@@ -25,8 +25,8 @@ export function element(tag, properties = {}, ...children) {
 const MOST_BROKEN = 200; // characters of a name; ten thousand underscores are no reason for as many elements
 
 /**
- * Return a name of any origin, set apart so that its writing direction changes nothing round it; a narrow place
- * breaks it behind an underscore, as cells' names have them.
+ * Return a name of any origin, isolated so that its writing direction changes nothing around it; where space is narrow
+ * it breaks behind an underscore, which cells' names have.
  * @param {string} shown what `printable` returned
  * @returns {HTMLElement}
  */
@@ -79,7 +79,7 @@ function onceADelay(delay, work) {
   };
 }
 
-/** Let the browser draw and answer the user before the work goes on. */
+/** Let the browser draw and answer the user before the work continues. */
 export function pause() {
   return new Promise((resolve) => { setTimeout(resolve); });
 }

@@ -202,7 +202,7 @@ class Page {
     this.detail.refresh();
   }
 
-  /** Warn of what sets the cells apart as a whole: once while they come in, not with each new mean, and when all have. */
+  /** Warn of what sets the cells apart as a whole: once while they come in, not with each new mean, and again at the end. */
   #drawShift() {
     const warning = shiftWarning(this.rows.appearances, this.shiftRule);
     const place = byId('shift');
@@ -276,7 +276,7 @@ function isPrintKey({ ctrlKey, metaKey, shiftKey, altKey, key }) {
   return (ctrlKey || metaKey) && !shiftKey && !altKey && key.toLowerCase() === 'p';
 }
 
-/** Say how to go on where the service refuses to say what answers. */
+/** Say how to continue where the service refuses to say what answers. */
 function offerToAskAgain() {
   byId('origin').classList.add('away');
   byId('ask-again').hidden = false;

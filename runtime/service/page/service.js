@@ -148,7 +148,7 @@ export class Service {
   /** @param {Refusal} refusal */
   async #renewToken(refusal) {
     try {
-      const given = await this.#askToken(this.#token ? 'The service knows another token than this one.' : '');
+      const given = await this.#askToken(this.#token ? 'The service does not accept this token.' : '');
       if (!given) throw refusal;
       this.#token = given;
       sessionStorage.setItem(TOKEN_KEY, given);
@@ -172,7 +172,7 @@ async function fetched(path, options) {
     return await fetch(path, options);
   } catch (error) {
     if (isAbort(error)) throw error;
-    throw new Refusal(NO_ANSWER, 'the service does not answer; is it running?');
+    throw new Refusal(NO_ANSWER, 'the service does not answer; check that it is running');
   }
 }
 
