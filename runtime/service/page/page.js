@@ -32,6 +32,7 @@ class Page {
   #order = { key: 'id', isDescending: false };
   #showsSubjects = false;
   #toldAt_ms = 0;
+  #removals = 0; // of all rows: what was still being added is then not wanted any more
 
   async start() {
     offerCard(this.#service);
@@ -121,13 +122,18 @@ class Page {
       event.preventDefault(); // else the browser leaves the page for the file
       mark(0);
       if (!event.dataTransfer) return;
-      for await (const found of filesOfDrop(event.dataTransfer)) await this.#add(found);
+      const removals = this.#removals;
+      for await (const found of filesOfDrop(event.dataTransfer)) {
+        if (removals !== this.#removals) break;
+        await this.#add(found);
+      }
     });
   }
 
   /** @param {Found[]} found */
   async #add(found) {
-    for (let start = 0; start < found.length; start += FILES_A_PAUSE) {
+    const removals = this.#removals;
+    for (let start = 0; start < found.length && removals === this.#removals; start += FILES_A_PAUSE) {
       this.#addSome(found.slice(start, start + FILES_A_PAUSE));
       await pause();
     }
@@ -146,6 +152,7 @@ class Page {
   }
 
   #clear() {
+    this.#removals += 1;
     this.rows.clear();
     this.queue.clear();
     this.#draw();
