@@ -16,7 +16,7 @@ from runtime.schema import Appearance, Range, TypicalCells, TypicalSubjects
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-STEP = 2  # every second pixel along each side tells the colours, every second row the sharpness
+STEP = 2  # every second pixel along each side tells the colors, every second row the sharpness
 
 
 def appearance_of(cell: NDArray[np.uint8], side: int) -> Appearance:
@@ -38,9 +38,9 @@ def appearance_of(cell: NDArray[np.uint8], side: int) -> Appearance:
 
 
 def _layout(is_foreground: NDArray[np.bool_], count: int) -> tuple[float, float]:
-    """Return how far from the frame's centre the foreground lies, and how far it is spread; 0 and 0 where it is empty.
+    """Return how far from the frame's center the foreground lies, and how far it is spread; 0 and 0 where it is empty.
 
-    The points of a disc of area A have a mean squared distance of A / (2 pi) from its centre.
+    The points of a disc of area A have a mean squared distance of A / (2 pi) from its center.
 
     Args:
         is_foreground: [height, width].
@@ -61,7 +61,7 @@ def _layout(is_foreground: NDArray[np.bool_], count: int) -> tuple[float, float]
 def sharpness(channel: NDArray[np.uint8]) -> float:
     """Return the variance of the Laplacian (Pech-Pacheco et al., 2000) of one channel, [height, width], 0..255.
 
-    Only pixels whose four neighbours belong to the cell count: the edge to the black ground is sharp in any picture.
+    Only pixels whose four neighbors belong to the cell count: the edge to the black ground is sharp in any picture.
     """
     values = channel.astype(np.int16)
     inner = values[1:-1:STEP, 1:-1]
@@ -83,7 +83,7 @@ def unusual(found: Appearance, typical: TypicalCells) -> str:
     if found.foreground > typical.foreground.high:
         return f"too full: {found.foreground:.1%} of the frame are not black, {_expected(typical.foreground, '.1%')}"
     if found.offset > typical.offset.high:
-        return f"off centre: by {found.offset:.1%} of half the frame, expected at most {typical.offset.high:.1%}"
+        return f"off center: by {found.offset:.1%} of half the frame, expected at most {typical.offset.high:.1%}"
     if found.spread > typical.spread.high:
         return (
             f"not one round cell: it is spread {found.spread:.2f} times as wide as a disc, expected at most "
@@ -104,9 +104,9 @@ def unusual(found: Appearance, typical: TypicalCells) -> str:
 def typical_of(found: list[Appearance], subjects: TypicalSubjects | None = None) -> TypicalCells:
     """Return the ranges of cells of the training part.
 
-    From the 0.5 % to the 99.5 % quantile, and beyond that by the fourth root of their ratio: cells that are somewhat
-    smaller, darker or less sharp than any that was seen are no reason to look. Nor is a cell that lies well centred and
-    is round: `offset` and `spread` may be 0, and a tenth larger than their quantile.
+    From the 0.5 % to the 99.5 % quantile, widened by the fourth root of their ratio: cells slightly smaller, darker or
+    less sharp than any that was seen are no reason to look. Nor is a round, well centered cell: `offset` and `spread`
+    may be 0, and up to a tenth larger than their quantile.
     """
     ranges: dict[str, Any] = {}
     for field in fields(Appearance):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -63,13 +63,15 @@ def main(arguments: list[str] | None = None) -> int:
     with ServedModel(options.url, options.model, find_token(options.token_file)) as model, table(options.out) as stream:
         rows = CsvWriter(stream)
         rows.write(COLUMNS)
-        for path, p_all, reason in answers(model, paths, options.batch_size):
+        table_on_terminal = not options.out and stream.isatty()  # where a bar would stand among its rows
+        counted = paths if table_on_terminal else with_progress(paths, unit="cell")
+        for path, p_all, reason in answers(model, counted, options.batch_size):
             rows.write((path, "" if p_all is None else f"{p_all:.{P_ALL_DIGITS}f}", reason))
             unreadable += p_all is None
     files = nouns(len(paths), "file")
     tell(
         f"{len(paths)} {files}, {unreadable} of them not readable; {options.model} at {options.url}, which "
-        "tells p_all alone and nothing of unusual pictures. For research, not a diagnosis."
+        "gives p_all alone and says nothing about unusual pictures. For research, not a diagnosis."
     )
     return PARTLY_DONE if unreadable else DONE
 
@@ -79,9 +81,9 @@ def table(out: Path | None) -> AbstractContextManager[TextIO]:
     return text_written_aside(output_place(out)) if out else nullcontext(standard_output())
 
 
-def answers(model: ServedModel, paths: Sequence[str], batch_size: int) -> Iterator[tuple[str, float | None, str]]:
+def answers(model: ServedModel, paths: Iterable[str], batch_size: int) -> Iterator[tuple[str, float | None, str]]:
     """Yield for each path, in order, p_all, or None and why the file could not be read."""
-    remaining = iter(with_progress(paths, unit="cell"))
+    remaining = iter(paths)
     while batch := list(islice(remaining, batch_size)):
         read = [(path, *read_cell(path, model.image)) for path in batch]
         cells = [pixels for _, pixels, _ in read if pixels is not None]

@@ -47,11 +47,11 @@ class Bundle:
 
     folder: Path
     manifest: Manifest
-    card: bytes  # Markdown, kept: its file may go while a service runs
+    card: bytes  # Markdown, kept: its file may go away while a service runs
 
     @cached_property  # each row of an audit bears it
     def content_sha256(self) -> str:
-        """Hash of what the manifest holds, the hashes of all files among it: it names this very bundle."""
+        """Hash of what the manifest holds, including the hashes of all files: it identifies this very bundle."""
         return seal_of(asdict(self.manifest))
 
     @classmethod
@@ -95,7 +95,7 @@ class Bundle:
         return f"{self.manifest.training.config.options.model}_{precision}"
 
     def golden(self) -> Golden:
-        """Load the golden cells; raise BundleError where the file holds others than it should."""
+        """Load the golden cells; raise BundleError where the file does not hold what it should."""
         path = self.folder / GOLDEN_NAME
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
@@ -120,7 +120,7 @@ class Bundle:
 
 
 def refuse_unproved(bundle: Bundle, variant: Variant, way_out: str = "take it all the same with --unproved") -> None:
-    """Raise BundleError where the variant was found to decide otherwise than the Keras model, or is not proved."""
+    """Raise BundleError where the variant was not proved to decide like the Keras model."""
     if not variant.proof.passed:
         raise BundleError(
             f"expected a variant that is proved to decide like the Keras model, but {variant.precision} of "
@@ -130,7 +130,7 @@ def refuse_unproved(bundle: Bundle, variant: Variant, way_out: str = "take it al
 
 
 def _card(folder: Path, sha256: str) -> bytes:
-    """Return the card of that hash; where a new verdict was cut off before its card took the old one's place, that."""
+    """Return the card of that hash: the new one, if a new verdict was cut off before its card replaced the old one."""
     new = folder / NEW_CARD_NAME
     with reading_errors(new):
         name = NEW_CARD_NAME if new.is_file() and sha256_of_file(new) == sha256 else CARD_NAME

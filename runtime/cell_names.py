@@ -31,7 +31,7 @@ def parse_cell_name(name: str) -> CellName | None:
 def printable(name: str) -> str:
     """Return a name as one line in which nothing hides.
 
-    Line breaks, the control characters that a terminal obeys, marks that reverse the writing and bytes that are no text
+    Line breaks, control characters that a terminal obeys, marks that reverse the writing and bytes that are not text
     become escapes, as Python writes them.
     """
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in name)

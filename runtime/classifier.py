@@ -143,7 +143,7 @@ class Classifier(Closing):
 def review_band(decision: Decision, threshold: float) -> tuple[float, float]:
     """Return from where to where p_all is near `threshold`: the bundle's band, moved along with it in log-odds.
 
-    In these it was chosen, as wide to both sides; so it stays within 0..1.
+    The band was chosen in log-odds, equally wide on both sides; moved so, it stays within 0..1.
     """
     low, high = decision.review_low, decision.review_high
     if threshold == decision.threshold:
@@ -158,7 +158,7 @@ def _moved(p_all: float, start: float, end: float) -> float:
 
 
 def self_test(bundle: Bundle, golden: Golden, backend: Backend, precision: str) -> None:
-    """Compare what the backend says of two golden cells with what the variant said of them when it was exported.
+    """Compare what the backend gives for two golden cells with what the variant gave for them when it was exported.
 
     Raises BackendError where it differs.
     """

@@ -66,13 +66,13 @@ def main(arguments: list[str] | None = None) -> int:
                 summary.resumed = summary.rows
                 paths = [path for path in inputs.paths if path not in done]
                 if others := len(done.difference(inputs.paths)):
-                    tell(f"rows kept of files that this command line does not name: {others}")
+                    tell(f"kept rows of files that this command line does not name: {others}")
                 write_rows(classifier.classify(paths), sink, collectors, total=len(paths))
                 finished = str(summary)
-                # It takes long, and what is cut off meanwhile goes on with --resume as long as the table has no name.
+                # This takes long; as long as the table has no name, a run cut off here continues with --resume.
                 is_shown = not sheet or try_write(sheet.write)
         except (KeyboardInterrupt, SystemExit) as stop:  # Ctrl-C, SIGTERM
-            kept = f", kept in {sink.partial_path}: go on with --resume" if isinstance(sink, ResultsFile) else ""
+            kept = f", kept in {sink.partial_path}: continue with --resume" if isinstance(sink, ResultsFile) else ""
             tell(f"interrupted: {summary}{kept}")
             if isinstance(stop, SystemExit):
                 raise
@@ -99,7 +99,7 @@ def tell_empty(names: Sequence[str]) -> None:
 
 
 def requested_groups(options: argparse.Namespace) -> GroupCounts | None:
-    """Return empty counts for the roll-up that --group-by asks for; raise OutputError where its file cannot be."""
+    """Return empty counts for the roll-up that --group-by asks for; raise OutputError if its file cannot be written."""
     if not options.group_by:
         return None
     if options.out:
@@ -127,11 +127,11 @@ def unfinished_results(options: argparse.Namespace, classifier: Classifier) -> U
     unfinished = find_unfinished(options.out, run_of(options, classifier), columns(audited=options.audit))
     if unfinished is None and options.out.exists():
         raise UsageError(
-            f"expected a run that was cut off, found that {options.out} is of a finished one; omit --resume to "
+            f"expected a run that was cut off, found that {options.out} is complete; omit --resume to "
             "classify all files again and replace it"
         )
     if unfinished is None:
-        tell(f"no run was cut off that would have written {options.out}: begins with the first file")
+        tell(f"found no run of {options.out} that was cut off: starting with the first file")
     return unfinished
 
 
@@ -173,9 +173,9 @@ def report(inputs: Inputs, options: argparse.Namespace) -> None:
     if inputs.left_out:
         tell(left_out_text(inputs.left_out, options.include))
     if inputs.repeated:
-        tell(f"left out {inputs.repeated} {nouns(inputs.repeated, 'path')} to files that were given already")
+        tell(f"left out {inputs.repeated} {nouns(inputs.repeated, 'path')} to files that were already given")
     if options.demo:
-        tell("These cells were drawn: what a model that was fitted on photographs says of them means nothing.")
+        tell("These cells are drawn: what a model fitted on photographs says about them means nothing.")
         tell("Next: python -m runtime.classify FOLDER --out results.csv")
     elif options.out:
         latency = f"python -m benchmarks.latency --bundle {shell_word(options.bundle)}"
@@ -207,7 +207,7 @@ def report_explanations(explanations: ExplanationFolder) -> None:
 
 
 def try_write(write: Callable[[], None]) -> bool:
-    """Write what goes beside the table and return whether it could be; if not, say so: the table is complete."""
+    """Write what goes beside the table and return whether that worked; if not, say so: the table is complete."""
     try:
         write()
     except OutputError as error:

@@ -34,7 +34,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the --out of a run that was cut off; images that changed after it began, or are other ones "
+        help="continue the --out of a run that was cut off; images that changed after it began, or are other ones "
         "now, are classified anew",
     )
     parser.add_argument(
@@ -50,7 +50,7 @@ def build_parser() -> ArgumentParser:
         "--min-cells",
         type=positive_int,
         metavar="N",
-        help=f"with --group-by: claim no share of ALL for a group of fewer cells; default: {DEFAULT_MIN_CELLS}",
+        help=f"with --group-by: give no share of ALL for a group of fewer cells; default: {DEFAULT_MIN_CELLS}",
     )
     parser.add_argument(
         "--html",

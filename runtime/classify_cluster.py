@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             terms = archive.classify()
         except KeyboardInterrupt:
-            tell(f"interrupted: {archive.summary}, kept in {options.out}: the same command goes on")
+            tell(f"interrupted: {archive.summary}, kept in {options.out}: run the same command to continue")
             return INTERRUPTED
     tell(str(archive.summary))
     if warning := archive.shift.warning:

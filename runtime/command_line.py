@@ -25,13 +25,13 @@ LARGEST_BATCH = 1024  # cells; a typing error must not ask for all memory
 
 Number = TypeVar("Number", int, float)
 
-UNREACHABLE = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)  # which `Path.exists` and its like raise
+UNREACHABLE = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)  # raised by `Path.exists` and the like
 STANDARD_ERROR = 2  # its file descriptor
 INTERRUPTED = 130  # the shells' code for Ctrl-C: 128 + SIGINT
 TERMINATED = 143  # 128 + SIGTERM
 SECONDS_TO_COME_AGAIN = 0.1
 
-# What is not installed with the base, and what pip is to install for it: an extra, or a backend that Keras was told of.
+# Modules that the base does not install, and what to give pip for each: an extra, or a backend chosen for Keras.
 MODULE_TO_REQUIREMENT = {
     **dict.fromkeys(
         ("cv2", "filelock", "h5py", "imagehash", "keras", "sklearn", "tensorboardX", "tensorflow"), '-e ".[train]"'
@@ -53,7 +53,7 @@ MODULE_TO_REQUIREMENT = {
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse, with exit code 1 for a wrong command line: 2 has another meaning here."""
+    """argparse with exit code 1 for a wrong command line: here 2 means something else."""
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with code 1."""
@@ -102,7 +102,7 @@ def _prepare_streams() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123  until the process ends
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are no text
+            stream.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are not text
 
 
 def _explained(error: ModuleNotFoundError | OSError) -> str | None:
@@ -118,12 +118,12 @@ def _explained(error: ModuleNotFoundError | OSError) -> str | None:
     if error.errno == errno.ENOSPC and not error.filename:
         if _is_full(sys.stdout):
             return f"cannot write to standard output: {error.strerror}"
-        return f"expected room on the disk for what is written, found none ({error.strerror}); make room and try again"
+        return f"expected room on the disk for what is written, found none ({error.strerror}); free some and try again"
     return None
 
 
 def _is_full(stream: TextIO | None) -> bool:
-    """Say whether a stream takes no more text."""
+    """Say whether a stream can take no more text."""
     try:
         if stream:
             stream.flush()
@@ -135,7 +135,7 @@ def _is_full(stream: TextIO | None) -> bool:
 
 
 def _forget_unwritable_output() -> None:
-    """Drop what a standard stream cannot get rid of: else Python complains while it exits, with a code of its own."""
+    """Drop what a standard stream cannot write: otherwise Python complains on exit, with an exit code of its own."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream:
@@ -153,7 +153,7 @@ def _tell_import_error(kind: type[BaseException], error: BaseException, trace: T
 
 
 def _end_at_once(*_: object) -> NoReturn:
-    """Not by an exception: in the middle of an import libraries turn it into errors of their own."""
+    """End without an exception: in the middle of an import, libraries turn one into errors of their own."""
     with suppress(OSError):  # closed
         os.write(STANDARD_ERROR, b"interrupted\n")
     os._exit(INTERRUPTED)
@@ -177,7 +177,7 @@ def _dropped_interrupts_come_again() -> Iterator[None]:
         else:
             tell_dropped(dropped)
             return
-        again = threading.Timer(SECONDS_TO_COME_AGAIN, _signal_ourselves, (number,))  # here it would be dropped, too
+        again = threading.Timer(SECONDS_TO_COME_AGAIN, _signal_ourselves, (number,))  # here it would be dropped too
         again.daemon = True
         again.start()
 
@@ -219,7 +219,7 @@ def positive_float(text: str) -> float:
 
 
 def parsed_number(text: str, kind: Callable[[str], Number], fits: Callable[[Number], bool], expected: str) -> Number:
-    """Parse a number; raise ArgumentTypeError where it is none or does not fit."""
+    """Parse a number; raise ArgumentTypeError where the text is not one or it does not fit."""
     with suppress(ValueError):
         number = kind(text)
         if fits(number):
@@ -230,7 +230,7 @@ def parsed_number(text: str, kind: Callable[[str], Number], fits: Callable[[Numb
 def tell(line: str) -> None:
     """Print a line for people to standard error: standard output is for tables.
 
-    Where it cannot be written, as in a log on a full disk, the work goes on without.
+    Where it cannot be written, as to a log on a full disk, the work goes on without it.
     """
     with suppress(OSError):
         print(line, file=sys.stderr)

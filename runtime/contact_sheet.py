@@ -106,7 +106,7 @@ class FairSample:
 
 
 class ContactSheet:
-    """Collects a run's predictions and writes their page; it keeps at most MOST_SHOWN of a kind, however many come."""
+    """Collects a run's predictions and writes their page; keeps at most MOST_SHOWN of a kind, however many come."""
 
     def __init__(self, path: Path, origin: Origin, shift: ShiftCheck, most_shown: int = MOST_SHOWN) -> None:
         """Raise OutputError where no page could be written to `path`.
@@ -114,7 +114,7 @@ class ContactSheet:
         Args:
             path: Of the page.
             origin: What gives the answers.
-            shift: Is told of the same predictions by the caller; its warning stands on the page.
+            shift: Given the same predictions by the caller; the page shows its warning.
             most_shown: Cells on the page.
         """
         refuse_unwritable(path)
@@ -139,8 +139,8 @@ class ContactSheet:
     def shown(self) -> list[Prediction]:
         """Return the cells that the page shows, from the highest p_all to the lowest.
 
-        Those under review come first, up to half of the room or what the others leave of it; where not all of a kind
-        have room, a fair sample is spread evenly over its probabilities.
+        Those under review come first, in up to half of the room or what the others leave of it; where there is no room
+        for all of a kind, a fair sample is spread evenly over its probabilities.
         """
         clear, review = (_by_probability(sample.kept) for sample in (self._clear, self._review))
         most_review = max(self._most_shown // 2, self._most_shown - len(clear))
@@ -217,7 +217,7 @@ def check_page_name(path: Path) -> None:
 def thumbnail(path: str) -> bytes:
     """Read a cell as the model does, padded to a square, and return it small, as a JPEG file.
 
-    Raises UnreadableCellError where the file has gone or holds no readable image any more.
+    Raises UnreadableCellError where the file is gone or no longer holds a readable image.
     """
     return as_jpeg(load_cell(path, THUMBNAIL))
 

@@ -1,4 +1,4 @@
-"""How many CPUs there are for this process; standard library only."""
+"""How many CPUs this process may use; standard library only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def available_cpus() -> int:
-    """Return how many CPUs this process may use: as many as it may run on, and as a container or service grants it."""
+    """Return how many CPUs this process may use: those it may run on, at most what its container or service grants."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([cpus, *(math.ceil(quota) for quota in _quotas())]))
 
@@ -20,7 +20,7 @@ def available_cpus() -> int:
 def _quotas() -> Iterator[float]:
     """Yield the processor time a second that Linux grants the control groups that this process is in.
 
-    With more threads than that, all of them stand still for a part of each period (kernel documentation, "CFS Bandwidth
+    With more threads than that, all of them stop for a part of each period (kernel documentation, "CFS Bandwidth
     Control"): in version 2 cpu.max holds "quota period", in version 1 each has its file; microseconds.
     """
     for line in _text(MEMBERSHIP).splitlines():

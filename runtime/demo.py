@@ -8,5 +8,5 @@ DEMO_CELLS = Path(__file__).parent / "demo_cells"
 
 
 def demo_cells() -> list[Path]:
-    """Return the files of the drawn cells, sorted by name; they are drawings, no photographs."""
+    """Return the files of the drawn cells, sorted by name; they are drawings, not photographs."""
     return sorted(DEMO_CELLS.glob("*/*.png"))

@@ -6,10 +6,10 @@ AllnetError
 ├── RunError            a run folder is missing, unfinished or does not fit
 ├── BundleError         a bundle is missing, damaged or of another version
 ├── BackendError        the inference asked for is not available on this machine
-│   └── NotFiniteError  a model gave values that are no probabilities
+│   └── NotFiniteError  a model gave values that are not probabilities
 ├── ConversionError     a converted model does not decide like the one it came from
 ├── ClusterError        a cluster or an object store does not do its part
-├── ServerError         a server does not answer, or not as was agreed
+├── ServerError         a server does not answer, or not as agreed
 ├── MeasurementError    a benchmark cannot take what it measures
 ├── OutputError         a result cannot be written
 └── UnreadableCellError one image cannot be used; costs its own row, never the run
@@ -45,7 +45,7 @@ class BackendError(AllnetError):
 
 
 class NotFiniteError(BackendError):
-    """A model gave values that are no probabilities."""
+    """A model gave values that are not probabilities."""
 
 
 class ConversionError(AllnetError):

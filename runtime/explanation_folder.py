@@ -19,13 +19,13 @@ from runtime.schema import SELF_TEST_TOLERANCES, Prediction
 
 INDEX = "index.csv"
 COLUMNS = ("path", "picture", "p_all", "method", "reason")
-STEM_CHARACTERS = 80  # of a file's name in the name of its picture, which may not be longer than a file system takes
+STEM_CHARACTERS = 80  # of a file's name in its picture's name, which must not be longer than a file system takes
 HASH_DIGITS = 8
 CHANGED = "the image has changed since it was classified"
 
 
 class ExplanationFolder:
-    """Draws a picture for each prediction that it is told of; where that fails, the run goes on without."""
+    """Draws a picture for each prediction that it is given; where that fails, the run continues without."""
 
     def __init__(self, folder: Path, classifier: Classifier) -> None:
         """Raise UsageError or OutputError where `folder` cannot take them."""
@@ -47,7 +47,7 @@ class ExplanationFolder:
             self._rows.append(self._drawn(prediction, prediction.p_all))
         except OutputError as error:
             self.failure = str(error)
-            tell(f"error: {error}; no more pictures are drawn, the classification goes on")
+            tell(f"error: {error}; no more pictures are drawn, the classification continues")
 
     def write_index(self) -> None:
         """Write the table that says which picture is of which cell; raise OutputError where it cannot be written."""

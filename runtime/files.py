@@ -1,4 +1,4 @@
-"""Files that appear under their name only when they are complete, and what tells one file from another."""
+"""Files that appear under their names only when complete, and what tells one file from another."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def written_aside(path: Path) -> Iterator[Path]:
 def text_written_aside(path: Path) -> Iterator[TextIO]:
     """Yield a UTF-8 file that appears at `path` as `written_aside` says.
 
-    Names that are no UTF-8 keep their bytes; lines end in a line feed on every system.
+    Names that are not UTF-8 keep their bytes; lines end in a line feed on every system.
     """
     with (
         written_aside(path) as aside,
@@ -74,10 +74,10 @@ def text_written_aside(path: Path) -> Iterator[TextIO]:
 
 
 def output_place(path: Path) -> Path:
-    """Return where a file that the user asks for at `path` is to stand: at the end of a link, which stays one.
+    """Return where to write a file that the user asks for at `path`: at the end of a link, which stays a link.
 
-    Raises OutputError where something else than a file is there, such as a folder, a device or a pipe: a file that is
-    renamed to `path` would take its place.
+    Raises OutputError where something other than a file is there, such as a folder, a device or a pipe: a file renamed
+    to `path` would replace it.
     """
     with output_errors(path):
         place = Path(os.path.realpath(path)) if path.is_symlink() else path
@@ -89,7 +89,7 @@ def output_place(path: Path) -> Path:
 
 
 def refuse_unwritable(path: Path) -> None:
-    """Raise OutputError where no file could come to stand at `path`, before there is something to write.
+    """Raise OutputError where no file can be written to `path`, before there is something to write.
 
     Missing parent folders are made.
     """
@@ -105,9 +105,9 @@ def _file_beside(path: Path) -> Path:
 
 
 def file_clock_ns(path: Path) -> int:
-    """Return now, in nanoseconds, as the file system gives times to files beside `path`, which need not exist.
+    """Return the time, in nanoseconds, that the file system gives to files beside `path`, which need not exist.
 
-    Its clock may be another computer's, and it may be coarse. Raises OutputError where no file can be made there.
+    Its clock may be another computer's, and may be coarse. Raises OutputError where no file can be made there.
     """
     beside = _file_beside(path)
     try:
@@ -123,10 +123,10 @@ def identity_of(found: os.stat_result) -> str:
 
 
 def has_changed(path: str, identity: str, moment_ns: int) -> bool:
-    """Say whether a path leads to another file than the one of that identity, or the file was changed since.
+    """Say whether a path leads to a file other than the one of that identity, or the file has changed since.
 
-    A file that has gone has not changed. A change so soon after the identity was taken that the file system's clock
-    stood still shows only in that it was after `moment_ns`, a moment of `file_clock_ns` before that.
+    A file that is gone has not changed. A change so soon after the identity was taken that the file system's clock had
+    not moved shows only by being later than `moment_ns`, which `file_clock_ns` gave before that.
     """
     try:
         found = os.stat(path)  # noqa: PTH116  of a million files
@@ -183,7 +183,7 @@ def current_umask() -> int:
 def flush_folder(path: Path) -> None:
     """Ask the operating system to put the folder's list of names onto the disk.
 
-    Windows knows no such thing, nor do some file systems.
+    Windows cannot do that, nor can some file systems.
     """
     if os.name == "nt":
         return

@@ -1,4 +1,4 @@
-"""Folders that appear under their name only when they are complete."""
+"""Folders that appear under their names only when complete."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def folder_written_aside(path: Path, marker: str, ours: tuple[str, ...]) -> Iter
     """Yield a temporary folder beside `path`; rename it to `path` on success, delete it on any failure.
 
     An existing `path` is replaced only where it is a folder that this project wrote, as `refuse_foreign_folder` says.
-    What processes that were killed on the way left beside it is put right first, as `settle_folder` says.
+    First, whatever killed processes left beside it is put right, as `settle_folder` says.
     """
     path = path.resolve()
     settle_folder(path)
@@ -59,7 +59,7 @@ def settle_folder(path: Path) -> None:
     """
     path = path.resolve()
     with output_errors(path), locked_folder(path.parent, wait=True) as is_locked:
-        if is_locked:  # so that nobody is replacing a folder here at this moment
+        if is_locked:  # so nobody is replacing a folder here at this moment
             _settle_moved_away(path)
             _remove_abandoned(path)
 

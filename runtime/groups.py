@@ -16,7 +16,7 @@ from runtime.schema import Interval, Prediction
 
 CONFIDENCE = 0.95
 # The interval of half the cells among 20 reaches from 0.30 to 0.70. With fewer it leaves most shares open, and a number
-# would be read as a finding all the same.
+# would still be read as a finding.
 DEFAULT_MIN_CELLS = 20
 UNKNOWN = ""  # the group of the files whose names tell no subject
 COLUMNS = ("group", "cells", "all", "share_all", "share_low", "share_high", "review", "error", "status")
@@ -56,7 +56,7 @@ class GroupCounts:
 
     @property
     def groups(self) -> dict[str, Outcomes]:
-        """The groups by name, ordered as people count: 2 before 10; what is not known comes last."""
+        """The groups by name, in natural order: 2 before 10; the unknown one comes last."""
         return dict(sorted(self._groups.items(), key=lambda item: (item[0] == UNKNOWN, _natural(item[0]))))
 
     def status(self, name: str) -> str:

@@ -33,5 +33,5 @@ def head(title: str, style: str) -> str:
 
 
 def text(value: object) -> str:
-    """Return any text, such as a file's name with bytes that are no UTF-8, as HTML that shows it and does nothing."""
+    """Return any text, even a file's name with bytes that are not UTF-8, as HTML that shows it and does nothing."""
     return escape(printable(str(value)))

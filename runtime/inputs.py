@@ -36,7 +36,7 @@ COMPANION_SUFFIXES = (
     MAP_SUFFIX,
 )
 
-# Names that programs give a file while they copy it; then it is renamed. In a folder that is watched they will be.
+# Names that programs give a file while they copy it; a watched file is classified once it has been renamed.
 UNFINISHED_COPY_SUFFIXES = (".crdownload", ".filepart", ".part", ".tmp")
 
 STANDARD_INPUT = "-"
@@ -48,7 +48,7 @@ Found = tuple[str, bool]  # a file, and whether it is wanted
 
 @dataclass(frozen=True)
 class Inputs:
-    """The paths to classify, in order and each file once, and what is to be said of the others."""
+    """The paths to classify, in order and each file once, and what to report about the others."""
 
     paths: tuple[str, ...]
     left_out: int  # files of the folders: hidden, companion or not of the wanted names
@@ -115,7 +115,7 @@ def _each_name(
 def read_list(file: str) -> list[str]:
     """Return the paths of a list, one in each line, "-" for standard input; empty lines do not count.
 
-    A path may hold bytes that are no text. Raises UsageError where the list cannot be read.
+    A path may hold bytes that are not text. Raises UsageError where the list cannot be read.
     """
     content = _list_content(file)
     if b"\0" in content:
@@ -150,14 +150,14 @@ def files_of_name(name: str, include: Sequence[str]) -> Iterable[Found]:
         raise UsageError(
             f"expected an image or a folder of images at {name}, found {_what_is_there(name)}; check the path"
         )
-    # Files first: one that the pattern names itself is wanted, whatever a folder that it names too would leave out,
-    # but for the maps: a pattern of the cells in PNG means none of what was drawn of them.
+    # Files first: a file that the pattern itself names is wanted even if a folder that it also names would leave it
+    # out. Maps are the exception: a pattern for PNG cells does not mean the pictures drawn of them.
     founds = _each_once(_files_of(match, include) for match in sorted(matches, key=_folders_last))
     return ((path, wanted and not path.lower().endswith(MAP_SUFFIX)) for path, wanted in founds)
 
 
 def _what_is_there(name: str) -> str:
-    """Return what is found in the place of a file that is not there."""
+    """Say why a file is not found."""
     try:
         os.lstat(name)
     except PermissionError:
@@ -191,7 +191,7 @@ def _place(path: str, real_folder: Callable[[str], str]) -> str:
 def _matches(pattern: str) -> set[str]:
     """Return what matches a pattern, in which ** stands for a folder and all below it.
 
-    The glob module would go round a link that leads back up until a path is too long, and beside a second one for ever.
+    The glob module would follow a link that leads back up until the path is too long; with a second one, for ever.
     """
     any_folders = re.search(rf"(?:^|(?<={SEPARATOR}))\*\*(?:{SEPARATOR}|$)", pattern)
     if not any_folders:

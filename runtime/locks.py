@@ -17,7 +17,7 @@ if sys.platform != "win32":
 
 
 def try_lock(file: int | TextIO, *, wait: bool = False) -> bool:
-    """Lock an open file or folder, once nobody else does where `wait` is true; return whether that worked."""
+    """Lock an open file or folder; with `wait`, once nobody else holds it. Return whether that worked."""
     if sys.platform != "win32":
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -8,7 +8,7 @@ from runtime.schema import CLASSES, Prediction
 
 
 def nouns(count: float, noun: str) -> str:
-    """Return a noun as its count asks for it: "file" for 1, "files" for any other."""
+    """Return the noun that fits a count: "file" for 1, "files" for any other."""
     return noun if count == 1 else f"{noun}s"
 
 

@@ -66,7 +66,7 @@ def score_files(
         paths: Image files; consumed lazily, at most workers + WAITING_BATCHES batches ahead.
         scorer: Used by all workers, and stopped at the end.
         read: Reads one file; used by all workers.
-        batch_size: Most cells per inference; the last batch is as short as it falls.
+        batch_size: Most cells per inference; the last batch may be shorter.
         workers: Threads that read and infer.
     """
     remaining = iter(paths)
@@ -96,9 +96,9 @@ class BatchScorer:
     """What a thread does with a batch; used by several threads at once."""
 
     def __init__(self, backend: Backend, prove: Callable[[], None]) -> None:
-        """Take the model, and what raises where the model itself is at fault: asked when it gives no number for a cell.
+        """Take the model, and `prove`, which raises where the model itself is at fault.
 
-        Where it does not raise, that cell is set aside with a reason.
+        It is called when the model gives no number for a cell; where it does not raise, that cell gets a reason.
         """
         self.stopped = False  # nobody waits for the results any more
         self._backend = backend
@@ -107,8 +107,8 @@ class BatchScorer:
     def score(self, cells: Sequence[Cell], reading_s: float = math.inf) -> list[Scored]:
         """Read the cells of a batch and infer those that could be read.
 
-        After `reading_s` seconds no further cell is read: the answers are those of the first cells then, of one at
-        least.
+        After `reading_s` seconds no further cell is read: the answers are then those of the first cells, of at least
+        one.
         """
         read: list[ReadCell] = []
         left_s = reading_s
@@ -135,7 +135,7 @@ class BatchScorer:
         ]
 
     def _answers(self, cells: NDArray[np.uint8], beside_others: bool) -> list[float | None]:
-        """Return p_all of each cell, None for one of which a sound model gives no number."""
+        """Return p_all of each cell, None for one for which a sound model gives no number."""
         try:
             return [*self._backend.infer(cells, beside_others=beside_others).tolist()]
         except NotFiniteError:

@@ -37,7 +37,7 @@ MAX_FILE_BYTES = 64 * 2**20
 MAX_SIDE = 4096  # pixels; a cell has 450. A decompression bomb is caught before a pixel is decoded
 # Larger images are refused below, so that Pillow need not warn of those that it would still decode.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-# Of a TIFF with damaged tags Pillow warns, decodable or not; where it is not, its row says so.
+# Pillow warns of a TIFF with damaged tags, decodable or not; where it is not, its row says so.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 SIXTEEN_BITS = re.compile(r";1[56]")  # in Pillow's names of pixels in a file: RGB;16B of PNG, BGR;15 and BGR;16 of BMP
@@ -85,7 +85,7 @@ def decode_cell(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
 
 
 def decode_picture(data: bytes) -> Picture:
-    """Turn the bytes of an image file into an RGB picture of its own size; raise UnreadableCellError as above."""
+    """Turn the bytes of an image file into an RGB picture of its own size; raise what `decode_cell` raises."""
     if not data:
         raise UnreadableCellError(EMPTY)
     plain = read_plain_bmp(data)
@@ -114,13 +114,13 @@ def _decode_by_pillow(data: bytes) -> Image.Image:
 
 
 def _decoded_damage(data: bytes, image: Image.Image) -> str:
-    """Decode the pixels; say what is wrong with them that Pillow passes over, empty for nothing.
+    """Decode the pixels; say what damage to them Pillow passes over, empty for none.
 
-    It would be another picture, and perhaps another label.
+    Such damage gives another picture, and perhaps another label.
     """
     if image.format == "PNG":
         with Image.open(io.BytesIO(data), formats=("PNG",)) as other:
-            other.verify()  # the checksums, at which decoding does not look
+            other.verify()  # the checksums, which decoding ignores
         return load_with_damage(data, image)
     # Before it is decoded: libtiff writes what it finds to the standard error.
     if image.format == "TIFF" and (damage := pixel_damage(data, _tags(image))):
@@ -143,7 +143,7 @@ def _refuse_unsuitable(image: Image.Image) -> None:
         raise UnreadableCellError(
             f"expected one cell of at most {MAX_SIDE}x{MAX_SIDE} pixels, found {image.width}x{image.height}"
         )
-    # Pillow would clip 16-bit grey and float pixels to white, halve the bits of 16-bit colours and stretch those of 5
+    # Pillow would clip 16-bit gray and float pixels to white, halve the bits of 16-bit colors and stretch those of 5
     # bits, which it opens as RGB: its decoder's arguments alone tell them.
     if image.mode not in MODES_OF_8_BITS or SIXTEEN_BITS.search(str(getattr(image, "tile", ""))):
         raise UnreadableCellError(f"expected 8 bits per channel, found pixels of type {_pixel_type(image)}")

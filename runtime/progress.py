@@ -22,7 +22,7 @@ def with_progress(
         items: What is counted.
         unit: What one item is, in the singular.
         total: How many there are, where `items` has no length.
-        title: What stands before the bar.
+        title: Shown before the bar.
     """
     if not sys.stderr.isatty():
         return items

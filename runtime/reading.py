@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Reading:
     """What came out of one file."""
 
-    pixels: NDArray[np.uint8] | None  # RGB [height, width, 3], 0..255; None where it is no readable image
+    pixels: NDArray[np.uint8] | None  # RGB [height, width, 3], 0..255; None where it is not a readable image
     reason: str = ""  # why there are no pixels
     concern: str = ""  # what sets the cell apart from those that the model was fitted on
     sha256: str = ""  # of the file, where it was asked for and the file could be read
@@ -68,7 +68,7 @@ class CellReader:
 def look_at(data: bytes, image: ImageSpec) -> tuple[NDArray[np.uint8], Appearance]:
     """Return a cell from the bytes of its file, uint8 RGB [height, width, 3], and how it looks.
 
-    Raises UnreadableCellError for what is no readable image.
+    Raises UnreadableCellError for what is not a readable image.
     """
     picture = decode_picture(data)
     pixels = np.asarray(resize_to_spec(picture, image))

@@ -14,7 +14,7 @@ Box = tuple[int, int, int, int]  # left, upper, right, lower in pixels, as Pillo
 
 
 class Picture(Protocol):
-    """What is asked of an RGB picture to resize it: a Pillow image, or one that is still in a file's bytes."""
+    """What resizing needs of an RGB picture: a Pillow image, or one still in a file's bytes."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -79,7 +79,7 @@ class _Reach:
 def _reached(content_start: int, content_stop: int, side: int, outputs: int) -> _Reach:
     """Return the outputs that read a pixel of the content when `side` pixels are resized to `outputs`.
 
-    An output reads the pixels whose centres are nearer to its own than `support`; Pillow rounds that as below
+    An output reads the pixels whose centers are nearer to its own than `support`; Pillow rounds that as below
     (precompute_coeffs in Resample.c). It takes the box as float32 and computes positions and weights as float64 from
     it: those of a part are the same to the last bit where no position needs rounding, so that otherwise, as from 450
     to 250 pixels, all is computed.

@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 COLUMNS = tuple(field.name for field in fields(Prediction) if field.name not in ("audit", "identity", "appearance"))
 AUDIT_COLUMNS = tuple(field.name for field in fields(Audit))
 FORMATS = (".csv", ".jsonl")
-P_ALL_DIGITS = 6  # the next ones depend on how many cells are inferred together
+P_ALL_DIGITS = 6  # further digits depend on how many cells are inferred together
 
 
 def check_results_name(path: Path) -> None:
@@ -81,7 +81,7 @@ class ResultsWriter:
 
 
 def standard_output() -> TextIO:
-    """Return standard output for a table, in which names that are no UTF-8 keep their bytes.
+    """Return standard output for a table, in which names that are not UTF-8 keep their bytes.
 
     Raises OutputError where it is closed.
     """
@@ -127,12 +127,12 @@ class ResultsFile:
     """A results file that bears its name only when it is complete.
 
     Rows go to `<name>.<run>.<began>.<random>.partial` beside it, so that two runs never write into one file. After
-    an interruption that file stays, with every row that was written, where another run can go on with it. Which file
-    each row is of stands in another one, a line for each row, without which no row would be kept.
+    an interruption that file stays, with every row that was written, where another run can continue it. A second file
+    says which file each row is of, a line for each row; without it no row would be kept.
     """
 
     def __init__(self, path: Path, *, run: str = "", audited: bool = False) -> None:
-        """Begin a file; `run` names what decides what a row says, so that another run can go on with it."""
+        """Begin a file; `run` stands for all that decides what a row says: an equal one can continue it."""
         check_results_name(path)
         self.path = place = output_place(path)
         self._can_go_on = bool(run)
@@ -145,12 +145,15 @@ class ResultsFile:
             give_usual_permissions(self.partial_path)
             # Line by line: what ends the process at once leaves every row that was written.
             # A name may hold bytes that are not UTF-8; they are written back as they were read.
-            self._stream = os.fdopen(handle, "w", 1, encoding="utf-8", errors="surrogateescape", newline="")
-            try_lock(self._stream)
-            self._sources = sources_path(self.partial_path).open("w", encoding="ascii", newline="", buffering=1)
+            stream = os.fdopen(handle, "w", 1, encoding="utf-8", errors="surrogateescape", newline="")
+            self._streams = ExitStack()
+            self._stream = self._streams.enter_context(stream)
             try:
-                self._writer = ResultsWriter(self._stream, path.suffix.lower(), audited=audited)
-            except OSError:  # on a full disk
+                try_lock(stream)
+                sources = sources_path(self.partial_path).open("w", encoding="ascii", newline="", buffering=1)
+                self._sources = self._streams.enter_context(sources)
+                self._writer = ResultsWriter(stream, path.suffix.lower(), audited=audited)
+            except OSError:  # on a full disk, or where the second name is too long
                 self._remove()
                 raise
 
@@ -180,7 +183,7 @@ class ResultsFile:
     ) -> None:
         with self._errors():
             try:
-                with self._stream, self._sources:  # closed, and so no longer locked, where it cannot be flushed, too
+                with self._streams:  # closes, and so unlocks, even what cannot be flushed
                     if kind is None:
                         self._stream.flush()
                         os.fsync(self._stream.fileno())  # a power cut must not leave the name without the rows
@@ -193,15 +196,16 @@ class ResultsFile:
                     self._remove()
 
     def _remove(self) -> None:
-        """Remove what bears a temporary name: of a table that no run can go on with, it would be left for ever."""
-        for stream, path in ((self._stream, self.partial_path), (self._sources, sources_path(self.partial_path))):
-            with suppress(OSError):  # of what could not be flushed
-                stream.close()
-            path.unlink(missing_ok=True)
+        """Remove the temporary files: those of a table that no run can continue would be left for ever."""
+        with suppress(OSError):  # of what could not be flushed
+            self._streams.close()
+        for path in (self.partial_path, sources_path(self.partial_path)):
+            with suppress(OSError):  # not there, nor could it be under so long a name
+                path.unlink()
 
     def _errors(self) -> AbstractContextManager[None]:
-        """Turn operating-system errors into one that says what becomes of the rows which are written already."""
+        """Turn operating-system errors into one that says what becomes of the rows already written."""
         if not self._can_go_on:
             return output_errors(self.path)
-        kept = f"the rows so far are kept in {self.partial_path.name}: go on with --resume once it can be written"
+        kept = f"the rows so far are kept in {self.partial_path.name}: continue with --resume once it can be written"
         return output_errors(self.path, kept)

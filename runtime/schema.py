@@ -39,8 +39,8 @@ ENGINE_PRECISIONS = ("fp32", "fp16", "int8")  # that TensorRT takes
 PRECISIONS = (*ENGINE_PRECISIONS, "int8_cpu")
 INT8_PRECISIONS = ("int8", "int8_cpu")
 
-# Largest difference in p_all, on the golden cells, from what the same file gave when it was exported. Another machine's
-# kernels add in another order, and round at other places.
+# Largest difference in p_all, on the golden cells, from what the same file gave when it was exported: another machine's
+# kernels add in another order and round at other places.
 SELF_TEST_TOLERANCES = {"fp32": 1e-4, "fp16": 5e-3, "int8": 3e-2, "int8_cpu": 3e-2}
 
 
@@ -255,8 +255,8 @@ class Appearance:
     red: float  # shares in that brightness, 0..1; green has the rest
     blue: float
     sharpness: float  # variance of the Laplacian inside the foreground
-    offset: float  # of the foreground's centre from the frame's, share of half a side
-    spread: float  # mean squared distance of the foreground from its centre, 1 for a disc of its area
+    offset: float  # of the foreground's center from the frame's, share of half a side
+    spread: float  # mean squared distance of the foreground from its center, 1 for a disc of its area
 
     @property
     def green(self) -> float:
@@ -287,8 +287,8 @@ class TypicalCells:
     red: Range  # shares in that brightness, 0..1; green has the rest
     blue: Range
     sharpness: Range  # variance of the Laplacian inside the foreground
-    offset: Range  # of the foreground's centre from the frame's, share of half a side
-    spread: Range  # of the foreground round its centre, 1 for a disc of its area
+    offset: Range  # of the foreground's center from the frame's, share of half a side
+    spread: Range  # of the foreground around its center, 1 for a disc of its area
     subjects: TypicalSubjects | None  # None: too few subjects, or cells of unknown ones
 
 
@@ -399,9 +399,8 @@ def to_json(shape: object) -> str:
 
 
 def seal_of(raw: dict[str, Any]) -> str:
-    """Return the SHA-256 of a manifest's content, however its text is laid out; a seal in it does not count."""
-    content = {key: value for key, value in raw.items() if key != SEAL}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    """Return the SHA-256 of a manifest's content, without a seal, however its text is laid out."""
+    return hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
 
 
 class _MismatchError(Exception):
@@ -409,9 +408,9 @@ class _MismatchError(Exception):
 
 
 def manifest_from_json(text: str, name: str) -> Manifest:
-    """Read the bundle.json at `name`; raise BundleError where it is not exactly a manifest of this version.
+    """Read the bundle.json called `name`.
 
-    Nor may it have been changed since it was written.
+    Raises BundleError where it is not exactly a manifest of this version, or was changed after it was written.
     """
     try:
         raw = json.loads(text)
@@ -433,26 +432,26 @@ def _refuse_other_version(version: object, name: str) -> None:
         return
     if type(version) is not int:
         raise _MismatchError(f"expected schema_version {SCHEMA_VERSION}, found {version!r}")
-    wrote, way_out = "an older version of this toolkit wrote it", "export the run again with this one"
+    writer, way_out = "an older", "export the run again with this one"
     if version > SCHEMA_VERSION:
-        wrote, way_out = (
-            "a newer version of this toolkit wrote it",
-            "install that one, or export the run again with this",
-        )
-    raise BundleError(f"expected {name} of schema_version {SCHEMA_VERSION}, found {version}: {wrote}; {way_out}")
+        writer, way_out = "a newer", "install that one, or export the run again with this"
+    raise BundleError(
+        f"expected {name} of schema_version {SCHEMA_VERSION}, found {version}: {writer} version of this toolkit wrote "
+        f"it; {way_out}"
+    )
 
 
 def _refuse_broken_seal(seal: object, raw: dict[str, Any], name: str) -> None:
-    """Raise BundleError unless a manifest holds what its seal was taken of."""
+    """Raise BundleError unless a manifest matches its seal."""
     if seal != seal_of(raw):
         raise BundleError(
-            f"expected {name} to hold what its {SEAL} was taken of, found other content: it was changed by "
+            f"expected {name} to match its {SEAL}, found other content: it was changed by "
             "hand or damaged; copy the bundle again or export it again (for another threshold: classify --threshold)"
         )
 
 
 def _refuse_unknown_values(manifest: Manifest) -> None:
-    """Raise _MismatchError where a value of the right type is not one that this version of the runtime obeys."""
+    """Raise _MismatchError where a value of the right type is not one that this version of the runtime supports."""
     if manifest.classes != CLASSES:
         raise _MismatchError(f"expected the classes {list(CLASSES)}, found {list(manifest.classes)}")
     known = ImageSpec(manifest.image.width, manifest.image.height)

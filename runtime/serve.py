@@ -1,4 +1,4 @@
-"""python -m runtime.serve: classifies what programs and the page in a browser send, over HTTP."""
+"""python -m runtime.serve: classifies over HTTP what programs and the page in a browser send."""
 
 from __future__ import annotations
 
@@ -71,7 +71,10 @@ def main(arguments: list[str] | None = None) -> int:
     with listening(options.host, options.port) as listener, Desk(limits_of(options), feed) as desk:
         address = address_of(listener)
         server = Server(desk, access, classifier_options(options, audit=False))
-        server.run_until_stopped(listener, lambda: tell_start(address, desk.classifier.description))
+        server.run_until_stopped(
+            listener,
+            lambda: tell(f"{address} answers: {desk.classifier.description}. For research, not a diagnosis."),
+        )
         tell("stopped: all that was taken is answered")
     return DONE
 
@@ -112,20 +115,20 @@ def limits_of(options: argparse.Namespace) -> Limits:
 
 
 def feed_of(options: argparse.Namespace) -> WatchFeed | None:
-    """Return what follows the database of a watched folder; raise AllnetError where it is none."""
+    """Return what follows the database of a watched folder; raise AllnetError where it is not one."""
     from runtime.service.watch_feed import WatchFeed
 
     if options.watch_folder and not options.watch_folder.is_dir():
         raise UsageError(f"expected the watched folder at {options.watch_folder}, found none; check the path")
     if not options.watch_db:
         if options.watch_folder:
-            raise UsageError("expected --watch-db beside --watch-folder, received none; name the watched folder's")
+            raise UsageError("expected --watch-db beside --watch-folder, received none; name the folder's database")
         return None
     feed = WatchFeed(options.watch_db, options.watch_folder)
     if options.watch_db.exists():
         feed.news(after=0, limit=1)
     else:
-        tell(f"{options.watch_db} is not there: the page shows it as soon as its service has made it")
+        tell(f"{options.watch_db} does not exist yet: the page shows it as soon as runtime.watch has made it")
     return feed
 
 
@@ -160,11 +163,6 @@ def address_of(listener: socket.socket) -> str:
     """Return where a browser finds the page."""
     host, at_port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{at_port}"
-
-
-def tell_start(address: str, description: str) -> None:
-    """Say where what answers."""
-    tell(f"{address} answers: {description}. For research, not a diagnosis.")
 
 
 def port(text: str) -> int:

@@ -1,6 +1,6 @@
 """A model behind a server of the open inference protocol (KServe v2): Triton, or runtime.serve.
 
-The whole of what a program of one's own has to do: learn the size from the model's description, prepare the cells with
+All that a program of your own has to do: learn the size from the model's description, prepare the cells with
 `runtime.preprocessing`, and ask for `p_all`.
 """
 
@@ -29,7 +29,7 @@ CELL_AXES = 4  # of the input, [N, height, width, 3]
 
 
 def _parts_of(url: str) -> SplitResult | None:
-    """Return the parts of a server's address, None where it is none."""
+    """Return the parts of a server's address, None where it is not one."""
     try:
         parts = urlsplit(url)
         is_address = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -44,7 +44,7 @@ class ServedModel(Closing):
     def __init__(self, url: str, name: str, token: str = "", timeout_s: float = TIMEOUT_S) -> None:
         """Ask what the model takes.
 
-        Raises UsageError for an address or a token that is none, and ServerError for another answer.
+        Raises UsageError for an address or a token that is not one, and ServerError for another answer.
         """
         parts = _parts_of(url)
         if parts is None:
@@ -114,7 +114,7 @@ class ServedModel(Closing):
             raise ServerError(f"expected an answer of {self.name} at {self.url}, found: {said}") from error
         except (OSError, HTTPException) as error:  # the latter where it answers, but not as HTTP does
             raise ServerError(
-                f"expected a server at {self.url}, found none that answers ({error}); is it running?"
+                f"expected a server at {self.url}, found none that answers ({error}); start it, or check the address"
             ) from error
         except (ValueError, TypeError, AttributeError, LookupError) as error:  # from tritonclient, of a web page
             raise ServerError(

@@ -1,4 +1,4 @@
-"""Tells when many cells, taken together, look unlike those that the model was fitted on: another stain, lamp or camera.
+"""Says when many cells, taken together, look unlike those that the model was fitted on: another stain, lamp or camera.
 
 One cell differs from the next by more than one lamp from another, so that no limit for single cells finds it; the mean
 over many cells does. What a microscope and a patient change alike, such as the size of the cells, it finds late.
@@ -53,7 +53,7 @@ class Appearances:
 
 @dataclass(frozen=True)
 class ExpectedMean:
-    """Where the mean of one measure is expected, and how it is told that it lies elsewhere."""
+    """Where the mean of one measure is expected, and how to say that it lies elsewhere."""
 
     measure: str  # of `Appearances.sums`
     low: float
@@ -64,7 +64,7 @@ class ExpectedMean:
 
 @dataclass(frozen=True)
 class ShiftRule:
-    """When cells are unusual as a whole, and how that is told; data alone, for the page applies it by itself."""
+    """When cells are unusual as a whole, and how to say so; data alone, since the page applies it too."""
 
     fewest_cells: int
     means: tuple[ExpectedMean, ...]
@@ -116,12 +116,12 @@ class ShiftCheck:
 
 
 class ShiftAlarm:
-    """Judges cells as they come, WINDOW after WINDOW; says when they begin to look unusual and when that is over."""
+    """Judges cells as they come, window after window; says when they begin to look unusual and when that is over."""
 
     def __init__(
         self, typical: TypicalSubjects | None, tell: Callable[[str], None], keep: Callable[[str], None]
     ) -> None:
-        """Take whom to tell; `keep` is given the warning of each window, empty where there is none."""
+        """`tell` takes lines for people, `keep` the warning of each window, empty where there is none."""
         self._typical = typical
         self._tell = tell
         self._keep = keep

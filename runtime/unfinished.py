@@ -1,4 +1,4 @@
-"""Results files of runs that were cut off: found again, read as far as they are whole."""
+"""Results files of runs that were cut off: finds them and reads them as far as they are whole."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 
 class Source(NamedTuple):
-    """What a run keeps of the file of a row beside the table."""
+    """What a run keeps, beside the table, about the file of a row."""
 
     identity: str
     appearance: Appearance | None  # where there was a picture
@@ -52,12 +52,12 @@ class UnfinishedResults:
     suffix: str  # of the results file, lower case
     columns: tuple[str, ...]
     began_ns: int  # of the files' clock
-    others: tuple[Path, ...] = ()  # of shorter runs that were cut off, too: what goes on makes them useless
+    others: tuple[Path, ...] = ()  # of shorter runs that were also cut off: continuing the longest makes them useless
 
     def rows(self) -> Iterator[tuple[Row, Source]]:
         """Yield the rows, and what was kept of each one's file, up to the first that is not whole.
 
-        The last one may have been cut in the middle. Those whose paths lead to other files now are left out, and so are
+        The last one may be cut in the middle. Rows whose paths now lead to other files are left out, and so are
         those of images that were changed after the run began: they may be of what was there before.
         """
         with self.path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as stream:
@@ -101,17 +101,17 @@ def find_unfinished(path: Path, run: str, columns: tuple[str, ...]) -> Unfinishe
 
     What was written before `path` itself was completed is out of date and does not count.
 
-    Raises OutputError where there is none of this run, but one with other options, and where a run writes one now.
+    Raises OutputError where only runs with other options left one, and where a run is writing one now.
     """
     place = output_place(path)
     with output_errors(path):
         completed = place.stat().st_mtime_ns if place.exists() else 0
-        found = [Path(name) for name in glob.glob(f"{glob.escape(str(place))}.*{PARTIAL}")]  # noqa: PTH207
+        found = place.parent.glob(f"{glob.escape(place.name)}.*{PARTIAL}")
         left = [each for each in found if each.stat().st_mtime_ns >= completed]
         ours = [each for each in left if _is_of_run(each, place, run)]
         if locked := [each.name for each in ours if is_locked(each)]:
             raise OutputError(
-                f"expected to go on with {path.name} of a run that was cut off, found that another one is writing "
+                f"expected to continue {path.name} of a run that was cut off, found that another run is writing "
                 f"{locked[0]}; wait for it, or stop it"
             )
         if ours:
@@ -120,19 +120,19 @@ def find_unfinished(path: Path, run: str, columns: tuple[str, ...]) -> Unfinishe
             return UnfinishedResults(longest, path.suffix.lower(), columns, _began_ns(longest), others)
     if left:
         raise OutputError(
-            f"expected to go on with {path.name}, but {left[0].name} was begun with another bundle, precision, "
-            "threshold or columns; give the same options as then, or omit --resume to begin anew"
+            f"expected to continue {path.name}, found that {left[0].name} was begun with another bundle, precision, "
+            "threshold or columns; give the same options as then, or omit --resume to start over"
         )
     return None
 
 
 def partial_prefix(path: Path, run: str) -> str:
-    """Return how the temporary name of a results file begins that a run begins now."""
+    """Return how the temporary name of a results file that is begun now begins."""
     return f"{path.name}.{run}.{file_clock_ns(path)}."
 
 
 def sources_path(partial: Path) -> Path:
-    """Return where it stands of which files the rows of an unfinished results file are."""
+    """Return the path of the list of the files that the rows of an unfinished results file are of."""
     return partial.with_name(f".{partial.name}.files")
 
 

@@ -117,7 +117,7 @@ def watch(options: argparse.Namespace) -> int:
             service.run(folder)
         tell(f"stopped: {service.summary}")
         if store.unwritten:
-            tell(f"results that were not written: {store.unwritten}; their files are classified at the next start")
+            tell(f"results not written: {store.unwritten}; their files are classified again at the next start")
             return REFUSED
     return INTERRUPTED if received[0] == signal.SIGINT else DONE
 
@@ -137,7 +137,7 @@ def watched_folder(options: argparse.Namespace, service: WatchService, news: New
 
 
 def tell_start(options: argparse.Namespace, classifier: Classifier, folder: WatchedFolder) -> None:
-    """Say what watches what, and how."""
+    """Say what is watched, how, and where the results go."""
     if folder.has_events:
         how = "by file events"
     elif options.poll or has_events():
@@ -155,7 +155,7 @@ def check_folder(folder: Path | None) -> None:
     if folder is None:
         raise UsageError("expected a folder to watch, received none; name the one that the microscope writes into")
     if not folder.is_dir():
-        raise UsageError(f"expected a folder at {folder}, found none; make it, or check the path")
+        raise UsageError(f"expected a folder at {folder}, found none; create it, or check the path")
 
 
 def command_of(options: argparse.Namespace) -> list[str]:

@@ -35,10 +35,10 @@ class Backend(Closing):
         """Return p_all, float32 [N], for uint8 RGB cells [N, height, width, 3].
 
         The caller owns both arrays: the input may be reused at once, the output is a fresh one. `beside_others` says
-        that the caller's other threads compute meanwhile, so that this call is to take one thread where it can.
+        that the caller's other threads compute meanwhile, so that this call should take one thread where it can.
 
         Raises BackendError for cells of another dtype or shape, or none, and where the library fails; NotFiniteError
-        for answers that are no numbers.
+        for answers that are not numbers.
         """
         self._refuse_unfit_cells(cells)
         with self._let_through:

@@ -1,4 +1,4 @@
-"""Computes the parts of a batch beside each other, on the threads that nothing else uses."""
+"""Computes the parts of a batch in parallel, on threads that nothing else uses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class BatchParts(Closing):
     """Threads that help the caller with a batch; used by several callers at once."""
 
     def __init__(self, free: Semaphore, threads: int) -> None:
-        """Take what counts the free ones of so many threads; a caller of `run` has taken its own from it."""
+        """`free` counts which of the `threads` are free; a caller of `run` has already taken its own."""
         self._free = free
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="infer")
 
@@ -45,7 +45,7 @@ class BatchParts(Closing):
 
     @contextmanager
     def _helpers(self, most: int) -> Iterator[int]:
-        """Take the threads that are free at this moment, at most so many; yield their number."""
+        """Take the threads that are free at this moment, at most `most`; yield their number."""
         taken = 0
         try:
             while taken < most and self._free.acquire(blocking=False):

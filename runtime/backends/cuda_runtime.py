@@ -33,7 +33,7 @@ ERROR_HINTS = {
     "cudaErrorNoDevice": "use the backend cpu, or check that the driver shows the GPU",
     "cudaErrorInsufficientDriver": "update the NVIDIA driver",
 }
-OTHER_ERRORS_HINT = "start the program again; if it comes back, check the driver"
+OTHER_ERRORS_HINT = "start the program again; if the error comes back, check the driver"
 
 # cuda-bindings takes integers for addresses, sizes and streams, but its own types where CUDA has an enumeration.
 ENUMERATIONS = {
@@ -78,7 +78,7 @@ class CudaRuntime(ABC):
     """Calls of the CUDA runtime on the first device; addresses, sizes in bytes, streams and graphs are integers.
 
     Whoever allocates frees, once. A call that fails raises BackendError with CUDA's name of the error; only what frees
-    raises nothing, since CUDA repeats there what went wrong before.
+    raises nothing, since CUDA reports earlier failures there again.
     """
 
     def gpu(self) -> Gpu:
@@ -171,7 +171,7 @@ class CudaRuntime(ABC):
     def _told(self, function: str, *arguments: int) -> tuple[Any, int]:
         """Return what `_invoke` gives, and have CUDA forget the error.
 
-        It would give it again to whatever asks this thread next for the last one, such as TensorRT after a kernel.
+        Otherwise whatever next asks this thread for its last error, such as TensorRT after a kernel, would get it.
         """
         error, value = self._invoke(function, *arguments)
         if error:

@@ -85,7 +85,7 @@ def _fits_version(record: EngineRecord, version: str) -> bool:
 
 
 def version_numbers(version: str) -> tuple[int, ...]:
-    """Return a version's numbers, so that 10.13 comes after 10.3; what is no number counts as 0."""
+    """Return a version's numbers, so that 10.13 comes after 10.3; what is not a number counts as 0."""
     return tuple(int(part) if part.isdecimal() else 0 for part in version.split("."))
 
 

@@ -1,4 +1,4 @@
-"""The version of the NVIDIA driver, which the CUDA runtime does not tell: its own number is that of a CUDA version."""
+"""The version of the NVIDIA driver, which the CUDA runtime does not give: its own number is that of a CUDA version."""
 
 from __future__ import annotations
 

@@ -24,19 +24,19 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 PROVIDER_OPTIONS: dict[str, dict[str, str]] = {
     "cpu": {},
     "cuda": {
-        "arena_extend_strategy": "kSameAsRequested",  # else each growth of its memory doubles the last one
-        "cudnn_conv_algo_search": "HEURISTIC",  # the default tries all kernels anew at each batch size that is new
-        "use_tf32": "0",  # fp32 is to mean float32, with which the bundle's answers were computed
+        "arena_extend_strategy": "kSameAsRequested",  # otherwise each growth of its memory doubles the last one
+        "cudnn_conv_algo_search": "HEURISTIC",  # the default tries all kernels again at each new batch size
+        "use_tf32": "0",  # fp32 must mean float32, with which the bundle's answers were computed
     },
 }
-# It would give the layers of an int8 graph that share an input one pair of rounding nodes, and such layers are then not
+# It would give layers of an int8 graph that share an input one pair of rounding nodes; such layers are then not
 # computed in int8.
 DISABLED_OPTIMIZERS = ["CommonSubexpressionElimination"]
 # A CPU without VNNI adds two products of int8 up in 16 bits and cuts a sum that does not fit: a layer then gives too
 # little, in silence (oneDNN, "Nuances of int8 Computations"). With this ONNX Runtime computes exactly there, on slower
 # instructions; where there is VNNI it changes nothing.
 EXACT_INT8 = ("session.x64quantprecision", "1")
-# Where the weights exceed any cache, batches that run beside each other hinder each other: all threads share one.
+# Where the weights exceed any cache, batches that run in parallel hinder each other: all threads share one.
 LARGE_MODEL_BYTES = 64 * 2**20
 INSTALL_HINTS = {
     "cpu": "pip install onnxruntime",
@@ -165,7 +165,7 @@ def _open_session(library: Any, model: Path, name: str, threads: int) -> Any:
     options = library.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry(*EXACT_INT8)
-    options.log_severity_level = 3  # errors alone: what it warns of is checked here
+    options.log_severity_level = 3  # errors only: what it warns of is checked here
     try:
         session = library.InferenceSession(
             str(model),
@@ -184,7 +184,7 @@ def _open_session(library: Any, model: Path, name: str, threads: int) -> Any:
 
 
 def _size(model: Path) -> int:
-    """Return the bytes of a file; 0 for one that cannot be found, which opening it then says."""
+    """Return the bytes of a file; 0 for one that cannot be found, which opening it then reports."""
     try:
         return model.stat().st_size
     except OSError:

@@ -1,8 +1,8 @@
-"""Memory for an ONNX Runtime session on CUDA that is taken once, instead of at each batch by ONNX Runtime.
+"""Memory for an ONNX Runtime session on CUDA, allocated once instead of by ONNX Runtime at each batch.
 
 ONNX Runtime's CUDA graphs are left out. A run option, `gpu_graph_id`, keeps one graph for each batch size, but ONNX
 Runtime does not compare a batch with what it captured under an id, so that a mistake would be another batch's answer
-and no error; and a session with graphs refuses every model of which a layer runs on the CPU, as int8 ones may.
+and no error; and a session with graphs refuses every model with a layer on the CPU, as int8 ones may have.
 (onnxruntime_run_options_config_keys.h; limits in ONNX Runtime's pull request 9978.)
 """
 

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 INSTALL_HINT = "pip install openvino"
 OPTIONS = {
     "PERFORMANCE_HINT": "LATENCY",  # all threads on one batch
-    # Where a CPU has bfloat16, OpenVINO would compute in that what the graph says is float32.
+    # Where a CPU has bfloat16, OpenVINO would compute float32 graphs in that.
     "INFERENCE_PRECISION_HINT": "f32",
 }
 
 
 class OpenVinoBackend(Backend):
-    """An ONNX file compiled by OpenVINO for the CPU; its map is left out, which OpenVINO would compute each time."""
+    """An ONNX file compiled by OpenVINO for the CPU, without its map, which OpenVINO would compute each time."""
 
     name = "openvino"
 
@@ -80,7 +80,7 @@ class OpenVinoBackend(Backend):
 
 def import_openvino() -> Any:
     """Import OpenVINO; raise BackendError where it is missing."""
-    # Else it numbers the user and reports each import to its maker; where this library is missing, it does without.
+    # Otherwise it numbers the user and reports each import to its maker; without this library it does not.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
@@ -96,7 +96,7 @@ def _is_rounded(graph: Any) -> bool:
 def _int8_overflows(library: Any) -> bool:
     """Say whether a sum of int8 products comes out too small on this CPU.
 
-    A CPU without VNNI adds two products up in 16 bits (oneDNN, "Nuances of int8 Computations"). OpenVINO does not say
+    A CPU without VNNI adds two products in 16 bits (oneDNN, "Nuances of int8 Computations"). OpenVINO does not say
     which instructions it takes, so one convolution of the largest values is computed.
     """
     ops = library.opset13

@@ -1,4 +1,4 @@
-"""Chooses the backend and the variant; a named backend is that one or an error, never a silent other."""
+"""Chooses the backend and the variant; a named backend is used or is an error, never silently replaced."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ BACKENDS = ("auto", "tensorrt", "cuda", "openvino", "cpu")
 OF_A_CPU = ("fp32", "fp16", "int8_cpu", "int8")
 NEAREST = "the proved one nearest to the Keras model"
 # What a backend takes, and where a user names no precision the first of these that is proved. On a GPU fp16 is the
-# fastest; on a CPU it is no faster than fp32, and the int8 ones are faster but further from the Keras model, so that
-# they have to be asked for.
+# fastest; on a CPU it is no faster than fp32, and the int8 ones are faster but further from the Keras model, so they
+# have to be asked for.
 PREFERENCES = {
     "tensorrt": ("fp16", "int8", "fp32"),
     "cuda": ("fp16", "fp32", "int8"),

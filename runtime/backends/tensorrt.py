@@ -97,7 +97,7 @@ class TensorRTBackend(Backend):
 
     @contextmanager
     def _taken_slot(self) -> Iterator[Slot]:
-        """Lend the slot that was given back last: a single worker always uses the same, and its graphs."""
+        """Lend the slot that was given back last: a single worker always uses the same one, and its graphs."""
         slot = self._idle.pop()
         try:
             yield slot
@@ -105,7 +105,7 @@ class TensorRTBackend(Backend):
             self._idle.append(slot)
 
     def _infer_part(self, slot: Slot, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Compute one batch of the profile's size at most; one that is too small is filled up."""
+        """Compute one batch of at most the profile's size; one that is too small is filled up."""
         count = max(len(cells), self._min_batch)
         p_all = slot.infer(cells, count)
         if slot.has_come_again(count):
@@ -118,7 +118,7 @@ class TensorRTBackend(Backend):
                 return
             try:
                 slot.capture(count)
-            except BackendError as error:  # not every engine can be captured: go on without for good
+            except BackendError as error:  # not every engine can be captured: continue without, for good
                 self._captures = False
                 self.description += f", without further CUDA graphs ({error})"
 
@@ -173,7 +173,7 @@ def make_logger(trt: Any) -> Any:
     """Return a logger for TensorRT whose `said` gives its last errors, or its last warnings where there are none."""
 
     class Log(trt.ILogger):  # type: ignore[misc]  # TensorRT may be missing where the types are checked
-        """TensorRT says only here why a call failed; it may call from several threads."""
+        """TensorRT says only here why a call failed, and may do so from several threads."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)

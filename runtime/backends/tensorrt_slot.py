@@ -36,7 +36,7 @@ class Slot:
     def __init__(self, trt: Any, engine: Any, cuda: CudaRuntime, log: Any, cell_shape: tuple[int, ...]) -> None:
         """Take memory for the engine's largest batch of cells [height, width, 3].
 
-        Raises BackendError, with everything given back, where CUDA or TensorRT has too little memory.
+        Raises BackendError, with everything freed, where CUDA or TensorRT has too little memory.
         """
         self._trt = trt
         self._engine = engine
@@ -135,7 +135,7 @@ class Slot:
 
 
 def started(make: Callable[[], Any], what: str, log: Any) -> Any:
-    """Return an object that `make` gives; raise BackendError with TensorRT's last messages where there can be none.
+    """Return the object that `make` gives; raise BackendError with TensorRT's last messages where it gives none.
 
     TensorRT gives none where CUDA cannot be used, and Python's binding says so with a TypeError.
     """

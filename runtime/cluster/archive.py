@@ -50,6 +50,7 @@ class Archive:
         self.unopened = 0  # files that could not be opened, which the same command tries again
         self.output: Path = options.out.resolve()
         self._options = options
+        self._block_size: int = options.block_size or DEFAULT_BLOCK_SIZE
         self._tell = tell
         self._bundle = Bundle.open(options.bundle)
         self.shift = ShiftCheck(self._bundle.manifest.typical.subjects)
@@ -63,9 +64,9 @@ class Archive:
         clear_abandoned(self.output)
         left = self._left(self._begun) if self._begun else None
         if self._begun and not left:
-            self._tell("all is classified already")
+            self._tell("everything is classified already")
             return self._begun
-        # Before Ray is started: a wrong name shall not cost that.
+        # Before Ray is started: a wrong name must not cost that.
         listed = Listed(self._begun.files, self._begun.left_out) if self._begun else self._list()
         with only_own_lines(), connected(self._options.address) as capacity:
             pool = pool_of(capacity, self._options.workers, self._options.gpus)
@@ -83,9 +84,8 @@ class Archive:
 
     def _wanted_terms(self) -> Wanted:
         options, manifest = self._options, self._bundle.manifest
-        size = options.block_size or DEFAULT_BLOCK_SIZE
-        if (most := LARGEST_BLOCK_BYTES // (manifest.image.height * manifest.image.width * 3)) < size:
-            raise UsageError(f"expected a --block-size of at most {most} for this bundle, received {size}")
+        if (most := LARGEST_BLOCK_BYTES // (manifest.image.height * manifest.image.width * 3)) < self._block_size:
+            raise UsageError(f"expected a --block-size of at most {most} for this bundle, received {self._block_size}")
         names = (name if is_url(name) else os.path.abspath(name) for name in options.inputs)  # noqa: PTH100  patterns
         return Wanted(
             inputs=tuple(names),
@@ -101,10 +101,6 @@ class Archive:
         asked = classifier_options(self._options, audit=True)
         precision = self._begun.precision if self._begun else asked.precision
         return replace(asked, bundle=asked.bundle.resolve(), precision=precision, threads=pool.threads_each)
-
-    @property
-    def _block_size(self) -> int:
-        return self._wanted.block_size or DEFAULT_BLOCK_SIZE
 
     def _list(self) -> Listed:
         wanted, timeout_s = self._wanted, self._options.timeout * FILES_TO_LIST_A_FOLDER
@@ -163,13 +159,13 @@ class Archive:
         named = ", ".join(map(str, failed[:MOST_NAMED])) + (", …" if len(failed) > MOST_NAMED else "")
         files = read_block(self.output / LISTING, failed[0])
         advice = (
-            f"; where a worker is lost again, in each of {TRIES_OF_A_BLOCK} tries, look for a file among them that "
-            "ends the process which reads it"
+            f"; where a worker is lost again in each of {TRIES_OF_A_BLOCK} tries, look for a file among them that "
+            "kills the process reading it"
         )
         return ClusterError(
             f"expected all {terms.blocks} {nouns(terms.blocks, 'block')}, found {len(failed)} failed "
             f"({nouns(len(failed), 'block')} {named}; the first holds "
-            f"{files[0].path} to {files[-1].path}): {failures}; all others are kept, the same command tries these again"
+            f"{files[0].path} to {files[-1].path}): {failures}; the others are kept, the same command tries these again"
             f"{advice if failures.of_worker else ''}"
         )
 

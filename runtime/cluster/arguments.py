@@ -22,7 +22,7 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m runtime.classify_cluster",
         description="Classify an archive of images of single white blood cells on a Ray cluster. The same command "
-        "again goes on where it was cut off. For research, not a diagnosis.",
+        "again continues where it was cut off. For research, not a diagnosis.",
         epilog="Exit codes: 0 all files read; 1 not finished; 2 finished, but some files could not be read: the same "
         "command again tries those that could not be opened.",
     )
@@ -47,7 +47,7 @@ def build_parser() -> ArgumentParser:
     )
     add_classifier_arguments(parser)
     parser.add_argument(
-        "--workers", type=positive_int, metavar="N", help="that infer; default: one for two CPUs, or as the GPUs hold"
+        "--workers", type=positive_int, metavar="N", help="that infer; default: one for two CPUs, or all the GPUs hold"
     )
     parser.add_argument("--gpus", type=share_of_gpus, default=0.0, metavar="SHARE", help="of each worker; default 0")
     parser.add_argument(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FAILURE = "failure"  # the column of a table that stands for a block which failed, with the error's line
-BUG = "bug"  # the column with the traceback of what is no error on purpose
+BUG = "bug"  # the column with the traceback of an unexpected error
 BLOCK = "block"
 APPEARANCE = pa.struct([(field.name, pa.float64()) for field in fields(Appearance)])
 
@@ -84,7 +84,7 @@ def block_of(table: Any) -> int:
 
 
 def passing_failures(stage: Stage) -> Stage:
-    """Let a step hand failures on to the driver, its own too: Ray would wrap them, log them and try them again."""
+    """Let a step pass failures on to the driver, its own too: Ray would wrap, log and retry them."""
 
     def run(table: Any) -> Any:
         if {FAILURE, BUG} & set(table.column_names):

@@ -1,4 +1,4 @@
-"""Starts Ray on this machine, or reaches a cluster that runs, in bounded time and without Ray's own chatter."""
+"""Starts Ray on this machine, or joins a running cluster, in bounded time and without Ray's own chatter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from runtime.errors import ClusterError, UsageError, reason_of
 LOCAL, AUTO = "local", "auto"
 ANSWER_S = 10.0  # for a cluster's port to be open
 KEPT_IDLE_MS = 600_000  # how long a process that has no task is kept
-START_S = 120.0  # for Ray to have started or joined; then it would wait for ever
+START_S = 120.0  # for Ray to have started or joined; Ray itself would wait for ever
 LOST_S = 30.0  # without an answer of the cluster; after 60 s Ray ends the process, and what it then prints is not shown
 ASKED_EACH_S = 2.0
 
@@ -78,7 +78,7 @@ def connected(address: str) -> Iterator[Capacity]:
             START_S, f"expected a Ray cluster at {address}, found none that answers within {START_S:g} s"
         ):
             ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **settings)
-    except Exception as error:  # of a machine too busy to start it in time, Ray tells by a bare one
+    except Exception as error:  # a bare one where the machine is too busy to start Ray in time
         raise ClusterError(
             f"expected a Ray cluster at {address}, found: {refusal(error)}; start one with `ray start --head`, or "
             "take --address local"
@@ -150,7 +150,7 @@ def ended_where_lost(ask: Callable[[], object], address: str, patience_s: float 
     """
     line = (
         f"expected the Ray cluster at {address} to answer until the end, found it lost: no answer for "
-        f"{patience_s:g} s; the blocks so far are kept: start the cluster again, then the same command goes on"
+        f"{patience_s:g} s; the blocks so far are kept: start the cluster again, then run the same command to continue"
     )
     over = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Why blocks are missing at the end: Ray Data leaves out those whose tasks failed, and tells why only its log."""
+"""Why blocks are missing at the end: Ray Data leaves out those whose tasks failed, and says why only in its log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from runtime.cluster.connection import first_line
 
-LOG = "ray.data._internal.execution"  # where Ray Data tells of a block that it leaves out
+LOG = "ray.data._internal.execution"  # where Ray Data reports a block that it leaves out
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Failures:
             self.other = self.other or line
 
     def __str__(self) -> str:
-        return ", and ".join(filter(None, (self.of_worker, self.other))) or "a failure of which Ray told nothing"
+        return ", and ".join(filter(None, (self.of_worker, self.other))) or "a failure that Ray did not explain"
 
 
 class _Log(logging.Handler):

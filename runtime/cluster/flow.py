@@ -15,7 +15,7 @@ from runtime.cluster.result_block import Counts
 from runtime.cluster.stages import COUNTS, ReadingStage, ScoringStage, WritingStage, opened_classifier
 from runtime.errors import ClusterError, one_line
 
-# A worker may be lost as often as machines are; the block that it had is tried so often, for it may be what kills it.
+# Workers may be lost with their machines at any time; a block is tried only so often: it may be what kills them.
 TRIES_OF_A_BLOCK = 4  # as often as Ray tries a task
 BLOCKS_IN_A_WAVE = 65536  # what the driver has Ray know of at a time: its memory does not grow with the archive
 LONGEST_REASON = 300  # characters; Ray's errors fill pages
@@ -99,7 +99,7 @@ def _wave(blocks: Sequence[int], steps: Steps, pool: Pool) -> Iterator[tuple[int
             yield from outcomes(outcome.to_pylist())
     except ray.exceptions.RayError as error:
         raise ClusterError(
-            f"the cluster was lost: {_reason(error)}; the blocks so far are kept, the same command goes on"
+            f"the cluster was lost: {_reason(error)}; the blocks so far are kept: run the same command to continue"
         ) from error
 
 

@@ -73,7 +73,7 @@ def locked_output(output: Path) -> Iterator[None]:
         output.mkdir(parents=True, exist_ok=True)
         stream = lock.open("w", encoding="utf-8")
     with stream:
-        # Where the file system keeps no locks nothing is known to be locked.
+        # Where the file system keeps no locks, nothing is known to be locked.
         is_anothers = not try_lock(stream) and is_locked(lock)
         if is_anothers or not _is_at(lock, stream):
             raise OutputError(

@@ -23,7 +23,7 @@ from runtime.files import output_errors, written_aside
 from runtime.inputs import files_of_name, nothing_found
 
 BLOCKS_IN_A_FILE = 256
-# A name may hold bytes that are no text.
+# A name may hold bytes that are not text.
 SCHEMA = pa.schema([("path", pa.binary()), ("size", pa.int64())])
 
 
@@ -107,7 +107,7 @@ def read_block(folder: Path, block: int) -> list[StoredFile]:
     except OSError as error:
         raise ClusterError(
             f"expected the job's listing at {path} on every machine, found: {reason_of(error)}; "
-            "put the output onto a folder that all machines of the cluster share"
+            "put the output into a folder that all machines of the cluster share"
         ) from error
     paths, sizes = (table[name].to_pylist() for name in SCHEMA.names)
     return [StoredFile(os.fsdecode(name), size) for name, size in zip(paths, sizes, strict=True)]

@@ -1,6 +1,6 @@
 """How many workers infer, and which share of a CPU each step asks of Ray; standard library only.
 
-Ray starts what asks for CPUs only where so many are free. Actors keep theirs for the whole job, so a pool that takes
+Ray starts work only where the CPUs it asks for are free. Actors keep theirs for the whole job, so a pool that takes
 all of them leaves none to read with, and the job waits for ever. Here a worker asks for less than half a CPU and a
 reading task for half of one, and there are at most as many workers as CPUs: then, however Ray spreads the workers, one
 machine has room to read. Writing asks for none. The shares are what Ray counts by, not what a step may use.
@@ -54,8 +54,8 @@ def pool_of(capacity: Capacity, workers: int | None, gpus_each: float) -> Pool:
     if workers and workers > most:
         raise UsageError(
             f"expected at most {most} {nouns(most, 'worker')} on {capacity.cpus:g} {nouns(capacity.cpus, 'CPU')} and "
-            f"{capacity.gpus:g} {nouns(capacity.gpus, 'GPU')}, received {workers}; with more of them nothing would be "
-            "left to read with"
+            f"{capacity.gpus:g} {nouns(capacity.gpus, 'GPU')}, received {workers}; more of them would leave "
+            "nothing to read with"
         )
     count = workers or (most if gpus_each else max(1, most // CPUS_OF_A_WORKER))
     return Pool(count, gpus_each, max(1, int(capacity.cpus) // count))

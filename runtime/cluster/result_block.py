@@ -20,7 +20,7 @@ from runtime.schema import Prediction
 from runtime.shift import Appearances
 
 COUNTS = b"allnet"  # the key in the file's metadata
-# The columns of `runtime.classify --audit`. A name that holds bytes which are no text has them as \xNN.
+# The columns of `runtime.classify --audit`. In a name, bytes that are not text appear as \xNN.
 SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("path", "label")),
@@ -82,11 +82,11 @@ def write_block(output: Path, block: int, table: Any, counts: str) -> None:
         with written_aside(path) as aside, output_errors(path):
             pq.write_table(table.replace_schema_metadata({COUNTS: counts}), aside)
     except OutputError as error:
-        raise OutputError(f"{error}; the blocks so far are kept: then the same command goes on") from error
+        raise OutputError(f"{error}; the blocks so far are kept: then run the same command to continue") from error
 
 
 def read_counts(path: Path) -> Counts:
-    """Return what the file of a block holds; raise OutputError where it is none."""
+    """Return what the file of a block holds; raise OutputError where it is not one."""
     try:
         return Counts.from_json(pq.read_metadata(path).metadata[COUNTS])
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -25,7 +25,7 @@ URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 TRIES = 3
 PAUSE_S = 1.0  # before the second try; twice as long before the third
 AT_A_TIME = 8  # files that one task fetches
-LOST_IN_A_ROW = 8  # files, after which it is the store that does not answer, not a file
+LOST_IN_A_ROW = 8  # files, after which the store is at fault, not a file
 ANSWERS = (FileNotFoundError, IsADirectoryError)  # of a store that can be read
 FINAL = (*ANSWERS, PermissionError)  # another try would say the same
 
@@ -56,7 +56,7 @@ def stored_files(url: str, include: Sequence[str], timeout_s: float) -> Iterator
         elif _within(timeout_s, store.exists, root):
             yield StoredFile(url, _within(timeout_s, store.size, root)), True
         else:
-            # Raises why, if it can: what was asked before takes a silent store for an empty one.
+            # Raises why, if it can: the questions before take a silent store for an empty one.
             _within(timeout_s, store.ls, root)
             raise FileNotFoundError(url)
     except FileNotFoundError:
@@ -85,7 +85,7 @@ def _below(store: Any, root: str, include: Sequence[str], timeout_s: float) -> I
 
 
 class Losses:
-    """Counts files in a row that could not be had, over all blocks that a process reads: one may hold only a few."""
+    """Counts files in a row that could not be fetched, over all blocks that a process reads: one may hold few."""
 
     def __init__(self) -> None:
         self._in_a_row = 0
@@ -95,7 +95,7 @@ class Losses:
         self._in_a_row = 0
 
     def add(self, file: StoredFile, error: UnreadableCellError) -> None:
-        """Note why a file could not be had; raise ClusterError where it is the store that cannot be read."""
+        """Note why a file could not be fetched; raise ClusterError where it is the store that cannot be read."""
         if isinstance(error.__cause__, ANSWERS) or not isinstance(error, UnopenableCellError):
             self.end()
             return
@@ -107,12 +107,12 @@ class Losses:
         if isinstance(error.__cause__, PermissionError):
             raise ClusterError(
                 f"expected the right to read in the store of {file.path}, found {found} that could not be read; the "
-                f"last: {error}; renew the credentials on each machine, then the same command goes on after the blocks "
-                "so far, which are kept"
+                f"last: {error}; renew the credentials on each machine, then run the same command to continue: the "
+                "blocks so far are kept"
             )
         raise ClusterError(
             f"expected the store of {file.path} to answer, found {found} that could not be read, each tried {TRIES} "
-            f"times; the last: {error}; the blocks so far are kept: when it answers, the same command goes on"
+            f"times; the last: {error}; the blocks so far are kept: when it answers, run the same command to continue"
         )
 
 

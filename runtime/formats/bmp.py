@@ -190,7 +190,7 @@ def _counts_itself(header: Header) -> bool:
 
 
 def _room_for_pixels(header: Header, file_size: int) -> int:
-    """Return the bytes behind the offset; 0 where nothing follows from them, such as behind a colour profile of V5."""
+    """Return the bytes behind the offset; 0 where nothing follows from them, such as behind a color profile of V5."""
     may_hold_a_profile = header.header_size == max(PLAIN_HEADER_SIZES)
     room = min(header.file_size, file_size) - header.offset
     return 0 if may_hold_a_profile or not header.offset or room < header.pixel_bytes else room

@@ -24,15 +24,15 @@ MARKER = re.compile(rb"\xff+([^\x00\xff])")
 RST0, SOI, EOI, SOS = 0xD0, 0xD8, 0xD9, 0xDA
 # DHT, DQT, DNL, DRI, APPn and COM, which may stand between two scans
 BETWEEN_SCANS = frozenset({0xC4, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE, SOS})
-RANDOM_BYTES = random.Random(0).randbytes(320).replace(b"\xff", b"\x7f")  # such as no picture is compressed to
+RANDOM_BYTES = random.Random(0).randbytes(320).replace(b"\xff", b"\x7f")  # no picture compresses to these
 FILLER, LAST_BYTES = RANDOM_BYTES[:64], RANDOM_BYTES[64:]
-CHANGED_BYTES = 8  # at the end of a scan: more than an encoder leaves over, and some blocks of one colour
+CHANGED_BYTES = 8  # at the end of a scan: more than an encoder leaves over, and some blocks of one color
 MOST_SCANS = 100  # encoders write about ten; each goes over all pixels, however few bytes it has
 MOST_RUNS = 2**19  # twice the blocks of the largest picture: restart markers alone must not fill the memory
 
 
 def excess_of_scans(data: bytes) -> str:
-    """Say whether a file has so many scans that to decode it would take minutes, or days; empty where it has not."""
+    """Say that a file has so many scans that decoding it would take minutes, or days; empty where it does not."""
     scans = data.count(bytes([0xFF, SOS]))
     return f"expected at most {MOST_SCANS} scans, found {scans}" if scans > MOST_SCANS else ""
 

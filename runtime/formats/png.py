@@ -25,7 +25,7 @@ ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (
 def load_with_damage(data: bytes, image: Image.Image) -> str:
     """Decode the pixels of a PNG file that was opened as `image`; say what is wrong with them, empty for nothing.
 
-    To unpack the stream a second time would take most of the time of decoding. Its rows come in order, so that it is
+    Unpacking the stream a second time would cost most of a decoding. Its rows come in order, so that it is
     whole where the last one has been written over what the picture was filled with.
     """
     bands = len(image.getbands())
@@ -46,7 +46,7 @@ def load_with_damage(data: bytes, image: Image.Image) -> str:
 
 
 def _scale_transparency(data: bytes, image: Image.Image) -> None:
-    """Spread the transparent grey of few bits over 0..255, as Pillow does with the pixels and not always with it."""
+    """Spread a transparent gray of few bits over 0..255, as Pillow does with pixels but not always with it."""
     highest = 2 ** data[FIRST_CHUNK + 16] - 1
     if image.mode in ("1", "L") and highest < 255 and image.info.get("transparency", 255) <= highest:
         image.info["transparency"] *= 255 // highest

@@ -1,4 +1,4 @@
-"""What /about says: which model answers, how it decides, what a request may hold; and who was told of another one."""
+"""What /about says: which model answers, how it decides, what a request may hold; and whether a client has seen it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def about(classifier: Classifier, limits: Limits, *, watches: bool = False) -> d
 
 
 def answerer_identity(classifier: Classifier) -> str:
-    """Return what stays as long as the same image gets the same answer: another model or threshold has another."""
+    """Return a text that stays the same as long as answers do: another model or threshold has another."""
     answers = (
         runtime.__version__,
         classifier.bundle.content_sha256,
@@ -64,12 +64,12 @@ def answerer_identity(classifier: Classifier) -> str:
 
 
 def check_identity(request: Request, classifier: Classifier) -> None:
-    """Raise RequestError where the client was told of another model or threshold, as a page that is still open."""
+    """Raise RequestError where the client, such as a page left open, was told of another model or threshold."""
     wanted = request.headers.get("if-match", "*")
     if wanted not in ("*", f'"{answerer_identity(classifier)}"'):
         raise RequestError(
             412,
-            "expected the model and threshold that /about told, found that the service was started with others since; "
+            "expected the model and threshold that /about gave, found that the service has restarted with others; "
             "load the page, or /about, again",
         )
 

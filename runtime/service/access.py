@@ -1,4 +1,4 @@
-"""Who may ask: the right token, addressed by a name of this service, and from no other site's page."""
+"""Who may ask: with the right token, by a name of this service, and not from another site's page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEAST_TOKEN = 16  # characters
 PAGE = "/"
 OPEN_PATHS = frozenset({PAGE, "/healthz", "/readiness", "/v2/health/live", "/v2/health/ready"})
 OPEN_FOLDER = "/static/"
-# What browsers call the sender where another site's page holds an image or a link of ours; they send no Origin then.
+# What browsers call the sender where another site's page embeds or links to us; they then send no Origin.
 OTHER_SITES = ("cross-site", "same-site")
 NO_PART_OF_A_HOST = frozenset("@/?#\\")
 Headers = Iterable[tuple[bytes, bytes]]
@@ -68,7 +68,7 @@ class Access:
             raise RequestError(
                 401,
                 f"expected the header Authorization: Bearer TOKEN with this service's token, found "
-                f"{'another one' if authorization else 'none'}; ask who runs the service for it",
+                f"{'another one' if authorization else 'none'}; ask whoever runs the service for it",
                 {"WWW-Authenticate": "Bearer"},
             )
 
@@ -82,7 +82,7 @@ def _only(headers: Headers, name: bytes) -> str:
 
 
 def _name_of(host: str) -> str:
-    """Return the name in a host header, without the port and in small letters; empty for what is none."""
+    """Return the name in a host header, without the port and in lower case; empty where it is not one."""
     if set(host) & NO_PART_OF_A_HOST:
         return ""
     try:

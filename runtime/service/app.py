@@ -1,4 +1,4 @@
-"""The service as one application: its routes, of which those for images and for its state are here, and its errors."""
+"""The service as one application: its routes and errors; the routes for images and for its state are here."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ async def explain(request: Request) -> Response:
 
 @routes.get("/healthz", responses=openapi.STATE_ANSWERS, response_class=JsonAnswer)
 async def healthz(request: Request) -> Response:
-    """Say whether the service is alive; if not, only a new start can help."""
+    """Say whether the service is alive; if not, only a restart can help."""
     desk_of(request).check_alive()
     return JsonAnswer({"status": "alive"})
 
@@ -126,7 +126,7 @@ async def model_card(request: Request) -> Response:
 
 
 async def cells_of(uploads: Sequence[Upload], desk: Desk) -> list[Cell]:
-    """Return the cells of a request in the order sent, the members of an archive in its place."""
+    """Return the cells of a request in the order sent, an archive's members in its place."""
     read, limits = desk.classifier.read, desk.limits
     unpacking = Unpacking(limits)
     cells: list[Cell] = []
@@ -136,7 +136,7 @@ async def cells_of(uploads: Sequence[Upload], desk: Desk) -> list[Cell]:
             members = await anyio.to_thread.run_sync(
                 cells_of_archive, upload.name, upload.data(), read, unpacking, most
             )
-            if not members:  # an answer without a row of it would not be missed
+            if not members:  # its missing rows would go unnoticed in the answer
                 raise RequestError(
                     400,
                     f"expected one image or more in the field {FIELD!r}, found none in archives such as "

@@ -24,7 +24,7 @@ IS_ENCRYPTED = 0x1
 IS_UTF8 = 0x800
 DOS_NAMES = "cp437"  # as zipfile reads a name that does not say how it is written
 MACOS_FOLDER = "__MACOSX"  # what macOS adds to its archives, with a file for each image
-ENTRIES_FOR_AN_IMAGE = 4  # at most, in the mean over an archive: the image, what macOS adds, folders
+ENTRIES_FOR_AN_IMAGE = 4  # at most, on average over an archive: the image, what macOS adds, folders
 
 
 def is_archive(data: bytes) -> bool:
@@ -81,7 +81,7 @@ def cells_of_archive(name: str, data: bytes, read: CellReader, unpacking: Unpack
 
 
 def name_of(member: zipfile.ZipInfo) -> str:
-    """Return a member's name: what macOS and the `zip` of Linux pack has UTF-8 names and does not say so."""
+    """Return a member's name: macOS and Linux's `zip` write names in UTF-8 and do not say so."""
     if member.flag_bits & IS_UTF8:
         return member.filename
     try:
@@ -91,7 +91,7 @@ def name_of(member: zipfile.ZipInfo) -> str:
 
 
 def is_left_out(member: str) -> bool:
-    """Say whether a member is none of those that are meant as images; a path trick does not hide one."""
+    """Say whether a member is not meant as an image; a path trick does not hide one."""
     parts = [part for part in member.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     return is_companion("/".join(parts)) or parts[:1] == [MACOS_FOLDER]
 

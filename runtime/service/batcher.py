@@ -2,7 +2,7 @@
 
 No batch waits to be filled: a lone cell is scored at once, and while all threads are busy those that come gather. Cells
 are taken from the waiting requests in turn, so that a single cell does not wait for the thousand of another request.
-What is not scored of a batch, where some of its cells take long to read, waits on as if it had not been taken.
+Cells of a batch that are not scored, because others took long to read, go back to waiting as if never taken.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Batcher(Closing):
         score: Scores a batch, or the first cells of it, one at least; called by several threads at once.
         batch_size: Most cells that are scored together.
         workers: Threads.
-        most_waiting: Cells, from which on nothing more is taken.
+        most_waiting: As soon as so many cells wait, nothing more is taken.
         prove: Raises where the model itself is at fault; asked after a batch could not be scored.
         observe: Called with how many cells were scored together.
     """
@@ -74,7 +74,7 @@ class Batcher(Closing):
     def submit(self, cells: Sequence[Cell]) -> Future[list[Scored]]:
         """Take the cells of a request; the future holds what came of them, in order, or a RequestError.
 
-        To cancel it drops the cells that still wait. Raises BusyError where too many cells wait already or this is
+        Cancelling it drops the cells that still wait. Raises BusyError where too many cells wait already or this is
         closed, RequestError where the model cannot be trusted any more.
         """
         job = _Job(cells)
@@ -121,7 +121,7 @@ class Batcher(Closing):
             self.check_fault()  # or by another thread meanwhile
         except RequestError as refusal:
             self._refuse(batch, refusal)
-        except Exception as error:  # whatever it is, its requests are answered and the others go on
+        except Exception as error:  # whatever it is, its requests get an answer and the others continue
             self._find_fault()
             if not isinstance(error, AllnetError):
                 traceback.print_exception(error, file=sys.stderr)
@@ -199,7 +199,7 @@ class Batcher(Closing):
         """Find out whether the next batches can be scored."""
         try:
             self._prove()
-        except Exception as error:  # a model that cannot even be asked is at fault, too
+        except Exception as error:  # a model that cannot even be asked is at fault too
             self.fault = one_line(error)
 
     def _remember(self, seconds: float) -> None:

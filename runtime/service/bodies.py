@@ -18,7 +18,7 @@ Take = Callable[[bytes], None]
 
 
 class Body:
-    """A request's body, from its connection to who takes it: no task is woken for each piece, and none is copied.
+    """A request's body, from its connection to its reader: no task is woken for each piece, and none is copied.
 
     Args:
         begin: Called when the application asks for the body.
@@ -45,7 +45,7 @@ class Body:
             self._pause()
 
     def end(self, error: Exception | None = None) -> None:
-        """Say that nothing more comes, and why where that is not as it should be."""
+        """Say that nothing more comes, and where the body is incomplete, why."""
         if not self._has_ended.is_set():
             self._error = error
             self._has_ended.set()
@@ -133,7 +133,7 @@ def check_head(request: Request, most: int) -> None:
     if length.isdecimal() and int(length[:20]) > most:
         raise too_large(most, int(length[:20]))
     if encoding := request.headers.get("content-encoding"):
-        raise RequestError(415, f"expected a body as it is, found one encoded as {encoding!r}; send it without")
+        raise RequestError(415, f"expected a plain body, found one encoded as {encoding!r}; send it without encoding")
 
 
 def too_large(most: int, found: int) -> RequestError:

@@ -19,7 +19,7 @@ from runtime.service.bodies import BODY, Body
 from runtime.service.limits import Limits
 
 MOST_HEAD_BYTES = 64 * 1024
-NO_HTTP = 400, "expected a request of HTTP, found none; check the address and the client"
+NO_HTTP = 400, "expected an HTTP request, found something else; check the address and the client"
 TOO_MANY = 503, "expected fewer open connections, found as many as are allowed; try again later"
 TOO_LONG = 431, f"expected a head of at most {MOST_HEAD_BYTES} bytes, found more; send shorter headers"
 
@@ -31,22 +31,22 @@ class BoundedConnection(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._body: Body | None = None  # of the request that is now received
+        self._body: Body | None = None  # of the request being received
         self._is_head = True  # what came last
         self._head_bytes = 0
         self._begun = 0  # requests
-        self._answered: RequestResponseCycle | None = None  # the one that is now answered
+        self._answered: RequestResponseCycle | None = None  # the one being answered
         self._seen: tuple[int, str] = (0, "")
         self._since = self.loop.time()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin, or end at once where there are too many."""
+        """Begin, or end at once where there are too many connections."""
         super().connection_made(transport)
         if len(self.connections) > self.limits.connections:
             self._refuse(TOO_MANY)
 
     def data_received(self, data: bytes) -> None:
-        """Take what came; end the connection where it only ever adds to a head."""
+        """Take what came; end the connection where a head never ends."""
         self._is_head = True
         self._unset_keepalive_if_required()
         try:
@@ -110,7 +110,7 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the body that does not come any more, and the answer that nobody takes."""
+        """End the body that will not arrive, and the answer that nobody takes."""
         if self._answered:
             self._answered.disconnected = True  # uvicorn tells only the last of those that were sent in a row
         super().connection_lost(exc)

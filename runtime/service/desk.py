@@ -21,7 +21,7 @@ from runtime.service.watch_feed import WatchFeed
 
 LOADING = "the model is being loaded and tested"
 STOPPING = "the service is stopping"
-READING_S = 0.3  # of a batch: one large picture takes as long as a hundred cells, and others wait for all of the batch
+READING_S = 0.3  # of a batch: one large picture takes as long as a hundred cells, and others wait for the whole batch
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Desk(Closing):
         self._opened().batcher.check_fault()
 
     def check_alive(self) -> None:
-        """Raise RequestError where only a new start of the service can help."""
+        """Raise RequestError where only a restart of the service can help."""
         if self._model:
             self._model.batcher.check_fault()
 

@@ -18,21 +18,21 @@ from runtime.service.desk import Desk
 from runtime.service.problems import BusyError, RequestError
 from runtime.service.uploads import FIELD, Upload
 
-MOST_WAITING = 16  # requests; by covering, each takes the model some 70 times
+MOST_WAITING = 16  # requests; by occlusion, each takes the model 65 times
 DIGITS = 6  # of the map's values
 
 
 class Explainer:
-    """Explains one image after the other, so that classifying goes on beside it; at most MOST_WAITING wait."""
+    """Explains one image after the other, so that classifying continues meanwhile; at most MOST_WAITING wait."""
 
     def __init__(self) -> None:
         self._turn = anyio.CapacityLimiter(1)
         self._taken = 0  # counted here: the limiter counts who waits only after it has let other tasks run
 
     async def answer(self, desk: Desk, read: Callable[[], Reading]) -> dict[str, Any]:
-        """Return p_all, the map and its size as JSON; raise RequestError for what is no readable image.
+        """Return p_all, the map and its size as JSON.
 
-        And where the model turned out to be at fault while the image waited.
+        Raises RequestError for what is not a readable image, and where the model proved faulty while the image waited.
         """
         if self._taken > MOST_WAITING:
             raise BusyError(f"expected at most {MOST_WAITING} images that wait for a map, found more; try again later")

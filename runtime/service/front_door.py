@@ -12,13 +12,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from runtime.service.access import OPEN_FOLDER, Access
+from runtime.service.access import OPEN_FOLDER, PAGE, Access
 from runtime.service.desk import Desk
 from runtime.service.problems import RequestError, client_gone, fault, problem
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 SHORTCUT = "allnet.shortcut"  # the key of a scope that names the path of one
-OTHER_ROUTE = "other"  # paths that are no route: a label for each would fill the memory of who counts them
+OTHER_ROUTE = "other"  # paths that are not routes: a label for each would fill the memory of whoever counts them
 SECURITY_HEADERS = [
     (
         b"content-security-policy",
@@ -37,7 +37,7 @@ ASK_AGAIN = (b"cache-control", b"no-cache")
 
 
 class FrontDoor:
-    """An ASGI application round another.
+    """An ASGI application around another.
 
     Args:
         app: The application.
@@ -64,7 +64,7 @@ class FrontDoor:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                is_page = path == "/" or path.startswith(OPEN_FOLDER)
+                is_page = path == PAGE or path.startswith(OPEN_FOLDER)
                 message["headers"] = [
                     *message.get("headers", []),
                     *SECURITY_HEADERS,

@@ -39,7 +39,7 @@ class Inference:
     as_bytes: bool
 
     def to_score(self) -> list[Cell]:
-        """Return the cells for the queue, which bears them with those of other requests."""
+        """Return the cells for the queue, where they wait with those of other requests."""
         return [_cell(place, pixels) for place, pixels in enumerate(self.cells)]
 
 
@@ -132,10 +132,9 @@ def _cells(inputs: object, tail: memoryview, image: ImageSpec, most_cells: int) 
     return _from_numbers(tensor.get("data"), shape)
 
 
-def _shape(raw: object, image: ImageSpec, most_cells: int) -> tuple[int, ...]:
-    if not isinstance(raw, list) or not all(type(number) is int for number in raw) or len(raw) != 4:
-        raise _refusal(f"the shape [N, {image.height}, {image.width}, 3]", raw)
-    if raw[1:] != [image.height, image.width, 3] or raw[0] < 1:
+def _shape(raw: Any, image: ImageSpec, most_cells: int) -> tuple[int, ...]:
+    is_shape = isinstance(raw, list) and len(raw) == 4 and all(type(number) is int for number in raw)
+    if not is_shape or raw[1:] != [image.height, image.width, 3] or raw[0] < 1:
         raise _refusal(f"the shape [N, {image.height}, {image.width}, 3]", raw)
     if raw[0] > most_cells:
         raise RequestError(413, f"expected at most {most_cells} cells, found {raw[0]}; send fewer at a time")

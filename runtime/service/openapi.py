@@ -151,7 +151,7 @@ WATCH_ANSWERS = _answers(
             },
             "last": {"type": "integer", "description": "the number of the newest row"},
             "counts": {"type": "object", "description": "of all rows, by label and by status"},
-            "database": {"type": "string", "description": "changes where another database lies in the place"},
+            "database": {"type": "string", "description": "changes where another database takes its place"},
             "warning": {
                 "type": "string",
                 "description": "what sets the last cells apart as a whole; empty for nothing",

@@ -34,7 +34,7 @@ async def static(name: str) -> Response:
 
 
 def _page_file(name: str) -> Response:
-    """Return a file of the page's folder; a name that is none of its own is never put into a path."""
+    """Return a file of the page's folder; a name that is not one of its own is never put into a path."""
     content = page_files().get(name)
     if content is None:
         raise HTTPException(404)

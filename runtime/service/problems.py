@@ -53,13 +53,13 @@ def client_gone(error: Exception) -> Response:
 def let_go(error: Exception) -> None:
     """Forget where an error was raised: these frames hold the request's files, and some of them hold the error.
 
-    All of that would wait for the garbage collector, which comes by the number of objects, not by their size.
+    All of that would wait for the garbage collector, which runs by the number of objects, not by their size.
     """
     error.__traceback__ = None
 
 
 class JsonAnswer(Response):
-    """A JSON answer; names that are no text are escaped, so that every client can read it."""
+    """A JSON answer; names that are not text are escaped, so that every client can read it."""
 
     media_type = "application/json"
 

@@ -1,4 +1,4 @@
-"""Runs the application on a socket: loads the model beside it, and stops when it is told to."""
+"""Runs the application on a socket: loads the model meanwhile, and stops when told to."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer what was taken, however long that takes; who stalls is not waited for."""
+        """Answer what was taken, however long that takes; stalled clients are not waited for."""
         looking_after = asyncio.create_task(self._look_after())
         try:
             await super().shutdown(sockets)

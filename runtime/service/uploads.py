@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from python_multipart.exceptions import FormParserError
@@ -36,7 +37,7 @@ class Upload:
     """One file as it was sent."""
 
     name: str  # a label; never opened
-    pieces: tuple[bytes, ...]  # joined by who reads it: then it is still in that processor's cache
+    pieces: tuple[bytes, ...]  # joined by the reader: then it is still in that CPU's cache
     is_archive: bool
 
     def data(self) -> bytes:
@@ -106,18 +107,18 @@ class UploadForm:
             )
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes; raise RequestError for what is no such form or too much."""
+        """Take the next bytes; raise RequestError for what is not such a form, or too much."""
         with malformed():
             self._parser.write(chunk)
 
     def close(self) -> None:
-        """Let go of the parser, which knows this form: both, and the files, would wait for the garbage collector."""
+        """Let go of the parser, which refers to this form: both and the files would wait for the garbage collector."""
         del self._parser
 
     def files(self) -> list[Upload]:
         """Return the files; raise RequestError where the form was cut off or holds none."""
         if not self._is_complete:
-            raise RequestError(400, "expected a form up to its last boundary, found it cut off; send it again")
+            raise RequestError(400, "expected a form that ends with its last boundary, found it cut off; send it again")
         if not self._files:
             raise RequestError(400, f"expected one image or more in the field {FIELD!r}, found none; add one")
         return self._files
@@ -170,12 +171,10 @@ class UploadForm:
         self._is_complete = True
 
 
-class malformed:  # noqa: N801  reads as a sentence where it is used
-    """Turns the parser's errors into ours."""
-
-    def __enter__(self) -> None:
-        """Nothing to prepare."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, FormParserError):
-            raise RequestError(400, f"expected {FORM} as its standard says, found: {one_line(error)}") from error
+@contextmanager
+def malformed() -> Iterator[None]:
+    """Turn the parser's errors into ours."""
+    try:
+        yield
+    except FormParserError as error:
+        raise RequestError(400, f"expected {FORM} as its standard says, found: {one_line(error)}") from error

@@ -44,8 +44,8 @@ class NewRows:
 
     results: list[dict[str, Any]]  # the newest rows, the oldest of them first
     last: int  # the number of the newest row; 0: there is none
-    counts: dict[str, int]  # of all rows, by label and by status
-    database: str  # changes where another database lies in the place
+    counts: dict[str, int]  # of all rows: each label, review and error
+    database: str  # changes where another database takes its place
     warning: str  # of `runtime.watch`: what sets the last cells apart as a whole; empty for nothing
     watching: bool  # a service writes the database now
 
@@ -110,7 +110,7 @@ class WatchFeed:
         try:
             return WatchedCell(_read_version(_inside(self._folder, version.file), version, sha256), *answer)
         except (OSError, ValueError, RuntimeError) as error:  # gone, a name that is none, links in a circle
-            reason = getattr(error, "strerror", None) or "it is no file's name"
+            reason = getattr(error, "strerror", None) or "not the name of a file"
             raise NoPictureError(f"expected the cell of row {row} in the watched folder, found: {reason}") from error
 
     def _row(self, row: int) -> tuple[FileVersion, str, list[Any]]:
@@ -162,7 +162,7 @@ class _Tally:
 
 
 def _identity_of(connection: sqlite3.Connection) -> str:
-    """Return what tells a database from another one in its place: a hash of its first row, empty without rows."""
+    """Return what tells a database from one that takes its place: a hash of its first row, empty without rows."""
     first = connection.execute("SELECT * FROM results ORDER BY rowid LIMIT 1").fetchone()
     return hashlib.sha256(repr(first).encode()).hexdigest()[:16] if first else ""
 
@@ -193,10 +193,10 @@ def _inside(folder: Path, file: str) -> Path:
 def _read_version(path: Path, version: FileVersion, sha256: str) -> bytes:
     """Return the content of a file that is still the one that was classified."""
     with os.fdopen(os.open(path, CAREFULLY), "rb") as stream:
-        # Of what was opened: another file may have been put into the place after its path was looked at.
+        # Of what was opened: another file may have taken its place after its path was looked at.
         found = os.fstat(stream.fileno())
         is_same = stat.S_ISREG(found.st_mode) and FileVersion.of(version.file, found) == version
         data = stream.read(MAX_FILE_BYTES) if is_same else b""
     if not is_same or (sha256 and hashlib.sha256(data).hexdigest() != sha256):
-        raise NoPictureError("expected the file that was classified, found that it has changed since")
+        raise NoPictureError("expected the file that was classified, found that it has changed since then")
     return data

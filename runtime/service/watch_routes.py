@@ -20,7 +20,7 @@ from runtime.service.problems import JsonAnswer, RequestError
 from runtime.service.watch_feed import LARGEST_ROW, MOST_ROWS, NoPictureError, WatchFeed
 
 Answer = TypeVar("Answer")
-RowNumber = Annotated[str, Path(json_schema_extra=openapi.ROW_NUMBER)]  # a text: what is none is told in our words
+RowNumber = Annotated[str, Path(json_schema_extra=openapi.ROW_NUMBER)]  # a text: we refuse it in our own words
 AWAY_RETRY_S = 2
 READERS = 2  # at a time: the model needs the processors more
 
@@ -82,7 +82,7 @@ async def asked(question: Callable[..., Answer], *arguments: int) -> Answer:
     try:
         return await run_sync(question, *arguments, limiter=readers)
     except OutputError as error:
-        raise RequestError(503, f"the database is away: {error}", {"Retry-After": str(AWAY_RETRY_S)}) from error
+        raise RequestError(503, f"cannot read the database: {error}", {"Retry-After": str(AWAY_RETRY_S)}) from error
     except NoPictureError as error:
         raise RequestError(404, str(error)) from error
 
@@ -98,7 +98,7 @@ def feed_of(request: Request) -> WatchFeed:
 
 
 def number_of(request: Request, name: str, least: int, most: int, default: int) -> int:
-    """Return a number of the query; raise RequestError where it is none."""
+    """Return a number of the query; raise RequestError where it is not one."""
     given = request.query_params.getlist(name)
     if len(given) > 1:
         raise RequestError(400, f"expected one {name}, found {len(given)}; send it once")
@@ -106,7 +106,7 @@ def number_of(request: Request, name: str, least: int, most: int, default: int) 
 
 
 def parsed_number(name: str, text: str, least: int, most: int) -> int:
-    """Return a whole number within limits; raise RequestError where it is none."""
+    """Return a whole number within limits; raise RequestError where it is not one."""
     number = int(text[:20]) if text.isascii() and text.isdecimal() else -1
     if not least <= number <= most:
         raise RequestError(400, f"expected {name} to be a whole number from {least} to {most}, found {text[:50]!r}")

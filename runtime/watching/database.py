@@ -22,13 +22,13 @@ OPENING_TIMEOUT_S = 5.0
 class FileVersion(NamedTuple):
     """What tells most contents of one file apart without reading it."""
 
-    file: str  # relative to the watched folder; may hold surrogates for bytes that are no UTF-8
+    file: str  # relative to the watched folder; may hold surrogates for bytes that are not UTF-8
     size: int  # bytes
     mtime_ns: int  # compared for equality alone: a clock may step back
 
     @classmethod
     def of(cls, file: str, found: os.stat_result) -> FileVersion:
-        """Return the version of a file of which the system says that."""
+        """Return the version of a file with this status."""
         return cls(file, found.st_size, storable_time(found.st_mtime_ns))
 
 
@@ -38,7 +38,7 @@ NAME_TO_TYPE: dict[str, Any] = {name: HINTS[name] for name in (*FileVersion._fie
 
 
 def storable_time(time_ns: int) -> int:
-    """Return a time in the 64 bits that SQLite has; one beyond the year 2262, of a wrong clock, stands for another."""
+    """Return a time in SQLite's 64 bits; one beyond the year 2262, from a wrong clock, wraps around."""
     return (time_ns + 2**63) % 2**64 - 2**63
 
 
@@ -58,7 +58,7 @@ def lock_path(path: Path) -> Path:
 
 
 def connect(path: Path, mode: str = "rwc") -> sqlite3.Connection:
-    """Open a database without a transaction; text comes back as file names do, with surrogates for no UTF-8."""
+    """Open a database without a transaction; its text has surrogates for bytes that are not UTF-8."""
     with database_errors(path):
         uri = f"{path.absolute().as_uri()}?mode={mode}"
         connection = sqlite3.connect(uri, timeout=OPENING_TIMEOUT_S, isolation_level=None, uri=True)

@@ -1,4 +1,4 @@
-"""What the operating system tells of a folder while it changes; the only file that imports watchdog."""
+"""What the operating system reports about a folder as it changes; the only file that imports watchdog."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class FolderEvents(Closing):
     """Lets the events of a folder and its sub-folders fill a `News` until it is closed."""
 
     def __init__(self, folder: str, news: News) -> None:
-        """Raise UsageError where the system gives no events, such as at its limit of watched folders."""
+        """Raise UsageError where the system gives no events, as at its limit of watched folders."""
         from watchdog.events import (
             DirMovedEvent,
             FileClosedEvent,
@@ -64,7 +64,7 @@ class FolderEvents(Closing):
                 self._observer.schedule(Handler(), real, recursive=True, event_filter=wanted)
                 self._observer.start()
             except (OSError, UsageError) as error:
-                raise UsageError(f"the system gives no file events of {folder}: {reason_of(error)}") from error
+                raise UsageError(f"the system gives no file events for {folder}: {reason_of(error)}") from error
             undo.pop_all()
         self._threads = {*threading.enumerate()} - before
 
@@ -82,7 +82,7 @@ class FolderEvents(Closing):
 def _pass_on(event: FileSystemEvent, folder: str, real: str, news: News) -> None:
     """Sort an event of what lies at `real` into the news of `folder`, which leads there.
 
-    For what a folder holds that was moved here, watchdog makes up events: the folder's own says more.
+    For the content of a folder that was moved here, watchdog makes up events: the folder's own says more.
     """
     path = os.fsdecode(event.dest_path if event.event_type == "moved" else event.src_path)
     if event.is_synthetic and IS_LINUX:
@@ -98,7 +98,7 @@ def _pass_on(event: FileSystemEvent, folder: str, real: str, news: News) -> None
 def _linux_observer() -> BaseObserver:
     """Return an observer that hears of files and folders that are made, moved here, or closed by a writer.
 
-    Of what is moved away it hears nothing: watchdog holds all events back for half a second after such a one.
+    It hears nothing of what is moved away: watchdog holds all events back for half a second after such an event.
     """
     from watchdog.observers import inotify_c
     from watchdog.observers.api import BaseObserver
@@ -119,9 +119,9 @@ def _linux_observer() -> BaseObserver:
 
 
 def _observer_with_reader(kind: type[InotifyEmitter]) -> BaseObserver:
-    """Return an observer of watchdog 7 that has a reader of the system's events of its own, which ends where it fails.
+    """Return an observer of watchdog 7 with its own reader of the system's events, which ends where it fails.
 
-    Else all observers of a process share one, and one that has failed is never replaced.
+    Otherwise all observers of a process share one reader, and one that has failed is never replaced.
     """
     from watchdog.observers.api import BaseObserver
     from watchdog.observers.inotify import InotifyWatchGroup
@@ -132,9 +132,9 @@ def _observer_with_reader(kind: type[InotifyEmitter]) -> BaseObserver:
             try:
                 return super().add_callback(*arguments)
             except OSError as error:
-                if error.errno != errno.ENOSPC:  # a folder that has gone, or that is closed to us
+                if error.errno != errno.ENOSPC:  # a folder that is gone, or closed to us
                     raise
-                raise UsageError(reason_of(error)) from error  # an OSError would leave out that one folder in silence
+                raise UsageError(reason_of(error)) from error  # an OSError would silently leave out that one folder
 
         def run(self) -> None:
             with suppress(UsageError):

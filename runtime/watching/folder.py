@@ -61,7 +61,7 @@ class WatchedFolder(Closing):
             root: An absolute path.
             news: Filled by the folder's events; tests fill it themselves.
             is_known: Says whether a version, and when anything about its file changed, needs no further look.
-            is_left_out: Says by its path inside the folder whether a file is none to classify.
+            is_left_out: Says by its path inside the folder whether a file is not to be classified.
             with_events: Receive the system's file events; False: scan the folder every `interval` seconds.
             interval: Seconds between the two looks at a file that must find it unchanged.
             tell: Takes lines for people.
@@ -77,9 +77,9 @@ class WatchedFolder(Closing):
         self._with_events = with_events
         self._events: FolderEvents | None = None
         self._waiting: dict[str, Candidate] = {}
-        # A heap, those that are complete before those that have to settle; what differs from `_waiting` counts no more.
+        # A heap, complete files before those that have to settle; an entry that differs from `_waiting` is outdated.
         self._due: list[tuple[bool, float, str]] = []
-        self._scans: list[_Scan] = []  # the last one goes on first
+        self._scans: list[_Scan] = []  # the last one continues first
         self._next_scan = clock()
         self._next_check = clock()
         self._unreadable: set[str] = set()
@@ -102,7 +102,7 @@ class WatchedFolder(Closing):
         return os.path.join(self.root, version.file)  # noqa: PTH118  such a name may end in what Path drops
 
     def take(self) -> Iterator[Candidate]:
-        """Yield the files that are complete now, those that wait longest first; end where there is none."""
+        """Yield the files that are complete now, the longest waiting first; end where there is none."""
         while True:
             self._read_news()
             candidate = self._pop_due()
@@ -120,7 +120,7 @@ class WatchedFolder(Closing):
                 yield candidate._replace(changed_ns=changed_ns)
 
     def current(self, version: FileVersion) -> FileVersion | None:
-        """Return the version of its file as it is now, None for no file; one that is another waits from now on."""
+        """Return the version of its file as it is now, None for no file; where it has changed, it waits from now on."""
         now = self._version_of(version.file)
         if now is not None and now != version:
             self._wait(now, self._interval)
@@ -139,9 +139,9 @@ class WatchedFolder(Closing):
         self._next_scan = self._clock()
 
     def check(self) -> None:
-        """Tell once where the folder has gone or has come back, and begin anew then; to be called often.
+        """Say once that the folder is gone or back, and then begin again; to be called often.
 
-        Also where its events are over, as where it was removed and made again between two looks.
+        Also where its events are over, as when it was removed and made again between two looks.
         """
         if self._clock() < self._next_check:
             return
@@ -149,7 +149,7 @@ class WatchedFolder(Closing):
         found = _identity(self.root)
         if found == self._identity:
             if self._events and self._events.are_over:
-                self._tell(f"the file events of {self.root} ended; looking at all of it, and asking for them again")
+                self._tell(f"the file events for {self.root} ended; scanning all of it, and asking for them again")
                 self._begin_anew()
             return
         self._identity = found
@@ -157,7 +157,7 @@ class WatchedFolder(Closing):
         if found is None:
             self._tell(f"{self.root} cannot be reached any more; waiting for it")
         else:
-            self._tell(f"{self.root} is there again, or another folder is in its place; looking at it anew")
+            self._tell(f"{self.root} is there again, or another folder is in its place; scanning all of it")
 
     def seconds_to_wait(self) -> float:
         """Return after how many seconds without news there is something to do; 0 for now."""
@@ -208,7 +208,7 @@ class WatchedFolder(Closing):
         return path[len(self.root) :].lstrip(os.sep)
 
     def _notice(self, file: str, pause: float) -> None:
-        """Let a file wait, unless there is no room, it is none to classify, or it has gone."""
+        """Let a file wait, unless there is no room, it is not to be classified, or it is gone."""
         if len(self._waiting) >= MOST_WAITING and file not in self._waiting:
             self.rescan()
             return
@@ -247,7 +247,7 @@ class WatchedFolder(Closing):
 
     def _remember_tried(self, candidate: Candidate) -> None:
         if len(self._tried) >= MOST_WAITING:
-            del self._tried[next(iter(self._tried))]  # which is tried again, where it could not be opened
+            del self._tried[next(iter(self._tried))]  # that one is tried again if it could not be opened
         self._tried[candidate.version.file] = (candidate.version, candidate.changed_ns)
 
     def _continue_scan(self) -> bool:
@@ -269,7 +269,7 @@ class WatchedFolder(Closing):
         scan.seen += 1
         if file not in self._waiting or not scan.pause:
             seen = self._version_and_change(file)
-            # What waits is asked about when it is taken; what lies there for long must not fill the room for it.
+            # What waits is looked up when it is taken; old files must not fill the room for it.
             if seen is not None and not (scan.pause and self._is_done(*seen)):
                 self._wait(seen[0], scan.pause)
         return True
@@ -305,7 +305,7 @@ class WatchedFolder(Closing):
                 self._tell_unreadable(place, error)
 
     def _tell_unreadable(self, folder: str, error: OSError) -> None:
-        """Say once that a folder cannot be read; what has gone is no matter, and the root has its own check."""
+        """Say once that a folder cannot be read; one that is gone does not matter, and the root has its own check."""
         if not isinstance(error, (FileNotFoundError, NotADirectoryError)) and folder not in self._unreadable:
             self._unreadable.add(folder)
             self._tell(f"{printable(folder)} cannot be read: {error.strerror}; it is tried again with each look")
@@ -336,7 +336,7 @@ class WatchedFolder(Closing):
 
 @dataclass
 class _Scan:
-    """A walk over a folder that goes on file by file."""
+    """A walk over a folder, file by file."""
 
     files: Generator[str, None, None]
     pause: float  # seconds that a file must stay unchanged

@@ -1,4 +1,4 @@
-"""News of a folder, from the threads that hear of them to the one that acts on them."""
+"""News of a folder, from the threads that hear it to the one that acts on it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MOST_NEWS = 10_000  # paths that wait to be taken; beyond that the whole folder 
 
 
 class Bell:
-    """Wakes a loop; may be rung by any thread and by a signal handler, for which a lock would be a deadlock."""
+    """Wakes a loop; may be rung by any thread and by a signal handler, where a lock could deadlock."""
 
     def __init__(self) -> None:
         self._rings: SimpleQueue[None] = SimpleQueue()

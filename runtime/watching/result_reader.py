@@ -1,6 +1,6 @@
 """Reads the database of a watched folder, also while a service writes it.
 
-A reader makes no files beside it: they would be its user's, and the service could not write them.
+A reader makes no files beside it: they would belong to its user, and the service could not write them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def last_warning(connection: sqlite3.Connection) -> str:
 
 
 def has_service(path: Path) -> bool:
-    """Say whether a service writes the database now, as its lock tells; True where that cannot be found out.
+    """Say whether a service writes the database now, by its lock; True where that cannot be found out.
 
     Asking makes no file. It shares the lock for a moment, for which a service that begins waits.
     """
@@ -48,7 +48,7 @@ def has_service(path: Path) -> bool:
 def read_predictions(path: Path, use: Callable[[Iterator[Prediction]], Answer]) -> Answer:
     """Return what `use` makes of all predictions, in the order in which they were written.
 
-    Works and raises as `read` does, and calls `use` anew as that does: the predictions end only where they are right.
+    Works and raises as `read` does, and may call `use` again as that does: the predictions end only if they are right.
     """
 
     def ask(reader: Reader) -> Answer:
@@ -60,7 +60,7 @@ def read_predictions(path: Path, use: Callable[[Iterator[Prediction]], Answer]) 
 def read(path: Path, ask: Callable[[Reader], Answer]) -> Answer:
     """Return the answer to what is asked of a database, also while a service writes it; reading makes no file.
 
-    Where a service has begun or ended while `ask` was reading, `ask` is called anew and its answer before is dropped.
+    Where a service has begun or ended while `ask` was reading, `ask` is called again and its first answer is dropped.
     Raises OutputError where the database cannot be read or is not this version's.
     """
     path = real_path(path)
@@ -78,7 +78,7 @@ def read(path: Path, ask: Callable[[Reader], Answer]) -> Answer:
             raise
         if not rest.is_over():
             return answer
-    raise OutputError(f"cannot read {path}: services begin and end to write it all the time; try again later")
+    raise OutputError(f"cannot read {path}: services keep starting and stopping to write it; try again later")
 
 
 def _predictions(reader: Reader) -> Iterator[Prediction]:
@@ -97,7 +97,7 @@ class Reader(NamedTuple):
     rest: _Rest
 
     def check(self) -> None:
-        """Raise OutputError where what was read may be wrong, and is read anew; for what cannot be taken back."""
+        """Raise OutputError where what was read may be wrong and is read again; for what cannot be taken back."""
         if self.rest.is_over():
             raise OutputError("expected a database at rest, found that a service began to write it")
 

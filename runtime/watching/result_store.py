@@ -1,10 +1,10 @@
-"""Results of a watched folder in SQLite: each content of each file once, whatever stops the process.
+"""Results of a watched folder in SQLite: a row for each content of each file, whatever stops the process.
 
 A row of a file that could not be opened says nothing of its content, and gives way to the next one of that version.
-Other content may come with the size and modification time of that before. So the table `looks` holds when anything
-about a file had changed before it was read, `st_ctime_ns`; where that is another now, the file is read again, and has
-another row where its SHA-256 is another. Where only its modification time is another, its last row takes that. The
-table `shift` holds the warning of the last cells judged together.
+New content may come with the same size and modification time. So the table `looks` holds when anything about a file
+had last changed before it was read, `st_ctime_ns`; where that is different now, the file is read again, and gets
+another row if its SHA-256 is different. If only its modification time is, its last row takes that. The table `shift`
+holds the warning of the last cells judged together.
 
 A row is the results table's with its audit and, before it, what tells one version of a file from another.
 The write-ahead log lets others read while a service writes. `synchronous=FULL` puts a transaction on the disk before
@@ -128,7 +128,7 @@ class ResultStore(Closing):
 
     def close(self) -> None:
         """Close the database and let another service have it; rows that wait are dropped."""
-        with suppress(sqlite3.Error):  # a reader is at it: the log stays
+        with suppress(sqlite3.Error):  # a reader has it open: the log stays
             self._connection.execute("PRAGMA journal_mode = DELETE")
         self._connection.close()
         self._lock.close()
@@ -157,7 +157,7 @@ class ResultStore(Closing):
         self._inode = self.path.stat().st_ino
 
     def _refuse_replaced(self) -> None:
-        """Raise OutputError where the file is no longer under its name: SQLite would go on writing it all the same."""
+        """Raise OutputError where the file is no longer under its name: SQLite would continue to write it."""
         try:
             found = self.path.stat().st_ino
         except OSError as error:
@@ -233,14 +233,14 @@ _IS_VERSION = "file = CAST(? AS TEXT) AND size = ? AND mtime_ns = ?"
 _TELLS_OF_CONTENT = f"reason NOT LIKE '{UnopenableCellError.BEGINNING}%'"
 _SELECT = f"SELECT changed_ns FROM results LEFT JOIN looks USING (file) WHERE {_IS_VERSION} AND {_TELLS_OF_CONTENT}"  # noqa: S608
 _DELETE_UNOPENED = f"DELETE FROM results WHERE {_IS_VERSION} AND NOT {_TELLS_OF_CONTENT}"  # noqa: S608
-# Of the file's newest row alone: what comes back after other content has a row behind that content's.
+# Only of the file's newest row: content that comes back after other content gets a new row.
 _MOVE_TIME = (
     "UPDATE OR IGNORE results SET mtime_ns = ? WHERE file = CAST(? AS TEXT) AND sha256 = CAST(? AS TEXT) "
     "AND rowid = (SELECT max(rowid) FROM results AS others WHERE others.file = results.file)"
 )
 _INSERT_LOOK = "INSERT OR REPLACE INTO looks VALUES (CAST(? AS TEXT), ?)"
 _PARAMETERS = ", ".join("CAST(? AS TEXT)" if kind is str else "?" for kind in NAME_TO_TYPE.values())
-# A commit that failed may have reached the disk all the same, and a file may be read again: what is there stays.
+# A commit that failed may still have reached the disk, and a file may be read again: what is there stays.
 _NEXT_ROW = "(SELECT coalesce(max(rowid), 0) + 1 FROM results)"
 _IS_SAME = f"{_IS_VERSION} AND {_TELLS_OF_CONTENT} AND (sha256 = CAST(? AS TEXT) OR ?)"
 _INSERT = (

@@ -63,8 +63,8 @@ class WatchService:
         self._clock = clock
         self._in_flight: dict[FileVersion, Candidate] = {}  # in the order in which the classifier took them
         self._uncommitted = 0  # predictions since the last commit, of any outcome
-        self._trouble = ""  # what is wrong with the database, said already
-        self._is_blind = False  # since a look-up failed; another one would only cost its time-out
+        self._trouble = ""  # what is wrong with the database, already reported
+        self._is_blind = False  # since a look-up failed; another would only cost its timeout
         self._next_try = clock()
         self._next_commit = clock()  # before that only where nothing else is in flight
         self._next_summary = clock() + SUMMARY_S
@@ -78,9 +78,9 @@ class WatchService:
         return f"{rows} {nouns(rows, 'file')} since the start: {self.outcomes}"
 
     def is_known(self, version: FileVersion, changed_ns: int) -> bool:
-        """Say whether a version has a row or is being classified; while the database cannot be read, that it is.
+        """Say whether a version has a row or is being classified; while the database cannot be read, True.
 
-        One whose file was changed in any way since it was read, which its version need not show, has none.
+        A file that was changed in any way since it was read, which its version need not show, has no row.
         """
         self._notifier.progress()
         if self._is_blind or version in self._in_flight:
@@ -143,9 +143,9 @@ class WatchService:
         return self._is_stopping() or is_full
 
     def _receive(self, prediction: Prediction, folder: WatchedFolder) -> None:
-        """Keep the row of a file that is still what it was when it was taken, or that went after it was read.
+        """Keep the row of a file that is unchanged since it was taken, or that went away after it was read.
 
-        Another one in its place may be what was read; one that has gone without an answer may have gone before.
+        Where another file is in its place, that may be what was read; one gone without an answer may never have been.
         """
         version = next(iter(self._in_flight))
         candidate = self._in_flight.pop(version)
@@ -162,7 +162,7 @@ class WatchService:
         self._observe(prediction)
 
     def _commit(self) -> None:
-        """Write the rows; where that fails, say so once and try again later."""
+        """Write the rows; if that fails, say so once and try again later."""
         self._uncommitted = 0
         started = self._clock()
         if started < self._next_try:

@@ -54,11 +54,11 @@ class Notifier:
         self._send("STOPPING=1")
 
     def seconds_to_ping(self) -> float:
-        """Return in how many seconds `progress` is to be called at the latest, infinite where no pings are expected."""
+        """Return in how many seconds `progress` must be called, infinite where no pings are expected."""
         return max(self._next_ping - self._clock(), 0.0) if self.ping_pause_s else float("inf")
 
     def progress(self) -> None:
-        """Say that work goes on, at most every `ping_pause_s` seconds; to be called where it really does."""
+        """Say that work continues, at most every `ping_pause_s` seconds; to be called where it really does."""
         now = self._clock()
         if self.ping_pause_s and now >= self._next_ping:
             self._next_ping = now + self.ping_pause_s
@@ -86,7 +86,7 @@ def unit_text(command: Sequence[str], description: str) -> str:
 
 
 def _quoted(argument: str) -> str:
-    """Quote one argument as systemd.service(5) and systemd.syntax(7) say; bytes that are no plain text as \\xNN."""
+    """Quote one argument as systemd.service(5) and systemd.syntax(7) say; bytes that are not plain text as \\xNN."""
     special = {'"': '\\"', "\\": "\\\\", "%": "%%", "$": "$$"}
     data = os.fsencode(argument)
     return '"' + "".join(special.get(chr(b), chr(b) if 32 <= b < 127 else f"\\x{b:02x}") for b in data) + '"'

@@ -14,7 +14,7 @@ from tests.page.visitor import Browser, Page, Route, Visitor, expect
 from tests.runtime.audits import AUDIT
 from tests.runtime.watched import Watched
 
-NOT_WATCHED = "runtime.watch does not run now: cells that come are not classified until it is started."
+NOT_WATCHED = "runtime.watch is not running: new cells are not classified until it is started."
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def microscope(browser: Browser, service: Served) -> Iterator[Visitor]:
 
 def test_the_last_cells_of_a_watched_folder_are_followed_live(microscope: Visitor, watched: Watched) -> None:
     state = microscope.see("#watch-state")
-    expect(state).to_contain_text("Not heard from: the database is away")
+    expect(state).to_contain_text("No news: cannot read the database")
     watched.cell("plate/first.png")
     watched.add("plate/first.png", "<i>gone.bmp")
     expect(state).to_have_text(NOT_WATCHED)
@@ -46,7 +46,7 @@ def test_the_last_cells_of_a_watched_folder_are_followed_live(microscope: Visito
     expect(cards.nth(1)).to_contain_text("near the threshold")
     assert microscope.counts("#watch-counts") == {"ALL": 2, "healthy": 1, "review": 1, "error": 1}
     moved = watched.database.rename(watched.database.with_name("moved"))
-    expect(state).to_contain_text("Not heard from: the database is away")
+    expect(state).to_contain_text("No news: cannot read the database")
     moved.rename(watched.database)
     expect(state).to_have_text(NOT_WATCHED)
     expect(cards).to_have_count(4)
@@ -78,7 +78,7 @@ def test_a_service_that_falls_silent_is_not_said_to_be_followed(
         state = visitor.see("#watch-state")
         expect(state).to_have_text(NOT_WATCHED)
         visitor.page.route("**/watch/rows*", lambda unanswered: None)
-        expect(state).to_contain_text("Not heard from: the service does not answer")
+        expect(state).to_contain_text("No news: the service does not answer")
         visitor.page.unroute("**/watch/rows*")
         expect(state).to_have_text(NOT_WATCHED)
 

@@ -391,6 +391,19 @@ def test_ten_thousand_files_do_not_freeze_the_page(browser: Browser, service: Se
         assert visitor.page.evaluate("window.longest_ms") < MOST_FROZEN_MS
 
 
+def test_what_is_still_being_added_when_all_is_removed_does_not_come_back(visitor: Visitor) -> None:
+    visitor.is_ready().page.evaluate("""() => {
+      const transfer = new DataTransfer();
+      for (let number = 0; number < 1200; number += 1) transfer.items.add(new File(['x'], `${number}.bmp`));
+      const input = document.getElementById('files');
+      input.files = transfer.files;
+      input.dispatchEvent(new Event('change'));
+      document.getElementById('clear').click();
+      return new Promise((resolve) => { setTimeout(resolve, 500); });
+    }""")
+    expect(visitor.see("#answers")).to_be_hidden()
+
+
 def test_a_picture_from_the_camera_is_classified(visitor: Visitor) -> None:
     visitor.is_ready().see("#open-camera").click()
     expect(visitor.see("#camera-note")).to_have_text("")

@@ -99,7 +99,7 @@ UNUSUAL = {
     "nearly empty: 1.0% of the frame are not black, expected 10.0% to 30.0%": {"foreground": 0.01},
     "too full: 100.0% of the frame are not black, expected 10.0% to 30.0%": {"foreground": 1.0},
     "another scale: the image has 600 pixels a side, expected 450": {"side": 600},
-    "off centre: by 10.2% of half the frame, expected at most 10.0%": {"offset": 0.102},
+    "off center: by 10.2% of half the frame, expected at most 10.0%": {"offset": 0.102},
     "not one round cell: it is spread 2.50 times as wide as a disc, expected at most 1.60": {"spread": 2.5},
     "unusual brightness: it is 200, expected 40 to 80": {"brightness": 200},
     "unusual color: red is 44.0% of the light, expected 36.0% to 40.0%": {"red": 0.44},

@@ -71,6 +71,23 @@ def test_a_batch_without_a_readable_file_asks_for_nothing(
     assert "empty.png,,the file is empty" in capsys.readouterr().out
 
 
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_no_bar_stands_among_rows_on_a_terminal(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty.png").touch()
+    monkeypatch.setattr(sys, "stdout", _Terminal())
+    monkeypatch.setattr(sys, "stderr", shown := _Terminal())
+    main([running.url, str(tmp_path), "--model", MODEL])
+    assert "cell/s" not in shown.getvalue()
+    main([running.url, str(tmp_path), "--model", MODEL, "--out", str(tmp_path / "asked.csv")])
+    assert "cell/s" in shown.getvalue()
+
+
 def test_a_name_of_no_model_and_a_server_that_is_not_there_are_said(running: Running, tmp_path: Path) -> None:
     with pytest.raises(ServerError, match=r"expected an answer of other at .*, found: expected the model compact_fp32"):
         ServedModel(running.url, "other")

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 import runtime
+from runtime import results
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.classifier import Classifier, review_band
 from runtime.classify import MOST_EMPTY_TOLD, MOST_PRINTED, main, report_groups
@@ -259,6 +260,15 @@ def test_two_runs_with_one_output_never_mix_their_rows(
     assert main([one, "--out", str(tmp_path / "r.csv")]) == DONE
     assert [row["path"] for row in rows_of(tmp_path / "r.csv")] == [one, one]
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_where_the_name_beside_the_table_is_too_long_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "sources_path", lambda partial: partial.with_name("x" * 300))
+    with pytest.raises(OutputError, match=r"cannot write .*r\.csv: "):
+        results.ResultsFile(tmp_path / "r.csv", run="of-this-bundle")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_closed_standard_output_is_an_error_of_one_line(cell_file: CellFile, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -558,7 +568,7 @@ def test_without_what_tells_of_which_files_its_rows_are_no_row_is_kept(
 def test_a_disk_that_fills_up_says_how_to_go_on(six_cells: Path) -> None:
     whole, out = six_cells / "whole.csv", six_cells / "r.csv"
     assert main([str(six_cells / "cells"), "--out", str(whole)]) == PARTLY_DONE
-    expected = r"cannot write .*r\.csv: .*; the rows so far are kept in r\.csv\..*\.partial: go on with --resume"
+    expected = r"cannot write .*r\.csv: .*; the rows so far are kept in r\.csv\..*\.partial: continue with --resume"
     with disk_with_room_for(whole.stat().st_size // 2), pytest.raises(OutputError, match=expected):
         main([str(six_cells / "cells"), "--out", str(out)])
     assert not out.exists()
@@ -585,7 +595,7 @@ def test_sigterm_says_as_ctrl_c_does_where_the_rows_are_kept(
     assert stopped.value.code == TERMINATED
     told = capsys.readouterr().err
     assert "interrupted: 0 files" in told
-    assert told.endswith(".partial: go on with --resume\n")
+    assert told.endswith(".partial: continue with --resume\n")
 
 
 def test_a_run_goes_on_more_than_once(six_cells: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -613,7 +623,7 @@ def test_a_run_that_was_cut_off_while_its_page_was_written_goes_on_too(
     with monkeypatch.context() as patch:
         patch.setattr("runtime.classify.ContactSheet.write", interrupted)
         assert main(command) == INTERRUPTED
-    assert capsys.readouterr().err.endswith(".partial: go on with --resume\n")
+    assert capsys.readouterr().err.endswith(".partial: continue with --resume\n")
     assert main([*command, "--resume"]) == PARTLY_DONE
     assert "kept 6 rows of the run that was cut off" in capsys.readouterr().err
     assert (len(rows_of(six_cells / "r.csv")), (six_cells / "r.html").exists()) == (6, True)
@@ -638,7 +648,7 @@ def test_a_file_that_is_given_more_than_once_is_taken_once_in_its_first_place_an
     assert main(names) == PARTLY_DONE
     assert [row["path"] for row in rows_of(tmp_path / "r.csv")] == ["cells/sub/a.bmp", "cells/b.bmp", "gone.bmp"]
     told = capsys.readouterr().err
-    assert "left out 6 paths to files that were given already" in told
+    assert "left out 6 paths to files that were already given" in told
     assert "left out 1 file of the folders" in told
     assert "no images" not in told
     assert find_inputs(["cells/sub", "cells/sub/.hidden.bmp"]).left_out == 0, "one that is named itself is wanted"
@@ -648,12 +658,10 @@ def test_nothing_to_resume_is_said_and_a_finished_run_is_not_done_again(
     cell_file: CellFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(cell_file("a.bmp")), "--out", str(tmp_path / "r.csv"), "--resume"]) == DONE
-    assert "no run was cut off" in capsys.readouterr().err
+    assert "that was cut off: starting with the first file" in capsys.readouterr().err
     assert len(rows_of(tmp_path / "r.csv")) == 1
     before = (tmp_path / "r.csv").stat()
-    with pytest.raises(
-        UsageError, match=r"found that .*r\.csv is of a finished one; omit --resume to classify all files again"
-    ):
+    with pytest.raises(UsageError, match=r"found that .*r\.csv is complete; omit --resume to classify all files again"):
         main([str(cell_file("a.bmp")), "--out", str(tmp_path / "r.csv"), "--resume"])
     assert (tmp_path / "r.csv").stat() == before
 
@@ -665,7 +673,7 @@ def test_what_is_older_than_the_complete_table_is_not_gone_on_with(
     command = [str(six_cells / "cells"), "--out", str(six_cells / "r.csv")]
     assert main(command) == PARTLY_DONE
     os.utime(partial_path, (1, 1))
-    with pytest.raises(UsageError, match="of a finished one"):
+    with pytest.raises(UsageError, match="is complete"):
         main([*command, "--resume"])
 
 
@@ -676,7 +684,7 @@ def test_a_clock_that_stepped_back_costs_time_and_no_rows(six_cells: Path, monke
     later = time.time() + 3600
     os.utime(six_cells / "r.csv", (later, later))
     cut_off_run(six_cells, 2, monkeypatch)
-    with pytest.raises(UsageError, match="of a finished one"):  # the unfinished table seems to be the older one
+    with pytest.raises(UsageError, match="is complete"):  # the unfinished table seems to be the older one
         main([*command, "--resume"])
     assert main(command) == PARTLY_DONE
     assert answers(six_cells / "r.csv") == complete
@@ -698,7 +706,7 @@ def test_a_run_that_is_not_cut_off_is_not_gone_on_with(six_cells: Path, monkeypa
     partial_path = cut_off_run(six_cells, 2, monkeypatch)
     with partial_path.open("a") as stream:
         try_lock(stream)
-        with pytest.raises(OutputError, match=r"found that another one is writing r\.csv\..*; wait for it, or stop it"):
+        with pytest.raises(OutputError, match=r"found that another run is writing r\.csv\..*; wait for it, or stop it"):
             main([str(six_cells / "cells"), "--out", str(six_cells / "r.csv"), "--resume"])
     assert partial_path.exists()
 
@@ -709,7 +717,7 @@ def test_rows_of_files_that_are_not_named_any_more_are_told(
     cut_off_run(six_cells, 3, monkeypatch)
     (six_cells / "cells" / "a.bmp").unlink()
     assert main([str(six_cells / "cells"), "--out", str(six_cells / "r.csv"), "--resume"]) == PARTLY_DONE
-    assert "rows kept of files that this command line does not name: 1" in capsys.readouterr().err
+    assert "kept rows of files that this command line does not name: 1" in capsys.readouterr().err
 
 
 def test_a_page_and_a_roll_up_that_cannot_be_written_leave_a_complete_table_and_exit_code_2(

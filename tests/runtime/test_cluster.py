@@ -121,7 +121,7 @@ def test_rows_are_those_of_classify_and_the_same_command_does_nothing_twice(
     assert [path.stat().st_mtime_ns for path in blocks if path != blocks[3]] == kept
     capsys.readouterr()
     assert classify_cluster(command(archive, out, tiny_bundle)) == 2
-    assert "all is classified already" in capsys.readouterr().err
+    assert "everything is classified already" in capsys.readouterr().err
 
     other = write_tiny_bundle(tmp_path / "other", seed=1)
     with pytest.raises(UsageError, match="expected the bundle of the job that was begun in"):
@@ -256,7 +256,9 @@ def test_a_block_that_cannot_be_written_ends_the_job_with_its_reason(tmp_path: P
     prediction = Prediction("a.png", "", None, "error", "the file is empty", 0.1, AUDIT)
     rows = rows_of_block(7, [prediction])
     outcome = WritingStage(tmp_path / "file")(rows)
-    with pytest.raises(ClusterError, match=r"cannot write .*the blocks so far are kept: then the same command goes on"):
+    with pytest.raises(
+        ClusterError, match=r"cannot write .*the blocks so far are kept: then run the same command to continue"
+    ):
         [*outcomes(outcome.to_pylist())]
     [(block, counts)] = outcomes(WritingStage(tmp_path)(rows).to_pylist())
     assert (block, counts.outcomes.rows, counts.unopened) == (7, 1, 0)

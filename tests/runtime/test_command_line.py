@@ -85,7 +85,7 @@ def test_a_full_disk_is_not_blamed_on_standard_output(capsys: pytest.CaptureFixt
     assert ended.value.code == REFUSED
     assert capsys.readouterr().err == (
         "error: expected room on the disk for what is written, found none (No space left on device); "
-        "make room and try again\n"
+        "free some and try again\n"
     )
 
 

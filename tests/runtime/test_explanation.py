@@ -166,7 +166,7 @@ def test_a_full_disk_ends_the_pictures_and_not_the_run(
     assert main([*paths, "--out", str(out), "--explain", str(tmp_path / "maps")]) == PARTLY_DONE
     assert len(out.read_text().splitlines()) == 3
     said = capsys.readouterr().err
-    assert said.count("no more pictures are drawn, the classification goes on") == 1
+    assert said.count("no more pictures are drawn, the classification continues") == 1
     assert "not every cell has its picture" in said
 
 

@@ -437,7 +437,7 @@ def test_who_was_told_of_another_model_or_threshold_gets_no_answer(path: str, bu
         sent = {"json": {"inputs": [cells]}}
     codes: list[int] = []
     identities: list[str] = []
-    detail = "found that the service was started with others since"
+    detail = "found that the service has restarted with others"
     for threshold in (None, 0.8):
         with Desk() as desk:
             desk.open(ClassifierOptions(bundle=bundle, backend="cpu", threshold=threshold))

@@ -181,7 +181,7 @@ def test_results_that_cannot_be_written_at_the_end_are_counted_and_come_at_the_n
             time.sleep(0.5)
             assert service.stop() == REFUSED
             other.execute("ROLLBACK")
-        assert "results that were not written: 3; their files are classified at the next start" in service.said
+        assert "results not written: 3; their files are classified again at the next start" in service.said
         assert service.said.count("database is locked") == 1
     with Service(cells, database, "--interval", "0.05") as service:
         service.wait_for_rows(3)

@@ -341,7 +341,7 @@ def test_a_database_that_is_away_is_said_and_asked_for_later(watched: Watched, c
     answer = client.get("/watch/rows")
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "2"
-    assert answer.json()["detail"].startswith("the database is away: expected the database of a watched folder at ")
+    assert answer.json()["detail"].startswith("cannot read the database: expected the database of a watched folder at ")
     watched.add("a.bmp")
     assert client.get("/watch/rows").status_code == 200
 

@@ -5,7 +5,7 @@
 const CELL_NAME = /^(?:UID|DRAWN)_(?<subject>H?\p{Nd}+)_\p{Nd}+_\p{Nd}+_(?<kind>all|hem)(?![a-z0-9])/iu;
 const HIDDEN_CHARACTER = /(?! )[\p{C}\p{Z}]/u;
 const NAMED_ESCAPES = { '\t': '\\t', '\n': '\\n', '\r': '\\r' };
-const UNKNOWN = '';
+export const UNKNOWN = ''; // the subject of a name that tells none
 
 /**
  * Return the subject that a C-NMC file name tells, in upper case; empty where it tells none.

@@ -1,5 +1,7 @@
 /** The results table and the roll-up as CSV, as runtime/files.py writes them. */
 
+import { element } from './dom.js';
+
 /** @typedef {import('./rows.js').Row} Row */
 
 export const COLUMNS = ['path', 'label', 'p_all', 'status', 'reason', 'seconds'];
@@ -47,9 +49,6 @@ function csvLine(values) {
  */
 export function saveCsv(name, text) {
   const url = URL.createObjectURL(new Blob([text], { type: 'text/csv;charset=utf-8' }));
-  const link = document.createElement('a');
-  link.href = url;
-  link.download = name;
-  link.click();
+  element('a', { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 60_000); // the browser may still be reading it
 }

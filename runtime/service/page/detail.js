@@ -50,7 +50,7 @@ export class CellDialog {
   /**
    * Open the dialog at a row.
    * @param {Row} row
-   * @param {Row[]} rows among which one can go on
+   * @param {Row[]} rows to move among
    */
   open(row, rows) {
     this.#rows = rows;

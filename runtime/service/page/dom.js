@@ -25,8 +25,8 @@ export function element(tag, properties = {}, ...children) {
 const MOST_BROKEN = 200; // characters of a name; ten thousand underscores are no reason for as many elements
 
 /**
- * Return a name of any origin, set apart so that its writing direction changes nothing round it; a narrow place
- * breaks it behind an underscore, as cells' names have them.
+ * Return a name of any origin, isolated so that its writing direction changes nothing around it; where space is narrow
+ * it breaks behind an underscore, which cells' names have.
  * @param {string} shown what `printable` returned
  * @returns {HTMLElement}
  */
@@ -50,36 +50,36 @@ export function setText(target, text) {
  * @returns {() => void}
  */
 export function onceAFrame(work) {
+  return onceADelay(requestAnimationFrame, work);
+}
+
+/**
+ * Return a function that asks for `work` to be done soon, and at most once in `interval_ms`.
+ * @param {number} interval_ms
+ * @param {() => void} work
+ * @returns {() => void}
+ */
+export function atMostEvery(interval_ms, work) {
+  return onceADelay((act) => setTimeout(act, interval_ms), work);
+}
+
+/**
+ * @param {(act: () => void) => void} delay
+ * @param {() => void} work
+ */
+function onceADelay(delay, work) {
   let isAsked = false;
   return () => {
     if (isAsked) return;
     isAsked = true;
-    requestAnimationFrame(() => {
+    delay(() => {
       isAsked = false;
       work();
     });
   };
 }
 
-/**
- * Return a function that asks for `work` to be done soon, and at most once in `interval_ms`.
- * @param {() => void} work
- * @param {number} interval_ms
- * @returns {() => void}
- */
-export function atMostEvery(interval_ms, work) {
-  let isAsked = false;
-  return () => {
-    if (isAsked) return;
-    isAsked = true;
-    setTimeout(() => {
-      isAsked = false;
-      work();
-    }, interval_ms);
-  };
-}
-
-/** Let the browser draw and answer the user before the work goes on. */
+/** Let the browser draw and answer the user before the work continues. */
 export function pause() {
   return new Promise((resolve) => { setTimeout(resolve); });
 }

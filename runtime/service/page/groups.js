@@ -1,6 +1,6 @@
 /** Rolls rows up by subject: how many cells, which share of them ALL, how sure that share is; as runtime/groups.py. */
 
-import { printable, subjectOf } from './cell_names.js';
+import { printable, subjectOf, UNKNOWN } from './cell_names.js';
 import { csvText } from './csv.js';
 
 /**
@@ -13,7 +13,6 @@ const MIN_CELLS = 20; // of fewer no share is claimed
 const EXAMPLE = 'UID_11_2_3_all.bmp';
 const COLUMNS = ['group', 'cells', 'all', 'share_all', 'share_low', 'share_high', 'review', 'error', 'status'];
 const Z = 1.9599639845400536; // of 95 %
-const UNKNOWN = '';
 
 /**
  * Return the groups of the answered rows, ordered as people count; what is not known comes last.

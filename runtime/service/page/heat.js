@@ -1,5 +1,7 @@
 /** Draws what speaks for which answer over a cell's picture. */
 
+import { element } from './dom.js';
+
 /** @typedef {import('./service.js').Explanation} Explanation */
 
 // Orange and blue: told apart with every kind of color blindness, and not among the colors of a stained cell.
@@ -37,15 +39,11 @@ export function removeHeat(place) {
  * @returns {HTMLCanvasElement}
  */
 function heatLayer(explanation) {
-  const small = document.createElement('canvas');
-  small.width = explanation.columns;
-  small.height = explanation.rows;
-  context(small).putImageData(new ImageData(heatPixels(explanation), explanation.columns, explanation.rows), 0, 0);
-  const layer = document.createElement('canvas');
-  layer.width = SIDE;
-  layer.height = SIDE;
-  const drawn = context(layer);
-  drawn.imageSmoothingEnabled = true;
+  const { rows, columns } = explanation;
+  const small = element('canvas', { width: columns, height: rows });
+  small.getContext('2d').putImageData(new ImageData(heatPixels(explanation), columns, rows), 0, 0);
+  const layer = element('canvas', { width: SIDE, height: SIDE });
+  const drawn = layer.getContext('2d');
   drawn.imageSmoothingQuality = 'high';
   drawn.drawImage(small, 0, 0, SIDE, SIDE);
   return layer;
@@ -66,9 +64,4 @@ function heatPixels({ rows, columns, heat }) {
     const [red, green, blue] = value > 0 ? LEUKEMIC : HEALTHY;
     return [red, green, blue, 255 * MOST_OPAQUE * (Math.abs(value) / strongest)];
   }));
-}
-
-/** @param {HTMLCanvasElement} canvas */
-function context(canvas) {
-  return /** @type {CanvasRenderingContext2D} */ (canvas.getContext('2d'));
 }

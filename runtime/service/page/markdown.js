@@ -1,6 +1,6 @@
 /**
- * Turns the Markdown of a model card into elements: headings, paragraphs, lists, tables, strong text and code. What is
- * anything else stays as it is written; no text is ever read as HTML.
+ * Turns the Markdown of a model card into elements: headings, paragraphs, lists, tables, strong text and code.
+ * Anything else stays as it is written; no text is ever read as HTML.
  */
 
 import { element } from './dom.js';
@@ -37,7 +37,7 @@ function elementsOfBlock(block) {
   return [element('p', {}, ...inline(lines.join(' ')))];
 }
 
-/** @param {string[]} lines of which those without a dash go on with the item before */
+/** @param {string[]} lines those without a dash continue the item before */
 function listOf(lines) {
   /** @type {string[]} */
   const items = [];

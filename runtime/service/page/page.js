@@ -32,6 +32,7 @@ class Page {
   #order = { key: 'id', isDescending: false };
   #showsSubjects = false;
   #toldAt_ms = 0;
+  #removals = 0; // of all rows: what was still being added is then not wanted any more
 
   async start() {
     offerCard(this.#service);
@@ -52,7 +53,7 @@ class Page {
         return await this.#service.about();
       } catch (error) {
         const refusal = /** @type {Refusal} */ (error);
-        setText(byId('origin'), `${refusal.message}`);
+        setText(byId('origin'), refusal.message);
         if (!refusal.isPassing) return offerToAskAgain();
         await new Promise((resolve) => { setTimeout(resolve, 1000 * refusal.retryAfter_s); });
       }
@@ -121,13 +122,18 @@ class Page {
       event.preventDefault(); // else the browser leaves the page for the file
       mark(0);
       if (!event.dataTransfer) return;
-      for await (const found of filesOfDrop(event.dataTransfer)) await this.#add(found);
+      const removals = this.#removals;
+      for await (const found of filesOfDrop(event.dataTransfer)) {
+        if (removals !== this.#removals) break;
+        await this.#add(found);
+      }
     });
   }
 
   /** @param {Found[]} found */
   async #add(found) {
-    for (let start = 0; start < found.length; start += FILES_A_PAUSE) {
+    const removals = this.#removals;
+    for (let start = 0; start < found.length && removals === this.#removals; start += FILES_A_PAUSE) {
       this.#addSome(found.slice(start, start + FILES_A_PAUSE));
       await pause();
     }
@@ -146,6 +152,7 @@ class Page {
   }
 
   #clear() {
+    this.#removals += 1;
     this.rows.clear();
     this.queue.clear();
     this.#draw();
@@ -202,7 +209,7 @@ class Page {
     this.detail.refresh();
   }
 
-  /** Warn of what sets the cells apart as a whole: once while they come in, not with each new mean, and when all have. */
+  /** Warn of what sets the cells apart as a whole: once while they come in, not with each new mean, and again at the end. */
   #drawShift() {
     const warning = shiftWarning(this.rows.appearances, this.shiftRule);
     const place = byId('shift');
@@ -276,7 +283,7 @@ function isPrintKey({ ctrlKey, metaKey, shiftKey, altKey, key }) {
   return (ctrlKey || metaKey) && !shiftKey && !altKey && key.toLowerCase() === 'p';
 }
 
-/** Say how to go on where the service refuses to say what answers. */
+/** Say how to continue where the service refuses to say what answers. */
 function offerToAskAgain() {
   byId('origin').classList.add('away');
   byId('ask-again').hidden = false;

@@ -64,7 +64,7 @@ export class Rows {
   }
 
   /**
-   * Take in how cells look that were answered.
+   * Take in how answered cells look.
    * @param {Appearances} found
    */
   look(found) {

@@ -9,7 +9,7 @@ const TOKEN_KEY = 'allnet-edge-token';
 export const NO_ANSWER = 0; // in the place of a status code
 export const UNAUTHORIZED = 401;
 const NEWS_MS = 10_000; // a connection that was cut without a word would be waited for for ever
-const PASSING = [NO_ANSWER, 502, 503, 504];
+const PASSING = [NO_ANSWER, 429, 502, 503, 504];
 
 /** The service answered no, or not at all; the message is a line for people. */
 export class Refusal extends Error {
@@ -148,7 +148,7 @@ export class Service {
   /** @param {Refusal} refusal */
   async #renewToken(refusal) {
     try {
-      const given = await this.#askToken(this.#token ? 'The service knows another token than this one.' : '');
+      const given = await this.#askToken(this.#token ? 'The service does not accept this token.' : '');
       if (!given) throw refusal;
       this.#token = given;
       sessionStorage.setItem(TOKEN_KEY, given);
@@ -172,7 +172,7 @@ async function fetched(path, options) {
     return await fetch(path, options);
   } catch (error) {
     if (isAbort(error)) throw error;
-    throw new Refusal(NO_ANSWER, 'the service does not answer; is it running?');
+    throw new Refusal(NO_ANSWER, 'the service does not answer; check that it is running');
   }
 }
 

@@ -1,4 +1,4 @@
-/** Sends rows' files to the service, some at a time, and waits where it is asked to. */
+/** Sends rows' files to the service, some at a time, and waits when asked to. */
 
 import { picturesOf } from './archive.js';
 import { isAbort, NO_ANSWER, Refusal } from './service.js';
@@ -15,8 +15,7 @@ const FILES_A_REQUEST = 32; // answers come often enough to watch
 const BYTES_A_REQUEST = 16 * 2 ** 20;
 const HEAD_BYTES = 512; // of a part beside its file, on the safe side
 const MOST_WAIT_S = 30;
-const MOST_TRIES = 5; // of a service that does not answer
-const BUSY = [429, 502, 503, 504];
+const MOST_TRIES = 5; // for a service that does not answer
 const SPLIT = [400, 408, 413, 415, 422]; // one file of several may be the cause
 const OTHER_FILE = 'the service answered for another file'; // never to be shown as this one's
 const ARCHIVE_SIGNATURES = ['PK\x03\x04', 'PK\x05\x06'];
@@ -248,7 +247,7 @@ export class UploadQueue {
    * @param {Refusal} refusal
    */
   #mayTryAgain(refusal) {
-    if (!BUSY.includes(refusal.status) && refusal.status !== NO_ANSWER) return false;
+    if (!refusal.isPassing) return false;
     this.#tries += 1;
     if (refusal.status === NO_ANSWER && this.#tries > MOST_TRIES) return false;
     const wait_s = Math.min(refusal.retryAfter_s * 2 ** Math.min(this.#tries - 1, 5), MOST_WAIT_S);

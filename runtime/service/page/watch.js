@@ -66,8 +66,8 @@ export class Microscope {
       this.#take(await this.service.watchRows(this.#last, CELLS_SHOWN));
     } catch (error) {
       const refusal = /** @type {import('./service.js').Refusal} */ (error);
-      this.#tell(`Not heard from: ${refusal.message}`, true);
-      if (refusal.status === UNAUTHORIZED) this.close(); // else the question for the token came back every second
+      this.#tell(`No news: ${refusal.message}`, true);
+      if (refusal.status === UNAUTHORIZED) this.close(); // else the question for the token would return every second
     } finally {
       this.#isAsking = false;
     }
@@ -80,7 +80,7 @@ export class Microscope {
     const isOther = database !== this.#database && this.#last > 0;
     this.#database = database;
     this.#last = isOther ? 0 : last;
-    if (isOther) return; // what came was asked for by the numbers of another database
+    if (isOther) return; // the question used row numbers of another database
     for (const row of results) byId('watch-cells').prepend(this.#card(row, pictures));
     const newest = results.at(-1);
     if (newest) setText(byId('watch-origin'), `The newest was answered by ${answererText(newest)}.`);
@@ -91,7 +91,7 @@ export class Microscope {
     this.#loadPictures();
     this.#explain();
     if (!watching) {
-      this.#tell('runtime.watch does not run now: cells that come are not classified until it is started.', true);
+      this.#tell('runtime.watch is not running: new cells are not classified until it is started.', true);
       return;
     }
     const total = counts.ALL + counts.healthy + counts.error;
@@ -191,7 +191,7 @@ export class Microscope {
   }
 
   /**
-   * Show the map of one cell, or why there is none; throw where it may be had soon.
+   * Show the map of one cell, or why there is none; throw where it may be available soon.
    * @param {HTMLElement} place
    */
   async #explainOne(place) {
