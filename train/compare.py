@@ -100,20 +100,8 @@ def part_csv(runs: Mapping[str, EvaluatedRun], part: str) -> str:
             metrics = run.parts[part].metrics
             intervals = [getattr(metrics, metric) for metric in METRIC_NAMES]
             values = [value for interval in intervals for value in (interval.value, interval.low, interval.high)]
-            note = constant_note(metrics)
-            options = run.config.options
-            writer.writerow(
-                [
-                    name,
-                    options.model,
-                    run.protocol,
-                    metrics.cells,
-                    metrics.threshold,
-                    *values,
-                    metrics.interval_method,
-                    note,
-                ]
-            )
+            run_columns = [name, run.config.options.model, run.protocol, metrics.cells, metrics.threshold]
+            writer.writerow([*run_columns, *values, metrics.interval_method, constant_note(metrics)])
     return stream.getvalue()
 
 

@@ -7,6 +7,7 @@ make ALL the class 0, the opposite of the release.
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Callable, Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -75,10 +76,8 @@ def find_cells(data: Path) -> list[Cell]:
 
 def refuse_one_class(cells: Iterable[Labelled], where: str) -> None:
     """Raise DataError unless both classes are there."""
-    count = dict.fromkeys((0, 1), 0)
-    for cell in cells:
-        count[cell.label] += 1
-    if not all(count.values()):
+    count = Counter(cell.label for cell in cells)
+    if not (count[0] and count[1]):
         raise DataError(
             f"expected cells of both classes in {where}, found {count[1]} ALL and {count[0]} healthy; "
             "add cells of the missing class"
