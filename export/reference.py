@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from runtime.bundle import Bundle
 from runtime.command_line import ArgumentParser
-from runtime.errors import BundleError
+from runtime.errors import BundleError, reason_of
 from runtime.files import sha256_of_file
 
 BEST = "best.keras"  # of a run
@@ -43,7 +43,7 @@ def _given_file(bundle: Bundle, run: Path) -> Path:
         ) from error
     except OSError as error:
         raise BundleError(
-            f"cannot read the Keras model of the bundle at {file}: {error.strerror or error}; make it readable, or "
+            f"cannot read the Keras model of the bundle at {file}: {reason_of(error)}; make it readable, or "
             "give its run folder with --run"
         ) from error
     expected = bundle.manifest.training.keras_sha256

@@ -25,7 +25,7 @@ import tf2onnx
 
 from export.graph import OPSET, fold_and_save
 from export.heat import ExplainedNetwork, joined
-from runtime.errors import ConversionError, RunError
+from runtime.errors import ConversionError, RunError, reason_of
 from runtime.schema import INPUT_NAME, OUTPUT_NAME, ImageSpec
 from train.run_folder import TO_RECOVER_BEST
 from train.tensorflow_import import interrupts_kept
@@ -128,7 +128,7 @@ def _load(file: Path) -> Any:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise RunError(f"expected a Keras model at {file}, found none; {TO_RECOVER_BEST}") from error
     except OSError as error:
-        raise RunError(f"cannot read the Keras model at {file}: {error.strerror or error}; make it readable") from error
+        raise RunError(f"cannot read the Keras model at {file}: {reason_of(error)}; make it readable") from error
     if not zipfile.is_zipfile(file):
         raise RunError(
             f"expected a Keras model at {file}, found a file that is cut off or something else; {TO_RECOVER_BEST}"

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from runtime.errors import RunError, UsageError
+from runtime.errors import RunError, UsageError, one_line
 from runtime.schema import DEFAULT_THRESHOLD, INPUT_NAME, OUTPUT_NAME, Recipe
 from train.models.allnet import allnet_features
 from train.models.baselines import baseline_features
@@ -141,7 +141,7 @@ def load_network(file: Path, hint: str, *, to_train_in: str = "") -> Any:
             warnings.filterwarnings("error", "Skipping variable loading")
             network = keras.models.load_model(file, compile=bool(to_train_in))
     except (OSError, ValueError, KeyError, UserWarning, zipfile.BadZipFile) as error:
-        raise RunError(f"expected a saved network at {file}, found: {' '.join(str(error).split())}; {hint}") from error
+        raise RunError(f"expected a saved network at {file}, found: {one_line(error)}; {hint}") from error
     if to_train_in:
         _build_measures(network)
     return network
