@@ -54,12 +54,14 @@ def delong(labels: NDArray[np.bool_], first: NDArray[np.floating], second: NDArr
     """Compare the areas under the ROC curves of two runs, p_all float [N] each.
 
     The variance is that of the structural components (equations 5 and 6 of the paper), which are computed from
-    mid-ranks (Sun and Xu 2014). The p-value is that of the normal distribution, which many cells come near. It is NaN
-    where the areas differ without any variance, which happens with very few cells: there the test is not defined.
+    mid-ranks (Sun and Xu 2014). The p-value is that of the normal distribution, which many cells come near. It is NaN,
+    as the test is not defined, where a class has one cell alone or the areas differ without any variance.
     """
     positive_first, negative_first = _components(labels, first)
     positive_second, negative_second = _components(labels, second)
     difference = float(positive_first.mean() - positive_second.mean())
+    if min(len(positive_first), len(negative_first)) < 2:
+        return DeLong(difference, float("nan"), float("nan"))
     variance = np.var(positive_first - positive_second, ddof=1) / len(positive_first)
     variance += np.var(negative_first - negative_second, ddof=1) / len(negative_first)
     error = float(np.sqrt(variance))
