@@ -67,7 +67,7 @@ def compare(paths: Sequence[Path], out: Path, tell: Callable[[str], None] = prin
 
 
 def pair_line(first: tuple[str, PartScores], second: tuple[str, PartScores]) -> str:
-    """Say how two runs differ on the same cells, or that they were measured on others, or by other labels."""
+    """Say how two runs differ on the same cells, or that their cells or labels are not the same."""
     (name, one), (other_name, other) = first, second
     pair = f"{name} and {other_name}"
     labels_of_both = [dict(zip(scores.hashes, scores.labels.tolist(), strict=True)) for scores in (one, other)]
@@ -83,7 +83,7 @@ def pair_line(first: tuple[str, PartScores], second: tuple[str, PartScores]) -> 
     p_of_areas = "not defined" if np.isnan(areas.p_value) else f"{areas.p_value:.2g}"
     return (
         f"{pair}: AUC differs by {areas.difference:+.4f} (DeLong p = {p_of_areas}); "
-        f"{decisions.only_first} {nouns(decisions.only_first, 'cell')} only the first decides right, "
+        f"{decisions.only_first} {nouns(decisions.only_first, 'cell')} only the first gets right, "
         f"{decisions.only_second} only the second "
         f"(McNemar p = {decisions.p_value:.2g}); {CELLS_AS_INDEPENDENT}"
     )

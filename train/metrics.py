@@ -29,8 +29,8 @@ def measure(
 ) -> Metrics:
     """Compute the five metrics of scored cells, with percentile-bootstrap intervals.
 
-    What is 0 or 1 is so in every resample too, which says nothing of how sure it is: its interval is Wilson's, of as
-    many images, or groups, as it is a share of.
+    A metric of 0 or 1 is the same in every resample, which says nothing of how certain it is: its interval is Wilson's,
+    of as many images, or groups, as it is a share of.
 
     Args:
         labels: bool [N], True for ALL, the positive class.
@@ -149,7 +149,7 @@ def _drawing(labels: NDArray[np.bool_], groups: Sequence[str] | None) -> _Drawin
     rows_of_class = [_rows_of_groups(np.asarray(groups), labels == is_all) for is_all in (False, True)]
     healthy, leukemic = (len(rows) for rows in rows_of_class)
     if min(healthy, leukemic) < 2:
-        few = f"only {healthy} healthy and {leukemic} ALL subjects: how much subjects differ is not in them"
+        few = f"only {healthy} healthy and {leukemic} ALL subjects: how much subjects differ is left out"
         return replace(of_images, method=f"{of_images.method}; {few}")
     method = f"bootstrap over {healthy} healthy and {leukemic} ALL subjects, {size}"
     return _Drawing(_of_groups(rows_of_class), healthy, leukemic, method)

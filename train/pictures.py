@@ -20,13 +20,13 @@ from train.decision import CALIBRATION_BINS
 if TYPE_CHECKING:
     from train.evaluated_run import EvaluatedRun, PartScores
 
-# Okabe and Ito's colours, which the colour-blind tell apart, and line styles for print in grey.
+# Okabe and Ito's colors, which the color-blind tell apart, and line styles for print in gray.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", "-.", ":")
 DOTS_PER_INCH = 150
 LEGEND_LINE = 0.22  # inches
 MATRICES_IN_A_ROW = 4
-NAME_IN_LEGEND, NAME_IN_TITLE, NAME_OVER_MATRIX = 44, 76, 66  # characters of a run's name that find room
+NAME_IN_LEGEND, NAME_IN_TITLE, NAME_OVER_MATRIX = 44, 76, 66  # characters of a run's name that fit
 LINE_OVER_MATRIX = 24  # characters
 
 

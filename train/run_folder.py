@@ -102,7 +102,7 @@ class RunFolder:
             except Timeout as error:
                 raise RunError(
                     f"expected a run folder that no other process uses, found one at work in {self.path}; "
-                    "wait for its end, or choose another --out"
+                    "wait for it to end, or choose another --out"
                 ) from error
         try:
             self._forget_unfinished_files()

@@ -86,7 +86,7 @@ def _first_misfit(model: Any, file: Path) -> str:
         with h5py.File(file) as content:
             saved = [(_text(name), _shapes(content[name])) for name in content.attrs["layer_names"]]
     except (OSError, KeyError) as error:
-        return f"it is no file of that layout ({one_line(error)})"
+        return f"it is not a file of that layout ({one_line(error)})"
     own = [(layer.name, _own_shapes(layer)) for layer in model.layers]
     pairs: Iterable[tuple[_Layer, _Layer]] = zip_longest(_with_weights(own), _with_weights(saved), fillvalue=NO_LAYER)
     for (own_name, own_shapes), (saved_name, saved_shapes) in pairs:

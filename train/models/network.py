@@ -161,17 +161,17 @@ def compile_network(network: Any, recipe: Recipe, steps: int) -> None:
     optimizer = OPTIMIZERS[recipe.optimizer](
         rate, weight_decay=recipe.weight_decay or None, global_clipnorm=recipe.clip_norm or None
     )
-    # JAX has no other way than XLA to run a step at a tolerable speed.
+    # Without XLA, JAX is far too slow.
     is_compiled = recipe.compiled or keras.backend.backend() == "jax"
     network.compile(optimizer, "binary_crossentropy", metrics=[accuracy], jit_compile=is_compiled)
     _build_measures(network)
 
 
 def _build_measures(network: Any) -> None:
-    """Let the loss and the metrics of a compiled network know the form of a batch before it is fitted.
+    """Let the loss and the metrics of a compiled network know the shape of a batch before it is fitted.
 
-    On JAX and Torch, Keras else looks at a batch for it, and deals those that its threads have read meanwhile before
-    the first one: in the first epoch some cells come twice and others never (seen with Keras 3.15).
+    Otherwise Keras on JAX and Torch reads a batch to find out, and deals those that its threads have read meanwhile
+    before the first one: in the first epoch some cells come twice and others never (seen with Keras 3.15).
     """
     one = np.ones((1, 1), np.float32)
     network.compute_loss(None, one, one, one[0])
