@@ -71,7 +71,7 @@ def judge(
         tolerance=tolerance,
         failures=(),
     )
-    failures = [f"{not_finite} answers are no numbers"] if not_finite else []
+    failures = [f"{not_finite} answers are not numbers"] if not_finite else []
     return Verdict(precision, replace(proof, failures=(*failures, *_failures(proof))), flipped)
 
 
@@ -97,7 +97,7 @@ def recorded_tolerances(bundle: Bundle) -> dict[str, Tolerance]:
 
 
 def changes(proof: Proof) -> Figures:
-    """Return by how much the variant's metrics lie above the Keras model's."""
+    """Return the variant's metrics less the Keras model's."""
     keras, variant = asdict(proof.keras), asdict(proof.variant)
     return Figures(**{name: variant[name] - keras[name] for name in keras})
 
@@ -142,6 +142,6 @@ def _failures(proof: Proof) -> Iterator[str]:
         ("specificity changes by", abs(change.specificity), limit.specificity, ".4f"),
     )
     for what, value, largest, form in measured:
-        # Written so that a value that is no number fails.
+        # Written so that NaN fails.
         if largest is not None and not value <= largest + ROUNDING:
             yield f"{what} {value:{form}} (at most {largest:g})"

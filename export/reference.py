@@ -17,7 +17,10 @@ FOLDERS_ABOVE = 5  # from the bundle on upwards in which its run is looked for
 def add_run_argument(parser: ArgumentParser) -> None:
     """Add the option that names the run which `reference_file` is to take."""
     parser.add_argument(
-        "--run", type=Path, metavar="RUN", help="default: looked for beside the bundle and above it, also in runs"
+        "--run",
+        type=Path,
+        metavar="RUN",
+        help="default: searched for beside the bundle and in folders above, also in their runs",
     )
 
 

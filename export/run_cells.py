@@ -22,7 +22,7 @@ def validation_cells(run: FinishedRun, data: Path | None, limit: int | None) -> 
 
     Args:
         run: A finished run.
-        data: Where the cells lie now; None: where they lay when the run was fitted.
+        data: Where the cells are now; None: where they were when the run was fitted.
         limit: At most so many, evenly spread.
 
     Raises DataError where a cell is missing, its file is another one or is labelled otherwise than in the run, and

@@ -732,7 +732,7 @@ BAD_RUNS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "that overflows": (
         let_it_overflow,
-        r"expected probabilities from .*best\.keras, found values that are no numbers: the network overflows; fit",
+        r"expected probabilities from .*best\.keras, found values that are not numbers: the network overflows; fit",
     ),
     "with two neurons": (
         replace_by_two_neurons,

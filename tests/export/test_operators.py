@@ -155,7 +155,7 @@ BROKEN: dict[str, tuple[Callable[[Any], object], str]] = {
     "computed pad": (pad_by_a_computed_number, NODE.format("Pad") + " with a padding that is computed"),
     "zero point 3": (
         lambda m: round_to(m, np.array(3, np.int8)),
-        NODE.format("QuantizeLinear") + " that is not INT8 round zero point 0",
+        NODE.format("QuantizeLinear") + " that is not INT8 about zero point 0",
     ),
 }
 
