@@ -24,7 +24,7 @@ class Constants:
 
 @dataclass(frozen=True)
 class Machines:
-    """What an archive is to be classified on; machines alike, each CPU as fast as the one measured."""
+    """What an archive is to be classified on: equal machines, each CPU as fast as those measured."""
 
     count: int
     cpus_each: int

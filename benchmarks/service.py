@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     load = load_row(rounds, exchanges)
     print(service.first_line)
     print_table([load])
-    print("cells a second; share: the service's rate in classify's; cpu: milliseconds of a cell")
+    print("cells a second; share: the service's rate as a share of classify's; cpu: milliseconds a cell")
     print_table(singles)
     print(
         f"{options.clients} clients, {options.files} files a request, {len(paths)} files; {len(exchanges)} answers, "

@@ -79,7 +79,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return the limits of a JSON table; raise ValueError where one stands twice, as TOML's parser does."""
     table = dict(pairs)
     if len(table) < len(pairs):
-        raise ValueError(f"the limits {', '.join(name for name, _ in pairs)}, of which one stands there twice")
+        raise ValueError(f"the limits {', '.join(name for name, _ in pairs)}, of which one is given twice")
     return table
 
 

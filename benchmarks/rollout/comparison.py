@@ -22,7 +22,7 @@ from train.metrics import is_called_all
 SIGNIFICANT = 0.05  # corrected p-value below which a difference in accuracy is not chance
 SAME, WITHIN, BETTER, WORSE = "same", "within the spread", "better", "WORSE"
 UNTOLD = "cannot be told"
-GONE, OTHER_MACHINE, OTHER_FILES = "not measured any more", "other machine", "other files"
+GONE, OTHER_MACHINE, OTHER_FILES = "no longer measured", "other machine", "other files"
 PEER_CHANGED = "shown, not judged"  # the ratio to a peer, which changes where the peer does too
 
 
@@ -48,7 +48,7 @@ def compare(old: Record, new: Record, tolerance: float) -> list[Row]:
     cannot be told where starts were measured once, or other work on the machine may have made it slower: in the new
     record what is worse, in the old one what is better. The ratio to a peer is shown where it changed, and not judged:
     a peer that became faster makes nothing slower, and where classify became slower its own times say so.
-    Accuracy is WORSE where a test says so, McNemar's or DeLong's on the same cells, which take cells for independent,
+    Accuracy is WORSE where a test says so, McNemar's or DeLong's on the same cells, which treat cells as independent,
     or where intervals lie apart; and where a variant passed its parity and does not any more. The p-values of one
     comparison are corrected together: each of many tests would find something by chance.
     """
@@ -166,7 +166,7 @@ def overall(rate: float, slots: Sequence[float]) -> Measured:
     """Return the rate of a whole run, slow parts too, with the range that chance leaves it: two standard errors.
 
     Chance is what a slot differs by from the next (the mean square successive difference, von Neumann 1941): a device
-    that throttles halfway differs once, and so its run is no wide range into which any rate would fit.
+    that throttles halfway differs once, so that its run does not span a range into which any rate would fit.
     """
     if len(slots) < 2:
         return Measured(rate, rate, rate, more_is_better=True, part="sustained")

@@ -85,7 +85,7 @@ def _refuse_no_numbers(name: str, scores: Scores) -> None:
     unanswered = int((~np.isfinite(scores.reference)).sum())
     if unanswered:
         raise DataError(
-            f"expected a number of the {name} for each of {len(scores.cells)} cells, found none for {unanswered}; "
+            f"expected a number from the {name} for each of {len(scores.cells)} cells, found none for {unanswered}; "
             "look at these cells, or export the bundle again"
         )
 
@@ -99,7 +99,7 @@ def seen_if_told(bundle: Bundle, run: Path | None, cells: Sequence[Cell]) -> See
 
 
 def doubts(reference: str, why: str, seen: Seen | None, scores: Scores) -> Iterator[str]:
-    """Yield what keeps the verdicts from being sure, a line each."""
+    """Yield what keeps the verdicts from being certain, a line each."""
     if reference != KERAS:
         yield f"parity is with the {reference}, which differs from the Keras model by what converting changed: {why}"
     if few := too_few_to_prove(scores.labels):

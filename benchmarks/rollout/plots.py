@@ -73,16 +73,14 @@ def latency_picture(record: Record) -> str:
 
 def at_once_picture(record: Record) -> str:
     """Draw cells a second by how many come at once."""
-    return _svg(
-        "at-once", lambda figure: _rates(figure, measured_rows(record, "latency"), "cells", "cells at once"), 3.3
-    )
+    rows = measured_rows(record, "latency")
+    return _svg("at-once", lambda figure: _rates(figure, rows, "cells", "cells at once"), 3.3)
 
 
 def cpu_picture(record: Record) -> str:
     """Draw cells a second by the number of CPUs."""
-    return _svg(
-        "cpus", lambda figure: _rates(figure, measured_rows(record, "scaling"), "cpus", "CPUs that it may use"), 3.3
-    )
+    rows = measured_rows(record, "scaling")
+    return _svg("cpus", lambda figure: _rates(figure, rows, "cpus", "CPUs that it may use"), 3.3)
 
 
 def sustained_picture(record: Record) -> str:
