@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 METRIC_NAMES = ("accuracy", "sensitivity", "specificity", "auc", "f1")
+HEADINGS = ("accuracy %", "sensitivity %", "specificity %", "AUC", "F1")
+SCALES, DIGITS = (100, 100, 100, 1, 1), (2, 2, 2, 4, 4)  # the paper gives three of the five in percent
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 BOOTSTRAP_SEED = 0
@@ -62,10 +64,6 @@ def is_called_all(p_all: NDArray[np.floating], threshold: float) -> NDArray[np.b
     """
     called: NDArray[np.bool_] = p_all.astype(np.float64) >= threshold
     return called
-
-
-SCALES, DIGITS = (100, 100, 100, 1, 1), (2, 2, 2, 4, 4)  # the paper gives three of the five in percent
-HEADINGS = ("accuracy %", "sensitivity %", "specificity %", "AUC", "F1")
 
 
 def table_cells(metrics: Metrics) -> list[tuple[str, str]]:

@@ -34,8 +34,20 @@ ANSWERS = {
     "open": "Not decided",
 }
 CASE = {"backend": "backend", "precision": "precision"}
-
-
+METRIC_COLUMNS = {
+    "model": "model",
+    **dict(zip(METRIC_NAMES, ("accuracy", "sensitivity", "specificity", "AUC", "F1"), strict=True)),
+}
+TITLES = {
+    "budget": "Budget",
+    "parity": "Parity",
+    "latency": "Latency",
+    "sustained": "Sustained",
+    "cold_start": "Cold start and memory",
+    "scaling": "Scaling",
+    "peers": "Peers",
+    "machine": "Machine and record",
+}
 MEANINGS = {
     "p50_ms": "milliseconds from a single file to its result; half of the files take less",
     "p95_ms": "milliseconds from a single file to its result; 95 of 100 files take less",
@@ -148,12 +160,6 @@ def _parity(record: Record) -> str:
         + _subjects(section)
         + _unreadable(section),
     )
-
-
-METRIC_COLUMNS = {
-    "model": "model",
-    **dict(zip(METRIC_NAMES, ("accuracy", "sensitivity", "specificity", "AUC", "F1"), strict=True)),
-}
 
 
 def _metric_rows(section: dict[str, Any]) -> list[Row]:
@@ -403,18 +409,6 @@ def _machine(record: Record) -> str:
         else ""
     )
     return _section("machine", told + variants + files + options + every_flag)
-
-
-TITLES = {
-    "budget": "Budget",
-    "parity": "Parity",
-    "latency": "Latency",
-    "sustained": "Sustained",
-    "cold_start": "Cold start and memory",
-    "scaling": "Scaling",
-    "peers": "Peers",
-    "machine": "Machine and record",
-}
 
 
 def _section(name: str, content: str) -> str:
