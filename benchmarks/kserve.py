@@ -166,7 +166,7 @@ def joined(loads: Iterable[Load]) -> Load:
 
 
 def row_of(clients: int, size: int, load: Load, seconds: float) -> Row:
-    """Sum up what so many clients met; without an answer the latencies are NaN."""
+    """Sum up what this many clients met; without an answer the latencies are NaN."""
     answered = len(load.milliseconds)
     return {
         "clients": clients,

@@ -126,7 +126,7 @@ def rounds_of(
 ) -> tuple[list[Row], list[Exchange], list[float]]:
     """Classify and send in turns; return each round's rates, all exchanges, and the memory before, between and after.
 
-    A first round warms up. In each, both go on for `seconds`; a request has so many `files`.
+    A first round warms up. In each, both go on for `seconds`; a request has this many `files`.
     """
     requests = [
         multipart_request("/classify", service.host, [(path, Path(path).read_bytes()) for path in chosen])

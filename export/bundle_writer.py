@@ -80,7 +80,7 @@ class ExportOptions:
     precisions: tuple[str, ...] = ("fp32",)  # fp32 is written in any case: the others are made from it
     data: Path | None = None  # where the run's validation cells are now; None: where they were
     calibration_data: Path | None = None  # the same of the training cells
-    gate_cells: int | None = None  # at most so many validation cells are compared; None: all
+    gate_cells: int | None = None  # at most this many validation cells are compared; None: all
     tolerances: dict[str, Tolerance] = field(default_factory=lambda: dict(TOLERANCES))
     debug: bool = False  # name the layers where a failing variant departs
     source: str = "not stated"  # in the user's words, where the training cells come from; for the model card

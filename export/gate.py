@@ -123,7 +123,7 @@ def verdict_row(verdict: Verdict, too_few: str) -> dict[str, str | int]:
 
 
 def wrong_for_nan(p_all: NDArray[np.float32], labels: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return p_all of the first cells with the wrongest answer in the place of NaN: 0 for ALL, 1 for healthy."""
+    """Return p_all of the first cells with the most wrong answer in place of NaN: 0 for ALL, 1 for healthy."""
     wrong: NDArray[np.float32] = np.where(labels[: len(p_all)], 0, 1).astype(np.float32)
     return np.where(np.isnan(p_all), wrong, p_all)
 

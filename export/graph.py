@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 COUNTER = re.compile(r"(?:__?\d+)+(?=/|$)|__\d+")
 OPSET = 17  # within what tf2onnx is tested with (14 to 18) and every TensorRT since 10 reads
 BATCH = "N"  # the name of the free dimension
-SMALL = 64  # values; a constant of so many may be a shape
+SMALL = 64  # values; a constant with no more may be a shape
 CHANNELS_FIRST = "channels_first"  # the input as float32 [N, C, height, width]
 
 

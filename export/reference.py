@@ -31,7 +31,7 @@ def reference_file(bundle: Bundle, run: Path | None) -> Path:
     looked for beside the bundle and in the folders above it, there and in their folder `runs`, and only a run with the
     bundle's own model is taken.
 
-    Raises BundleError where the file is not at hand, cannot be read, or is another one.
+    Raises BundleError where the file is not found, cannot be read, or is another one.
     """
     return _nearby_file(bundle) if run is None else _given_file(bundle, run)
 

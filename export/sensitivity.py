@@ -21,7 +21,7 @@ from runtime.schema import INPUT_NAME, OUTPUT_NAME
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FEW = 2**17  # values of a tensor for one cell: half a megabyte; the last activations of ALLNet's backbones have so many
+FEW = 2**17  # values of a tensor for one cell: half a megabyte, as much as the last activations of ALLNet's backbones
 
 
 def sensitivities(

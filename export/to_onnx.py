@@ -175,7 +175,7 @@ def _first_line(error: Exception) -> str:
 def _converted(explained: ExplainedNetwork, weights: Path) -> Any:
     """Return the graph of a network, whose weights stand in the file `weights`.
 
-    The network is converted with its weights as inputs, which are nothing but a shape, and they are put in afterwards:
+    The network is converted with its weights as inputs, which have only a shape, and these are filled in afterwards:
     while it converts, tf2onnx copies every constant again and again, which takes gigabytes and most of a minute.
     """
     model = explained.tapped

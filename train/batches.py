@@ -46,7 +46,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         devices: int = 1,
         process: Process = ALONE,
     ) -> None:
-        """Read `cells` in their order, or shuffled anew in each epoch where there is a `shuffle_seed`.
+        """Read `cells` in their order, or shuffled anew for each epoch with a `shuffle_seed`.
 
         With a `recipe` the cells are augmented as it says. `targets`, float32 [N] in 0..1, are learnt instead of the
         labels. Each batch splits evenly among `devices`: to that end the first cells of an epoch are repeated at its

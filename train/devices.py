@@ -60,7 +60,7 @@ def shared_among(devices: Sequence[str]) -> Iterator[None]:
 def unshared(process: Process) -> Iterator[None]:
     """Let each of several processes compute by itself inside what all of them compute, with the weights they share.
 
-    Keras cannot gather what several processes predict, and what it saves it would share out anew.
+    Keras cannot gather what several processes predict, and would distribute again what it saves.
     """
     if process.count == 1:
         yield

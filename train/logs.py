@@ -1,4 +1,4 @@
-"""TensorBoard's logs of a run: a copy of its history, whose failure is told once and stops nothing."""
+"""TensorBoard's logs of a run: a copy of its history, whose failure is reported once and stops nothing."""
 
 from __future__ import annotations
 

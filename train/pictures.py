@@ -128,7 +128,7 @@ def shortened(name: str, length: int) -> str:
 
 
 def _square(x_label: str, y_label: str, curves: int) -> tuple[Figure, Any]:
-    """Return a figure with square axes and room below them for a legend of so many lines."""
+    """Return a figure with square axes and room below them for a legend line for each curve."""
     figure = Figure(figsize=(5, 4.8 + LEGEND_LINE * curves), layout="constrained")
     axes = figure.subplots()
     axes.set(xlabel=x_label, ylabel=y_label, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")

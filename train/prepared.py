@@ -107,7 +107,7 @@ def prepare_images(cells: Sequence[Cell], size: int, cache: Path | None = None) 
 
 
 def _opened(index_path: Path, pixels_path: Path, shape: tuple[int, ...]) -> PreparedImages | None:
-    """Open an entry; None where there is none, or one that is damaged and is to be made anew."""
+    """Open an entry; None where there is none, or a damaged one, which is then made again."""
     try:
         index = json.loads(index_path.read_text(encoding="utf-8"))
         pixels = np.load(pixels_path, mmap_mode="r")

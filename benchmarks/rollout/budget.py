@@ -179,7 +179,7 @@ def _flipped(record: Record) -> float | None:
     return proof["flipped"] / proof["cells"] if proof else None
 
 
-_SECTIONS = {  # of the record that tell of a limit, where it is not parity
+_SECTIONS = {  # the section of the record that measures a limit, where it is not parity
     **dict.fromkeys(("p50_ms", "p95_ms", "p99_ms"), "latency"),
     **dict.fromkeys(("cells_per_second", "slowdown"), "sustained"),
     **dict.fromkeys(("cold_start_s", "memory_mb"), "cold_start"),

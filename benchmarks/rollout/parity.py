@@ -38,7 +38,7 @@ DIGITS = 9  # of p_all in the record: with 7, float32(0.9) would read as 0.9 and
 
 @dataclass(frozen=True)
 class FP32Graph:
-    """The fp32 graph on the CPU, where the Keras model is not at hand."""
+    """The fp32 graph on the CPU, where the Keras model is not available."""
 
     backend: Backend
     case: ClassVar[Case] = Case("cpu", "fp32")
@@ -91,7 +91,7 @@ def _refuse_no_numbers(name: str, scores: Scores) -> None:
 
 
 def seen_if_told(bundle: Bundle, run: Path | None, cells: Sequence[Cell]) -> Seen | None:
-    """Return what the bundle's run has seen of the cells; None where that is not at hand to tell."""
+    """Return what the bundle's run has seen of the cells; None where the run is not available."""
     try:
         return seen_by_run(reference_file(bundle, run), cells)
     except (BundleError, RunError):
@@ -134,7 +134,7 @@ def _opened(
 def reference_of(bundle: Bundle, run: Path | None) -> Iterator[tuple[str, str, Reference]]:
     """Yield what the cases are compared with, its name first and why it is that: the Keras model or the fp32 graph.
 
-    Raises BundleError where neither is at hand.
+    Raises BundleError where neither is available.
     """
     why = ""
     try:

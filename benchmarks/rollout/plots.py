@@ -50,7 +50,7 @@ Draw = Callable[[Any], None]
 
 
 def latency_picture(record: Record) -> str:
-    """Draw which share of the runs on a single file took no longer than so many milliseconds."""
+    """Draw the share of the runs on a single file that took no longer than a number of milliseconds."""
     rows = measured_rows(record, "latency", cells=1)
 
     def draw(figure: Any) -> None:
@@ -72,7 +72,7 @@ def latency_picture(record: Record) -> str:
 
 
 def at_once_picture(record: Record) -> str:
-    """Draw cells a second by how many come at once."""
+    """Draw cells a second by the number that come at once."""
     rows = measured_rows(record, "latency")
     return _svg("at-once", lambda figure: _rates(figure, rows, "cells", "cells at once"), 3.3)
 
@@ -84,7 +84,7 @@ def cpu_picture(record: Record) -> str:
 
 
 def sustained_picture(record: Record) -> str:
-    """Draw the rate over time, and below it what the sensors told."""
+    """Draw the rate over time, and below it what the sensors read."""
     section = record["sections"]["sustained"]
     panels = [panel for panel in _panels(section) if panel[1]]
 

@@ -34,10 +34,10 @@ NO_THROTTLING = 0x1 | 0x2
 
 
 class Source(Protocol):
-    """Something that tells of the machine."""
+    """Something that reports on the machine."""
 
     def read(self) -> Reading:
-        """Return what it tells now, by name with the unit at its end."""
+        """Return what it reads now, by name with the unit at its end."""
 
     def facts(self) -> dict[str, str]:
         """Return what does not change while it is read."""
