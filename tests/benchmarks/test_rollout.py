@@ -346,7 +346,7 @@ def test_a_reference_that_has_no_number_for_a_cell_judges_nothing(
     assert rollout.main([*arguments, *SHORT]) == PARTLY_DONE
     reasons = dict(failures_of(record_in(tmp_path / "out")))
     assert reasons["parity"]["reason"].startswith(
-        "expected a number of the fp32 graph for each of 30 cells, found none"
+        "expected a number from the fp32 graph for each of 30 cells, found none"
     )
 
 
