@@ -15,6 +15,7 @@ from benchmarks.record import Row
 from benchmarks.rollout.busy import BUSY_SHARE
 from benchmarks.rollout.record import RATES, Record, case_name, measured_rows
 from benchmarks.windows import AGREEING
+from runtime.outcomes import nouns
 from runtime.table_text import column_texts
 from train.comparison import delong, mcnemar
 from train.metrics import is_called_all
@@ -137,7 +138,7 @@ def costs(record: Record) -> Iterator[tuple[str, Measured]]:
         if row["cells"] == 1 and row["measured"] == FILE_TO_RESULT:
             yield f"{where}: p95 ms", over([float(np.percentile(window, 95)) for window in windows], "latency")
     for row in measured_rows(record, "scaling"):
-        name = f"{case_name(row)}, {row['cpus']} CPUs, {row['measured']}: cells a second"
+        name = f"{case_name(row)}, {row['cpus']} {nouns(row['cpus'], 'CPU')}, {row['measured']}: cells a second"
         is_model = row["measured"] != FILE_TO_RESULT
         yield name, over(row["windows_cells_per_second"], "scaling", more_is_better=True, of_files=not is_model)
     for row in measured_rows(record, "sustained"):
