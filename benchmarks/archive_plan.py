@@ -1,4 +1,4 @@
-"""A plan on paper for an archive of any size, from nothing but what a run measured."""
+"""A plan on paper for an archive of any size, from what a run measured alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Constants:
 
 @dataclass(frozen=True)
 class Machines:
-    """What an archive is to be classified on; machines alike, each CPU as fast as the one measured."""
+    """What an archive is to be classified on: equal machines, each CPU as fast as those measured."""
 
     count: int
     cpus_each: int
@@ -32,7 +32,7 @@ class Machines:
 
 
 def plan_of(cells: int, measured: Constants, machines: Machines) -> Row:
-    """Return hours, storage, network and what drives the cost, for so many cells."""
+    """Return hours, storage, network and what drives the cost, for this number of cells."""
     cpus = machines.count * machines.cpus_each
     of_a_cpu = measured.cells_per_second / measured.cpus
     work_s = cells / (of_a_cpu * cpus)

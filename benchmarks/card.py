@@ -110,7 +110,7 @@ def _inference(build: Callable[[str], Any], precision: str, batch: NDArray[np.ui
 
 
 def _shortest(work: Callable[[Any], object], source: Callable[[], Any]) -> float:
-    """Return the shortest time that `work` takes for what `source` makes anew for each run, before the clock."""
+    """Return the shortest time of `work` on what `source` makes anew for each run, before the clock starts."""
     seconds = []
     for _ in range(1 + REPEATS):
         given = source()
@@ -121,7 +121,7 @@ def _shortest(work: Callable[[Any], object], source: Callable[[], Any]) -> float
 
 
 def _computed_from(tensor: Any) -> Any:
-    """Return a tensor that was not copied to the host before: JAX keeps such a copy, and gives it again."""
+    """Return a tensor that was not yet copied to the host: JAX keeps such a copy and returns it again."""
     computed = keras.ops.add(tensor, 1.0)
     _wait(computed)
     return computed

@@ -37,6 +37,7 @@ from runtime.cpus import available_cpus
 from runtime.demo import demo_cells
 from runtime.errors import AllnetError, MeasurementError
 from runtime.inputs import spread_over
+from runtime.outcomes import nouns
 from runtime.reading import CellReader
 
 AUDIT = "classify --audit"  # whose rows are those of the cluster
@@ -120,7 +121,7 @@ def linked(folder: Path, files: Sequence[str], count: int) -> Job:
 
 def cluster(workers: int) -> str:
     """Return the name of the cluster's rows."""
-    return f"classify_cluster, {workers} {'worker' if workers == 1 else 'workers'}"
+    return f"classify_cluster, {workers} {nouns(workers, 'worker')}"
 
 
 def commands_of(bundle: Path, workers: Sequence[int]) -> dict[str, list[str]]:

@@ -39,13 +39,13 @@ def build_parser() -> ArgumentParser:
     """Describe the command line."""
     parser = ArgumentParser(
         prog="python -m benchmarks.compare",
-        description="Compare two records of benchmarks.rollout. A time is worse where it grew by more than the "
-        "tolerance and the ranges of its repetitions do not overlap; accuracy, where a test on the same cells says so, "
-        "its p corrected for all tests of the comparison (Holm), or where intervals lie apart, or a variant does not "
-        "pass its parity any more. How classify compares with its peers is shown where it changed, and not judged.",
+        description="Compare two records of benchmarks.rollout. A time is worse if it grew by more than the tolerance "
+        "and the ranges of its repetitions do not overlap; accuracy is worse if a test on the same cells says so, with "
+        "p corrected for all tests of the comparison (Holm), if intervals do not overlap, or if a variant no longer "
+        "passes its parity. Ratios to the peers are shown where they changed, but not judged.",
         epilog="Exit codes: 0 nothing is worse; 1 something is, or a limit of the budget is not kept, or the records "
         "cannot be read; 2 nothing is worse, but something cannot be told, since other work on the machine may have "
-        "made it slower or it was measured once, or was not measured any more.",
+        "slowed it or it was measured only once, or is no longer measured.",
     )
     parser.add_argument("old", type=Path, metavar="OLD", help="record.json, or the folder that holds it")
     parser.add_argument("new", type=Path, metavar="NEW")
@@ -53,7 +53,7 @@ def build_parser() -> ArgumentParser:
         "--tolerance",
         type=positive_float,
         metavar="SHARE",
-        help=f"change of a time, rate or memory that counts for nothing; default {DEFAULT_TOLERANCE:g}, of a record of "
+        help=f"change of a time, rate or memory that is ignored; default {DEFAULT_TOLERANCE:g}, with a record of "
         f"--quick {QUICK_TOLERANCE:g}",
     )
     parser.add_argument("--budget", type=Path, metavar="FILE", help="limits that the new record must keep to")
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     for line in cautions(old, new):
         print(line)
     if is_quick:
-        print(f"--quick times for moments: a time, rate or memory counts as changed beyond {tolerance:.0%} alone")
+        print(f"--quick times for moments: a time, rate or memory counts as changed only beyond {tolerance:.0%}")
     rows = compare(old, new, tolerance)
     shown = [row for row in rows if options.all or row["verdict"] in (*JUDGED, PEER_CHANGED)]
     if shown:
@@ -114,8 +114,8 @@ def cautions(old: Record, new: Record) -> list[str]:
         if record["load"]["busy"]:
             most = max(record["load"]["others"].values())
             lines.append(
-                f"While the {name} record was taken, other processes took up to {most:.0%} of the machine: what was "
-                "slower in it may be their doing"
+                f"While the {name} record was taken, other processes took up to {most:.0%} of the machine, which may "
+                "be why something is slower in it"
             )
     if added := len(judged_figures(new) - judged_figures(old)):
         lines.append(f"{added} figures of the new record were not measured for the old one: they are not compared")
@@ -130,7 +130,7 @@ def cautions(old: Record, new: Record) -> list[str]:
 
 
 def differences(old: Record, new: Record) -> Iterator[str]:
-    """Yield in what the two records are not of the same, so that figures are not compared."""
+    """Yield how the two records differ in what they measured, so that some figures are not compared."""
     if machines := other_machine(old, new):
         yield f"The machines differ ({machines}): times are not judged"
     if work := other_work(old, new):

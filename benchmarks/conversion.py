@@ -69,7 +69,7 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument("--run", type=Path, required=True, metavar="RUN")
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="where the run's cells lie now; default: where they lay"
+        "--data", type=Path, metavar="DIR", help="where the run's cells are now; default: where they were"
     )
     parser.add_argument("--cells", type=positive_int, default=200, metavar="N", help="for the gate; default 200")
     parser.add_argument("--batch-size", type=batch_size, default=8, metavar="N", help="of the timed cells; default 8")

@@ -92,11 +92,11 @@ def decode_by_rows(data: bytes) -> NDArray[np.uint8]:
 
 
 def check_pixels(files: list[bytes], spec: ImageSpec) -> None:
-    """Raise DataError where the ways that are compared give other pixels, as for a picture that is no square."""
+    """Raise DataError where the ways that are compared give other pixels, as for a picture that is not square."""
     for data in files:
         same = np.array_equal(decode_by_rows(data), np.asarray(decode_by_pillow(data)))
         if not same or not np.array_equal(decode_cell(data, spec), decode_and_resize_by_pillow(data, spec)):
-            raise DataError("expected square pictures, of which both ways give the same pixels; found another")
+            raise DataError("expected square pictures that both ways read alike, found another; take it out of --data")
 
 
 def measure(files: list[bytes], spec: ImageSpec, rounds: int) -> dict[str, dict[str, list[float]]]:

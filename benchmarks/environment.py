@@ -1,4 +1,4 @@
-"""What a measurement was taken on, for its record."""
+"""The machine, versions and bundle of a measurement, for its record."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A step lasts from the moment at which the network is free and its batch is there until the step's end. What is left of
 an epoch is lost: waiting for batches, and what keras does before the first step and after the last. On a CPU the step
-also shares its cores with the threads that make the batches; that is told apart, as their part of all processor time.
+also shares its cores with the threads that make the batches; their part of all processor time has a column of its own.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class StepClock(keras.callbacks.Callback):  # type: ignore[misc]
 def epoch_rows(network: Any, batches: Any, rounds: int) -> list[Row]:
     """Fit one epoch to warm up, then `rounds` epochs; return their means and the share of the step in all of them.
 
-    A mean, because what is lost may come in lumps, of which a median of the epochs would not tell.
+    A mean, because what is lost may come in lumps, which a median of the epochs would not show.
     """
     epochs = [timed_epoch(network, batches) for _ in range(1 + rounds)][1:]
     mean = {name: float(np.mean([epoch[name] for epoch in epochs])) for name in epochs[0]}

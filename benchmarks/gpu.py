@@ -27,15 +27,7 @@ from benchmarks.windows import WindowPlan, figures, time_in_windows
 from runtime.backends.onnxruntime import PROVIDERS, has_provider
 from runtime.backends.select import open_backend
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
-from runtime.command_line import (
-    DONE,
-    PARTLY_DONE,
-    ArgumentParser,
-    batch_size,
-    positive_int,
-    print_table,
-    run_command,
-)
+from runtime.command_line import DONE, PARTLY_DONE, ArgumentParser, batch_size, positive_int, print_table, run_command
 from runtime.errors import BackendError
 from runtime.schema import MODELS, TRAINING_PRECISIONS, Variant
 from train.tensorflow_import import quiet_tensorflow

@@ -120,7 +120,7 @@ def batches_of(paths: Sequence[str], size: int, image: ImageSpec) -> list[NDArra
 
 
 def refuse_alike(answers: Sequence[NDArray[np.float32]]) -> None:
-    """Raise UsageError where the batches' answers are all alike: an answer of another's cells would pass for right."""
+    """Raise UsageError where the batches' answers are all alike: the answer for other cells would pass for right."""
     if len(answers) < 2 or all(is_same(answers[0], other) for other in answers[1:]):
         raise UsageError(
             "expected cells with different answers in --data, so that a mixed-up one is noticed, found none; take "
@@ -166,7 +166,7 @@ def joined(loads: Iterable[Load]) -> Load:
 
 
 def row_of(clients: int, size: int, load: Load, seconds: float) -> Row:
-    """Sum up what so many clients met; without an answer the latencies are NaN."""
+    """Sum up what this many clients met; without an answer the latencies are NaN."""
     answered = len(load.milliseconds)
     return {
         "clients": clients,

@@ -41,7 +41,7 @@ def build_parser() -> ArgumentParser:
         nargs="+",
         default=[1, 8, 32],
         metavar="N",
-        help="of the model; from file to result, so many files come at once; default 1 8 32",
+        help="cells in a batch of the model, and files that come at once; default 1 8 32",
     )
     parser.add_argument(
         "--seconds",

@@ -11,14 +11,7 @@ import numpy as np
 from benchmarks.record import check_record_folder, write_record
 from export.reference import add_run_argument, reference_file
 from runtime.bundle import Bundle
-from runtime.command_line import (
-    DONE,
-    PARTLY_DONE,
-    REFUSED,
-    ArgumentParser,
-    positive_int,
-    run_command,
-)
+from runtime.command_line import DONE, PARTLY_DONE, REFUSED, ArgumentParser, positive_int, run_command
 from train.tensorflow_import import quiet_tensorflow
 
 if TYPE_CHECKING:

@@ -40,7 +40,7 @@ class Finished:
 
 @contextmanager
 def waited_for(process: subprocess.Popen[AnyStr]) -> Iterator[subprocess.Popen[AnyStr]]:
-    """Wait for a process to end; end it where we are told to end, which by SIGTERM we alone are."""
+    """Wait for a process to end; end it where SIGTERM ends this one, since it reaches this one alone."""
     with process:
         try:
             yield process
@@ -98,7 +98,7 @@ def run_alone_measured(command: Sequence[str]) -> Finished:
 def status_bytes(process: int, name: str) -> int | None:
     """Return an amount of memory that Linux tells of a process, such as "VmHWM", its peak, or "VmRSS".
 
-    None where nothing is told, as of a process that has just ended.
+    None where Linux tells nothing, as of a process that has just ended.
     """
     try:
         lines = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace").splitlines()

@@ -1,4 +1,4 @@
-"""The ways that one would write by hand to do what classify does: the same files, the same network, other code."""
+"""What one would write by hand in place of classify: the same files and the same network, other code."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def openers(workload: Workload, missing: Collection[str]) -> dict[str, Callable[
 
 
 def missing_peers(workload: Workload) -> dict[str, str]:
-    """Return the peers that are not at hand, each with the reason.
+    """Return the peers that are not available, each with the reason.
 
     Keras needs TensorFlow and the run that the bundle came from.
     """
@@ -131,10 +131,9 @@ def by_pillow(workload: Workload, run: RunCells, batch_size: int | None = None) 
     """Return the loop that decodes a batch, has it inferred, and goes on to the next."""
 
     def loop() -> Any:
-        answers = []
-        for batch in workload.batches(batch_size):
-            answers.append(run(np.stack([plain_pillow(path, workload.image) for path in batch])))
-        return np.concatenate(answers)
+        batches = workload.batches(batch_size)
+        loaded = (np.stack([plain_pillow(path, workload.image) for path in batch]) for batch in batches)
+        return np.concatenate([run(cells) for cells in loaded])
 
     return loop
 

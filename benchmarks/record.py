@@ -65,7 +65,7 @@ def write_record(out: Path | None, name: str, bundle: Path | None, content: dict
 
 
 def finite(value: Any) -> Any:
-    """Return what JSON has, null in the place of each number that is not finite."""
+    """Return a value that JSON can hold, with null for each number that is not finite."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     load = load_row(rounds, exchanges)
     print(service.first_line)
     print_table([load])
-    print("cells a second; share: the service's rate in classify's; cpu: milliseconds of a cell")
+    print("cells a second; share: the service's rate as a share of classify's; cpu: milliseconds a cell")
     print_table(singles)
     print(
         f"{options.clients} clients, {options.files} files a request, {len(paths)} files; {len(exchanges)} answers, "
@@ -126,7 +126,7 @@ def rounds_of(
 ) -> tuple[list[Row], list[Exchange], list[float]]:
     """Classify and send in turns; return each round's rates, all exchanges, and the memory before, between and after.
 
-    A first round warms up. In each, both go on for `seconds`; a request has so many `files`.
+    A first round warms up. In each, both go on for `seconds`; a request has this many `files`.
     """
     requests = [
         multipart_request("/classify", service.host, [(path, Path(path).read_bytes()) for path in chosen])

@@ -19,6 +19,7 @@ from train.devices import training_devices
 PAPER_EPOCHS, PAPER_IMAGES = 40, 6414  # of the paper's training; images in an epoch
 WARM_UP_STEPS = 3  # the first compiles
 TERA = 1e12
+FIGURES = ("images_per_second", "step_tflops", "matrix_tflops", "share_of_matrix", "paper_hours")
 
 
 class HeldBatch(keras.utils.PyDataset):  # type: ignore[misc]
@@ -63,9 +64,6 @@ def step_rows(build: Callable[[Recipe], Any], recipes: Sequence[Recipe], batch: 
         keras.utils.clear_session()  # frees the network before
         rows.append(tried(row | {"status": OK, "reason": ""}, partial(_figures, build, recipe, batch, steps)))
     return rows
-
-
-FIGURES = ("images_per_second", "step_tflops", "matrix_tflops", "share_of_matrix", "paper_hours")
 
 
 def _figures(build: Callable[[Recipe], Any], recipe: Recipe, batch: Any, steps: int) -> Row:

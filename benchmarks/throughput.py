@@ -1,4 +1,4 @@
-"""python -m benchmarks.throughput: files to results, side by side with the ways one would write by hand.
+"""python -m benchmarks.throughput: files to results, beside what one would write by hand.
 
 All candidates take the same files through the same preprocessing and the same network, one after the other in each
 round, so that a busy machine slows all of them. What counts is the ratio within a round.

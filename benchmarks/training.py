@@ -17,15 +17,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.peak_memory import refuse_system_without_peak
 from benchmarks.record import FAILED, Row, check_record_folder, write_record
 from benchmarks.training_memory import memory_row
-from runtime.command_line import (
-    DONE,
-    PARTLY_DONE,
-    ArgumentParser,
-    batch_size,
-    positive_int,
-    print_table,
-    run_command,
-)
+from runtime.command_line import DONE, PARTLY_DONE, ArgumentParser, batch_size, positive_int, print_table, run_command
 from runtime.schema import MODELS, TRAINING_PRECISIONS, Recipe
 from train.tensorflow_import import quiet_tensorflow
 
@@ -64,7 +56,7 @@ def build_parser() -> ArgumentParser:
         nargs="*",
         default=[256, 4096],
         metavar="N",
-        help="sizes of the trainings whose memory is compared; default 256 4096, without a number none",
+        help="sizes of the trainings whose memory is compared, none without a number; default 256 4096",
     )
     parser.add_argument(
         "--steps",

@@ -20,7 +20,7 @@ class Turns:
 
     seconds: dict[str, list[float]] = field(default_factory=dict)  # by candidate and round
     results: dict[str, Any] = field(default_factory=dict)  # of the candidates' first runs
-    failures: dict[str, str] = field(default_factory=dict)  # candidate to reason; such a one has no seconds
+    failures: dict[str, str] = field(default_factory=dict)  # candidate to reason; these have no seconds
 
 
 def timed_in_turns(candidates: Mapping[str, Candidate], rounds: int) -> dict[str, list[float]]:

@@ -45,7 +45,7 @@ class Service(StartedService):
         self._reader = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)
 
     def wait_for(self, rows: int, poll_s: float) -> None:
-        """Return when the database holds so many rows; raise MeasurementError where it never does."""
+        """Return when the database holds this many rows; raise MeasurementError where it never does."""
         give_up = time.perf_counter() + LONGEST_WAIT_S
         while self.rows() < rows:
             if time.perf_counter() > give_up or self._process.poll() is not None:

@@ -1,4 +1,4 @@
-"""Backends round another one, which note what a measurement needs to know."""
+"""Backends around another one, which note what a measurement needs to know."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def _write_onnx(options: argparse.Namespace) -> int:
     _tell_kept(options.out, written.manifest.variants)
     print(f"{options.out} written in {time.perf_counter() - started:.0f} s")
     if written.not_proved:
-        print(f"Not proved, {written.not_proved}; the runtime takes it with --unproved alone")
+        print(f"Not proved, {written.not_proved}; the runtime takes it only with --unproved")
         print(f"Next: python -m export verify {shell_word(options.out)} --data DIR, with more labelled cells")
         return PARTLY_DONE
     print(f"Next: python -m runtime.classify FOLDER --bundle {shell_word(options.out)} --out results.csv")
@@ -136,7 +136,7 @@ def _write_verdicts(bundle: Bundle, verdicts: Sequence[Verdict]) -> bool:
     if written:
         had_signature = write_verdicts(bundle, written)
         if had_signature:
-            print("Its signature, which no longer fits, is removed; sign it again: python -m export sign")
+            print("Its signature no longer fits and was removed; sign it again: python -m export sign")
         print(f"The verdict is written into {bundle.folder}")
     for precision, older in refused.items():
         print(

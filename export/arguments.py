@@ -1,4 +1,4 @@
-"""The command line of export: what can be said, what goes together, and the options objects that it becomes."""
+"""The command line of export: its options, which of them go together, and the objects they become."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def tolerances_of(options: argparse.Namespace, usual: Mapping[str, Tolerance]) -
 
 
 def refuse_ignored(options: argparse.Namespace, precisions: Sequence[str]) -> None:
-    """Raise UsageError for options that say something of precisions which are not there."""
+    """Raise UsageError for options about precisions that are not there."""
     for precision, limit, _ in options.tolerance:
         if precision not in precisions:
             raise UsageError(
@@ -90,18 +90,22 @@ def engine_options(options: argparse.Namespace) -> EngineOptions:
 
 def _add_onnx(onnx: ArgumentParser) -> None:
     onnx.add_argument(
-        "--run", type=Path, required=True, metavar="RUN", help="a run folder, or a folder of runs: the best"
+        "--run",
+        type=Path,
+        required=True,
+        metavar="RUN",
+        help="a run folder, or a folder of runs, of which the best is taken",
     )
     onnx.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="an older bundle there is replaced")
+    onnx.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["fp32"], help="fp32 is always written")
     onnx.add_argument(
-        "--precision", nargs="+", choices=PRECISIONS, default=["fp32"], help="fp32 is written in any case"
+        "--data", type=Path, metavar="DIR", help="where the run's cells are now; default: where they were"
     )
-    onnx.add_argument("--data", type=Path, metavar="DIR", help="where the run's cells lie now; default: where they lay")
     onnx.add_argument(
         "--calibration-data",
         type=Path,
         metavar="DIR",
-        help=f"where the run's training cells lie now, or {FEWEST_TO_CONVERT} or more of each class: their look goes "
+        help=f"where the run's training cells are now, {FEWEST_TO_CONVERT} or more of each class: their look goes "
         "into the bundle, and all but fp32 is fitted to them; default: --data",
     )
     onnx.add_argument(
@@ -121,7 +125,7 @@ def _add_onnx(onnx: ArgumentParser) -> None:
 
 def _add_judging(parser: ArgumentParser, note: str) -> None:
     parser.add_argument(
-        "--debug-precision", action="store_true", help="name the layers where a variant that fails departs"
+        "--debug-precision", action="store_true", help="name the layers where a failing variant departs"
     )
     parser.add_argument(
         "--tolerance",
@@ -129,7 +133,7 @@ def _add_judging(parser: ArgumentParser, note: str) -> None:
         action="append",
         default=[],
         metavar="PRECISION:LIMIT=VALUE",
-        help=f"such as int8:sensitivity=0.01, more than once; limits: {', '.join(TOLERANCE_LIMITS)}; {note}",
+        help=f"such as int8:sensitivity=0.01, may be repeated; limits: {', '.join(TOLERANCE_LIMITS)}; {note}",
     )
 
 
@@ -140,11 +144,11 @@ def _add_verify(verify: ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="DIR",
-        help=f"labelled cells; of fewer than {FEWEST_TO_PROVE} of a class the verdict is told and not written",
+        help=f"labelled cells; with fewer than {FEWEST_TO_PROVE} of a class the verdict is shown but not written",
     )
     add_run_argument(verify)
     verify.add_argument("--cells", type=positive_int, metavar="N", help="take N cells, spread over the data")
-    verify.add_argument("--out", type=csv_file, metavar="FILE.csv", help="write what each variant says of each cell")
+    verify.add_argument("--out", type=csv_file, metavar="FILE.csv", help="write each variant's answer for each cell")
     _add_judging(verify, "the others stay as the bundle records them")
 
 
@@ -154,8 +158,8 @@ def _add_triton(triton: ArgumentParser) -> None:
 
 
 def _add_engine(engine: ArgumentParser) -> None:
-    engine.add_argument("bundle", type=Path, metavar="BUNDLE", help="the engine is put into it")
-    engine.add_argument("--precision", choices=ENGINE_PRECISIONS, help="of the bundle's variant; default: fp16")
+    engine.add_argument("bundle", type=Path, metavar="BUNDLE", help="the engine is written into it")
+    engine.add_argument("--precision", choices=ENGINE_PRECISIONS, help="which of the bundle's variants; default: fp16")
     engine.add_argument(
         "--batch",
         type=batch_size,
@@ -176,7 +180,7 @@ def _add_engine(engine: ArgumentParser) -> None:
         type=int,
         choices=OPTIMIZATION_LEVELS,
         default=DEFAULT_OPTIMIZATION_LEVEL,
-        help="from 0, built fastest, to 5, running fastest; default: %(default)s",
+        help="from 0, fastest to build, to 5, fastest to run; default: %(default)s",
     )
     engine.add_argument(
         "--hardware-compatible",
@@ -190,15 +194,18 @@ def _add_engine(engine: ArgumentParser) -> None:
         "--version-compatible", action="store_true", help="an engine for newer versions of TensorRT too, slower"
     )
     engine.add_argument(
-        "--timing-cache", type=Path, metavar="FILE", help="what earlier builds learnt; default: kept in the bundle"
+        "--timing-cache",
+        type=Path,
+        metavar="FILE",
+        help="kernel times of earlier builds; default: a file in the bundle",
     )
     engine.add_argument(
-        "--unproved", action="store_true", help="build of a variant that failed against the Keras model"
+        "--unproved", action="store_true", help="build from a variant that failed or is not proved, too"
     )
 
 
 def _add_sign(sign: ArgumentParser) -> None:
-    sign.add_argument("bundle", type=Path, metavar="BUNDLE", help="the signature is put into it")
+    sign.add_argument("bundle", type=Path, metavar="BUNDLE", help="the signature is written into it")
     sign.add_argument(
         "--key",
         type=Path,
@@ -211,16 +218,20 @@ def _add_sign(sign: ArgumentParser) -> None:
 def _add_install(install: ArgumentParser) -> None:
     install.add_argument("bundle", type=Path, nargs="?", metavar="BUNDLE", help="with its signature")
     install.add_argument(
-        "--to", type=Path, required=True, metavar="DIR", help="DIR/current is the bundle in use, DIR/previous the last"
+        "--to",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="DIR/current is the bundle in use, DIR/previous the one before",
     )
     source = install.add_mutually_exclusive_group(required=True)
-    source.add_argument("--public-key", type=Path, metavar="public.pem", help="of who signs the bundles")
-    source.add_argument("--unsigned", action="store_true", help="check no signature")
+    source.add_argument("--public-key", type=Path, metavar="public.pem", help="of whoever signs the bundles")
+    source.add_argument("--unsigned", action="store_true", help="do not check a signature")
     source.add_argument("--roll-back", action="store_true", help="put DIR/previous into use again; without BUNDLE")
     install.add_argument(
         "--engine",
         action=argparse.BooleanOptionalAction,
-        help="build a TensorRT engine; default: where TensorRT and a GPU are",
+        help="build a TensorRT engine; default: if TensorRT and a GPU are present",
     )
     install.add_argument(
         "--precision", choices=PRECISIONS, help="of the engine, or of the self-test without one; default: fp16 or best"

@@ -1,4 +1,4 @@
-"""Takes back what rounding shifts: in the mean over cells, each channel of a layer gives again what it gave before.
+"""Undoes the shift that rounding causes: in the mean over cells, each channel of a layer gives what it gave before.
 
 M. Nagel, M. van Baalen, T. Blankevoort, M. Welling: Data-Free Quantization Through Weight Equalization and Bias
 Correction. ICCV 2019; their empirical form, which goes from layer to layer.
@@ -51,7 +51,7 @@ def correct_biases(model: Any, means: Mapping[str, NDArray[np.float64]], values:
             continue
         shift = (means[layer] - _means(given)).astype(np.float32)
         bias = onnx.numpy_helper.to_array(constants[node.input[2]]) + shift
-        node.input[2] = f"{layer}/bias"  # the one before may be that of other layers as well
+        node.input[2] = f"{layer}/bias"  # the former one may belong to other layers as well
         model.graph.initializer.append(onnx.numpy_helper.from_array(bias, node.input[2]))
         given += shift.reshape(-1, *[1] * (given.ndim - 2))
     drop_unused_constants(model.graph, model.graph.node)

@@ -78,11 +78,11 @@ class ExportOptions:
     """What a user decides about a bundle."""
 
     precisions: tuple[str, ...] = ("fp32",)  # fp32 is written in any case: the others are made from it
-    data: Path | None = None  # where the run's validation cells lie now; None: where they lay
+    data: Path | None = None  # where the run's validation cells are now; None: where they were
     calibration_data: Path | None = None  # the same of the training cells
-    gate_cells: int | None = None  # at most so many validation cells are compared; None: all
+    gate_cells: int | None = None  # at most this many validation cells are compared; None: all
     tolerances: dict[str, Tolerance] = field(default_factory=lambda: dict(TOLERANCES))
-    debug: bool = False  # name the layers where a variant that fails departs
+    debug: bool = False  # name the layers where a failing variant departs
     source: str = "not stated"  # in the user's words, where the training cells come from; for the model card
 
 
@@ -127,9 +127,9 @@ def write_bundle(
     image = ImageSpec(width=size, height=size)
     cells = validation_cells(run, options.data, options.gate_cells)
     if few := too_few_to_prove(cell.label for cell in cells):
-        tell(f"the bundle will not be proved, {few}; `python -m export verify` proves it on others")
+        tell(f"the bundle will not be proved, {few}; `python -m export verify` can prove it on other cells")
     examples = training_cells(run, options.calibration_data, TYPICAL_CELLS)
-    with quiet_tensorflow():  # takes ten seconds, which nobody waits for who then reads a refusal
+    with quiet_tensorflow():  # takes ten seconds: after the refusals above, which need not wait for it
         from export.to_onnx import KerasModel
     reference = KerasModel(run.keras_file, run.decision.temperature)
     reference.refuse_another_size(image)
@@ -264,8 +264,8 @@ def _write_golden(file: Path, cells: NDArray[np.uint8], reference: KerasModel, v
             arrays[precision] = backend.infer(cells)
         except NotFiniteError as error:
             raise ConversionError(
-                f"expected probabilities from {precision} for the drawn cells of the package, found values that are no "
-                "numbers; no bundle was written; leave the precision out"
+                f"expected probabilities from {precision} for the drawn cells of the package, found values that are "
+                "not numbers; no bundle was written; leave the precision out"
             ) from error
     np.savez_compressed(file, **arrays)
 
@@ -296,7 +296,7 @@ def _where(folder: Path, failed: Sequence[str], image: ImageSpec, cells: Sequenc
         return OF_FP32
     if not debug:
         return (
-            "leave the precision out, allow it more with --tolerance, or name the layers where it departs with "
+            "leave the precision out, allow more with --tolerance, or name the layers where it departs with "
             "--debug-precision"
         )
     pixels = load_cells(spread_over(cells, DEBUG_CELLS), image)

@@ -1,4 +1,4 @@
-"""What each threshold does on the cells that a bundle is proved on."""
+"""Sensitivity and specificity by threshold on the cells that a bundle is proved on."""
 
 from __future__ import annotations
 

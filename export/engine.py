@@ -44,7 +44,7 @@ class EngineOptions:
     hardware_compatible: str = ""  # or one of HARDWARE_LEVELS
     version_compatible: bool = False
     timing_cache: Path | None = None  # None: a file in the bundle's folder of engines
-    unproved: bool = False  # build of a variant that failed against the Keras model
+    unproved: bool = False  # build from a variant that failed or is not proved, too
 
 
 def build_engine(folder: Path, options: EngineOptions, tell: Callable[[str], None] = print) -> Path:
@@ -254,7 +254,7 @@ class _Build:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
         config.builder_optimization_level = options.optimization_level
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector tells datatypes only then
-        config.clear_flag(trt.BuilderFlag.TF32)  # on unless told otherwise, and float32 with 10 bits is no float32
+        config.clear_flag(trt.BuilderFlag.TF32)  # on by default, and float32 with a mantissa of 10 bits is not float32
         if options.version_compatible:
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
         if options.hardware_compatible:
@@ -272,13 +272,13 @@ class _Build:
         if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
             return
         self._known.is_usable = False
-        self._tell(f"{self._known.path} is no timing cache of this GPU and TensorRT: building without it")
+        self._tell(f"{self._known.path} is not a timing cache of this GPU and TensorRT: building without it")
         cache = config.create_timing_cache(b"")
         checked(config.set_timing_cache(cache, ignore_mismatch=False), "start a timing cache", self._log)
 
 
 def _keep_answers_alone(network: Any) -> None:
-    """Leave out the map of a graph, whose place in memory would have to be bound at every batch."""
+    """Leave out the map of a graph, for which memory would have to be bound at every batch."""
     outputs = [network.get_output(index) for index in range(network.num_outputs)]
     for output in outputs:
         if output.name != OUTPUT_NAME:

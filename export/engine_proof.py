@@ -1,4 +1,4 @@
-"""Whether an engine answers the golden cells as the variant that it was built of, in batches of any size."""
+"""Whether an engine answers the golden cells like the variant that it was built from, in batches of any size."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def prove_answers(backend: Backend, golden: Golden, precision: str, batch: tuple
     """Compare an engine's answers with those that the variant gave when it was exported; return the result in words.
 
     All golden cells pass through it one by one, in batches of the size it is optimized for, in its largest, and in one
-    that is split and leaves a rest: each size has kernels of its own.
+    that is split with a remainder: each size has kernels of its own.
 
-    Raises ConversionError for another answer and for one that is no number.
+    Raises ConversionError for another answer and for one that is not a number.
     """
     _, best, largest = batch
     differences = {size: _difference(backend, golden, precision, size) for size in (1, best, largest)}

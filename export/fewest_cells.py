@@ -8,13 +8,13 @@ from runtime.schema import Proof
 
 # A proof may be right by chance on a handful of cells, so nothing is proved by them.
 FEWEST_TO_PROVE = 10  # of each class
-# What is taken for the largest activation, and for the way a cell looks, must not be one cell's own.
+# The largest activation, and the typical look of a cell, must not be those of one cell.
 FEWEST_TO_CONVERT = 5  # of each class
 NOT_PROVED = "compared on too few cells for a proof"
 
 
 def too_few_to_prove(labels: Iterable[int]) -> str:
-    """Return why cells with these labels, 1 for ALL and 0 for healthy, are no proof; nothing where they are one."""
+    """Return why cells with these labels, 1 for ALL and 0 for healthy, are no proof; empty where they are one."""
     is_all = [label == 1 for label in labels]
     healthy = len(is_all) - sum(is_all)
     if min(sum(is_all), healthy) >= FEWEST_TO_PROVE:

@@ -1,4 +1,4 @@
-"""fp32 ONNX to fp16 ONNX: the precision lies in the graph, and what cannot bear it stays in float32."""
+"""fp32 ONNX to fp16 ONNX: the precision is that of the graph, and what it would spoil stays in float32."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from export.graph import (
 from export.model_file import save_model
 
 LARGEST_HALF = 65504.0
-# Cells that are yet to come may reach further than those that were looked at.
+# Other cells may have larger values than those that were looked at.
 BOUND = LARGEST_HALF / 8
 
 

@@ -71,7 +71,7 @@ def judge(
         tolerance=tolerance,
         failures=(),
     )
-    failures = [f"{not_finite} answers are no numbers"] if not_finite else []
+    failures = [f"{not_finite} answers are not numbers"] if not_finite else []
     return Verdict(precision, replace(proof, failures=(*failures, *_failures(proof))), flipped)
 
 
@@ -97,7 +97,7 @@ def recorded_tolerances(bundle: Bundle) -> dict[str, Tolerance]:
 
 
 def changes(proof: Proof) -> Figures:
-    """Return by how much the variant's metrics lie above the Keras model's."""
+    """Return the variant's metrics less the Keras model's."""
     keras, variant = asdict(proof.keras), asdict(proof.variant)
     return Figures(**{name: variant[name] - keras[name] for name in keras})
 
@@ -123,7 +123,7 @@ def verdict_row(verdict: Verdict, too_few: str) -> dict[str, str | int]:
 
 
 def wrong_for_nan(p_all: NDArray[np.float32], labels: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return p_all of the first cells with the wrongest answer in the place of NaN: 0 for ALL, 1 for healthy."""
+    """Return p_all of the first cells with the most wrong answer in place of NaN: 0 for ALL, 1 for healthy."""
     wrong: NDArray[np.float32] = np.where(labels[: len(p_all)], 0, 1).astype(np.float32)
     return np.where(np.isnan(p_all), wrong, p_all)
 
@@ -142,6 +142,6 @@ def _failures(proof: Proof) -> Iterator[str]:
         ("specificity changes by", abs(change.specificity), limit.specificity, ".4f"),
     )
     for what, value, largest, form in measured:
-        # Written so that a value that is no number fails.
+        # Written so that NaN fails.
         if largest is not None and not value <= largest + ROUNDING:
             yield f"{what} {value:{form}} (at most {largest:g})"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 COUNTER = re.compile(r"(?:__?\d+)+(?=/|$)|__\d+")
 OPSET = 17  # within what tf2onnx is tested with (14 to 18) and every TensorRT since 10 reads
 BATCH = "N"  # the name of the free dimension
-SMALL = 64  # values; a constant of so many may be a shape
+SMALL = 64  # values; a constant with no more may be a shape
 CHANNELS_FIRST = "channels_first"  # the input as float32 [N, C, height, width]
 
 
@@ -54,11 +54,11 @@ def _put_file_in_order(folded: Path, target: Path) -> None:
 
 
 def refuse_invalid(file: Path) -> None:
-    """Raise ConversionError where a file is no valid graph."""
+    """Raise ConversionError where a file is not a valid graph."""
     try:
         onnx.checker.check_model(file, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ConversionError(f"{file.name} is no valid ONNX graph: {one_line(error)}") from error
+        raise ConversionError(f"{file.name} is not a valid ONNX graph: {one_line(error)}") from error
 
 
 def put_in_order(model: Any) -> None:
@@ -91,7 +91,7 @@ def put_in_order(model: Any) -> None:
 
 
 def open_for_reading(file: Path) -> Any:
-    """Load a graph of a bundle; raise ConversionError where the file is no ONNX."""
+    """Load a graph of a bundle; raise ConversionError where the file is not ONNX."""
     try:
         return onnx.load(file)
     except (OSError, DecodeError) as error:
@@ -202,14 +202,14 @@ def nodes_after_weights(model: Any) -> set[str]:
 
 
 def _replace(field: Any, items: Iterable[Any]) -> None:
-    """Let a field hold these items alone. They are copied, and the former ones freed with the whole graph alone."""
+    """Let a field hold these items alone. They are copied; the former ones are freed only with the whole graph."""
     items = list(items)
     del field[:]
     field.extend(items)
 
 
 def _plain_name(node: Any) -> str:
-    """Return the name with the layer that a node comes from; what belongs to none is named by what it does."""
+    """Return a node's name without counters, which tells its layer; its operator where it belongs to none."""
     return COUNTER.sub("", node.name) if "/" in node.name else str(node.op_type)
 
 

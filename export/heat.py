@@ -1,4 +1,4 @@
-"""Adds to a network a map of which places of a cell its answer comes from.
+"""Adds to a network a map of the places in a cell that its answer comes from.
 
 HiResCAM (Draelos, Carin: "Use HiResCAM instead of Grad-CAM for faithful explanations", arXiv 2011.08891): activation
 times gradient of the logit, summed over the channels, at the last activations from which nothing but means, products

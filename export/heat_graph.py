@@ -104,7 +104,8 @@ def remove_heat(file: Path) -> None:
 
 
 def correlated(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Return Pearson's correlation of two maps of one shape, -1..1; 1 for two that are the same everywhere."""
-    if np.ptp(one) == 0 and np.ptp(other) == 0:
-        return 1.0
+    """Return Pearson's correlation of two maps of one shape, -1..1; for a flat map, 1 where both are flat, else 0."""
+    flat = [np.ptp(heat) == 0 for heat in (one, other)]
+    if any(flat):
+        return float(all(flat))
     return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])

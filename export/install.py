@@ -25,7 +25,7 @@ SelfTest = Callable[[Path, str, str], str]  # bundle, backend, precision -> what
 class InstallOptions:
     """What a user decides about an installation."""
 
-    public_key: Path | None  # of who signs the bundles; None: the bundle is taken unsigned
+    public_key: Path | None  # of whoever signs the bundles; None: the bundle is taken unsigned
     engine: bool | None = None  # whether an engine is built; None: where TensorRT and a GPU are
     precision: str | None = None  # of the engine, or of the self-test without one; None: fp16, or the backend's best
 

@@ -138,7 +138,7 @@ def held_install_folder(path: Path) -> Iterator[InstallFolder]:
         if not is_locked:
             raise OutputError(
                 f"expected {path} to be free, found another installation that is going on, or a file system without "
-                "locks; wait for its end, or choose a folder on a local disk"
+                "locks; wait for it to end, or choose a folder on a local disk"
             )
         folder = InstallFolder(path)
         folder.put_in_order()

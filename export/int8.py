@@ -1,8 +1,8 @@
-"""fp32 ONNX to int8 ONNX: pairs of QuantizeLinear and DequantizeLinear round what bears it.
+"""fp32 ONNX to int8 ONNX: pairs of QuantizeLinear and DequantizeLinear round what tolerates it.
 
 Weights are rounded channel by channel, symmetrically; activations tensor by tensor, in one of two forms:
 
-- int8 rounds them symmetrically round zero point 0: the form that TensorRT takes as it is.
+- int8 rounds them symmetrically about zero point 0: the form that TensorRT takes as it is.
 - int8_cpu rounds them to uint8, from 0 where a value cannot be negative. A ReLU is then part of the rounding before it,
   and ONNX Runtime computes from convolution to convolution in integers, where int8 goes through float32 at each ReLU.
 """
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 # Mean difference of p_all from the fp32 graph's on the calibration cells. What is let through is then judged by the
 # gate, on other cells and by sensitivity and specificity.
 LARGEST_MEAN_DIFFERENCE = 0.005
-SOME_CELLS = 16  # over which the means of channels are taken, and that each layer is tried on, alone
+SOME_CELLS = 16  # for the means of channels, and to try each layer alone
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 PASSING_ON = ("Concat", "MaxPool")  # choose among the values they take
 NEVER_ADDING_A_SIGN = (*PASSING_ON, "AveragePool", "GlobalAveragePool", "Transpose")
@@ -58,7 +58,7 @@ def write_int8(
         peaks: By tensor its largest absolute value on them: the ranges that are divided into 255 steps.
         for_cpu: Write int8_cpu.
 
-    Raises ConversionError where the graph is not valid, or where too few layers bear being rounded.
+    Raises ConversionError where the graph is not valid, or where too few layers tolerate rounding.
     """
     rounding = _Rounding(fp32, cells, peaks, for_cpu=for_cpu)
     kept: list[str] = []
@@ -67,7 +67,7 @@ def write_int8(
         kept = most_sensitive[: _fewest(len(most_sensitive), lambda count: rounding.is_close(most_sensitive[:count]))]
     if len(kept) == len(rounding.layers):
         raise ConversionError(
-            f"expected layers of {fp32.name} that bear int8, found none: any moves p_all by more than "
+            f"expected layers of {fp32.name} that tolerate int8, found none: each moves p_all by more than "
             f"{LARGEST_MEAN_DIFFERENCE:g} in the mean; leave int8 out of --precision"
         )
     model = rounding.rounded(set(rounding.layers) - set(kept))

@@ -9,6 +9,7 @@ from export.fewest_cells import is_not_proved
 from export.fp16 import BOUND
 from export.gate import changes
 from runtime.schema import INT8_PRECISIONS, TOLERANCES, Interval, Manifest, Proof, Variant
+from train.metrics import constant_note
 
 CARD = """\
 # {model}: ALL or healthy, from the image of one white blood cell
@@ -101,9 +102,7 @@ def model_card(manifest: Manifest, source: str) -> str:
         specificity=_percent(validation.specificity),
         auc=_fraction(validation.auc),
         f1=_fraction(validation.f1),
-        constant=f"\nA constant classifier: it calls every cell {validation.constant}.\n"
-        if validation.constant
-        else "",
+        constant=f"\nA {constant_note(validation)}.\n" if validation.constant else "",
         files=_files(manifest),
     )
 

@@ -143,11 +143,11 @@ def _symmetric_quantization(graph: _Graph) -> Iterator[str]:
             continue
         zero = graph.constants.get(node.input[2]) if len(node.input) > 2 else None
         if zero is None or zero.data_type != TensorProto.INT8 or np.any(onnx.numpy_helper.to_array(zero)):
-            yield f"{_named(node)} that is not INT8 round zero point 0"
+            yield f"{_named(node)} that is not INT8 about zero point 0"
 
 
 def _has_computed_numbers(graph: _Graph, node: Any) -> bool:
-    """Say whether an input behind the first, such as a size, is no constant."""
+    """Say whether an input after the first, such as a size, is not a constant."""
     return any(name and name not in graph.constants for name in node.input[1:])
 
 

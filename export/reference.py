@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from runtime.bundle import Bundle
 from runtime.command_line import ArgumentParser
-from runtime.errors import BundleError
+from runtime.errors import BundleError, reason_of
 from runtime.files import sha256_of_file
 
 BEST = "best.keras"  # of a run
@@ -17,7 +17,10 @@ FOLDERS_ABOVE = 5  # from the bundle on upwards in which its run is looked for
 def add_run_argument(parser: ArgumentParser) -> None:
     """Add the option that names the run which `reference_file` is to take."""
     parser.add_argument(
-        "--run", type=Path, metavar="RUN", help="default: looked for beside the bundle and above it, also in runs"
+        "--run",
+        type=Path,
+        metavar="RUN",
+        help="default: searched for beside the bundle and in folders above, also in their runs",
     )
 
 
@@ -28,7 +31,7 @@ def reference_file(bundle: Bundle, run: Path | None) -> Path:
     looked for beside the bundle and in the folders above it, there and in their folder `runs`, and only a run with the
     bundle's own model is taken.
 
-    Raises BundleError where the file is not at hand, cannot be read, or is another one.
+    Raises BundleError where the file is not found, cannot be read, or is another one.
     """
     return _nearby_file(bundle) if run is None else _given_file(bundle, run)
 
@@ -43,7 +46,7 @@ def _given_file(bundle: Bundle, run: Path) -> Path:
         ) from error
     except OSError as error:
         raise BundleError(
-            f"cannot read the Keras model of the bundle at {file}: {error.strerror or error}; make it readable, or "
+            f"cannot read the Keras model of the bundle at {file}: {reason_of(error)}; make it readable, or "
             "give its run folder with --run"
         ) from error
     expected = bundle.manifest.training.keras_sha256

@@ -9,7 +9,7 @@ from pathlib import Path
 from export.fewest_cells import FEWEST_TO_CONVERT, too_few_to_prove
 from export.finished_run import FinishedRun
 from export.scoring import limited
-from runtime.errors import DataError, UsageError
+from runtime.errors import DataError, UsageError, reason_of
 from runtime.files import sha256_of_file
 from runtime.inputs import spread_over
 from train.dataset import Cell, Labelled, find_cells
@@ -22,7 +22,7 @@ def validation_cells(run: FinishedRun, data: Path | None, limit: int | None) -> 
 
     Args:
         run: A finished run.
-        data: Where the cells lie now; None: where they lay when the run was fitted.
+        data: Where the cells are now; None: where they were when the run was fitted.
         limit: At most so many, evenly spread.
 
     Raises DataError where a cell is missing, its file is another one or is labelled otherwise than in the run, and
@@ -82,7 +82,7 @@ def _recorded(cell: PlacedCell) -> Cell:
         found = "none"
     except OSError as error:
         raise DataError(
-            f"cannot read the cell of the run at {path}: {error.strerror or error}; make it readable, or say with "
+            f"cannot read the cell of the run at {path}: {reason_of(error)}; make it readable, or say with "
             "--data where the cells lie now"
         ) from error
     if found:

@@ -40,7 +40,7 @@ def _unseen_groups(placed: Sequence[PlacedCell], cells: Sequence[Cell]) -> list[
     """Return the group of subjects of each cell; None unless all subjects are known and the run was fitted on none.
 
     Subjects who share identical files in the run are one group; one whom the run does not know is a group of its own.
-    Those of the validation part are unseen here, as in the run's own intervals: `chosen_on` tells of them.
+    Those of the validation part are unseen here, as in the run's own intervals: `chosen_on` counts them.
     """
     fitted = cells_of_part(placed, TRAINING)
     subject_to_group = {cell.subject: cell.group for cell in placed}

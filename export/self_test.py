@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runtime.classifier import Classifier, ClassifierOptions
 from runtime.command_line import DONE, run_command
-from runtime.errors import BackendError
+from runtime.errors import BackendError, reason_of
 
 LONGEST_SECONDS = 600  # to load a large model on a small device
 ERROR = "error: "  # how `run_command` begins the line for people
@@ -31,8 +31,7 @@ def self_test_apart(bundle: Path, backend: str, precision: str) -> str:
         ) from error
     except OSError as error:
         raise BackendError(
-            f"expected to start a process that tests {bundle}, found: {error.strerror or error}; free memory, then try "
-            "again"
+            f"expected to start a process that tests {bundle}, found: {reason_of(error)}; free memory, then try again"
         ) from error
     if done.returncode == DONE:
         return done.stdout.strip()

@@ -21,7 +21,7 @@ from runtime.schema import INPUT_NAME, OUTPUT_NAME
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FEW = 2**17  # values of a tensor for one cell: half a megabyte; the last activations of ALLNet's backbones have so many
+FEW = 2**17  # values of a tensor for one cell: half a megabyte, as much as the last activations of ALLNet's backbones
 
 
 def sensitivities(
@@ -66,7 +66,7 @@ def _float_values_per_cell(kind: Any) -> int:
 
 
 def _last_not_reached(model: Any, layer: str, few: Mapping[str, Any]) -> set[str]:
-    """Return the tensors of few values that a change of the layer leaves as they are, the last before it is felt.
+    """Return the tensors of few values that a change of the layer leaves as they are, the last before its effect.
 
     A change may be one of what the layer takes, such as its rounding, which all that take the same then feel.
     """

@@ -2,7 +2,7 @@
 
 What is signed are the bytes of bundle.json, which holds the hash of every file that the runtime reads. Engines are
 built on the device and stand in no manifest: no signature covers them. The signature is a file of 64 bytes beside the
-manifest, so that OpenSSL reads it, too:
+manifest, so that OpenSSL reads it too:
 
     openssl pkeyutl -verify -pubin -inkey public.pem -rawin -in bundle.json -sigfile bundle.json.sig
 """
@@ -28,7 +28,7 @@ SIGN = "python -m export sign BUNDLE --key private.pem"
 def sign_bundle(folder: Path, key: Path) -> Path:
     """Sign a bundle whose files all have their recorded hashes; return the signature's path.
 
-    Raises UsageError where `key` is no private Ed25519 key in PEM, BundleError where the bundle is damaged.
+    Raises UsageError unless `key` is a private Ed25519 key in PEM, BundleError where the bundle is damaged.
     """
     private = _private_key(key)
     manifest = Bundle.open(folder).folder / MANIFEST_NAME
@@ -41,7 +41,7 @@ def sign_bundle(folder: Path, key: Path) -> Path:
 def signed_manifest(folder: Path, key: Path) -> tuple[bytes, bytes]:
     """Return the bytes of a bundle's manifest and its signature, which fit each other and the public key.
 
-    Raises UsageError where `key` is no public Ed25519 key in PEM, BundleError where there is no signature or another.
+    Raises UsageError unless `key` is a public Ed25519 key in PEM, BundleError where there is no signature or another.
     """
     public = _public_key(key)
     manifest = _read(folder / MANIFEST_NAME, "make a bundle with `python -m export onnx`")

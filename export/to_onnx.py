@@ -25,7 +25,7 @@ import tf2onnx
 
 from export.graph import OPSET, fold_and_save
 from export.heat import ExplainedNetwork, joined
-from runtime.errors import ConversionError, RunError
+from runtime.errors import ConversionError, RunError, reason_of
 from runtime.schema import INPUT_NAME, OUTPUT_NAME, ImageSpec
 from train.run_folder import TO_RECOVER_BEST
 from train.tensorflow_import import interrupts_kept
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 REFERENCE_BATCH_SIZE = 8
 SMALLEST_MAP = 4  # places along its side; a coarser one says nothing
-# In what Keras says, behind a first line without a name.
+# In Keras' message, after a first line without a name.
 FOREIGN_LAYER = re.compile(r"Could not locate class '(?P<custom>\w+)'|deserialization of a `(?P<code>\w+)` layer")
 FIT_AGAIN = "fit the model again, with a lower --learning-rate"
 
@@ -71,7 +71,7 @@ class KerasModel:
         p_all = np.concatenate([np.asarray(self._answers(batch)[0])[:, 0] for batch in _batches(cells)])
         if not np.isfinite(p_all).all():
             raise RunError(
-                f"expected probabilities from {self._file}, found values that are no numbers: the network overflows; "
+                f"expected probabilities from {self._file}, found values that are not numbers: the network overflows; "
                 f"{FIT_AGAIN}"
             )
         return p_all
@@ -128,7 +128,7 @@ def _load(file: Path) -> Any:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise RunError(f"expected a Keras model at {file}, found none; {TO_RECOVER_BEST}") from error
     except OSError as error:
-        raise RunError(f"cannot read the Keras model at {file}: {error.strerror or error}; make it readable") from error
+        raise RunError(f"cannot read the Keras model at {file}: {reason_of(error)}; make it readable") from error
     if not zipfile.is_zipfile(file):
         raise RunError(
             f"expected a Keras model at {file}, found a file that is cut off or something else; {TO_RECOVER_BEST}"
@@ -168,14 +168,14 @@ def _refuse_no_numbers(file: Path, model: Any) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    """Return what Keras says first: what follows is the layer's whole configuration."""
+    """Return the first line of an error: in Keras' the layer's whole configuration follows."""
     return " ".join(str(error).strip().partition("\n")[0].split())
 
 
 def _converted(explained: ExplainedNetwork, weights: Path) -> Any:
     """Return the graph of a network, whose weights stand in the file `weights`.
 
-    The network is converted with its weights as inputs, which are nothing but a shape, and they are put in afterwards:
+    The network is converted with its weights as inputs, which have only a shape, and these are filled in afterwards:
     while it converts, tf2onnx copies every constant again and again, which takes gigabytes and most of a minute.
     """
     model = explained.tapped
@@ -226,5 +226,5 @@ def _put_weights_in(model: Any, name_to_variable: dict[str, Any], file: Path) ->
             where = {"location": file.name, "offset": stream.tell(), "length": values.nbytes}
             for key, value in where.items():
                 weight.external_data.add(key=key, value=str(value))
-            stream.write(np.ascontiguousarray(values).tobytes())
+            stream.write(values.tobytes())
             model.graph.initializer.append(weight)

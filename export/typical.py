@@ -1,4 +1,4 @@
-"""Measures how the cells look that a run was fitted on, so that the runtime knows what is unlike them."""
+"""Measures the look of the cells that a run was fitted on, so that the runtime knows what is unlike them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MULTIPLIED = ("brightness", "foreground")  # by a lamp, by a lens
 
 
 def typical_cells(cells: Sequence[Cell], image: ImageSpec) -> TypicalCells:
-    """Return how the cells look that can be read; raise DataError unless there are some."""
+    """Return the look of the cells that can be read; raise DataError unless there are some."""
     by_subject: dict[str, list[Appearance]] = defaultdict(list)
     for cell in cells:
         try:

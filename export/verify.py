@@ -23,16 +23,7 @@ from runtime.command_line import print_table
 from runtime.errors import BundleError
 from runtime.files import flush_folder, output_errors, write_csv_aside, written_aside
 from runtime.inputs import spread_over
-from runtime.schema import (
-    CARD_NAME,
-    MANIFEST_NAME,
-    NEW_CARD_NAME,
-    SIGNATURE_NAME,
-    Metrics,
-    Proof,
-    Tolerance,
-    to_json,
-)
+from runtime.schema import CARD_NAME, MANIFEST_NAME, NEW_CARD_NAME, SIGNATURE_NAME, Metrics, Proof, Tolerance, to_json
 from train.dataset import Cell, find_cells
 from train.metrics import measure, metrics_table
 from train.tensorflow_import import quiet_tensorflow
@@ -54,7 +45,7 @@ class Verification:
 
     @property
     def too_few(self) -> str:
-        """Why there are too few cells of a class to displace an older proof; nothing where there are enough."""
+        """Why there are too few cells of a class to displace an older proof; empty where there are enough."""
         return too_few_to_prove(self.scores.labels)
 
     @cached_property

@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
             given
         )
     except KeyboardInterrupt:
-        hint = "; if an epoch was finished, the same command with --resume goes on after it"
+        hint = "; if an epoch was finished, the same command with --resume continues from there"
         print(f"interrupted{hint if given.command in ('fit', 'distill') else ''}", file=sys.stderr)
         return INTERRUPTED
 

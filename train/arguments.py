@@ -1,4 +1,4 @@
-"""The command line of train: what can be said, and the options objects that it becomes."""
+"""The command line of train: its options, and the objects they become."""
 
 from __future__ import annotations
 
@@ -8,37 +8,28 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from runtime.command_line import ArgumentParser, batch_size, parsed_number, positive_int
-from runtime.schema import (
-    MODELS,
-    OPTIMIZERS,
-    SCHEDULES,
-    SPLITS,
-    TRAINING_PRECISIONS,
-    FitOptions,
-    Recipe,
-    SplitOptions,
-)
+from runtime.schema import MODELS, OPTIMIZERS, SCHEDULES, SPLITS, TRAINING_PRECISIONS, FitOptions, Recipe, SplitOptions
 
 FRACTIONS = (0.6, 0.2, 0.2)  # the paper's
 EPOCHS, BATCH_SIZE = 40, 32  # the paper's
 TEACHER_SHARE = 0.5
-RECIPE_TITLE = "how the network is optimized (default: the model's own way; 0 switches off)"
+RECIPE_TITLE = "how the network is optimized (default: the model's own recipe; 0 switches off)"
 
 RECIPE_HELP = {
-    "optimizer": "how the weights are moved",
+    "optimizer": "how the weights are updated",
     "learning_rate": "at the start",
     "schedule": "of the learning rate: cosine falls to 0 over all epochs",
     "weight_decay": "decoupled from the gradient",
     "clip_norm": "largest norm of all gradients together",
-    "class_weights": "let both classes weigh the same in the loss",
-    "average": "momentum of a moving average of the weights, which is then validated and kept; such as 0.99",
-    "early_stopping": "epochs without a better one after which the run ends",
-    "turn": "turn and mirror the cells",
-    "scale": "largest relative change of size; such as 0.05",
-    "stain_jitter": "spread of a random gain of the optical density; such as 0.1",
-    "mixup": "alpha by which two cells and their labels are mixed; such as 0.4",
-    "blur": "pixels of blur or sharpening at most; such as 1",
-    "precision": "what the layers compute in; what is kept is float32",
+    "class_weights": "give both classes the same weight in the loss",
+    "average": "validate and keep a moving average of the weights with this momentum, such as 0.99",
+    "early_stopping": "stop after this many epochs without a better one",
+    "turn": "rotate and mirror the cells",
+    "scale": "largest relative change of size, such as 0.05",
+    "stain_jitter": "spread of a random gain on the optical density, such as 0.1",
+    "mixup": "alpha for mixing two cells and their labels, such as 0.4",
+    "blur": "largest blur or sharpening in pixels, such as 1",
+    "precision": "what the layers compute in; the kept model is float32",
     "compiled": "compile the training step with XLA",
 }
 RECIPE_SHARES = ("average", "scale")
@@ -50,7 +41,7 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m train", description="Fit and evaluate the networks on labelled cells.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{fit,distill,evaluate,compare,draw}")
     _add_fit(commands.add_parser("fit", help="fit a network and leave a run folder"))
-    _add_distill(commands.add_parser("distill", help="fit a network to what a trained run says, and to the labels"))
+    _add_distill(commands.add_parser("distill", help="fit a network to a trained run's answers and to the labels"))
     _add_evaluate(commands.add_parser("evaluate", help="the five metrics of a run's best model"))
     _add_compare(commands.add_parser("compare", help="Table I and II, tests, pictures and a page over finished runs"))
     _add_draw(commands.add_parser("draw", help="draw cells like those of C-NMC, for demos, tests and load"))
@@ -58,7 +49,7 @@ def build_parser() -> ArgumentParser:
 
 
 def fit_options(given: argparse.Namespace, split: SplitOptions, image_size: int, weights: str) -> FitOptions:
-    """Return the options of a run; `image_size` and `weights` stand where the command line names none."""
+    """Return the options of a run, with `image_size` and `weights` where the command line names none."""
     is_taught = given.command == "distill"
     return FitOptions(
         model=given.model,
@@ -87,7 +78,7 @@ def split_options(given: argparse.Namespace) -> SplitOptions:
 
 
 def recipe_with(given: argparse.Namespace, recipe: Recipe) -> Recipe:
-    """Return `recipe` with what the command line says otherwise."""
+    """Return `recipe` with what the command line changes."""
     said = {field.name: getattr(given, field.name) for field in fields(Recipe)}
     return replace(recipe, **{name: value for name, value in said.items() if value is not None})
 
@@ -95,20 +86,20 @@ def recipe_with(given: argparse.Namespace, recipe: Recipe) -> Recipe:
 def _add_fit(fit: argparse.ArgumentParser) -> None:
     fit.add_argument("--model", choices=MODELS, required=True)
     _add_run(fit)
-    _add_split(fit.add_argument_group("which cells are for what"))
+    _add_split(fit.add_argument_group("how the cells are split"))
     _add_recipe(fit.add_argument_group(RECIPE_TITLE))
 
 
 def _add_distill(distill: argparse.ArgumentParser) -> None:
     distill.add_argument(
-        "--teacher", type=Path, required=True, metavar="RUN", help="a finished run; its parts are kept"
+        "--teacher", type=Path, required=True, metavar="RUN", help="a finished run; its split is used again"
     )
     distill.add_argument(
         "--teacher-share",
         type=_share,
         default=TEACHER_SHARE,
         metavar="X",
-        help=f"of the teacher in what is to be learnt, the rest is the label's; default: {TEACHER_SHARE}",
+        help=f"the teacher's share of the training target, the rest is the label's; default: {TEACHER_SHARE}",
     )
     distill.add_argument("--model", choices=MODELS, default="compact", help="default: compact")
     _add_run(distill)
@@ -129,7 +120,7 @@ def _add_run(fit: argparse.ArgumentParser) -> None:
         help="default: imagenet, for compact none; PATH is an official *_notop.h5 file, or a folder of them",
     )
     fit.add_argument("--seed", type=_seed, default=0)
-    fit.add_argument("--resume", action="store_true", help="go on after the last finished epoch")
+    fit.add_argument("--resume", action="store_true", help="continue after the last finished epoch")
     _add_cache(fit)
 
 
@@ -150,7 +141,11 @@ def _add_split(group: Any) -> None:
         help="default: 0.6 0.2 0.2",
     )
     group.add_argument(
-        "--validation-subjects", nargs="+", default=(), metavar="S", help="with --split subject: these validate"
+        "--validation-subjects",
+        nargs="+",
+        default=(),
+        metavar="S",
+        help="with --split subject: those of the validation part",
     )
     group.add_argument("--validation-fold", default="", metavar="NAME", help="with --split folds: such as fold_2")
     group.add_argument("--split-of", type=Path, metavar="RUN", help="with --split fixed: the run whose parts to take")
@@ -172,7 +167,7 @@ def _add_recipe(group: Any) -> None:
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--run", type=Path, required=True, metavar="RUN")
-    evaluate.add_argument("--data", type=Path, required=True, metavar="DIR", help="where the run's cells lie")
+    evaluate.add_argument("--data", type=Path, required=True, metavar="DIR", help="where the run's cells are")
     evaluate.add_argument("--split-part", choices=("validation", "test"), default="validation")
     evaluate.add_argument(
         "--aim",

@@ -1,4 +1,4 @@
-"""Changes a training cell as another slide or another day might have: the field's usual means for cells."""
+"""Varies a training cell as another slide or another day would: the usual augmentations of the field."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from runtime.schema import Recipe
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Of the cells only this share is turned by any angle or scaled, since that resamples and so blurs: a network that is
-# fitted on blurred cells alone takes sharp ones for ALL. The others keep their very pixels in another order.
+# Only this share of the cells is rotated by any angle or scaled, since resampling blurs: a network fitted on blurred
+# cells alone takes sharp ones for ALL. The others keep their exact pixels, in another order.
 RESAMPLED_SHARE = 0.5
-CHANNEL_SHARE = 0.5  # of the stain jitter that each channel has on its own
+CHANNEL_SHARE = 0.5  # of the stain jitter, drawn for each channel alone
 
-# A cell is too small to be shared out among threads, and the other cores belong to the network that is fitted.
+# A cell is too small to split among threads, and the other cores are busy with the network.
 cv2.setNumThreads(1)
 
 
@@ -29,7 +29,7 @@ def augments(recipe: Recipe) -> bool:
 def augmented(cell: NDArray[np.uint8], rng: np.random.Generator, recipe: Recipe) -> NDArray[np.uint8]:
     """Return a cell, uint8 RGB [size, size, 3] over black, as `recipe` and the numbers drawn from `rng` change it.
 
-    A cell has no up and down, so turning and mirroring cost nothing. Its size and colours tell the classes apart:
+    A cell has no up and down, so rotating and mirroring cost nothing. Its size and colors tell the classes apart:
     change them little. The result is contiguous; where nothing is changed it is the cell itself.
     """
     if (recipe.turn or recipe.scale) and rng.random() < RESAMPLED_SHARE:
@@ -44,11 +44,11 @@ def augmented(cell: NDArray[np.uint8], rng: np.random.Generator, recipe: Recipe)
 
 
 def _resampled(cell: NDArray[np.uint8], rng: np.random.Generator, recipe: Recipe) -> NDArray[np.uint8]:
-    """Mirror, turn round the centre and scale in one resampling; what comes in from outside is black."""
+    """Mirror, rotate about the center and scale in one resampling; what enters from outside is black."""
     last = len(cell) - 1
     factor = 1 + rng.uniform(-recipe.scale, recipe.scale)
     degrees = rng.uniform(0, 360) if recipe.turn else 0.0
-    matrix = cv2.getRotationMatrix2D((last / 2, last / 2), degrees, factor)  # a pixel's centre has whole coordinates
+    matrix = cv2.getRotationMatrix2D((last / 2, last / 2), degrees, factor)  # pixel centers have whole coordinates
     if recipe.turn and rng.integers(2):
         matrix[:, 2] += last * matrix[:, 0]  # x becomes last - x
         matrix[:, 0] *= -1
@@ -59,7 +59,7 @@ def _resampled(cell: NDArray[np.uint8], rng: np.random.Generator, recipe: Recipe
 
 
 def _reoriented(cell: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Return one of the eight ways in which a square can lie: no pixel changes its value."""
+    """Return one of the eight orientations of a square; no pixel changes its value."""
     if rng.integers(2):
         cell = cv2.transpose(cell)
     if rng.integers(2):
@@ -72,7 +72,7 @@ def _reoriented(cell: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np
 def _restained(cell: NDArray[np.uint8], rng: np.random.Generator, deviation: float) -> NDArray[np.uint8]:
     """Multiply the optical density, -log((x + 1) / 256), by a random gain for all channels and one for each.
 
-    By the law of Beer and Lambert that is another amount of stain. Black stays black: it is no stain but the frame.
+    By the Beer-Lambert law that is another amount of stain. Black stays black: it is the frame, not stain.
     """
     gain = np.exp(rng.normal(0, deviation) + rng.normal(0, CHANNEL_SHARE * deviation, 3))
     level = (np.arange(256)[:, None] + 1) / 256

@@ -30,8 +30,8 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
 
     Where the recipe weighs the classes, each batch ends with the weights float32 [B].
 
-    The cells of an epoch are dealt to nearly equal batches: no cell is left out, and no batch is left with a single
-    cell over, whose statistics would upset batch normalization.
+    The cells of an epoch are dealt to nearly equal batches: no cell is left out, and none is left over for a batch of
+    its own, whose statistics would upset batch normalization.
     """
 
     def __init__(
@@ -46,15 +46,15 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         devices: int = 1,
         process: Process = ALONE,
     ) -> None:
-        """Read `cells` in their order, or shuffled anew in each epoch where there is a `shuffle_seed`.
+        """Read `cells` in their order, or shuffled anew for each epoch with a `shuffle_seed`.
 
         With a `recipe` the cells are augmented as it says. `targets`, float32 [N] in 0..1, are learnt instead of the
-        labels. Each batch can be shared out evenly among `devices`: for that the first cells of an epoch come again at
-        its end, fewer of them than there are devices. In their own order the cells come in batches of one size, filled
-        up in the same way: TensorFlow builds the graph that predicts anew for another size, and warns of it.
+        labels. Each batch splits evenly among `devices`: to that end the first cells of an epoch are repeated at its
+        end, fewer of them than there are devices. In their own order the cells come in batches of one size, filled up
+        in the same way: TensorFlow would rebuild the prediction graph for another size, and warn of it.
 
-        Of several processes each makes the whole batch, since its random numbers are drawn one after another, and gives
-        the share of this `process`.
+        Each of several processes makes the whole batch, since its random numbers are drawn one after another, and
+        returns the share of this `process`.
 
         Raises UsageError where a batch has fewer cells than there are devices.
         """

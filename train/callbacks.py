@@ -1,4 +1,4 @@
-"""What happens round each batch of training."""
+"""What happens before and after each batch of training."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def batch_callback(epoch: int, bar: Any, average: Any, momentum: float) -> Any:
                 f"expected a finite loss, found {logs['loss']} in batch {batch + 1} of epoch {epoch + 1}: {DIVERGED}"
             )
         if momentum:
-            # Not the network by another name: on JAX its weights are brought up to date when a callback asks for it.
+            # By `callback.model`: on JAX, asking for it is what brings the network's weights up to date.
             update_average(average, callback.model, momentum)
 
     callback = keras.callbacks.LambdaCallback(
-        # Again for each batch: TensorFlow's generator undoes it before its first one.
+        # Before every batch: TensorFlow's generator undoes it before the first.
         on_train_batch_begin=lambda batch, logs: keep_freed_memory(),
         on_train_batch_end=on_end,
     )

@@ -67,7 +67,7 @@ def compare(paths: Sequence[Path], out: Path, tell: Callable[[str], None] = prin
 
 
 def pair_line(first: tuple[str, PartScores], second: tuple[str, PartScores]) -> str:
-    """Say how two runs differ on the same cells, or that they were measured on others, or by other labels."""
+    """Say how two runs differ on the same cells, or that their cells or labels are not the same."""
     (name, one), (other_name, other) = first, second
     pair = f"{name} and {other_name}"
     labels_of_both = [dict(zip(scores.hashes, scores.labels.tolist(), strict=True)) for scores in (one, other)]
@@ -83,7 +83,7 @@ def pair_line(first: tuple[str, PartScores], second: tuple[str, PartScores]) -> 
     p_of_areas = "not defined" if np.isnan(areas.p_value) else f"{areas.p_value:.2g}"
     return (
         f"{pair}: AUC differs by {areas.difference:+.4f} (DeLong p = {p_of_areas}); "
-        f"{decisions.only_first} {nouns(decisions.only_first, 'cell')} only the first decides right, "
+        f"{decisions.only_first} {nouns(decisions.only_first, 'cell')} only the first gets right, "
         f"{decisions.only_second} only the second "
         f"(McNemar p = {decisions.p_value:.2g}); {CELLS_AS_INDEPENDENT}"
     )
@@ -100,20 +100,8 @@ def part_csv(runs: Mapping[str, EvaluatedRun], part: str) -> str:
             metrics = run.parts[part].metrics
             intervals = [getattr(metrics, metric) for metric in METRIC_NAMES]
             values = [value for interval in intervals for value in (interval.value, interval.low, interval.high)]
-            note = constant_note(metrics)
-            options = run.config.options
-            writer.writerow(
-                [
-                    name,
-                    options.model,
-                    run.protocol,
-                    metrics.cells,
-                    metrics.threshold,
-                    *values,
-                    metrics.interval_method,
-                    note,
-                ]
-            )
+            run_columns = [name, run.config.options.model, run.protocol, metrics.cells, metrics.threshold]
+            writer.writerow([*run_columns, *values, metrics.interval_method, constant_note(metrics)])
     return stream.getvalue()
 
 

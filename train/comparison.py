@@ -1,7 +1,6 @@
 """Tests between two runs on the same cells; numpy and scipy, no keras.
 
-Both tests take the cells for independent, which those of one subject are not: of few subjects the p-values are too
-small.
+Both tests treat cells as independent, which those of one subject are not: with few subjects the p-values are too small.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CELLS_AS_INDEPENDENT = (
-    "the tests take cells for independent, which those of one subject are not, so of few subjects p is too small"
+    "the tests treat cells as independent, which those of one subject are not: with few subjects p is too small"
 )
-SMALLEST_ERROR = 1e-12  # of a difference of areas; what is less is rounding of 0
+SMALLEST_ERROR = 1e-12  # of a difference of areas; less is 0 but for rounding
 
 
 @dataclass(frozen=True)
 class McNemar:
-    """The exact test of McNemar: do two runs decide equally often right?"""
+    """McNemar's exact test: are two runs right equally often?"""
 
-    only_first: int  # cells that the first run alone decides right
+    only_first: int  # cells that only the first run gets right
     only_second: int
     p_value: float  # two-sided
 
@@ -42,7 +41,7 @@ class DeLong:
 def mcnemar(labels: NDArray[np.bool_], first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
     """Compare the decisions of two runs, bool [N] each, True where a cell is called ALL.
 
-    Of the cells that one run alone decides right, each run should have half: a binomial test (McNemar 1947, exact).
+    Of the cells that only one run gets right, each run should have half: a binomial test (McNemar 1947, exact).
     """
     first_right, second_right = first == labels, second == labels
     only_first, only_second = int((first_right & ~second_right).sum()), int((~first_right & second_right).sum())
@@ -54,12 +53,14 @@ def delong(labels: NDArray[np.bool_], first: NDArray[np.floating], second: NDArr
     """Compare the areas under the ROC curves of two runs, p_all float [N] each.
 
     The variance is that of the structural components (equations 5 and 6 of the paper), which are computed from
-    mid-ranks (Sun and Xu 2014). The p-value is that of the normal distribution, which many cells come near. It is NaN
-    where the areas differ without any variance, which happens with very few cells: there the test is not defined.
+    mid-ranks (Sun and Xu 2014). The p-value is that of the normal distribution, which many cells come near. It is NaN,
+    as the test is not defined, where a class has one cell alone or the areas differ without any variance.
     """
     positive_first, negative_first = _components(labels, first)
     positive_second, negative_second = _components(labels, second)
     difference = float(positive_first.mean() - positive_second.mean())
+    if min(len(positive_first), len(negative_first)) < 2:
+        return DeLong(difference, float("nan"), float("nan"))
     variance = np.var(positive_first - positive_second, ddof=1) / len(positive_first)
     variance += np.var(negative_first - negative_second, ddof=1) / len(negative_first)
     error = float(np.sqrt(variance))

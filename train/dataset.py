@@ -7,6 +7,7 @@ make ALL the class 0, the opposite of the release.
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Callable, Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ NAME_TO_LABEL = {**FOLDER_TO_LABEL, "1": 1, "0": 0}
 CSV_COLUMNS = ("path", "label", "subject")
 # The table of the release's preliminary test set, whose images are called 1.bmp, 2.bmp and so on.
 PRELIMINARY_COLUMNS = ("Patient_ID", "new_names", "labels")
-PRELIMINARY_SUFFIX = "_labels"  # the images are beside the table, or in the folder that is called like it without this
+PRELIMINARY_SUFFIX = "_labels"  # the images are beside the table, or in the folder of the same name without this
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -60,7 +61,7 @@ def find_cells(data: Path) -> list[Cell]:
     """Find the labelled cells of a folder or a CSV table, sorted by path, with the hash of each file.
 
     Raises DataError where there are none, where an image has no label or two that contradict each other, and where
-    a file cannot be opened. Whether it holds a picture is not looked at here.
+    a file cannot be opened. Whether it holds a picture is not checked here.
     """
     if data.suffix.lower() == ".csv":
         found = _from_csv(data)
@@ -75,10 +76,8 @@ def find_cells(data: Path) -> list[Cell]:
 
 def refuse_one_class(cells: Iterable[Labelled], where: str) -> None:
     """Raise DataError unless both classes are there."""
-    count = dict.fromkeys((0, 1), 0)
-    for cell in cells:
-        count[cell.label] += 1
-    if not all(count.values()):
+    count = Counter(cell.label for cell in cells)
+    if not (count[0] and count[1]):
         raise DataError(
             f"expected cells of both classes in {where}, found {count[1]} ALL and {count[0]} healthy; "
             "add cells of the missing class"
@@ -141,7 +140,7 @@ def _from_csv(table: Path) -> list[_Found]:
                 )
             found = [read(row, table, reader.line_num) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"expected a CSV table in UTF-8 at {table}, found: {error}") from error
+        raise DataError(f"expected a CSV table in UTF-8 at {table}, found: {error}; check the file") from error
     if not found:
         raise DataError(f"expected a row for each cell in {table}, found none; add rows below the header")
     return found
@@ -170,7 +169,10 @@ def _label_of_row(text: str | None, name: str, table: Path, line: int) -> int:
     """Return the label that `text` stands for; raise DataError where it is none, or not that of the cell's name."""
     label = NAME_TO_LABEL.get((text or "").strip().lower())
     if label is None:
-        raise DataError(f"expected a label out of {', '.join(NAME_TO_LABEL)} in line {line} of {table}, found {text!r}")
+        raise DataError(
+            f"expected one of the labels {', '.join(NAME_TO_LABEL)} in line {line} of {table}, found {text!r}; "
+            "correct it"
+        )
     named = parse_cell_name(name)
     if named and NAME_TO_LABEL[named.kind] != label:
         raise DataError(
@@ -194,7 +196,9 @@ def _hash(path: Path) -> str:
     try:
         return sha256_of_file(path)
     except OSError as error:
-        raise DataError(f"expected a file that can be read at {path}, found: {error.strerror}") from error
+        raise DataError(
+            f"expected a file that can be read at {path}, found: {error.strerror}; make it readable"
+        ) from error
 
 
 def refuse_contradictions(cells: Iterable[Cell], unreadable: Container[str]) -> None:

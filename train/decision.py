@@ -78,7 +78,7 @@ def calibrated(p_all: NDArray[np.floating], temperature: float) -> NDArray[np.fl
 def fitted_temperature(labels: NDArray[np.bool_], p_all: NDArray[np.floating]) -> float:
     """Return the temperature with the smallest negative log-likelihood; 1 where none is to be found.
 
-    There is none where all cells are told apart: the likelihood then grows without end as the temperature falls.
+    There is none where all cells are told apart: the likelihood then grows without bound as the temperature falls.
     """
     logits = _logits(p_all)
     signs = np.where(labels, 1.0, -1.0)

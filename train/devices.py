@@ -1,4 +1,4 @@
-"""Trains on all GPUs by the framework's own strategy: beside processes.py the only file of train that names one."""
+"""Trains on all GPUs by the framework's own strategy: with processes.py, the only file of train that names one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from train.processes import ALONE, Process
 def training_devices(process: Process = ALONE) -> list[str]:
     """Return the names of the devices that train, such as "gpu:0": all GPUs, or the CPU where there is none.
 
-    Where several processes train together they are those of all.
-    On Torch it is one alone: its strategy needs a process for each GPU, which Keras does not start.
+    Where several processes train together, the devices are those of all of them. On Torch there is only one: its
+    strategy needs a process for each GPU, which Keras does not start.
     """
     if keras.backend.backend() == "torch":
         return [str(keras.ops.zeros(()).device)]
@@ -60,7 +60,7 @@ def shared_among(devices: Sequence[str]) -> Iterator[None]:
 def unshared(process: Process) -> Iterator[None]:
     """Let each of several processes compute by itself inside what all of them compute, with the weights they share.
 
-    Keras cannot gather what several processes predict, and what it saves it would share out anew.
+    Keras cannot gather what several processes predict, and would distribute again what it saves.
     """
     if process.count == 1:
         yield

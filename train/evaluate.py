@@ -40,7 +40,7 @@ def evaluate(
     With an `aim` the threshold is chosen anew, on the validation part. Returns as `evaluate_part` does.
 
     Raises RunError for a folder without a finished run, or, for another part than the validation part, one whose
-    threshold is of an earlier network; UsageError for a part without cells, an `aim` that is none or is not reached,
+    threshold is of an earlier network; UsageError for a part without cells, an unknown `aim` or one out of reach,
     DataError where cells of the part are not in `data`, or are labelled otherwise there.
     """
     folder = RunFolder(run)
@@ -133,7 +133,7 @@ def _measure_again(folder: RunFolder, tell: Callable[[str], None]) -> None:
     """Measure the parts whose metrics are of another threshold than that of the present decision."""
     for part, metrics in folder.metrics().items():
         if metrics.threshold != folder.decision().threshold:
-            tell(f"the {part} part was measured at the threshold {metrics.threshold:.4g}; by the new decision:")
+            tell(f"the {part} part was measured at the threshold {metrics.threshold:.4g}; with the new decision:")
             _measure(folder, part, tell)
 
 
@@ -141,7 +141,7 @@ def _describe(decision: Decision) -> str:
     return (
         f"threshold {decision.threshold:.4g} (aim: {decision.aim}), temperature {decision.temperature:.3f}, "
         f"calibration error {decision.calibration_error_before:.3f} before and {decision.calibration_error_after:.3f} "
-        f"after, to be looked at by a person: p_all {decision.review_low:.3f} to {decision.review_high:.3f}"
+        f"after, for review by a person: p_all {decision.review_low:.3f} to {decision.review_high:.3f}"
     )
 
 

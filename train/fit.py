@@ -127,14 +127,14 @@ def fit(
 
 @contextmanager
 def _own_folder(process: Process, out: Path, resume: bool) -> Iterator[RunFolder]:
-    """Yield the run's folder to the first process, to each other a passing one, with what a resumed run needs."""
+    """Yield the run's folder to the first process, to the others a temporary one with what a resumed run needs."""
     if process.number == 0:
         yield RunFolder(out)
         return
-    with tempfile.TemporaryDirectory() as passing:
+    with tempfile.TemporaryDirectory() as temporary:
         if resume:
-            shutil.copytree(out, passing, ignore=shutil.ignore_patterns(".*", LOCK_NAME, "logs"), dirs_exist_ok=True)
-        yield RunFolder(Path(passing))
+            shutil.copytree(out, temporary, ignore=shutil.ignore_patterns(".*", LOCK_NAME, "logs"), dirs_exist_ok=True)
+        yield RunFolder(Path(temporary))
 
 
 def _fit_claimed(task: _Task) -> bool:
@@ -196,7 +196,7 @@ def _refuse_unfit_folder(folder: RunFolder, resume: bool) -> None:
     if folder.exists and not resume:
         raise RunError(
             f"expected a new folder for the run, found a run at {folder.path}; "
-            "add --resume to go on with it, or choose another --out"
+            "add --resume to continue it, or choose another --out"
         )
     if not resume and folder.holds_something_else:
         raise RunError(
@@ -385,5 +385,5 @@ def _describe(placed: list[PlacedCell], options: FitOptions) -> str:
     parts = ", ".join(f"{size} {part}" for part, size in sorted(_part_sizes(placed).items()))
     return (
         f"{len(placed)} cells ({positives} ALL, {len(placed) - positives} healthy): {parts}; "
-        f"split by {options.split.kind}; {options.model} is trained"
+        f"split by {options.split.kind}; training {options.model}"
     )

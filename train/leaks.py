@@ -20,8 +20,8 @@ from train.prepared import PreparedImages
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# The perceptual hash has 16 x 16 bits. On the real cells all pairs that differ in at most so many bits are pictures of
-# one cell, among them whole images that the release holds twice; the first pair of two subjects differs in 22.
+# The perceptual hash has 16 x 16 bits. On the real cells all pairs that differ in at most NEAR_BITS are pictures of
+# one cell, among them whole images that the release holds twice; the nearest pair of two subjects differs in 22.
 HASH_SIDE = 16
 NEAR_BITS = 16
 BLOCK = 512  # cells whose distances to all others are held at a time
@@ -40,7 +40,7 @@ class NearDuplicate:
 
 @dataclass(frozen=True)
 class LeakReport:
-    """What stands on two sides of a split."""
+    """What the parts of a split share."""
 
     shared_subjects: dict[str, tuple[str, ...]]  # two parts, such as "training and test", to the subjects in both
     subjects_sharing_files: tuple[str, ...]  # groups of subjects under whose names identical files lie
@@ -59,7 +59,7 @@ class LeakReport:
         files, pairs = nouns(self.shared_files, "file"), nouns(len(self.near_duplicates), "pair")
         return (
             f"leaks: {'; '.join(shared) or 'no subject in two parts'}; {self.shared_files} identical {files}, kept "
-            f"once; {len(self.near_duplicates)} {pairs} of nearly the same picture across parts"
+            f"once; {len(self.near_duplicates)} {pairs} of nearly identical pictures across parts"
         )
 
 

@@ -1,4 +1,4 @@
-"""TensorBoard's logs of a run: a copy of its history, whose failure is told once and stops nothing."""
+"""TensorBoard's logs of a run: a copy of its history, whose failure is reported once and stops nothing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
 
+from runtime.errors import reason_of
 from train.run_folder import Epoch
 
 FILE_VERSION = "brain.Event:2"  # what TensorBoard expects a file to begin with
@@ -60,5 +61,5 @@ class EpochLogs:
         try:
             yield
         except OSError as error:
-            self._tell(f"TensorBoard gets no more logs: cannot write {self._folder}: {error.strerror or error}")
+            self._tell(f"TensorBoard gets no more logs: cannot write {self._folder}: {reason_of(error)}")
             self.close()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 METRIC_NAMES = ("accuracy", "sensitivity", "specificity", "auc", "f1")
+HEADINGS = ("accuracy %", "sensitivity %", "specificity %", "AUC", "F1")
+SCALES, DIGITS = (100, 100, 100, 1, 1), (2, 2, 2, 4, 4)  # the paper gives three of the five in percent
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 BOOTSTRAP_SEED = 0
@@ -29,8 +31,8 @@ def measure(
 ) -> Metrics:
     """Compute the five metrics of scored cells, with percentile-bootstrap intervals.
 
-    What is 0 or 1 is so in every resample too, which says nothing of how sure it is: its interval is Wilson's, of as
-    many images, or groups, as it is a share of.
+    A metric of 0 or 1 is the same in every resample, which says nothing of how certain it is: its interval is Wilson's,
+    of as many images, or groups, as it is a share of.
 
     Args:
         labels: bool [N], True for ALL, the positive class.
@@ -62,10 +64,6 @@ def is_called_all(p_all: NDArray[np.floating], threshold: float) -> NDArray[np.b
     """
     called: NDArray[np.bool_] = p_all.astype(np.float64) >= threshold
     return called
-
-
-SCALES, DIGITS = (100, 100, 100, 1, 1), (2, 2, 2, 4, 4)  # the paper gives three of the five in percent
-HEADINGS = ("accuracy %", "sensitivity %", "specificity %", "AUC", "F1")
 
 
 def table_cells(metrics: Metrics) -> list[tuple[str, str]]:
@@ -149,7 +147,7 @@ def _drawing(labels: NDArray[np.bool_], groups: Sequence[str] | None) -> _Drawin
     rows_of_class = [_rows_of_groups(np.asarray(groups), labels == is_all) for is_all in (False, True)]
     healthy, leukemic = (len(rows) for rows in rows_of_class)
     if min(healthy, leukemic) < 2:
-        few = f"only {healthy} healthy and {leukemic} ALL subjects: how much subjects differ is not in them"
+        few = f"only {healthy} healthy and {leukemic} ALL subjects: how much subjects differ is left out"
         return replace(of_images, method=f"{of_images.method}; {few}")
     method = f"bootstrap over {healthy} healthy and {leukemic} ALL subjects, {size}"
     return _Drawing(_of_groups(rows_of_class), healthy, leukemic, method)

@@ -20,13 +20,13 @@ from train.decision import CALIBRATION_BINS
 if TYPE_CHECKING:
     from train.evaluated_run import EvaluatedRun, PartScores
 
-# Okabe and Ito's colours, which the colour-blind tell apart, and line styles for print in grey.
+# Okabe and Ito's colors, which the color-blind tell apart, and line styles for print in gray.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", "-.", ":")
 DOTS_PER_INCH = 150
 LEGEND_LINE = 0.22  # inches
 MATRICES_IN_A_ROW = 4
-NAME_IN_LEGEND, NAME_IN_TITLE, NAME_OVER_MATRIX = 44, 76, 66  # characters of a run's name that find room
+NAME_IN_LEGEND, NAME_IN_TITLE, NAME_OVER_MATRIX = 44, 76, 66  # characters of a run's name that fit
 LINE_OVER_MATRIX = 24  # characters
 
 
@@ -128,7 +128,7 @@ def shortened(name: str, length: int) -> str:
 
 
 def _square(x_label: str, y_label: str, curves: int) -> tuple[Figure, Any]:
-    """Return a figure with square axes and room below them for a legend of so many lines."""
+    """Return a figure with square axes and room below them for a legend line for each curve."""
     figure = Figure(figsize=(5, 4.8 + LEGEND_LINE * curves), layout="constrained")
     axes = figure.subplots()
     axes.set(xlabel=x_label, ylabel=y_label, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")

@@ -15,7 +15,7 @@ from train.dataset import Cell
 TRAINING, VALIDATION, TEST = PARTS = ("training", "validation", "test")
 DUPLICATE = "duplicate"  # an identical file was kept under another name; in no part
 UNREADABLE = "unreadable"  # no picture could be read from it; in no part
-LEFT_OUT = "left out"  # its subject is in the test part that was given apart; in no part
+LEFT_OUT = "left out"  # its subject is in the separate test part; in no part
 CELLS_NAME = "cells.csv"  # in a run's folder
 
 
@@ -26,7 +26,7 @@ class PlacedCell:
     path: str
     label: int
     subject: str
-    group: str  # cells of one group must not stand on two sides of a subject-level split
+    group: str  # cells of one group must be in one part of a subject-level split
     part: str
     sha256: str
 
@@ -64,7 +64,7 @@ def refuse_other_labels(placed: Iterable[PlacedCell], files: Iterable[Cell]) -> 
         if file.label != label:
             raise DataError(
                 f"expected {file.path} to be labelled {CLASSES[label]} as in the run, found {CLASSES[file.label]}; "
-                "put it back among its class, or correct the label and fit again"
+                "move it back to its class, or correct the label and fit again"
             )
 
 
@@ -79,7 +79,10 @@ def read_cells(path: Path) -> list[PlacedCell]:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
             reader = csv.DictReader(stream)
             if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise RunError(f"expected the columns {','.join(COLUMNS)} in {path}, found {reader.fieldnames}")
+                raise RunError(
+                    f"expected the columns {','.join(COLUMNS)} in {path}, found {reader.fieldnames}; "
+                    "check the run folder"
+                )
             return [PlacedCell(**{**row, "label": int(row["label"])}) for row in reader]  # type: ignore[arg-type]
     except (OSError, ValueError, TypeError) as error:
         raise RunError(f"expected the cells of a run at {path}, found: {error}; check the run folder") from error

@@ -37,11 +37,11 @@ class Pixels(Protocol):
 
 
 class PixelFile:
-    """Cells in a .npy file, mapped anew for each look: what was seen once does not stay in the process's memory."""
+    """Cells in a .npy file, mapped anew for each read: what was read does not stay in the process's memory."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # numpy reads a file's head by Python's parser, which now and then fails in two threads at once (CPython 3.11).
+        # numpy reads the header with Python's parser, which now and then fails in two threads at once (CPython 3.11).
         self._opening = Lock()
 
     def __getitem__(self, rows: Any) -> NDArray[np.uint8]:
@@ -107,7 +107,7 @@ def prepare_images(cells: Sequence[Cell], size: int, cache: Path | None = None) 
 
 
 def _opened(index_path: Path, pixels_path: Path, shape: tuple[int, ...]) -> PreparedImages | None:
-    """Open an entry; None where there is none, or one that is damaged and is to be made anew."""
+    """Open an entry; None where there is none, or a damaged one, which is then made again."""
     try:
         index = json.loads(index_path.read_text(encoding="utf-8"))
         pixels = np.load(pixels_path, mmap_mode="r")
@@ -153,7 +153,7 @@ def _fill(pixels: NDArray[np.uint8], paths: Sequence[Path]) -> list[str]:
     def prepare(row: int) -> str:
         try:
             pixels[row] = load_cell(paths[row], spec)
-        except UnopenableCellError as error:  # not the cell's fault: kept as its reason, it would stay for ever
+        except UnopenableCellError as error:  # not the cell's fault: kept as its reason, it would stay forever
             raise DataError(f"expected a file that can be read at {paths[row]}, it {error}; try again") from error
         except UnreadableCellError as error:
             return str(error)

@@ -2,7 +2,7 @@
 
 Each is started with the same command and with the variables that Keras names for it; JAX finds the others and watches
 over them. Where one does not come, or is killed, JAX ends the others after JOIN_SECONDS or HEARTBEAT_SECONDS: mostly by
-itself, with a trace of its C++ code, so what they waited for is told before.
+itself, with a trace of its C++ code, so each says beforehand what it waits for.
 """
 
 from __future__ import annotations

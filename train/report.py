@@ -104,9 +104,9 @@ def _run_rows(runs: Mapping[str, EvaluatedRun]) -> list[list[str]]:
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table; the cells of `rows` are HTML."""
-    head = "".join(f"<th>{text(heading)}</th>" for heading in headings)
+    titles = "".join(f"<th>{text(heading)}</th>" for heading in headings)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>\n" for row in rows)
-    return f'<div class="wide"><table>\n<tr>{head}</tr>\n{body}</table></div>'
+    return f'<div class="wide"><table>\n<tr>{titles}</tr>\n{body}</table></div>'
 
 
 def _figure(png: bytes, name: str) -> str:

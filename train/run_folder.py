@@ -82,6 +82,20 @@ class RunFolder:
         """The network and its optimizer after `epoch`."""
         return self.path / f"resume-{epoch}.keras"
 
+    def kept_model(self, epoch: int) -> Path:
+        """The float32 network after `epoch` that is validated and kept, where that is not the trained one itself."""
+        return self.path / f"kept-{epoch}.keras"
+
+    @property
+    def teaching(self) -> Path:
+        """What the teacher says of the training cells, where there is a teacher."""
+        return self.path / "teacher.csv"
+
+    @property
+    def logs(self) -> Path:
+        """TensorBoard's folder."""
+        return self.path / "logs"
+
     @property
     def exists(self) -> bool:
         """Whether a run was begun here."""
@@ -102,7 +116,7 @@ class RunFolder:
             except Timeout as error:
                 raise RunError(
                     f"expected a run folder that no other process uses, found one at work in {self.path}; "
-                    "wait for its end, or choose another --out"
+                    "wait for it to end, or choose another --out"
                 ) from error
         try:
             self._forget_unfinished_files()
@@ -183,20 +197,6 @@ class RunFolder:
         measured, threshold = self.metrics(), self.decision().threshold
         if VALIDATION not in measured or any(metrics.threshold != threshold for metrics in measured.values()):
             raise RunError(f"expected a finished run at {self.path}, found none that was evaluated; {TO_FINISH}")
-
-    @property
-    def logs(self) -> Path:
-        """TensorBoard's folder."""
-        return self.path / "logs"
-
-    def kept_model(self, epoch: int) -> Path:
-        """The float32 network after `epoch` that is validated and kept, where that is not the trained one itself."""
-        return self.path / f"kept-{epoch}.keras"
-
-    @property
-    def teaching(self) -> Path:
-        """What the teacher says of the training cells, where there is a teacher."""
-        return self.path / "teacher.csv"
 
     def write_network(self, model: Any, path: Path) -> None:
         """Save a keras.Model, with its optimizer where it has one."""

@@ -1,7 +1,7 @@
 """Puts each cell into one part: training, validation or test.
 
-Whatever the split, an unreadable file is in no part, of identical files one is kept, and a test part that was given
-apart is left whole: what would leak into it is left out of the other parts.
+Whatever the split, an unreadable file is in no part, of identical files one is kept, and a separate test part is left
+whole: what would leak into it is left out of the other parts.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def split_cells(
 
     Args:
         cells: All cells that were found.
-        test_cells: Cells of a test part that was given apart.
+        test_cells: Cells of a separate test part.
         unreadable: SHA-256 of the files from which no picture could be read.
         options: How to split.
         seed: Makes the split repeatable; the order of `cells` does not matter, only their content.
@@ -71,7 +71,7 @@ def split_cells(
     free = [cell for cell in cells if cell.sha256 not in settled]
     with _telling_of({cell.subject for cell in left_out}):
         sha256_to_part = {**_dealt(free, subject_to_group, options, seed), **settled}
-        # The cells of a test part that was given apart come first, so that of identical files theirs is kept.
+        # The cells of a separate test part come first, so that of identical files theirs is kept.
         placed = [_place(cell, subject_to_group, sha256_to_part) for cell in (*test_cells, *cells)]
         _refuse_missing_classes(placed, has_test=bool(test_cells) or _deals_a_test_part(options))
     return _keep_first_of_identical(placed)
@@ -91,7 +91,7 @@ def _dealt(
 
 @contextmanager
 def _telling_of(left_out: Collection[str]) -> Iterator[None]:
-    """Add to an error of too few cells that subjects were left out, which is what it may come from."""
+    """Add to an error of too few cells that subjects were left out, which may be its cause."""
     try:
         yield
     except DataError as error:
@@ -103,7 +103,7 @@ def _telling_of(left_out: Collection[str]) -> Iterator[None]:
 
 
 def refuse_unfit_split(options: SplitOptions) -> None:
-    """Raise UsageError for options that do not go together."""
+    """Raise UsageError for options that contradict each other."""
     if options.kind in ("image", "subject") and not options.validation_subjects:
         refuse_unfit_fractions(options.fractions)
     needed = {
@@ -129,7 +129,7 @@ def refuse_unfit_fractions(fractions: Sequence[float]) -> None:
 
 
 def _shares(options: SplitOptions) -> tuple[float, ...]:
-    """Return the shares of the parts; a test part that was given apart leaves its share to the other two."""
+    """Return the shares of the parts; a separate test part leaves its share to the other two."""
     training, validation, test = options.fractions
     if not options.test_data:
         return options.fractions
@@ -221,7 +221,7 @@ def _unevenness(places: NDArray[np.intp], sizes: NDArray[np.intp], targets: NDAr
 def _by_fold(cells: Sequence[Cell], fold: str) -> dict[str, str]:
     in_fold = {cell.sha256 for cell in cells if fold.lower() in {name.lower() for name in cell.path.parent.parts}}
     if not in_fold:
-        raise UsageError(f"expected cells in a folder named {fold} for --validation-fold, found none")
+        raise UsageError(f"expected cells in a folder named {fold} for --validation-fold, found none; check the name")
     return {cell.sha256: VALIDATION if cell.sha256 in in_fold else TRAINING for cell in cells}
 
 

@@ -48,5 +48,7 @@ def standardization_of(pixels: Pixels, rows: NDArray[np.intp]) -> Standardizatio
     mean = total / count
     variance = squares / count - np.square(mean)
     if not (variance > 0).all():
-        raise DataError("expected cells with some colour in every channel, found a channel that never changes")
+        raise DataError(
+            "expected cells that vary in every color channel, found a channel that never changes; check the images"
+        )
     return Standardization(tuple(mean.tolist()), tuple(np.sqrt(variance).tolist()))

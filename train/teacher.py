@@ -47,7 +47,7 @@ def refuse_unfit_teacher(options: FitOptions) -> None:
 
 
 def split_of_teacher(run: Path) -> SplitOptions:
-    """Return the split that gives each cell the part which it has in the teacher's run."""
+    """Return the split that puts each cell into the part that it has in the teacher's run."""
     own = RunFolder(run).config().options.split
     return SplitOptions("fixed", own.fractions, source=str(run), test_data=own.test_data)
 
@@ -79,5 +79,5 @@ def targets_of(path: Path, cells: Sequence[PlacedCell], share: float) -> NDArray
         return np.array([(1 - share) * cell.label + share * taught[cell.sha256] for cell in cells], dtype=np.float32)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(
-            f"expected what the teacher says at {path}, found: {error!r}; distil into a new --out"
+            f"expected the teacher's answers at {path}, found: {error!r}; distill into a new --out"
         ) from error

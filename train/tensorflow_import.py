@@ -28,7 +28,7 @@ def quiet_tensorflow() -> Iterator[None]:
         os.dup2(held.fileno(), STANDARD_ERROR)
         try:
             yield
-        except Exception:  # not where Ctrl-C or SIGTERM ends it, of which that says nothing
+        except Exception:  # not for Ctrl-C or SIGTERM, which it would not explain
             held.seek(0)
             os.write(own, held.read())
             raise

@@ -32,11 +32,11 @@ from runtime.schema import PRECISIONS
 
 # Option, its name in RolloutOptions, type, unit, what it is.
 LENGTHS = (
-    ("--sustained", "sustained_minutes", positive_float, "MINUTES", "files to results for so long"),
+    ("--sustained", "sustained_minutes", positive_float, "MINUTES", "of files to results"),
     ("--cells", "cells", positive_int, "N", "labelled cells for parity, spread over the data"),
-    ("--rounds", "rounds", positive_int, "N", "of the peers"),
+    ("--rounds", "rounds", positive_int, "N", "rounds in which the peers are timed"),
     ("--peer-cells", "peer_cells", positive_int, "N", "files in a round of the peers"),
-    ("--starts", "starts", positive_int, "N", "of a process for each variant"),
+    ("--starts", "starts", positive_int, "N", "starts of a process for each variant"),
 )
 
 
@@ -47,7 +47,7 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m benchmarks.rollout",
         description="Measure a bundle on this machine: latency, sustained rate, cold start, memory, scaling, parity "
-        "with the Keras model, and the ways that one would write by hand. Writes report.html and record.json.",
+        "with the Keras model, and hand-written alternatives. Writes report.html and record.json.",
         epilog="Exit codes: 0 all was measured and nothing speaks against the bundle; 1 a variant fails its parity, a "
         "limit of the budget is not kept, or nothing could be measured; 2 finished, but a measurement failed, or "
         "Ctrl-C ended the measuring.",
@@ -57,25 +57,27 @@ def build_parser() -> ArgumentParser:
         "--data",
         type=Path,
         metavar="DIR",
-        help="labelled cells; without them drawn cells are timed, and nothing judged",
+        help="labelled cells; without them drawn cells are timed and nothing is judged",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the report and the record go")
     add_run_argument(parser)
     parser.add_argument("--budget", type=Path, metavar="FILE", help="limits in TOML or JSON, such as p95_ms = 20")
-    parser.add_argument("--quick", action="store_true", help="all of it, shorter; what no time is left for is said")
+    parser.add_argument(
+        "--quick", action="store_true", help="measure everything, but for less time; name what was left out"
+    )
     what = parser.add_argument_group("what is deployed, as for runtime.classify")
     what.add_argument("--backend", choices=BACKENDS, default="auto")
     what.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto")
     what.add_argument("--batch-size", type=batch_size, default=default.batch_size, metavar="N")
-    measured = parser.add_argument_group("what is measured beside it")
-    measured.add_argument("--backends", choices=BACKENDS[1:], nargs="+", default=(), help="default: all at hand")
+    measured = parser.add_argument_group("what else is measured")
+    measured.add_argument("--backends", choices=BACKENDS[1:], nargs="+", default=(), help="default: all available")
     measured.add_argument("--precisions", choices=PRECISIONS, nargs="+", default=(), help="default: all of the bundle")
     measured.add_argument(
         "--batch-sizes",
         type=batch_size,
         nargs="+",
         metavar="N",
-        help="of the model; from file to result, so many files come at once; "
+        help="cells in a batch of the model, and files that come at once; "
         f"default {' '.join(map(str, default.batch_sizes))}, quick {' '.join(map(str, short.batch_sizes))}",
     )
     lengths = parser.add_argument_group("for how long")

@@ -79,7 +79,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return the limits of a JSON table; raise ValueError where one stands twice, as TOML's parser does."""
     table = dict(pairs)
     if len(table) < len(pairs):
-        raise ValueError(f"the limits {', '.join(name for name, _ in pairs)}, of which one stands there twice")
+        raise ValueError(f"the limits {', '.join(name for name, _ in pairs)}, of which one is given twice")
     return table
 
 
@@ -179,7 +179,7 @@ def _flipped(record: Record) -> float | None:
     return proof["flipped"] / proof["cells"] if proof else None
 
 
-_SECTIONS = {  # of the record that tell of a limit, where it is not parity
+_SECTIONS = {  # the section of the record that measures a limit, where it is not parity
     **dict.fromkeys(("p50_ms", "p95_ms", "p99_ms"), "latency"),
     **dict.fromkeys(("cells_per_second", "slowdown"), "sustained"),
     **dict.fromkeys(("cold_start_s", "memory_mb"), "cold_start"),

@@ -12,9 +12,9 @@ import psutil
 
 from benchmarks.record import Row
 
-BUSY_SHARE = 0.10  # of all CPUs, taken by others, from which on it is said
+BUSY_SHARE = 0.10  # of all CPUs, taken by others: from here on it is reported
 MOST_NAMED = 3  # processes
-SHARE_NAMED = 0.01  # from which on a process is named
+SHARE_NAMED = 0.01  # of the machine, from which a process is named
 IDLE_FIELDS = ("idle", "iowait")  # of psutil's times
 GUEST_FIELDS = ("guest", "guest_nice")  # which are counted under user as well
 
@@ -46,7 +46,7 @@ def others_share(before: CpuSeconds, after: CpuSeconds) -> float:
 
 
 class LoadWatch:
-    """Tells of each part of a rollout how much of the machine others took meanwhile."""
+    """Notes for each part of a rollout how much of the machine others took meanwhile."""
 
     def __init__(self, read: Callable[[], CpuSeconds] = cpu_seconds) -> None:
         self.shares: dict[str, float] = {}  # by part, 0..1

@@ -64,7 +64,7 @@ def is_large(bundle: Bundle, options: RolloutOptions) -> bool:
 
 
 def cases_of(bundle: Bundle, options: RolloutOptions, deployed: Case) -> list[Case]:
-    """Return the cases to be measured, in the order of their worth where there is no time for all.
+    """Return the cases to be measured, the most important first, since there may not be time for all.
 
     The deployed one is first, then its precision on the other backends, then the other precisions of its backend.
     """

@@ -15,6 +15,7 @@ from benchmarks.record import Row
 from benchmarks.rollout.busy import BUSY_SHARE
 from benchmarks.rollout.record import RATES, Record, case_name, measured_rows
 from benchmarks.windows import AGREEING
+from runtime.outcomes import nouns
 from runtime.table_text import column_texts
 from train.comparison import delong, mcnemar
 from train.metrics import is_called_all
@@ -22,7 +23,7 @@ from train.metrics import is_called_all
 SIGNIFICANT = 0.05  # corrected p-value below which a difference in accuracy is not chance
 SAME, WITHIN, BETTER, WORSE = "same", "within the spread", "better", "WORSE"
 UNTOLD = "cannot be told"
-GONE, OTHER_MACHINE, OTHER_FILES = "not measured any more", "other machine", "other files"
+GONE, OTHER_MACHINE, OTHER_FILES = "no longer measured", "other machine", "other files"
 PEER_CHANGED = "shown, not judged"  # the ratio to a peer, which changes where the peer does too
 
 
@@ -34,8 +35,8 @@ class Measured:
     low: float
     high: float
     more_is_better: bool = False
-    of_files: bool = True  # it depends on which files are classified, and in which batches; the model alone does not
-    part: str = ""  # of the rollout, in which other work on the machine would change it; empty: none would
+    of_files: bool = True  # it depends on the files and their batches, as the model alone does not
+    part: str = ""  # of the rollout, during which other work on the machine would change it; empty: none would
     has_range: bool = True  # False: what repeats with a spread was measured once
     of_peer: bool = False  # how classify compares with something that is not deployed
 
@@ -44,13 +45,14 @@ def compare(old: Record, new: Record, tolerance: float) -> list[Row]:
     """Return a row for each figure of the old record, and its verdict.
 
     A cost is WORSE where it grew by more than `tolerance` (a share) and the ranges of both records do not overlap. It
-    is not judged where the machine is another, nor, unless it is the model's alone, where the files or batches are. It
-    cannot be told where starts were measured once, or other work on the machine may have made it slower: in the new
-    record what is worse, in the old one what is better. The ratio to a peer is shown where it changed, and not judged:
-    a peer that became faster makes nothing slower, and where classify became slower its own times say so.
-    Accuracy is WORSE where a test says so, McNemar's or DeLong's on the same cells, which take cells for independent,
-    or where intervals lie apart; and where a variant passed its parity and does not any more. The p-values of one
-    comparison are corrected together: each of many tests would find something by chance.
+    is not judged on another machine nor, unless it is the model's alone, with other files or batches. It cannot be told
+    where starts were measured once, or where other work on the machine may have slowed it: in the new record what is
+    worse, in the old one what is better. The ratio to a peer is shown where it changed, but not judged: a faster peer
+    makes nothing slower, and where classify became slower its own times say so.
+
+    Accuracy is WORSE where a test says so (McNemar's or DeLong's on the same cells, which treat cells as independent),
+    where intervals do not overlap, and where a variant no longer passes its parity. The p-values of one comparison are
+    corrected together: of many tests some would find something by chance.
     """
     is_other_machine, is_other_work = bool(other_machine(old, new)), bool(other_work(old, new))
     after = dict(costs(new))
@@ -73,7 +75,7 @@ def busy_parts(record: Record) -> set[str]:
 
 
 def other_work(old: Record, new: Record) -> str:
-    """Return in which ways the files and batches that were timed differ, on one line; nothing for the same."""
+    """Return how the files and batches that were timed differ, on one line; empty for the same."""
     return _differences(_work(old), _work(new))
 
 
@@ -86,7 +88,7 @@ def _work(record: Record) -> dict[str, Any]:
 
 
 def other_machine(old: Record, new: Record) -> str:
-    """Return in which ways the machines differ, on one line; nothing for the same. Software may differ."""
+    """Return how the machines differ, on one line; empty for the same. Software may differ."""
     return _differences(_machine(old), _machine(new))
 
 
@@ -136,7 +138,7 @@ def costs(record: Record) -> Iterator[tuple[str, Measured]]:
         if row["cells"] == 1 and row["measured"] == FILE_TO_RESULT:
             yield f"{where}: p95 ms", over([float(np.percentile(window, 95)) for window in windows], "latency")
     for row in measured_rows(record, "scaling"):
-        name = f"{case_name(row)}, {row['cpus']} CPUs, {row['measured']}: cells a second"
+        name = f"{case_name(row)}, {row['cpus']} {nouns(row['cpus'], 'CPU')}, {row['measured']}: cells a second"
         is_model = row["measured"] != FILE_TO_RESULT
         yield name, over(row["windows_cells_per_second"], "scaling", more_is_better=True, of_files=not is_model)
     for row in measured_rows(record, "sustained"):
@@ -166,7 +168,7 @@ def overall(rate: float, slots: Sequence[float]) -> Measured:
     """Return the rate of a whole run, slow parts too, with the range that chance leaves it: two standard errors.
 
     Chance is what a slot differs by from the next (the mean square successive difference, von Neumann 1941): a device
-    that throttles halfway differs once, and so its run is no wide range into which any rate would fit.
+    that throttles halfway differs once, so that its run does not span a range into which any rate would fit.
     """
     if len(slots) < 2:
         return Measured(rate, rate, rate, more_is_better=True, part="sustained")
@@ -241,8 +243,8 @@ def corrected_tests(
 def holm(p_values: Sequence[float]) -> list[float]:
     """Correct p-values of tests that are judged together, however they depend on each other.
 
-    The smallest of m counts m-fold, the next (m - 1)-fold, and none less than one before it: of tests that all find
-    nothing, any is below a level in at most that share of the comparisons (Holm 1979).
+    The smallest of m counts m-fold, the next (m - 1)-fold, and none less than one before it: where there is nothing to
+    find, any is below a level in at most that share of the comparisons (Holm 1979).
     """
     order = np.argsort(p_values, kind="stable")
     steps = np.asarray(p_values)[order] * np.arange(len(order), 0, -1)

@@ -21,7 +21,7 @@ class RolloutOptions:
     budget: Path | None = None
     backend: str = "auto"
     precision: str = "auto"
-    backends: tuple[str, ...] = ()  # to be measured; none: all that are at hand
+    backends: tuple[str, ...] = ()  # to be measured; none: all that are available
     precisions: tuple[str, ...] = ()  # to be measured; none: all that the bundle has
     batch_size: int = DEFAULT_BATCH_SIZE  # of classify
     quick: bool = False

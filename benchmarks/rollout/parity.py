@@ -38,7 +38,7 @@ DIGITS = 9  # of p_all in the record: with 7, float32(0.9) would read as 0.9 and
 
 @dataclass(frozen=True)
 class FP32Graph:
-    """The fp32 graph on the CPU, where the Keras model is not at hand."""
+    """The fp32 graph on the CPU, where the Keras model is not available."""
 
     backend: Backend
     case: ClassVar[Case] = Case("cpu", "fp32")
@@ -85,13 +85,13 @@ def _refuse_no_numbers(name: str, scores: Scores) -> None:
     unanswered = int((~np.isfinite(scores.reference)).sum())
     if unanswered:
         raise DataError(
-            f"expected a number of the {name} for each of {len(scores.cells)} cells, found none for {unanswered}; "
+            f"expected a number from the {name} for each of {len(scores.cells)} cells, found none for {unanswered}; "
             "look at these cells, or export the bundle again"
         )
 
 
 def seen_if_told(bundle: Bundle, run: Path | None, cells: Sequence[Cell]) -> Seen | None:
-    """Return what the bundle's run has seen of the cells; None where that is not at hand to tell."""
+    """Return what the bundle's run has seen of the cells; None where the run is not available."""
     try:
         return seen_by_run(reference_file(bundle, run), cells)
     except (BundleError, RunError):
@@ -99,7 +99,7 @@ def seen_if_told(bundle: Bundle, run: Path | None, cells: Sequence[Cell]) -> See
 
 
 def doubts(reference: str, why: str, seen: Seen | None, scores: Scores) -> Iterator[str]:
-    """Yield what keeps the verdicts from being sure, a line each."""
+    """Yield what keeps the verdicts from being certain, a line each."""
     if reference != KERAS:
         yield f"parity is with the {reference}, which differs from the Keras model by what converting changed: {why}"
     if few := too_few_to_prove(scores.labels):
@@ -134,7 +134,7 @@ def _opened(
 def reference_of(bundle: Bundle, run: Path | None) -> Iterator[tuple[str, str, Reference]]:
     """Yield what the cases are compared with, its name first and why it is that: the Keras model or the fp32 graph.
 
-    Raises BundleError where neither is at hand.
+    Raises BundleError where neither is available.
     """
     why = ""
     try:

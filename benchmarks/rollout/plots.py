@@ -50,7 +50,7 @@ Draw = Callable[[Any], None]
 
 
 def latency_picture(record: Record) -> str:
-    """Draw which share of the runs on a single file took no longer than so many milliseconds."""
+    """Draw the share of the runs on a single file that took no longer than a number of milliseconds."""
     rows = measured_rows(record, "latency", cells=1)
 
     def draw(figure: Any) -> None:
@@ -72,21 +72,19 @@ def latency_picture(record: Record) -> str:
 
 
 def at_once_picture(record: Record) -> str:
-    """Draw cells a second by how many come at once."""
-    return _svg(
-        "at-once", lambda figure: _rates(figure, measured_rows(record, "latency"), "cells", "cells at once"), 3.3
-    )
+    """Draw cells a second by the number that come at once."""
+    rows = measured_rows(record, "latency")
+    return _svg("at-once", lambda figure: _rates(figure, rows, "cells", "cells at once"), 3.3)
 
 
 def cpu_picture(record: Record) -> str:
     """Draw cells a second by the number of CPUs."""
-    return _svg(
-        "cpus", lambda figure: _rates(figure, measured_rows(record, "scaling"), "cpus", "CPUs that it may use"), 3.3
-    )
+    rows = measured_rows(record, "scaling")
+    return _svg("cpus", lambda figure: _rates(figure, rows, "cpus", "CPUs that it may use"), 3.3)
 
 
 def sustained_picture(record: Record) -> str:
-    """Draw the rate over time, and below it what the sensors told."""
+    """Draw the rate over time, and below it what the sensors read."""
     section = record["sections"]["sustained"]
     panels = [panel for panel in _panels(section) if panel[1]]
 

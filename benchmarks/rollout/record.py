@@ -42,7 +42,9 @@ MEASURED_ROW: dict[str, dict[str, Any]] = {
     "cold_start": {**CASE, "starts_s": (NUMBER,), "peaks_mb": (NUMBER,), "slowest_s": NUMBER, "peak_mb": NUMBER},
     "latency": {
         **CASE,
-        **{"cells": int, "measured": str, "windows_ms": ((NUMBER,),)},
+        "cells": int,
+        "measured": str,
+        "windows_ms": ((NUMBER,),),
         **dict.fromkeys(("p50_ms", "p95_ms", "p99_ms"), NUMBER),
     },
     "scaling": {**CASE, "cpus": int, "measured": str, "windows_cells_per_second": (NUMBER,)},
@@ -52,7 +54,9 @@ MEASURED_ROW: dict[str, dict[str, Any]] = {
 RATIO = {"ratio": NUMBER, "lowest": NUMBER, "highest": NUMBER}
 JUDGED = {"threshold": NUMBER, "cells": ({"sha256": str, "label": int},)}
 PROOF = {
-    **{"failures": [str], "flipped": int, "cells": int},
+    "failures": [str],
+    "flipped": int,
+    "cells": int,
     **dict.fromkeys(("keras", "variant"), dict.fromkeys(RATES, NUMBER)),
 }
 
@@ -97,9 +101,9 @@ def read(path: Path) -> Record:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"expected a record of benchmarks.rollout at {path}, found: {error}") from error
+        raise DataError(f"expected a record of benchmarks.rollout at {path}, found: {error}; check the path") from error
     if not isinstance(record, dict) or record.get("measurement") != MEASUREMENT:
-        raise DataError(f"expected a record of benchmarks.rollout at {path}, found another file")
+        raise DataError(f"expected a record of benchmarks.rollout at {path}, found another file; check the path")
     if record.get("schema_version") != SCHEMA_VERSION:
         raise DataError(
             f"expected a record of schema version {SCHEMA_VERSION} at {path}, found {record.get('schema_version')}; "

@@ -34,8 +34,20 @@ ANSWERS = {
     "open": "Not decided",
 }
 CASE = {"backend": "backend", "precision": "precision"}
-
-
+METRIC_COLUMNS = {
+    "model": "model",
+    **dict(zip(METRIC_NAMES, ("accuracy", "sensitivity", "specificity", "AUC", "F1"), strict=True)),
+}
+TITLES = {
+    "budget": "Budget",
+    "parity": "Parity",
+    "latency": "Latency",
+    "sustained": "Sustained",
+    "cold_start": "Cold start and memory",
+    "scaling": "Scaling",
+    "peers": "Peers",
+    "machine": "Machine and record",
+}
 MEANINGS = {
     "p50_ms": "milliseconds from a single file to its result; half of the files take less",
     "p95_ms": "milliseconds from a single file to its result; 95 of 100 files take less",
@@ -44,10 +56,8 @@ MEANINGS = {
     "slowdown": "share of the rate that is lost from the first third of the sustained run to the last",
     "cold_start_s": "seconds from the start of the program to its first result, the slowest start",
     "memory_mb": "peak memory while it classifies",
-    **{
-        f"delta_{name}": f"change of {name} by the conversion, as a share from 0 to 1"
-        for name in ("sensitivity", "specificity")
-    },
+    "delta_sensitivity": "change of sensitivity by the conversion, as a share from 0 to 1",
+    "delta_specificity": "change of specificity by the conversion, as a share from 0 to 1",
     "delta_auc": "change of the AUC by the conversion",
     "flipped": "share of the cells that get another label by the conversion",
     "sensitivity": "share of the ALL cells that are called ALL",
@@ -69,13 +79,13 @@ def _summary(record: Record) -> str:
     environment = record["environment"]
     about = f"{record['bundle']['model']} {deployed['precision']} on {deployed['backend']}"
     kind = "short measurement (--quick)" if record["options"]["quick"] else "full measurement"
-    unsure = "" if answer == "open" else "<p>Besides, not decided:</p>"
+    unsure = "" if answer == "open" else "<p>Also not decided:</p>"
     said = "".join(
         title + bullets(lines)
         for title, lines in (
             ("", verdict["against"]),
             (unsure, verdict["unsure"]),
-            ("<p>With caution:</p>", verdict["cautions"]),
+            ("<p>Cautions:</p>", verdict["cautions"]),
         )
         if lines
     )
@@ -152,12 +162,6 @@ def _parity(record: Record) -> str:
     )
 
 
-METRIC_COLUMNS = {
-    "model": "model",
-    **dict(zip(METRIC_NAMES, ("accuracy", "sensitivity", "specificity", "AUC", "F1"), strict=True)),
-}
-
-
 def _metric_rows(section: dict[str, Any]) -> list[Row]:
     rows = []
     for place, (name, metrics) in enumerate(section["metrics"].items()):
@@ -199,23 +203,20 @@ def _subjects(section: dict[str, Any]) -> str:
     for subject in section["subjects"][:MOST_SUBJECTS]:
         share, low, high = subject["share"]
         row: Row = {**subject, "interval": f"{share:.1%} ({low:.0%}-{high:.0%})"}
-        row |= {f"right {name}": f"{count / _cells(subject):.1%}" for name, count in subject["right"].items()}
+        cells = subject["ALL"] + subject["healthy"]
+        row |= {f"right {name}": f"{count / cells:.1%}" for name, count in subject["right"].items()}
         row |= {f"flipped {name}": count for name, count in subject["flipped"].items()}
         rows.append(row)
     count = len(section["subjects"])
     some = f"; those {MOST_SUBJECTS} with most flips, the record has all" if count > MOST_SUBJECTS else ""
     return (
-        f"<h3>By subject: {count}{some}</h3>\n<p class='soft'>Which share of a subject's cells gets the right label. "
-        "The interval (Wilson, 95 %) tells what so few cells leave open.</p>\n" + table(rows, columns)
+        f"<h3>By subject: {count}{some}</h3>\n<p class='soft'>The share of a subject's cells that get the right label. "
+        "The interval (Wilson, 95 %) shows what so few cells leave open.</p>\n" + table(rows, columns)
     )
 
 
 def _pictures(*figures: str) -> str:
     return f'<div class="plots">{"".join(figures)}</div>'
-
-
-def _cells(subject: Row) -> int:
-    return int(subject["ALL"] + subject["healthy"])
 
 
 def _unreadable(section: dict[str, Any]) -> str:
@@ -243,15 +244,15 @@ def _latency(record: Record) -> str:
     if measured_rows(record, "latency"):
         pictures = _pictures(
             figure(plots.latency_picture(record), "A single cell: share of the runs that took no longer. Dotted: p95"),
-            figure(plots.at_once_picture(record), "Cells a second by how many come at once"),
+            figure(plots.at_once_picture(record), "Cells a second by number of cells at once"),
         )
     notes = (
-        "<p>Milliseconds for cells that come at once. <em>model</em>: one batch of cells that lie in memory, with the "
-        "transfers to a GPU and back, waited for. <em>file to result</em>: so many files given to classify, which "
-        "reads, decodes, resizes, looks at, infers and writes the row, in batches of "
-        f"{record['options']['batch_size']} at most, the first ones small. The warm-up is apart (<em>first</em>: its "
-        "first run). Windows are repeated until the medians of three agree within 10 %; <em>agreed: no</em> says that "
-        "they did not.</p>"
+        "<p>Milliseconds for cells that come at once. <em>model</em>: one batch of cells in memory, including the "
+        "transfers to a GPU and back. <em>file to result</em>: that many files given to classify, which reads, "
+        "decodes, resizes, looks at, infers and writes the row, in batches of "
+        f"{record['options']['batch_size']} at most, the first ones small. The warm-up is not counted "
+        "(<em>first</em>: its first run). Windows are repeated until the medians of three agree within 10 %; "
+        "<em>agreed: no</em> says that they did not.</p>"
     )
     parts = table(
         section.get("parts", []),
@@ -259,8 +260,8 @@ def _latency(record: Record) -> str:
     )
     said = (
         "<h3>A single file in its three parts</h3><p class='soft'>Medians. preprocess: read, decode, resize, look at. "
-        "postprocess: all that is left, as finding the label, writing the row, and the threads that classify starts "
-        "and ends.</p>"
+        "postprocess: all the rest, such as finding the label, writing the row, and starting and ending "
+        "threads.</p>"
     )
     return _section(
         "latency", notes + pictures + table(section["rows"], columns) + (said + parts if section.get("parts") else "")
@@ -297,10 +298,10 @@ def _sustained(record: Record) -> str:
         )
     told = {key for row in rows for key in row if row[key] is not None}
     picture = figure(
-        plots.sustained_picture(record), f"Rate in slots of {section['slot_seconds']:g} s, and what the machine told"
+        plots.sustained_picture(record), f"Rate in slots of {section['slot_seconds']:g} s, and what the sensors read"
     )
     known = facts(section["facts"]) if section["facts"] else ""
-    silent = "" if "most_temperature_c" in told else "<p class='soft'>This machine tells no temperature.</p>"
+    silent = "" if "most_temperature_c" in told else "<p class='soft'>This machine reports no temperature.</p>"
     note = (
         f"<p>{lasted(record)} of files to a results file, in batches of "
         f"{record['options']['batch_size']}; the same {record['data']['timed_files']} files "
@@ -342,7 +343,7 @@ def _scaling(record: Record) -> str:
     picture = ""
     if measured_rows(record, "scaling"):
         picture = _pictures(figure(plots.cpu_picture(record), "Cells a second by CPUs"))
-    note = "<p>The process may use so many CPUs and no more; by cells at once see latency.</p>"
+    note = "<p>The process may use that many CPUs and no more; for cells at once see latency.</p>"
     return _section("scaling", note + picture + table(section["rows"], columns))
 
 
@@ -361,14 +362,14 @@ def _peers(record: Record) -> str:
         return _section("peers", table(rows, columns))
     note = (
         f"<p>The same {section['files']} files and the same network ({text(section['case'])}) in {section['rounds']} "
-        "rounds, in which all take turns. Ratio: time as a multiple of classify's in the same round, median, lowest "
+        "rounds of all in turns. Ratio: time as a multiple of classify's in the same round, median, lowest "
         "and highest; above 1, classify is faster. <em>in turns</em>: a batch is read, then computed, then the next; "
         "<em>one by one</em>: so with each cell. <em>p_all differs by</em>: largest distance from classify's answers; "
         "Keras computes in the precision that it was trained in.</p>"
     )
     ran = [row for row in rows if row["status"] != SKIPPED]
     missing = [f"{row['peer']}: {row['reason']}" for row in rows if row["status"] == SKIPPED]
-    absent = f"<p class='soft'>Not at hand:</p>{bullets(missing)}" if missing else ""
+    absent = f"<p class='soft'>Not available:</p>{bullets(missing)}" if missing else ""
     picture = _pictures(figure(plots.peers_picture(record), "Bars: median; lines: range of the rounds"))
     return _section("peers", note + table(ran, columns) + picture + absent)
 
@@ -408,18 +409,6 @@ def _machine(record: Record) -> str:
         else ""
     )
     return _section("machine", told + variants + files + options + every_flag)
-
-
-TITLES = {
-    "budget": "Budget",
-    "parity": "Parity",
-    "latency": "Latency",
-    "sustained": "Sustained",
-    "cold_start": "Cold start and memory",
-    "scaling": "Scaling",
-    "peers": "Peers",
-    "machine": "Machine and record",
-}
 
 
 def _section(name: str, content: str) -> str:

@@ -1,4 +1,4 @@
-"""What the machine tells of itself while it works: load, memory, temperature, clocks, power and throttling.
+"""What the machine reports of itself while it works: load, memory, temperature, clocks, power and throttling.
 
 A source that is not there gives nothing; one that fails is left out from then on, and the record says why. psutil tells
 of any system, sysfs (Linux) of clocks and temperatures, NVML of NVIDIA cards, tegrastats of a Jetson.
@@ -29,15 +29,15 @@ MIB = 2**20
 SYSFS = Path("/sys")
 JETSON_GPU = re.compile(r"gpu|gv11b|gp10b|ga10b|gb10b")  # in the names of devfreq devices
 TEGRASTATS_MS = 500
-# NVML's reasons for lower clocks that are no throttling: idle, and clocks that the user set (nvml.h).
+# NVML's reasons for lower clocks that are not throttling: idle, and clocks that the user set (nvml.h).
 NO_THROTTLING = 0x1 | 0x2
 
 
 class Source(Protocol):
-    """Something that tells of the machine."""
+    """Something that reports on the machine."""
 
     def read(self) -> Reading:
-        """Return what it tells now, by name with the unit at its end."""
+        """Return what it reads now, by name with the unit at its end."""
 
     def facts(self) -> dict[str, str]:
         """Return what does not change while it is read."""

@@ -31,7 +31,7 @@ THROTTLE_SIGNS = ("gpu_throttled", "cpu_throttle_events")
 
 
 def sustained(options: RolloutOptions, case: Case, paths: Sequence[str], sensors: Sensors) -> dict[str, Any]:
-    """Classify the files over and over, into a results file; return the rates and what the sensors told."""
+    """Classify the files over and over, into a results file; return the rates and what the sensors read."""
     with opened(options, case) as classifier, TemporaryDirectory() as folder:
         warm_up = paths[: min(2 * options.batch_size, options.start_cells)]
         began = time.perf_counter()

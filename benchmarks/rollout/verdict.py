@@ -78,8 +78,8 @@ def _cautions(record: Record) -> Iterator[str]:
     if record["load"]["busy"]:
         most = max(record["load"]["others"].values())
         yield (
-            f"the machine was busy: other processes took up to {most:.0%} of its CPUs, so that times are longer and "
-            "ratios to the peers smaller than on a quiet one"
+            f"the machine was busy: other processes took up to {most:.0%} of its CPUs, so times are longer and ratios "
+            "to the peers smaller than on a quiet one"
         )
     yield from _unsteady(record)
     yield from _slower_when_warm(record)
@@ -124,6 +124,6 @@ def _unreadable(record: Record) -> Iterator[str]:
     if lost := parity.get("unreadable"):
         path, reason = next(iter(lost.items()))
         yield (
-            f"{len(lost):,} of {len(lost) + len(parity['cells']):,} labelled cells could not be read, so that nothing "
-            f"is judged by them, such as {path}: {reason}"
+            f"{len(lost):,} of {len(lost) + len(parity['cells']):,} labelled cells could not be read and are not "
+            f"judged, such as {path}: {reason}"
         )

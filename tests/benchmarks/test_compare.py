@@ -80,9 +80,9 @@ def test_the_same_record_has_nothing_worse(tmp_path: Path, capsys: pytest.Captur
     path = written(tmp_path, "record", a_record())
     assert compare.main([path, path, "--all"]) == DONE
     said = capsys.readouterr().out
-    assert "0 worse, 0 better, 0 cannot be told, 0 not measured any more, " in said
+    assert "0 worse, 0 better, 0 cannot be told, 0 no longer measured, " in said
     assert "Both records are of the same bundle" in said
-    assert "Accuracy is tested on the same cells: the tests take cells for independent" in said
+    assert "Accuracy is tested on the same cells: the tests treat cells as independent" in said
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_quick_record_knows_no_spread_from_run_to_run_and_finds_large_changes_
         record["options"]["quick"] = quick[name == "old"]
         paths[name] = written(tmp_path, name, record)
     assert compare.main([paths["old"], paths["slower"]]) == exit_code
-    told = "--quick times for moments: a time, rate or memory counts as changed beyond 50% alone\n"
+    told = "--quick times for moments: a time, rate or memory counts as changed only beyond 50%\n"
     assert (told in capsys.readouterr().out) is any(quick)
     assert compare.main([paths["old"], paths["twice"]]) == REFUSED
     assert compare.main([paths["old"], paths["slower"], "--tolerance", "0.1"]) == REFUSED
@@ -200,7 +200,7 @@ def test_times_of_another_machine_are_not_judged_and_not_called_unchanged(
     assert compare.main([written(tmp_path, "old", a_record()), written(tmp_path, "new", new)]) == DONE
     said = capsys.readouterr().out
     assert "The machines differ (CPU A and B)" in said
-    counted = r"0 worse, 0 better, 0 cannot be told, 0 not measured any more, [1-9]\d* not judged .*, \d+ unchanged"
+    counted = r"0 worse, 0 better, 0 cannot be told, 0 no longer measured, [1-9]\d* not judged .*, \d+ unchanged"
     assert re.fullmatch(counted, said.splitlines()[-1])
 
 
@@ -256,7 +256,7 @@ def test_a_peer_that_became_faster_or_slower_or_is_gone_is_shown_and_no_regressi
     assert compare.main([written(tmp_path, "old", a_record()), written(tmp_path, "new", new)]) == DONE
     said = capsys.readouterr().out
     assert "classify, times as fast as other" in said
-    assert "0 worse, 0 better, 0 cannot be told, 0 not measured any more, 1 changed beside a peer" in said
+    assert "0 worse, 0 better, 0 cannot be told, 0 no longer measured, 1 changed beside a peer" in said
 
 
 def test_a_peer_that_takes_as_long_as_classify_was_measured() -> None:
@@ -488,7 +488,7 @@ def test_a_budget_is_read_from_toml_and_json(tmp_path: Path) -> None:
         ("{}", "expected at least one limit"),
         ("[]", "a table of limits, found list"),
         ("p95_ms", "expected a budget in TOML or JSON at"),
-        ('{"p95_ms": 20, "p95_ms": 30}', "expected a budget in .*p95_ms, p95_ms, of which one stands there twice"),
+        ('{"p95_ms": 20, "p95_ms": 30}', "expected a budget in .*p95_ms, p95_ms, of which one is given twice"),
     ],
 )
 def test_what_is_no_budget_is_refused(content: str, message: str, tmp_path: Path) -> None:

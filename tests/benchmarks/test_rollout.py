@@ -346,7 +346,7 @@ def test_a_reference_that_has_no_number_for_a_cell_judges_nothing(
     assert rollout.main([*arguments, *SHORT]) == PARTLY_DONE
     reasons = dict(failures_of(record_in(tmp_path / "out")))
     assert reasons["parity"]["reason"].startswith(
-        "expected a number of the fp32 graph for each of 30 cells, found none"
+        "expected a number from the fp32 graph for each of 30 cells, found none"
     )
 
 
@@ -651,7 +651,7 @@ def _late(record: dict[str, Any]) -> None:
         (
             lambda record: record["load"].update(busy=True),
             [
-                "the machine was busy: other processes took up to 50% of its CPUs, so that times are longer and "
+                "the machine was busy: other processes took up to 50% of its CPUs, so times are longer and "
                 "ratios to the peers smaller than on a quiet one"
             ],
         ),
@@ -684,10 +684,7 @@ def _late(record: dict[str, Any]) -> None:
         (_late, ["cold start of cpu int8 was not measured: time was over"]),
         (
             lambda record: record["sections"]["parity"].update(unreadable={"a.bmp": "the file is empty"}),
-            [
-                "1 of 61 labelled cells could not be read, so that nothing is judged by them, such as a.bmp: the file "
-                "is empty"
-            ],
+            ["1 of 61 labelled cells could not be read and are not judged, such as a.bmp: the file is empty"],
         ),
     ],
 )
@@ -765,7 +762,7 @@ def test_what_speaks_against_a_bundle_stands_apart_from_what_is_not_decided(tmp_
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     order = (
         *("May not be deployed", "budget: p95_ms is"),
-        *("Besides, not decided:", "parity was not judged", "With caution:"),
+        *("Also not decided:", "parity was not judged", "Cautions:"),
     )
     places = [page.index(said) for said in order]
     assert places == sorted(places)

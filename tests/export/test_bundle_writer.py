@@ -113,7 +113,7 @@ def test_a_small_validation_part_gives_a_bundle_that_is_not_proved(
     said = capsys.readouterr()
     assert said.err.startswith(f"the bundle will not be proved, {reason}; ")
     assert (said.out.count(" passed\n"), said.out.count(" NOT PROVED\n")) == (0, 2)
-    assert f"Not proved, {reason}; the runtime takes it with --unproved alone\n" in said.out
+    assert f"Not proved, {reason}; the runtime takes it only with --unproved\n" in said.out
     assert [variant.proof.failures for variant in Bundle.open(bundle).manifest.variants] == [(reason,)] * 2
     assert (bundle / "MODEL_CARD.md").read_text(encoding="utf-8").count(f"; NOT PROVED: {reason}\n") == 2
     with pytest.raises(BundleError, match=f"but fp.. of .* is not: {reason} .*--unproved"):

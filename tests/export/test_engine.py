@@ -410,7 +410,7 @@ def test_a_timing_cache_of_another_machine_costs_its_time_and_no_more(
     foreign = tmp_path / "foreign.timing"
     foreign.write_bytes(b"time10.0.0 Another GPU|conv")
     build_engine(tiny_bundle, replace(OPTIONS, timing_cache=foreign))
-    assert f"{foreign} is no timing cache of this GPU and TensorRT: building without it" in capsys.readouterr().out
+    assert f"{foreign} is not a timing cache of this GPU and TensorRT: building without it" in capsys.readouterr().out
     assert foreign.read_bytes() == b"time10.0.0 Another GPU|conv", "a file that a user named is not overwritten"
 
 

@@ -537,7 +537,7 @@ def test_a_variant_whose_map_departs_goes_without_it(
 @pytest.mark.parametrize(
     ("debug", "where"),
     [
-        (False, r"leave the precision out, allow it more with --tolerance, or name the layers .* --debug-precision$"),
+        (False, r"leave the precision out, allow more with --tolerance, or name the layers .* --debug-precision$"),
         (True, r"fp16: layers that add most to its error: \S+ \("),
     ],
 )
@@ -732,7 +732,7 @@ BAD_RUNS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "that overflows": (
         let_it_overflow,
-        r"expected probabilities from .*best\.keras, found values that are no numbers: the network overflows; fit",
+        r"expected probabilities from .*best\.keras, found values that are not numbers: the network overflows; fit",
     ),
     "with two neurons": (
         replace_by_two_neurons,

@@ -89,14 +89,14 @@ def test_a_change_for_the_better_counts_like_one_for_the_worse() -> None:
 @pytest.mark.parametrize("tolerance", [Tolerance(), Tolerance(max_difference=1.0)])
 def test_what_is_no_number_fails_and_counts_as_the_wrongest_answer(tolerance: Tolerance) -> None:
     proof = judged(moved((0, float("nan"))), tolerance).proof
-    assert proof.failures == ("1 answers are no numbers",)
+    assert proof.failures == ("1 answers are not numbers",)
     assert proof.max_difference == max(KERAS[0], 1 - KERAS[0])
     assert proof.variant.accuracy < proof.keras.accuracy
 
 
 def test_what_is_not_a_number_at_another_batch_size_fails() -> None:
     proof = judged(KERAS, Tolerance(max_difference=1.0), {1: [KERAS[0], float("nan")]}).proof
-    assert proof.failures == ("1 answers are no numbers",)
+    assert proof.failures == ("1 answers are not numbers",)
 
 
 def test_a_change_at_its_tolerance_passes_though_it_rounds_up() -> None:

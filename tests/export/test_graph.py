@@ -285,7 +285,7 @@ def test_a_graph_in_order_computes_the_same(tmp_path: Path) -> None:
 def test_a_graph_that_is_not_valid_is_refused_in_one_line(tmp_path: Path) -> None:
     model = small_network()
     named(model, "inner1/relu").input[0] = "nowhere"
-    with pytest.raises(ConversionError, match=r"model\.onnx is no valid ONNX graph: .*nowhere") as refused:
+    with pytest.raises(ConversionError, match=r"model\.onnx is not a valid ONNX graph: .*nowhere") as refused:
         refuse_invalid(saved(model, tmp_path / "model.onnx"))
     assert "\n" not in str(refused.value)
 

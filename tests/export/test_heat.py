@@ -250,6 +250,9 @@ def test_a_map_that_is_not_the_models_is_found(package_backends: Any) -> None:
     wrong = wrong_heat(Answers(heat[:, ::-1] + mean), others, cells)
     assert list(wrong) == list(others)
     assert all(correlation < 0.9 for correlation in wrong.values())
+    assert set(wrong_heat(Answers(np.ones_like(heat)), others, cells).values()) == {0.0}, (
+        "a flat map, and one that is not"
+    )
     with pytest.raises(ConversionError, match=r"expected the map of fp32 to be the Keras model's, found a correlation"):
         wrong_heat(Answers(heat[:, ::-1] + mean), backends, cells)
 

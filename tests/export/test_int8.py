@@ -187,7 +187,7 @@ def test_a_graph_of_which_no_layer_bears_int8_is_refused(fp32: Path, monkeypatch
     monkeypatch.setattr(export.int8, "LARGEST_MEAN_DIFFERENCE", 0.0)
     with pytest.raises(
         ConversionError,
-        match=r"expected layers of model\.fp32\.onnx that bear int8, found none: .*; leave int8 out of --precision",
+        match=r"expected layers of model\.fp32\.onnx that tolerate int8, found none: .*; leave int8 out of --precision",
     ):
         converted(fp32)
     assert not fp32.with_name("model.int8.onnx").exists()

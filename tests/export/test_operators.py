@@ -155,7 +155,7 @@ BROKEN: dict[str, tuple[Callable[[Any], object], str]] = {
     "computed pad": (pad_by_a_computed_number, NODE.format("Pad") + " with a padding that is computed"),
     "zero point 3": (
         lambda m: round_to(m, np.array(3, np.int8)),
-        NODE.format("QuantizeLinear") + " that is not INT8 round zero point 0",
+        NODE.format("QuantizeLinear") + " that is not INT8 about zero point 0",
     ),
 }
 
@@ -176,7 +176,7 @@ def test_a_graph_that_tensorrt_cannot_take_is_refused_by_node_and_rule(
 def test_rounding_to_uint8_is_refused(tmp_path: Path, zero: Any) -> None:
     model = small_network()
     round_to(model, zero)
-    with pytest.raises(ConversionError, match=r"the node odd/node \(QuantizeLinear\) that .*UINT8|is not INT8 round"):
+    with pytest.raises(ConversionError, match=r"the node odd/node \(QuantizeLinear\) that .*UINT8|is not INT8 about"):
         refuse_unsupported(saved(model, tmp_path / "model.onnx"))
 
 

@@ -230,7 +230,9 @@ def test_a_cell_that_lies_among_the_other_class_is_refused_by_name(
 ) -> None:
     put = shutil.copy if is_copied else shutil.move
     put(data / "hem" / f"{part}-1.bmp", data / "all" / f"{part}-1.bmp")
-    expected = rf"expected {data}/all/{part}-1\.bmp to be labelled healthy as in the run, found ALL; put it back"
+    expected = (
+        rf"expected {data}/all/{part}-1\.bmp to be labelled healthy as in the run, found ALL; move it back to its class"
+    )
     with pytest.raises(DataError, match=expected):
         if part == "validation":
             validation_cells(run, data, None)

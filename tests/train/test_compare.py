@@ -81,7 +81,7 @@ def test_both_tables_the_tests_and_the_pictures_come_from_one_command(
     assert said.index("Table I: validation") < said.index("Table II: test")
     assert re.search(r"good and poor: AUC differs by \+0\.\d{4} \(DeLong p = .*\); \d+ cells only the first", said)
     for text in (said, (tmp_path / "out" / "report.html").read_text(encoding="utf-8")):
-        assert "the tests take cells for independent" in text
+        assert "the tests treat cells as independent" in text
     assert "good: split by image, subjects in several parts; bootstrap over images" in said
     names = {path.name for path in (tmp_path / "out").iterdir()}
     kinds = ("roc", "precision_recall", "calibration", "confusion")

@@ -64,6 +64,14 @@ def test_areas_that_differ_without_any_variance_have_no_p_value(cells_of_a_class
     assert np.isnan(found.p_value), "two cells of each class must not be called certain"
 
 
+@pytest.mark.parametrize("labels", [[True, False], [True, False, False], [True, True, False]])
+def test_a_single_cell_of_a_class_has_no_variance_and_no_p_value(labels: list[bool]) -> None:
+    found = delong(np.array(labels), np.linspace(0, 1, len(labels)), np.linspace(1, 0, len(labels)))
+    assert found.difference == -1
+    assert np.isnan(found.standard_error)
+    assert np.isnan(found.p_value)
+
+
 def test_delong_finds_no_difference_in_five_of_a_hundred_at_chance() -> None:
     found = 0
     for seed in range(200):

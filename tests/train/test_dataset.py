@@ -91,8 +91,8 @@ BAD_TABLES = {
     "missing column": ("path,label\na.png,1\n", "missing subject"),
     "no rows": ("path,label,subject\n", "expected a row for each cell"),
     "no file": ("path,label,subject\nnone.png,1,\n", r"expected an image at .*none\.png \(line 2 of .*\), found none"),
-    "strange label": ("path,label,subject\na.png,2,\n", "expected a label out of .* in line 2 of .*, found '2'"),
-    "short row": ("path,label,subject\na.png\n", "expected a label out of .* found None"),
+    "strange label": ("path,label,subject\na.png,2,\n", "expected one of the labels .* in line 2 of .*, found '2'"),
+    "short row": ("path,label,subject\na.png\n", "expected one of the labels .* found None"),
     "contradiction": ("path,label,subject\nUID_1_2_3_all.bmp,0,\n", "to agree with the cell's name"),
     "nothing": ("", "missing path,label,subject"),
 }

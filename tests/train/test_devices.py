@@ -84,7 +84,7 @@ def installed(*backends: str) -> list[object]:
 @pytest.mark.parametrize("backend", installed("jax", "torch"))
 def test_compact_trains_on_other_backends(backend: str, drawn: Path, tmp_path: Path) -> None:
     said = run_python(FIT + "fit(2, False)", tmp_path, drawn, KERAS_BACKEND=backend)
-    assert re.search(r"compact is trained on cpu(:0)?\n", said)
+    assert re.search(r"training compact on cpu(:0)?\n", said)
     assert "epoch 2/2" in said
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["library_versions"]["backend"] == backend
@@ -99,7 +99,7 @@ def test_two_devices_train_together_and_go_on_after_a_resume(backend: str, drawn
         KERAS_BACKEND=backend,
         XLA_FLAGS="--xla_force_host_platform_device_count=2",
     )
-    assert "compact is trained on cpu:0 and cpu:1\n" in said
+    assert "training compact on cpu:0 and cpu:1\n" in said
     assert said.count("replicas: 2\n") == 2
     assert "epoch 3/3" in said
 

@@ -529,7 +529,7 @@ def test_parts_that_were_measured_at_another_threshold_are_measured_again(data: 
     called = calibrated(scores.p_all, decision.temperature) >= decision.threshold
     assert metrics.threshold == decision.threshold != 0.5
     assert metrics.accuracy.value == pytest.approx((called == scores.labels).mean(), abs=1e-6)
-    assert "the test part was measured at the threshold 0.5; by the new decision:" in said
+    assert "the test part was measured at the threshold 0.5; with the new decision:" in said
 
 
 def test_a_run_that_was_cut_off_is_not_evaluated(data: Path, copy: Path, cache: Path) -> None:

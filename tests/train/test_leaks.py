@@ -57,7 +57,7 @@ def test_a_nearly_identical_picture_in_another_part_is_found(report_of, change) 
     report, original, twin = report_of(change)
     pairs = {(near.path, near.other_path) for near in report.near_duplicates}
     assert (str(original), str(twin)) in pairs
-    assert "; 1 pair of nearly the same picture across parts" in str(report)
+    assert "; 1 pair of nearly identical pictures across parts" in str(report)
 
 
 def test_shared_subjects_are_named_for_each_two_parts(report_of) -> None:  # type: ignore[no-untyped-def]

@@ -139,4 +139,4 @@ def test_one_subject_of_a_class_gives_no_interval_over_subjects() -> None:
     groups = ["H1" if not is_all else group for group, is_all in zip(groups, labels, strict=True)]
     method = measure(labels, p_all, 0.5, groups).interval_method
     assert "over images" in method
-    assert "only 1 healthy and 10 ALL subjects: how much subjects differ is not in them" in method
+    assert "only 1 healthy and 10 ALL subjects: how much subjects differ is left out" in method

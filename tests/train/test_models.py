@@ -236,7 +236,9 @@ def test_the_file_of_another_network_with_a_longer_name_is_left_alone(official: 
 
 def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "vgg16_weights_notop.h5").write_bytes(b"no weights")
-    with pytest.raises(UsageError, match=r"vgg16_weights_notop\.h5 does not fit vgg16: it is no file of that layout"):
+    with pytest.raises(
+        UsageError, match=r"vgg16_weights_notop\.h5 does not fit vgg16: it is not a file of that layout"
+    ):
         build_network("vgg", 75, STANDARDIZATION, str(tmp_path))
 
 

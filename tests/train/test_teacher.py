@@ -81,7 +81,7 @@ def test_targets_lie_between_label_and_teacher(tmp_path: Path, student: Path) ->
     table.write_text(f"sha256,p_all\n{cells[0].sha256},0.2\n{cells[1].sha256},0.4\n")
     np.testing.assert_allclose(targets_of(table, cells, 0.25), [0.05, 0.85])
     table.write_text(f"sha256,p_all\n{cells[0].sha256},0.2\n")
-    with pytest.raises(RunError, match="expected what the teacher says at"):
+    with pytest.raises(RunError, match="expected the teacher's answers at"):
         targets_of(table, cells, 0.25)
 
 

@@ -11,7 +11,7 @@ import h5py
 import keras
 from keras.applications import VGG16, InceptionV3, ResNet50
 
-from runtime.errors import UsageError
+from runtime.errors import UsageError, one_line
 
 _Layer = tuple[str, list[tuple[int, ...]]]  # a name and the shapes of its weights
 NO_LAYER: _Layer = ("", [])
@@ -49,7 +49,7 @@ def _build(name: str, cells: Any, weights: str | None) -> Any:
         if weights is None:
             raise
         raise UsageError(
-            f"the ImageNet weights of {name} cannot be fetched ({' '.join(str(error).split())}); "
+            f"the ImageNet weights of {name} cannot be fetched ({one_line(error)}); "
             f"download {name}{OFFICIAL_SUFFIX} from {OFFICIAL_PLACE}/{OFFICIAL_FOLDERS[name]}, put the file into a "
             "folder and give it to --weights, or use --weights none"
         ) from error
@@ -86,7 +86,7 @@ def _first_misfit(model: Any, file: Path) -> str:
         with h5py.File(file) as content:
             saved = [(_text(name), _shapes(content[name])) for name in content.attrs["layer_names"]]
     except (OSError, KeyError) as error:
-        return f"it is no file of that layout ({' '.join(str(error).split())})"
+        return f"it is not a file of that layout ({one_line(error)})"
     own = [(layer.name, _own_shapes(layer)) for layer in model.layers]
     pairs: Iterable[tuple[_Layer, _Layer]] = zip_longest(_with_weights(own), _with_weights(saved), fillvalue=NO_LAYER)
     for (own_name, own_shapes), (saved_name, saved_shapes) in pairs:

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from runtime.errors import RunError, UsageError
+from runtime.errors import RunError, UsageError, one_line
 from runtime.schema import DEFAULT_THRESHOLD, INPUT_NAME, OUTPUT_NAME, Recipe
 from train.models.allnet import allnet_features
 from train.models.baselines import baseline_features
@@ -141,7 +141,7 @@ def load_network(file: Path, hint: str, *, to_train_in: str = "") -> Any:
             warnings.filterwarnings("error", "Skipping variable loading")
             network = keras.models.load_model(file, compile=bool(to_train_in))
     except (OSError, ValueError, KeyError, UserWarning, zipfile.BadZipFile) as error:
-        raise RunError(f"expected a saved network at {file}, found: {' '.join(str(error).split())}; {hint}") from error
+        raise RunError(f"expected a saved network at {file}, found: {one_line(error)}; {hint}") from error
     if to_train_in:
         _build_measures(network)
     return network
@@ -161,17 +161,17 @@ def compile_network(network: Any, recipe: Recipe, steps: int) -> None:
     optimizer = OPTIMIZERS[recipe.optimizer](
         rate, weight_decay=recipe.weight_decay or None, global_clipnorm=recipe.clip_norm or None
     )
-    # JAX has no other way than XLA to run a step at a tolerable speed.
+    # Without XLA, JAX is far too slow.
     is_compiled = recipe.compiled or keras.backend.backend() == "jax"
     network.compile(optimizer, "binary_crossentropy", metrics=[accuracy], jit_compile=is_compiled)
     _build_measures(network)
 
 
 def _build_measures(network: Any) -> None:
-    """Let the loss and the metrics of a compiled network know the form of a batch before it is fitted.
+    """Let the loss and the metrics of a compiled network know the shape of a batch before it is fitted.
 
-    On JAX and Torch, Keras else looks at a batch for it, and deals those that its threads have read meanwhile before
-    the first one: in the first epoch some cells come twice and others never (seen with Keras 3.15).
+    Otherwise Keras on JAX and Torch reads a batch to find out, and deals those that its threads have read meanwhile
+    before the first one: in the first epoch some cells come twice and others never (seen with Keras 3.15).
     """
     one = np.ones((1, 1), np.float32)
     network.compute_loss(None, one, one, one[0])
