@@ -45,7 +45,7 @@ from runtime.classifier import Classifier, ClassifierOptions
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED
 from runtime.errors import BackendError, BundleError, DataError, OutputError, UsageError
 from runtime.html_page import text
-from runtime.schema import ImageSpec, Prediction
+from runtime.schema import ImageSpec, Prediction, Tolerance
 from tests.benchmarks.a_record import GOOD, a_record
 from tests.tiny_bundle import onnx_answers, record_hashes, write_onnx, write_tiny_bundle
 from train.dataset import Cell
@@ -357,6 +357,16 @@ def test_a_model_that_gives_every_cell_one_label_is_not_deployed(monkeypatch: py
     monkeypatch.setattr(verdict, "too_few_to_prove", too_few_to_prove)
     assert constant in verdict_of(a_record(p_all=healthy))["against"]
     assert constant not in verdict_of(a_record(p_all=GOOD))["against"]
+
+
+def test_a_model_that_is_no_better_than_chance_on_the_cells_is_not_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    swapped = 1 - GOOD
+    assert verdict_of(a_record(p_all=swapped))["unsure"] == [], "of too few cells that says nothing"
+    monkeypatch.setattr(verdict, "too_few_to_prove", too_few_to_prove)
+    [said] = verdict_of(a_record(p_all=swapped, tolerance=Tolerance()))["unsure"]
+    assert said.startswith("on these cells the model may be no better than chance: its AUC is 0.000 (0.000 to ")
+    assert verdict_of(a_record(p_all=swapped, tolerance=Tolerance()))["may_be_deployed"] == "open"
+    assert verdict_of(a_record(p_all=GOOD))["may_be_deployed"] == "yes"
 
 
 @pytest.mark.parametrize(
