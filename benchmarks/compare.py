@@ -122,7 +122,7 @@ def cautions(old: Record, new: Record) -> list[str]:
     if old["options"]["quick"] != new["options"]["quick"]:
         lines.append("One record was taken with --quick and the other was not")
     if old["bundle"]["content_sha256"] == new["bundle"]["content_sha256"]:
-        lines.append("Both records are of the same bundle")
+        lines.append("Both records are of the same bundle: what differs is the machine's or its software's doing")
     old_cells, new_cells = (sha256s(record["sections"]["parity"]) for record in (old, new))
     if old_cells and old_cells == new_cells:
         lines.append(f"Accuracy is tested on the same cells: {CELLS_AS_INDEPENDENT}")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -16,6 +16,7 @@ from typing import AnyStr
 from runtime.errors import MeasurementError
 
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
+SECONDS_TO_END = 5.0  # by the Ctrl-C that a terminal gives to all of its processes
 POLL_S = 0.05  # between two looks at a process that has others below it
 
 # A process inherits the peak of the one that starts it, so it is started by one that is small, which ends after it.
@@ -40,12 +41,18 @@ class Finished:
 
 @contextmanager
 def waited_for(process: subprocess.Popen[AnyStr]) -> Iterator[subprocess.Popen[AnyStr]]:
-    """Wait for a process to end; end it where SIGTERM ends this one, since it reaches this one alone."""
+    """Wait for a process to end; end it where SIGTERM, or a lone SIGINT, ends this one, which alone receives it."""
     with process:
         try:
             yield process
         except SystemExit:
             process.terminate()
+            raise
+        except KeyboardInterrupt:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(SECONDS_TO_END)
+            process.terminate()
+            process.wait()
             raise
 
 

@@ -10,7 +10,7 @@ from benchmarks.record import check_record_folder
 from benchmarks.rollout.budget import read_budget
 from benchmarks.rollout.material import found_material
 from benchmarks.rollout.options import RolloutOptions, quick
-from benchmarks.rollout.record import Record, failures_of, measured_rows, write
+from benchmarks.rollout.record import NAME, Record, failures_of, measured_rows, write
 from benchmarks.rollout.verdict import NO
 from export.reference import add_run_argument, reference_file
 from runtime.backends.select import BACKENDS
@@ -50,7 +50,7 @@ def build_parser() -> ArgumentParser:
         "with the Keras model, and hand-written alternatives. Writes report.html and record.json.",
         epilog="Exit codes: 0 all was measured and nothing speaks against the bundle; 1 a variant fails its parity, a "
         "limit of the budget is not kept, or nothing could be measured; 2 finished, but a measurement failed, or "
-        "Ctrl-C ended the measuring.",
+        "Ctrl-C ended the measuring; 130 Ctrl-C before anything was measured, so that nothing is written.",
     )
     parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE, help="default: the package's own")
     parser.add_argument(
@@ -59,7 +59,13 @@ def build_parser() -> ArgumentParser:
         metavar="DIR",
         help="labelled cells; without them drawn cells are timed and nothing is judged",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the report and the record go")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="where the report and the record go; older ones are replaced",
+    )
     add_run_argument(parser)
     parser.add_argument("--budget", type=Path, metavar="FILE", help="limits in TOML or JSON, such as p95_ms = 20")
     parser.add_argument(
@@ -118,6 +124,8 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = build_parser().parse_args(arguments)
     options = options_of(parsed)
     check_record_folder(options.out)
+    if (options.out / NAME).exists():
+        tell(f"the record and report in {options.out} will be replaced; to compare, choose another --out")
     budget = read_budget(options.budget) if options.budget else None
     bundle = Bundle.open(options.bundle)
     if options.run:
@@ -132,9 +140,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     with found_material(options.data, bundle.manifest.image) as material:
         record = measure(options, bundle, material, budget, tell)
+        print_figures(record)  # first: where the disk is full by now, they are not lost
         path = write(record, options.out)
         report = write_report(record, options.out)
-    print_figures(record)
     print(f"Report: {report}")
     print(f"Record: {path}")
     print(f"Next: python -m benchmarks.compare OLD {shell_word(path)}")

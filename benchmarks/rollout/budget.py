@@ -59,7 +59,7 @@ def read_budget(path: Path) -> Budget:
     if unknown:
         raise UsageError(f"expected the limits {', '.join(SENSES)} in {path}, found {', '.join(unknown)}; correct it")
     for name, value in raw.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
             raise UsageError(f"expected {name} in {path} to be a number of 0 or more, found {value!r}")
         if name in SHARES and value > 1:
             raise UsageError(f"expected {name} in {path} to be a share from 0 to 1, found {value:g}")

@@ -36,7 +36,8 @@ def measure(
 ) -> Record:
     """Return the record of a rollout; after Ctrl-C it says of what was not measured that it failed.
 
-    Raises BackendError or BundleError where what is to be deployed cannot be opened.
+    Raises BackendError or BundleError where what is to be deployed cannot be opened, KeyboardInterrupt where Ctrl-C
+    came before any part was measured.
     """
     deployed = deployed_case(bundle, options)
     cases = cases_of(bundle, options, deployed)
@@ -84,12 +85,14 @@ def _works(
 def _sections(
     works: dict[str, Callable[[], Section]], watch: LoadWatch, tell: Callable[[str], None]
 ) -> dict[str, Section]:
-    """Measure one part after the other; Ctrl-C ends that, and what was measured is kept."""
+    """Measure one part after the other; Ctrl-C ends that, and what was measured is kept, if anything was."""
     sections: dict[str, Section] = {}
     try:
         for name, work in works.items():
             sections[name] = _taken(name, work, watch, tell)
     except KeyboardInterrupt:
+        if not sections:
+            raise
         tell("interrupted: what was measured so far is kept")
     left = {name: {"rows": [{"status": FAILED, "reason": INTERRUPTED}]} for name in works if name not in sections}
     return sections | left

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import reprlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
@@ -78,7 +79,10 @@ def case_name(row: Row) -> str:
 def lasted(record: Record) -> str:
     """Return how long the sustained run was to last, such as "10 minutes" or "5 seconds"."""
     minutes = record["options"]["sustained_minutes"]
-    return f"{minutes:g} {nouns(minutes, 'minute')}" if minutes >= 1 else f"{60 * minutes:.0f} seconds"
+    if minutes >= 1:
+        return f"{minutes:g} {nouns(minutes, 'minute')}"
+    seconds = f"{60 * minutes:.0f}"
+    return f"{seconds} {nouns(float(seconds), 'second')}"
 
 
 def failures_of(record: Record) -> Iterator[tuple[str, Row]]:
@@ -152,4 +156,7 @@ def _misfits(value: Any, shape: Any, where: str) -> Iterator[str]:
 
 
 def _is_a(value: object, kind: type | UnionType) -> bool:
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    if isinstance(value, bool):
+        return kind is bool
+    is_finite = not isinstance(value, int | float) or abs(value) <= sys.float_info.max  # JSON's reader takes NaN too
+    return isinstance(value, kind) and is_finite

@@ -12,6 +12,7 @@ from benchmarks.windows import AGREEMENT
 from export.fewest_cells import too_few_to_prove
 
 YES, NO, OPEN = "yes", "no", "open"
+CHANCE_AUC = 0.5
 WARM_MINUTES = 10.0  # of work, after which a device that slows down when it is warm has shown it
 
 
@@ -39,7 +40,7 @@ def _reasons_against(record: Record) -> Iterator[str]:
     for name, proof in parity.get("proofs", {}).items():
         for failure in proof["failures"]:
             yield f"parity of {name}: {failure}"
-    if (label := _constant_label(record)) and not too_few_to_prove(cell["label"] for cell in parity["cells"]):
+    if label := _metrics(record).get("constant"):
         yield f"a constant classifier: it calls each of the {len(parity['cells'])} labelled cells {label}"
     for row in record["budget"] or []:
         if not row["kept"]:
@@ -51,10 +52,11 @@ def _reasons_against(record: Record) -> Iterator[str]:
                 yield f"budget: {row['limit']} is {row['found']:g}, {expected}"
 
 
-def _constant_label(record: Record) -> str | None:
-    """Return the label that what is to be deployed gives to every labelled cell; None where it tells them apart."""
-    metrics: Row = record["sections"]["parity"].get("metrics", {}).get(case_name(record["deployed"]), {})
-    return metrics.get("constant")
+def _metrics(record: Record) -> Row:
+    """Return the metrics of what is to be deployed; nothing where it has none, or the cells are too few to judge by."""
+    parity = record["sections"]["parity"]
+    metrics: Row = parity.get("metrics", {}).get(case_name(record["deployed"]), {})
+    return {} if metrics and too_few_to_prove(cell["label"] for cell in parity["cells"]) else metrics
 
 
 def _reasons_to_wait(record: Record) -> Iterator[str]:
@@ -70,6 +72,11 @@ def _reasons_to_wait(record: Record) -> Iterator[str]:
         if row["status"] not in (OK, FAILED):
             yield f"parity was not judged: {row['reason']}"
     yield from parity.get("doubts", [])
+    if (auc := _metrics(record).get("auc")) and auc["low"] <= CHANCE_AUC:
+        yield (
+            f"on these cells the model may be no better than chance: its AUC is {auc['value']:.3f} ({auc['low']:.3f} "
+            f"to {auc['high']:.3f}); look whether the labels are right, and whether it was made for such cells"
+        )
     if record["budget"] is None:
         yield "no budget was given"
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -286,20 +287,24 @@ def test_a_service_that_ends_by_itself_is_why_the_measurement_fails(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("run", ["run_measured", "run_alone_measured"])
-def test_what_is_measured_ends_with_the_measurement_that_is_ended(run: str, tmp_path: Path) -> None:
+def test_what_is_measured_ends_with_the_measurement_that_is_ended(
+    run: str, told: signal.Signals, tmp_path: Path
+) -> None:
     sleeper = (
         f"import os, pathlib, time; pathlib.Path({str(tmp_path / 'id')!r}).write_text(str(os.getpid())); time.sleep(60)"
     )
     code = f"""
 import sys
-from benchmarks.peak_memory import {run}
+from benchmarks import peak_memory
 from runtime.command_line import run_command
-run_command(lambda: {run}([sys.executable, "-c", {sleeper!r}]))
+peak_memory.SECONDS_TO_END = 0.1
+run_command(lambda: peak_memory.{run}([sys.executable, "-c", {sleeper!r}]))
 """
     with subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2]) as measurement:
         wait_until(lambda: (tmp_path / "id").exists() and (tmp_path / "id").read_text())
-        measurement.terminate()
+        measurement.send_signal(told)
     wait_until(lambda: not psutil.pid_exists(int((tmp_path / "id").read_text())))
 
 

@@ -45,7 +45,7 @@ from runtime.classifier import Classifier, ClassifierOptions
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED
 from runtime.errors import BackendError, BundleError, DataError, OutputError, UsageError
 from runtime.html_page import text
-from runtime.schema import ImageSpec, Prediction
+from runtime.schema import ImageSpec, Prediction, Tolerance
 from tests.benchmarks.a_record import GOOD, a_record
 from tests.tiny_bundle import onnx_answers, record_hashes, write_onnx, write_tiny_bundle
 from train.dataset import Cell
@@ -280,6 +280,33 @@ def test_ctrl_c_keeps_what_was_measured(
     assert "interrupted" in (tmp_path / "report.html").read_text()
 
 
+def test_ctrl_c_before_anything_was_measured_leaves_the_older_record(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measurement, "cold_start", interrupted)
+    (tmp_path / "record.json").write_text("of ten minutes")
+    with pytest.raises(KeyboardInterrupt):
+        rollout.main(["--data", str(drawn), "--out", str(tmp_path), *SHORT])
+    assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
+    assert (tmp_path / "record.json").read_text() == "of ten minutes"
+    assert f"the record and report in {tmp_path} will be replaced" in capsys.readouterr().err
+
+
+def test_figures_are_printed_where_no_record_can_be_written_any_more(
+    drawn: Path, no_processes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any) -> None:
+        raise OutputError("no space")
+
+    monkeypatch.setattr(rollout, "write", full)
+    with pytest.raises(OutputError):
+        rollout.main(["--data", str(drawn), "--out", str(tmp_path), *SHORT])
+    assert "file to result" in capsys.readouterr().out
+
+
 def test_a_variant_that_decides_otherwise_may_not_be_deployed(
     drawn: Path, no_processes: None, tmp_path: Path, tiny_bundle: Path
 ) -> None:
@@ -357,6 +384,16 @@ def test_a_model_that_gives_every_cell_one_label_is_not_deployed(monkeypatch: py
     monkeypatch.setattr(verdict, "too_few_to_prove", too_few_to_prove)
     assert constant in verdict_of(a_record(p_all=healthy))["against"]
     assert constant not in verdict_of(a_record(p_all=GOOD))["against"]
+
+
+def test_a_model_that_is_no_better_than_chance_on_the_cells_is_not_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    swapped = 1 - GOOD
+    assert verdict_of(a_record(p_all=swapped))["unsure"] == [], "of too few cells that says nothing"
+    monkeypatch.setattr(verdict, "too_few_to_prove", too_few_to_prove)
+    [said] = verdict_of(a_record(p_all=swapped, tolerance=Tolerance()))["unsure"]
+    assert said.startswith("on these cells the model may be no better than chance: its AUC is 0.000 (0.000 to ")
+    assert verdict_of(a_record(p_all=swapped, tolerance=Tolerance()))["may_be_deployed"] == "open"
+    assert verdict_of(a_record(p_all=GOOD))["may_be_deployed"] == "yes"
 
 
 @pytest.mark.parametrize(
@@ -680,6 +717,10 @@ def _late(record: dict[str, Any]) -> None:
         (
             lambda record: record["options"].update(sustained_minutes=0.08),
             ["a sustained run of 5 seconds does not show whether the machine slows down when it is warm"],
+        ),
+        (
+            lambda record: record["options"].update(sustained_minutes=0.02),
+            ["a sustained run of 1 second does not show whether the machine slows down when it is warm"],
         ),
         (_late, ["cold start of cpu int8 was not measured: time was over"]),
         (
