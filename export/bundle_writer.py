@@ -20,7 +20,7 @@ from export.fp16 import write_fp16
 from export.gate import Verdict, judge_all
 from export.graph import OPSET
 from export.heat_graph import SMALLEST_CORRELATION, center_heat, remove_heat, wrong_heat
-from export.int8 import write_int8
+from export.int8 import exact_answers, write_int8
 from export.model_card import model_card
 from export.operators import refuse_unsupported
 from export.run_cells import training_cells, validation_cells
@@ -185,11 +185,12 @@ def _convert(
             # ONNX Runtime computes fp16 in float32 on a CPU, where nothing overflows: no comparison there would tell.
             of_compared = largest_activations(fp32, load_cells(spread_over(compared, OVERFLOW_CELLS), image))
             converted.append(_Converted("fp16", file, write_fp16(fp32, file, larger(peaks, of_compared)), hashes))
-        for precision in INT8_PRECISIONS:
-            if precision in precisions:
+        if rounded := [precision for precision in INT8_PRECISIONS if precision in precisions]:
+            exact = exact_answers(fp32, pixels)
+            for precision in rounded:
                 tell(f"converting to {precision}, calibrated on {len(pixels)} training cells")
                 file = fp32.with_name(_file_name(precision))
-                kept = write_int8(fp32, file, pixels, peaks, for_cpu=precision == "int8_cpu")
+                kept = write_int8(fp32, file, exact, peaks, for_cpu=precision == "int8_cpu")
                 converted.append(_Converted(precision, file, kept, hashes))
     for each in converted:
         if each.precision in ENGINE_PRECISIONS:

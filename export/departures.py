@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
-from export.graph import open_for_reading, weighted_nodes
+from export.graph import inferred_values, open_for_reading, weighted_nodes
 from export.model_file import model_bytes
 from export.onnx_session import open_session
 from runtime.schema import INPUT_NAME
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 DEBUG_CELLS = 4  # of both classes are enough to see where a graph departs: in their order, one comes first
 NAMED = 5  # layers
-SAMPLE = 4096  # values of what a layer gives for one cell, evenly spread
+ROUNDING = 1e-5  # an error up to which float32, computed in another order, is the same
 OF_FP32 = (
     "it is the conversion from Keras itself that departs; report it with the versions of Keras, TensorFlow and tf2onnx"
 )
@@ -27,8 +29,8 @@ OF_FP32 = (
 def departures(fp32: Path, variant: Path, cells: NDArray[np.uint8]) -> str:
     """Say in one line which layers add most to a variant's error.
 
-    A layer's error is the norm of the difference of its output from the fp32 graph's, relative to that output's norm;
-    what counts is by how much it lies above the largest error of the layers before it.
+    Each layer is given what the layers before it give in the fp32 graph, so that its error is its own. That is the norm
+    of the difference of its output from the fp32 graph's, relative to that output's norm.
 
     Args:
         fp32: ONNX file of a bundle.
@@ -38,33 +40,47 @@ def departures(fp32: Path, variant: Path, cells: NDArray[np.uint8]) -> str:
     model = open_for_reading(fp32)
     weighted = weighted_nodes(model)
     tensors = {node.name: node.output[0] for node in model.graph.node if node.name in weighted}
-    exact = _outputs(model, tensors, cells)
-    found = _outputs(open_for_reading(variant), tensors, cells)
-    added: dict[str, float] = {}
-    largest = 0.0
-    for name in tensors:
-        if not np.isfinite(found[name]).all():
-            return f"the first layer that gives no numbers: {name}"
-        error = float(np.linalg.norm(found[name] - exact[name]) / (np.linalg.norm(exact[name]) or 1.0))
-        added[name] = error - largest
-        largest = max(largest, error)
-    worst = sorted((name for name in tensors if added[name] > 0), key=lambda name: -added[name])[:NAMED]
+    in_fp32 = _session_giving(model, tensors.values())
+    model = open_for_reading(variant)
+    types = _take_from_outside(model, tensors.values())
+    in_variant = _session_giving(model, tensors.values())
+    errors = {name: np.zeros(2) for name in tensors}  # squared: of the difference, and of what fp32 gives
+    for cell in cells:
+        exact = in_fp32.run(list(tensors.values()), {INPUT_NAME: cell[None]})
+        with np.errstate(over="ignore"):  # what gives a value that is too large for fp16 is named below
+            given = {name: values.astype(kind) for (name, kind), values in zip(types.items(), exact, strict=True)}
+        found = in_variant.run(list(tensors.values()), {INPUT_NAME: cell[None], **given})
+        for name, right, values in zip(tensors, exact, found, strict=True):
+            if not np.isfinite(values).all():
+                return f"the first layer that gives no numbers: {name}"
+            errors[name] += [_square(values - right), _square(right)]
+    added = {name: math.sqrt(difference / (norm or 1.0)) for name, (difference, norm) in errors.items()}
+    worst = sorted((name for name in tensors if added[name] > ROUNDING), key=lambda name: -added[name])[:NAMED]
     if not worst:
         return f"no layer gives other values than fp32's for {len(cells)} cells"
     return "layers that add most to its error: " + ", ".join(f"{name} ({added[name]:.2g})" for name in worst)
 
 
-def _outputs(model: Any, tensors: dict[str, str], cells: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
-    """Return for each layer a sample of what it gives for the cells."""
+def _take_from_outside(model: Any, tensors: Collection[str]) -> dict[str, Any]:
+    """Let a graph take these tensors as inputs wherever it computes with them; return the inputs' types by name."""
+    kinds = {value.name: value.type.tensor_type.elem_type for value in inferred_values(model)}
+    names = {tensor: f"{tensor}/given" for tensor in tensors}
+    for node in model.graph.node:
+        node.input[:] = [names.get(tensor, tensor) for tensor in node.input]
+    for tensor, name in names.items():
+        model.graph.input.append(onnx.helper.make_tensor_value_info(name, kinds[tensor], None))
+    return {name: onnx.helper.tensor_dtype_to_np_dtype(kinds[tensor]) for tensor, name in names.items()}
+
+
+def _session_giving(model: Any, tensors: Collection[str]) -> Any:
+    """Open a graph that gives these tensors, too."""
     present = {value.name for value in model.graph.output}
     # ONNX Runtime finds out type and shape by itself.
     model.graph.output.extend(
-        onnx.helper.make_empty_tensor_value_info(tensor) for tensor in tensors.values() if tensor not in present
+        onnx.helper.make_empty_tensor_value_info(tensor) for tensor in tensors if tensor not in present
     )
-    session = open_session(model_bytes(model))
-    names = list(tensors.values())
-    samples: dict[str, list[NDArray[Any]]] = {name: [] for name in tensors}
-    for cell in cells:
-        for name, values in zip(tensors, session.run(names, {INPUT_NAME: cell[None]}), strict=True):
-            samples[name].append(values.ravel()[:: max(1, values.size // SAMPLE)].astype(np.float64))
-    return {name: np.concatenate(parts) for name, parts in samples.items()}
+    return open_session(model_bytes(model))
+
+
+def _square(values: NDArray[Any]) -> float:
+    return float(np.square(values, dtype=np.float64).sum())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,19 +69,30 @@ def build_engine(folder: Path, options: EngineOptions, tell: Callable[[str], Non
     machine = this_machine(trt, open_cuda())
     path = engine_path(folder, machine.gpu.name, variant.precision)
     known = TimingCache(options.timing_cache or path.with_suffix(".timing"), is_ours=options.timing_cache is None)
-    refuse_unwritable(path)  # now, not after the minutes of a build
-    known.read()
-    refuse_unwritable(known.path)
-    build = _Build(trt, options, bundle.manifest.image, known, tell)
-    tell(f"{model.name} for {machine.gpu.name}: TensorRT tries its kernels on the GPU, which takes minutes")
-    plan = build.plan_of(model, variant)
-    layers = engine_layers(build.describe(plan))
-    refuse_mislabelled(variant.precision, layers, build.asked)
-    record = _record(machine, variant, options, plan, layers)
-    with TensorRTBackend(plan, record, bundle.manifest.image, path) as backend:
-        tell(prove_answers(backend, golden, variant.precision, options.batch))
-    _write(path, plan, record, known)
+    with _removed_where_empty(path.parent):
+        refuse_unwritable(path)  # now, not after the minutes of a build
+        known.read()
+        refuse_unwritable(known.path)
+        build = _Build(trt, options, bundle.manifest.image, known, tell)
+        tell(f"{model.name} for {machine.gpu.name}: TensorRT tries its kernels on the GPU, which takes minutes")
+        plan = build.plan_of(model, variant)
+        layers = engine_layers(build.describe(plan))
+        refuse_mislabelled(variant.precision, layers, build.asked)
+        record = _record(machine, variant, options, plan, layers)
+        with TensorRTBackend(plan, record, bundle.manifest.image, path) as backend:
+            tell(prove_answers(backend, golden, variant.precision, options.batch))
+        _write(path, plan, record, known)
     return path
+
+
+@contextmanager
+def _removed_where_empty(folder: Path) -> Iterator[None]:
+    """Leave no folder of engines behind that a build has made and put nothing into."""
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # it holds engines, or was never made
+            folder.rmdir()
 
 
 def refuse_no_tensorrt() -> None:

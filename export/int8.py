@@ -13,6 +13,7 @@ import logging
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Set
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +44,27 @@ PASSING_ON = ("Concat", "MaxPool")  # choose among the values they take
 NEVER_ADDING_A_SIGN = (*PASSING_ON, "AveragePool", "GlobalAveragePool", "Transpose")
 
 
+@dataclass(frozen=True)
+class ExactAnswers:
+    """What a fp32 graph makes of the cells that int8 is fitted to."""
+
+    cells: NDArray[np.uint8]  # RGB [N, height, width, 3], of the training part
+    p_all: NDArray[np.float64]  # [N]
+    some: NDArray[np.uint8]  # SOME_CELLS of the cells
+    means: dict[str, NDArray[np.float64]]  # on these, by layer, of each channel that it gives; in the layers' order
+
+
+def exact_answers(fp32: Path, cells: NDArray[np.uint8]) -> ExactAnswers:
+    """Return what a fp32 graph of a bundle makes of cells, uint8 RGB [N, height, width, 3]."""
+    model = open_for_reading(fp32)
+    weighted = weighted_nodes(model)
+    layers = [node.name for node in model.graph.node if node.name in weighted]
+    some = np.stack(spread_over(list(cells), SOME_CELLS))  # of both classes: in their order, one comes first
+    return ExactAnswers(cells, _answers(model, cells), some, channel_means(model, layers, {INPUT_NAME: some}))
+
+
 def write_int8(
-    fp32: Path, target: Path, cells: NDArray[np.uint8], peaks: dict[str, float], *, for_cpu: bool = False
+    fp32: Path, target: Path, exact: ExactAnswers, peaks: dict[str, float], *, for_cpu: bool = False
 ) -> tuple[str, ...]:
     """Convert a fp32 graph of a bundle; return the names of the layers that stay in float32.
 
@@ -54,13 +74,13 @@ def write_int8(
     Args:
         fp32: ONNX file with folded batch norms.
         target: Where the int8 graph is written.
-        cells: uint8 RGB [N, height, width, 3], of the training part, on which the answers are compared.
+        exact: What it makes of the cells on which the answers are compared.
         peaks: By tensor its largest absolute value on them: the ranges that are divided into 255 steps.
         for_cpu: Write int8_cpu.
 
     Raises ConversionError where the graph is not valid, or where too few layers tolerate rounding.
     """
-    rounding = _Rounding(fp32, cells, peaks, for_cpu=for_cpu)
+    rounding = _Rounding(fp32, exact, peaks, for_cpu=for_cpu)
     kept: list[str] = []
     if not rounding.is_close(kept):
         most_sensitive = rounding.most_sensitive_first()
@@ -85,28 +105,24 @@ def _fewest(most: int, is_enough: Callable[[int], bool]) -> int:
 class _Rounding:
     """A fp32 graph, the ranges of its activations and its answers: what is needed to round some of its layers."""
 
-    def __init__(self, fp32: Path, cells: NDArray[np.uint8], peaks: dict[str, float], *, for_cpu: bool) -> None:
+    def __init__(self, fp32: Path, exact: ExactAnswers, peaks: dict[str, float], *, for_cpu: bool) -> None:
         self._model = open_for_reading(fp32)
-        self._cells = cells
+        self._exact = exact
         self._for_cpu = for_cpu
-        self._answers = _answers(self._model, cells)
-        weighted = weighted_nodes(self._model)
-        self.layers = [node.name for node in self._model.graph.node if node.name in weighted]
+        self.layers = list(exact.means)
         from_zero = _never_negative(self._model) if for_cpu else set()
         ranges = {
             tensor: TensorData(lowest=np.float32(0 if tensor in from_zero else -peak), highest=np.float32(peak))
             for tensor, peak in peaks.items()
         }
         self._ranges = TensorsData(CalibrationMethod.MinMax, ranges)
-        self._some = np.stack(spread_over(list(cells), SOME_CELLS))  # of both classes: in their order, one comes first
-        self._means = channel_means(self._model, self.layers, {INPUT_NAME: self._some})
 
     def rounded(self, layers: Collection[str]) -> Any:
         """Return the graph with these layers in int8, and all biases corrected for what that shifts."""
         model = onnx.ModelProto()
         model.CopyFrom(self._model)
         model = self._in_int8(model, layers)
-        correct_biases(model, self._means, {INPUT_NAME: self._some})
+        correct_biases(model, self._exact.means, {INPUT_NAME: self._exact.some})
         return model
 
     def _in_int8(self, model: Any, layers: Collection[str]) -> Any:
@@ -138,12 +154,13 @@ class _Rounding:
         rounded = set(self.layers) - set(kept)
         if not rounded:
             return True
-        difference = np.abs(_answers(self.rounded(rounded), self._cells) - self._answers).mean()
+        difference = np.abs(_answers(self.rounded(rounded), self._exact.cells) - self._exact.p_all).mean()
         return bool(difference <= LARGEST_MEAN_DIFFERENCE)
 
     def most_sensitive_first(self) -> list[str]:
         """Return the layers by how far each, rounded alone, moves p_all of SOME_CELLS cells."""
-        moved = sensitivities(self._model, self.layers, self._some, lambda part, layer: self._in_int8(part, [layer]))
+        some = self._exact.some
+        moved = sensitivities(self._model, self.layers, some, lambda part, layer: self._in_int8(part, [layer]))
         return sorted(self.layers, key=lambda layer: -moved[layer])
 
 

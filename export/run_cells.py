@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 from export.fewest_cells import FEWEST_TO_CONVERT, too_few_to_prove
 from export.finished_run import FinishedRun
 from export.scoring import limited
+from runtime.command_line import tell
 from runtime.errors import DataError, UsageError, reason_of
 from runtime.files import sha256_of_file
 from runtime.inputs import spread_over
 from train.dataset import Cell, Labelled, find_cells
-from train.placed_cells import TRAINING, VALIDATION, PlacedCell, cells_of_part, refuse_other_labels
+from train.placed_cells import PARTS, TRAINING, VALIDATION, PlacedCell, cells_of_part, refuse_other_labels
 from train.run_folder import RunFolder
 
 
@@ -41,9 +42,9 @@ def validation_cells(run: FinishedRun, data: Path | None, limit: int | None) -> 
 def training_cells(run: FinishedRun, data: Path | None, limit: int) -> list[Cell]:
     """Return at most `limit` cells of the run's training part, of both classes, evenly spread.
 
-    `data` may hold cells of other parts as well: they are left out. Raises DataError where it holds none of the
-    training part, one that is labelled otherwise than in the run, or too few of a class to tell from them how cells
-    look.
+    `data` may hold cells of other parts as well: they are left out, and that is told. Raises DataError where it holds
+    none of the training part, one that is labelled otherwise than in the run, or too few of a class to tell from them
+    how cells look.
     """
     placed = RunFolder(run.folder).cells()
     training = cells_of_part(placed, TRAINING)
@@ -52,16 +53,26 @@ def training_cells(run: FinishedRun, data: Path | None, limit: int) -> list[Cell
         return [_recorded(cell) for cell in spread_over(training, limit)]
     files = find_cells(data)
     at_hand = _found(training, files)
+    others = _parts_of(placed, {file.sha256 for file in files} - {cell.sha256 for cell in at_hand})
     if not at_hand:
-        sha256_to_part = {cell.sha256: cell.part for cell in placed}
-        parts = Counter(sha256_to_part.get(sha256, "no") for sha256 in {file.sha256 for file in files})
-        found = ", ".join(f"{count} of {part} part" for part, count in parts.items())
         raise DataError(
-            f"expected cells of the run's training part in {data}, found {found}; choose the folder that the run was "
+            f"expected cells of the run's training part in {data}, found {others}; choose the folder that the run was "
             "fitted on with --calibration-data"
         )
     _refuse_few(at_hand, f"the training part of {data}")
+    if others:
+        tell(f"of the cells in {data}, {others} are left out: how cells look is taken from the training part alone")
     return spread_over(at_hand, limit)
+
+
+def _parts_of(placed: Sequence[PlacedCell], found: Set[str]) -> str:
+    """Count the files of these hashes by the part of the run that they are of, in words; nothing where there are none.
+
+    A duplicate is of the part of the cell that was kept in its place.
+    """
+    sha256_to_part = {cell.sha256: cell.part for cell in placed if cell.part in PARTS}
+    parts = Counter(sha256_to_part.get(sha256, "no") for sha256 in found)
+    return ", ".join(f"{count} of {part} part" for part, count in sorted(parts.items()))
 
 
 def _refuse_few(cells: Sequence[Labelled], where: str) -> None:

@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 import export.bias_correction
 from export.activations import largest_activations
 from export.bias_correction import channel_means, correct_biases
-from export.int8 import _Rounding
+from export.int8 import _Rounding, exact_answers
 from export.onnx_session import computed
 from runtime.bundle import DEFAULT_BUNDLE, Bundle
 from runtime.demo import demo_cells
@@ -69,7 +69,7 @@ def test_the_packages_network_all_rounded_answers_nearer_for_cells_that_were_not
     fp32 = DEFAULT_BUNDLE / "model.fp32.onnx"
     image = Bundle.open(DEFAULT_BUNDLE).manifest.image
     cells = np.stack([load_cell(path, image) for path in demo_cells()])
-    rounding = _Rounding(fp32, cells, largest_activations(fp32, cells), for_cpu=for_cpu)
+    rounding = _Rounding(fp32, exact_answers(fp32, cells), largest_activations(fp32, cells), for_cpu=for_cpu)
     graphs = onnx.load(fp32), rounding._in_int8(onnx.load(fp32), rounding.layers), rounding.rounded(rounding.layers)
     mirrored = {"cells": cells[:, :, ::-1]}
     expected, before, after = (computed(model, ["p_all"], mirrored)["p_all"] for model in graphs)

@@ -14,7 +14,7 @@ from onnx import helper
 import export.int8
 from export.activations import largest_activations
 from export.bias_correction import channel_means
-from export.int8 import LARGEST_MEAN_DIFFERENCE, SOME_CELLS, _Rounding, write_int8
+from export.int8 import LARGEST_MEAN_DIFFERENCE, SOME_CELLS, exact_answers, write_int8
 from export.onnx_session import computed
 from runtime.backends.onnxruntime import DISABLED_OPTIMIZERS
 from runtime.errors import ConversionError
@@ -50,7 +50,7 @@ def fp32(tmp_path: Path) -> Path:
 
 def converted(fp32: Path, *, for_cpu: bool = False) -> tuple[tuple[str, ...], Any]:
     target = fp32.with_name("model.int8_cpu.onnx" if for_cpu else "model.int8.onnx")
-    kept = write_int8(fp32, target, CELLS, largest_activations(fp32, CELLS), for_cpu=for_cpu)
+    kept = write_int8(fp32, target, exact_answers(fp32, CELLS), largest_activations(fp32, CELLS), for_cpu=for_cpu)
     model = onnx.load(target)
     onnx.checker.check_model(model, full_check=True)
     return kept, model
@@ -102,7 +102,7 @@ def test_biases_stay_in_float32_and_are_corrected(fp32: Path) -> None:
 
 def test_cells_of_both_classes_are_looked_at_where_one_comes_first(fp32: Path) -> None:
     ordered = np.sort(np.resize(CELLS, (64, *CELLS.shape[1:])), axis=0)
-    looked_at = _Rounding(fp32, ordered, largest_activations(fp32, ordered), for_cpu=False)._some
+    looked_at = exact_answers(fp32, ordered).some
     assert len(looked_at) == SOME_CELLS
     np.testing.assert_array_equal(looked_at, ordered[:: 64 // SOME_CELLS])
 
@@ -211,7 +211,7 @@ def test_a_conversion_says_nothing_and_leaves_the_log_as_it_was(
 def test_two_conversions_give_the_same_file(tmp_path: Path) -> None:
     fp32 = saved(small_network(OUTLIER, inner_layers=3), tmp_path / "model.fp32.onnx")
     for name in ("a.onnx", "b.onnx"):
-        write_int8(fp32, tmp_path / name, CELLS, largest_activations(fp32, CELLS))
+        write_int8(fp32, tmp_path / name, exact_answers(fp32, CELLS), largest_activations(fp32, CELLS))
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 

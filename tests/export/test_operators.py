@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.activations import largest_activations
 from export.fp16 import write_fp16
-from export.int8 import write_int8
+from export.int8 import exact_answers, write_int8
 from export.operators import refuse_unsupported
 from runtime.errors import ConversionError
 from tests.small_network import named, saved, small_network
@@ -204,6 +204,6 @@ def test_what_the_conversions_write_passes(tmp_path: Path) -> None:
     cells = some_cells(8)
     peaks = largest_activations(fp32, cells)
     write_fp16(fp32, tmp_path / "fp16.onnx", peaks)
-    write_int8(fp32, tmp_path / "int8.onnx", cells, peaks)
+    write_int8(fp32, tmp_path / "int8.onnx", exact_answers(fp32, cells), peaks)
     for name in ("fp16.onnx", "int8.onnx"):
         refuse_unsupported(tmp_path / name)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -181,9 +182,29 @@ def test_moved_training_cells_are_found_by_their_content_with_label_and_subject(
     }
 
 
-def test_a_part_of_the_training_cells_is_enough_to_calibrate(run: FinishedRun, data: Path, tmp_path: Path) -> None:
-    folder = keep(data, tmp_path, *cell_names("training", 10), "validation-0.bmp", "test-1.bmp")
+def test_a_part_of_the_training_cells_is_enough_to_calibrate(
+    run: FinishedRun, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("validation-0.bmp", "test-1.bmp", "test-2.bmp", "left-out-0.bmp")
+    folder = keep(data, tmp_path, *cell_names("training", 10), *names)
     assert names_of(cell.path for cell in training_cells(run, folder, 128)) == cell_names("training", 10)
+    assert capsys.readouterr().err == (
+        f"of the cells in {folder}, 1 of no part, 2 of test part, 1 of validation part are left out: how cells look is "
+        "taken from the training part alone\n"
+    )
+
+
+def test_a_duplicate_of_a_training_cell_counts_as_one(
+    run: FinishedRun, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    placed = read_cells(run.folder / "cells.csv")
+    write_cells(run.folder / "cells.csv", [*placed, replace(placed[0], path="copy.bmp", part="duplicate")])
+    for part in PARTS:
+        for path in data.glob(f"*/{part.replace(' ', '-')}-*") if part != "training" else ():
+            path.unlink()
+    shutil.copy(data / "all" / "training-0.bmp", data / "all" / "copy.bmp")
+    assert len(training_cells(run, data, 128)) == 12
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("is_given", [False, True], ids=["where they lay", "in --calibration-data"])

@@ -21,7 +21,7 @@ from export.arguments import tolerance
 from export.fewest_cells import too_few_to_prove
 from export.fp16 import write_fp16
 from export.gate import judge_all
-from export.int8 import write_int8
+from export.int8 import exact_answers, write_int8
 from export.model_card import FILES_HEADING, model_card
 from export.scoring import BATCH_SIZE, Scores
 from export.seen import Seen
@@ -78,7 +78,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fp32 = saved(brightness_network(), bundle / "model.fp32.onnx")
     peaks = largest_activations(fp32, CELLS)
     write_fp16(fp32, bundle / "model.fp16.onnx", peaks)
-    write_int8(fp32, bundle / "model.int8.onnx", CELLS, peaks)
+    write_int8(fp32, bundle / "model.int8.onnx", exact_answers(fp32, CELLS), peaks)
     shutil.copy(fp32, folder / "reference.onnx")
     (folder / "run").mkdir()
     (folder / "run" / "best.keras").write_bytes(b"weights")
@@ -121,7 +121,7 @@ def failing(bundle: Path) -> Path:
         brightness_network({"inner2/kernel": lambda kernel: averaging(kernel) * np.float32(0.5)}),
         bundle / "halved.onnx",
     )
-    write_int8(halved, bundle / "model.int8.onnx", CELLS, largest_activations(halved, CELLS))
+    write_int8(halved, bundle / "model.int8.onnx", exact_answers(halved, CELLS), largest_activations(halved, CELLS))
     halved.unlink()
     refresh(bundle)
     return bundle
