@@ -194,7 +194,7 @@ def _converted(explained: ExplainedNetwork, weights: Path) -> Any:
         tf.TensorSpec(shape, tf.uint8, name=INPUT_NAME),
         *(tf.TensorSpec(each.shape, each.dtype, name=name) for each, name in zip(variables, names, strict=True)),
     ]
-    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # what it cannot convert is told below, in one line
     try:
         with warnings.catch_warnings(), interrupts_kept():
             warnings.simplefilter("ignore")
@@ -203,8 +203,19 @@ def _converted(explained: ExplainedNetwork, weights: Path) -> Any:
             )
     except (ValueError, TypeError, NotImplementedError) as error:
         raise ConversionError(f"tf2onnx cannot convert {model.name}: {_first_line(error)}") from error
+    _refuse_unconverted(graph)
     _put_weights_in(graph, dict(zip(names, variables, strict=True)), weights)
     return graph
+
+
+def _refuse_unconverted(model: Any) -> None:
+    """Raise ConversionError where tf2onnx left a node as TensorFlow has it."""
+    for node in model.graph.node:
+        if not onnx.defs.has(node.op_type, node.domain):
+            raise ConversionError(
+                f"expected layers that can be written in ONNX, found the node {node.name} ({node.op_type}); change the "
+                "layer, and fit again"
+            )
 
 
 def _put_weights_in(model: Any, name_to_variable: dict[str, Any], file: Path) -> None:

@@ -714,6 +714,15 @@ def replace_by_a_custom_layer(run: Path) -> None:
     keras.Model(cells, answers).save(run / "best.keras")
 
 
+def replace_by_what_onnx_has_not(run: Path) -> None:
+    import keras
+
+    cells = keras.Input((75, 75, 3), dtype="uint8")
+    bits = keras.ops.bitwise_not(keras.ops.cast(keras.layers.Flatten()(cells), "int32"))
+    answers = keras.layers.Dense(1, activation="sigmoid", name="p_all")(keras.ops.cast(bits, "float32"))
+    keras.Model(cells, answers).save(run / "best.keras")
+
+
 def replace_by_another_model(run: Path) -> None:
     import keras
 
@@ -758,6 +767,10 @@ BAD_RUNS: dict[str, tuple[Callable[[Path], None], str]] = {
     "with a custom layer": (
         replace_by_a_custom_layer,
         r"expected a Keras model of Keras' own layers at .*, found the custom layer OfAnotherProject, which is ",
+    ),
+    "with what ONNX has not": (
+        replace_by_what_onnx_has_not,
+        r"expected layers that can be written in ONNX, found the node .* \(\w+\); change the layer, and fit again",
     ),
 }
 
