@@ -141,6 +141,6 @@ def _halfway_below(p_all: NDArray[np.float64], score: float) -> float:
 
 def _review_band(p_all: NDArray[np.float64], threshold: float) -> tuple[float, float]:
     """Return the band, as wide to both sides in logits, that holds REVIEW_SHARE of the cells."""
-    logits, centre = (logit(np.clip(p, STEP / 2, 1 - STEP / 2)) for p in (p_all, threshold))
-    reach = float(np.quantile(np.abs(logits - centre), REVIEW_SHARE))
-    return float(min(expit(centre - reach), threshold)), float(max(expit(centre + reach), threshold))
+    logits, center = (logit(np.clip(p, STEP / 2, 1 - STEP / 2)) for p in (p_all, threshold))
+    reach = float(np.quantile(np.abs(logits - center), REVIEW_SHARE))
+    return float(min(expit(center - reach), threshold)), float(max(expit(center + reach), threshold))

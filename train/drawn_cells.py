@@ -69,8 +69,8 @@ def drawn_cell(name: str, subject: str, rng: np.random.Generator, seed: int) -> 
     """Draw one cell of the class `name`, "all" or "hem", as uint8 RGB [450, 450, 3] on black."""
     look = LOOKS[name]
     stain = np.array(STAIN) + _stain_shift(subject, seed)
-    centre = SIDE / 2 + rng.normal(0, 3, 2)
-    y, x = np.mgrid[:SIDE, :SIDE] - centre[:, None, None]
+    center = SIDE / 2 + rng.normal(0, 3, 2)
+    y, x = np.mgrid[:SIDE, :SIDE] - center[:, None, None]
     inside = np.hypot(x, y) < _outline(np.arctan2(y, x), look, rng)
     light = look.brightness * rng.normal(1, 0.04) + look.grain * _texture(look.grain_size, rng)
     light += 0.05 * _texture(40, rng)

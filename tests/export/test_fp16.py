@@ -148,6 +148,6 @@ def test_the_largest_activations_are_those_of_every_tensor_over_all_cells(fp32: 
     assert set(peaks) == set(types_of(onnx.load(fp32)))
     assert peaks["standardization/cast:0"] == CELLS.max()
     assert peaks["p_all"] == pytest.approx(onnx_answers(fp32, CELLS).max(), abs=1e-6)
-    centred = CELLS.astype(np.float64) - np.array([160, 100, 120])
-    assert peaks["standardization/sub:0"] == np.abs(centred).max()
-    assert centred.max() < np.abs(centred).max(), "otherwise a largest value without its sign would do"
+    centered = CELLS.astype(np.float64) - np.array([160, 100, 120])
+    assert peaks["standardization/sub:0"] == np.abs(centered).max()
+    assert centered.max() < np.abs(centered).max(), "otherwise a largest value without its sign would do"

@@ -194,7 +194,7 @@ def _bmp_of_32_bits() -> Iterator[_File]:
 
 
 def _bmp_of_16_bits() -> Iterator[_File]:
-    """Five bits per colour are not eight."""
+    """Five bits per color are not eight."""
     red, green, blue = (PIXELS[..., channel].astype(np.uint16) >> 3 for channel in range(3))
     samples = (red << 10 | green << 5 | blue).astype("<u2").view(np.uint8)
     yield _File("16 bits.bmp", any_bmp(rows_of(samples), SIDE, SIDE, 16))

@@ -80,7 +80,7 @@ def test_transparent_pixels_turn_black() -> None:
     assert np.abs(cell - expected).max() <= 1  # Pillow rounds its fixed-point product
 
 
-def test_a_transparent_colour_of_an_rgb_file_turns_black() -> None:
+def test_a_transparent_color_of_an_rgb_file_turns_black() -> None:
     image = Image.new("RGB", (60, 60), (200, 100, 50))
     cell = decode_cell(encoded(image, "PNG", transparency=(200, 100, 50)), SAME_SIZE)
     assert not cell.any()
@@ -117,7 +117,7 @@ BAD_CONTENT = {
     "large": (png_that_claims(12000, 12000), "expected one cell of at most 4096x4096 pixels"),
     "very wide": (png_that_claims(9000, 2000), "expected one cell of at most 4096x4096 pixels, found 9000x2000"),
     "a line": (encoded(Image.new("RGB", (100_000, 1)), "PNG"), "expected one cell of at most 4096x4096 pixels"),
-    "16-bit colours": (
+    "16-bit colors": (
         png_that_claims(60, 60, bits=16),
         "expected 8 bits per channel, found pixels of type RGB with 16",
     ),

@@ -17,7 +17,7 @@ from train.augmentation import augmented, augments
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SIZE, CENTRE = 101, 50
+SIZE, CENTER = 101, 50
 
 
 def recipe(**changes: float | bool) -> Recipe:
@@ -56,10 +56,10 @@ def noise() -> NDArray[np.uint8]:
 @pytest.fixture
 def disc() -> NDArray[np.uint8]:
     """A disc of radius 30 in the middle, with a bright spot of 5 x 5 pixels 20 pixels to the right."""
-    y, x = np.mgrid[:SIZE, :SIZE] - CENTRE
+    y, x = np.mgrid[:SIZE, :SIZE] - CENTER
     cell = np.zeros((SIZE, SIZE, 3), np.uint8)
     cell[np.hypot(x, y) <= 30] = 100, 60, 140
-    cell[CENTRE - 2 : CENTRE + 3, CENTRE + 18 : CENTRE + 23] = 250
+    cell[CENTER - 2 : CENTER + 3, CENTER + 18 : CENTER + 23] = 250
     return cell
 
 
@@ -101,14 +101,14 @@ def test_a_turned_cell_keeps_its_centre_its_size_and_its_black_surroundings(disc
     for turned in many(disc, TURN):
         body = turned[..., 0] > 50
         rows, columns = np.nonzero(body)
-        assert abs(rows.mean() - CENTRE) < 0.5
-        assert abs(columns.mean() - CENTRE) < 0.5
+        assert abs(rows.mean() - CENTER) < 0.5
+        assert abs(columns.mean() - CENTER) < 0.5
         assert body.sum() == pytest.approx((disc[..., 0] > 50).sum(), rel=0.02)
-        y, x = np.mgrid[:SIZE, :SIZE] - CENTRE
+        y, x = np.mgrid[:SIZE, :SIZE] - CENTER
         assert not turned[np.hypot(x, y) > 32].any()
-        spot_y, spot_x = np.argwhere(turned[..., 0] > 180).mean(axis=0) - CENTRE
+        spot_y, spot_x = np.argwhere(turned[..., 0] > 180).mean(axis=0) - CENTER
         assert np.hypot(spot_y, spot_x) == pytest.approx(20, abs=0.3)
-        np.testing.assert_array_equal(turned[CENTRE, CENTRE], disc[CENTRE, CENTRE], err_msg="the colour is kept")
+        np.testing.assert_array_equal(turned[CENTER, CENTER], disc[CENTER, CENTER], err_msg="the color is kept")
         if way_of(turned, disc) is None:
             angles.append(np.degrees(np.arctan2(spot_y, spot_x)) % 360)
     assert len(np.unique(np.round(angles))) > 30, "any angle"
@@ -127,13 +127,13 @@ def test_what_comes_in_from_outside_is_black() -> None:
 
 def test_half_of_the_resampled_cells_are_mirrored(disc: NDArray[np.uint8]) -> None:
     """A green spot lies a quarter clockwise from the bright one; in a mirror, anticlockwise."""
-    disc[CENTRE + 18 : CENTRE + 23, CENTRE - 2 : CENTRE + 3] = [0, 250, 0]
+    disc[CENTER + 18 : CENTER + 23, CENTER - 2 : CENTER + 3] = [0, 250, 0]
     mirrored = resampled = 0
     for turned in many(disc, TURN, 200):
         if way_of(turned, disc) is not None:
             continue
-        right = np.argwhere(turned[..., 0] > 180).mean(axis=0) - CENTRE
-        below = np.argwhere((turned[..., 1] > 180) & (turned[..., 0] < 50)).mean(axis=0) - CENTRE
+        right = np.argwhere(turned[..., 0] > 180).mean(axis=0) - CENTER
+        below = np.argwhere((turned[..., 1] > 180) & (turned[..., 0] < 50)).mean(axis=0) - CENTER
         resampled += 1
         mirrored += right[1] * below[0] - right[0] * below[1] < 0
     assert 0.35 < mirrored / resampled < 0.65
@@ -144,8 +144,8 @@ def test_scaling_changes_the_area_by_the_square_of_a_factor_within_its_limits(di
     factors = []
     for scaled in many(disc, SCALE):
         body = scaled[..., 0] > 50
-        rows = np.flatnonzero(body[:, CENTRE])
-        assert abs(rows.mean() - CENTRE) <= 0.5
+        rows = np.flatnonzero(body[:, CENTER])
+        assert abs(rows.mean() - CENTER) <= 0.5
         factors.append(np.sqrt(body.sum() / area))
         assert len(rows) / width == pytest.approx(factors[-1], abs=0.03)
     assert 0.79 < min(factors) < 0.85

@@ -132,8 +132,8 @@ def test_the_review_band_lies_round_the_threshold_and_holds_a_tenth(scored: Scor
     assert decision.review_low < decision.threshold < decision.review_high
     inside = (p >= decision.review_low) & (p <= decision.review_high)
     assert inside.mean() == pytest.approx(0.1, abs=0.005)
-    centre = logit(decision.threshold)
-    assert logit(decision.review_high) - centre == pytest.approx(centre - logit(decision.review_low))
+    center = logit(decision.threshold)
+    assert logit(decision.review_high) - center == pytest.approx(center - logit(decision.review_low))
 
 
 @pytest.mark.parametrize("aim", ["best", "sensitivity", "sensitivity=2", "f1=0.9", "youden=1"])
