@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from export.graph import inferred_values, open_for_reading, weighted_nodes
+from export.graph import open_for_reading, weighted_nodes
 from export.model_file import model_bytes
 from export.onnx_session import open_session
 from runtime.schema import INPUT_NAME
@@ -29,8 +29,8 @@ OF_FP32 = (
 def departures(fp32: Path, variant: Path, cells: NDArray[np.uint8]) -> str:
     """Say in one line which layers add most to a variant's error.
 
-    Each layer is given what the layers before it give in the fp32 graph, so that its error is its own. That is the norm
-    of the difference of its output from the fp32 graph's, relative to that output's norm.
+    Each layer of the fp32 graph is given what the variant's layers before it give, so that an error is its layer's own:
+    the norm of the difference of both outputs, relative to that of the fp32 graph's.
 
     Args:
         fp32: ONNX file of a bundle.
@@ -40,19 +40,18 @@ def departures(fp32: Path, variant: Path, cells: NDArray[np.uint8]) -> str:
     model = open_for_reading(fp32)
     weighted = weighted_nodes(model)
     tensors = {node.name: node.output[0] for node in model.graph.node if node.name in weighted}
+    in_variant = _session_giving(open_for_reading(variant), tensors.values())
+    given = _take_from_outside(model, tensors.values())
     in_fp32 = _session_giving(model, tensors.values())
-    model = open_for_reading(variant)
-    types = _take_from_outside(model, tensors.values())
-    in_variant = _session_giving(model, tensors.values())
     errors = {name: np.zeros(2) for name in tensors}  # squared: of the difference, and of what fp32 gives
     for cell in cells:
-        exact = in_fp32.run(list(tensors.values()), {INPUT_NAME: cell[None]})
-        with np.errstate(over="ignore"):  # what gives a value that is too large for fp16 is named below
-            given = {name: values.astype(kind) for (name, kind), values in zip(types.items(), exact, strict=True)}
-        found = in_variant.run(list(tensors.values()), {INPUT_NAME: cell[None], **given})
-        for name, right, values in zip(tensors, exact, found, strict=True):
+        found = in_variant.run(list(tensors.values()), {INPUT_NAME: cell[None]})
+        for name, values in zip(tensors, found, strict=True):
             if not np.isfinite(values).all():
                 return f"the first layer that gives no numbers: {name}"
+        values_given = {name: values.astype(np.float32) for name, values in zip(given, found, strict=True)}
+        exact = in_fp32.run(list(tensors.values()), {INPUT_NAME: cell[None], **values_given})
+        for name, right, values in zip(tensors, exact, found, strict=True):
             errors[name] += [_square(values - right), _square(right)]
     added = {name: math.sqrt(difference / (norm or 1.0)) for name, (difference, norm) in errors.items()}
     worst = sorted((name for name in tensors if added[name] > ROUNDING), key=lambda name: -added[name])[:NAMED]
@@ -61,15 +60,14 @@ def departures(fp32: Path, variant: Path, cells: NDArray[np.uint8]) -> str:
     return "layers that add most to its error: " + ", ".join(f"{name} ({added[name]:.2g})" for name in worst)
 
 
-def _take_from_outside(model: Any, tensors: Collection[str]) -> dict[str, Any]:
-    """Let a graph take these tensors as inputs wherever it computes with them; return the inputs' types by name."""
-    kinds = {value.name: value.type.tensor_type.elem_type for value in inferred_values(model)}
+def _take_from_outside(model: Any, tensors: Collection[str]) -> list[str]:
+    """Let a fp32 graph take these tensors as inputs wherever it computes with them; return the inputs' names."""
     names = {tensor: f"{tensor}/given" for tensor in tensors}
     for node in model.graph.node:
         node.input[:] = [names.get(tensor, tensor) for tensor in node.input]
-    for tensor, name in names.items():
-        model.graph.input.append(onnx.helper.make_tensor_value_info(name, kinds[tensor], None))
-    return {name: onnx.helper.tensor_dtype_to_np_dtype(kinds[tensor]) for tensor, name in names.items()}
+    for name in names.values():
+        model.graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    return list(names.values())
 
 
 def _session_giving(model: Any, tensors: Collection[str]) -> Any:

@@ -42,7 +42,7 @@ def fp32(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("layer", ["stem/conv", "inner2/conv", "inner4/conv", "head/dense"])
 def test_the_layer_that_departs_is_named_first(fp32: Path, tmp_path: Path, layer: str) -> None:
-    """What follows it would carry its error on, but is given what the exact graph gives."""
+    """What follows it carries its error on, but is compared with what the exact graph makes of the same."""
     changed = saved(network({layer.split("/")[0]: 1.5}), tmp_path / "changed.onnx")
     named = errors(departures(fp32, changed, CELLS))
     assert named[0] == (layer, 0.5)
