@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.environment import nvidia_gpus
-from benchmarks.peers import resident_run
+from benchmarks.peers import resident_session
 from benchmarks.record import FAILED, OK, SKIPPED, Row, check_record_folder, tried, write_record
 from benchmarks.training import Training, draw, network_flops
 from benchmarks.windows import WindowPlan, figures, time_in_windows
@@ -137,8 +137,8 @@ def _bundle_figures(bundle: Bundle, variant: Variant, backend: str, size: int) -
     with open_backend(bundle, backend, variant) as opened:
         parity = parity_columns(golden.p_all["keras"], opened.infer(golden.cells), bundle.manifest.decision.threshold)
         row = figures(time_in_windows(lambda: opened.infer(cells), plan), size)
-    resident = resident_run(bundle.path(variant), cells, PROVIDERS[backend], backend)
-    alone = figures(time_in_windows(resident, plan), size)
+    resident = resident_session(bundle.path(variant), PROVIDERS[backend], backend)
+    alone = figures(time_in_windows(resident(cells), plan), size)
     share: Row = {"tflops": "", "share_of_matrix": ""}
     if variant.precision in DTYPES:
         flops = network_flops(bundle.manifest.training.config.options.model, bundle.manifest.image.width)

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.cells import bmp_cells
 from benchmarks.record import Row, check_record_folder, write_record
-from benchmarks.windows import AGREEING, Timing, WindowPlan, figures, time_in_windows
+from benchmarks.windows import WindowPlan, Work, figures, time_in_turns
 from benchmarks.wrapped import ClockedBackend
 from runtime.backends.select import BACKENDS
 from runtime.bundle import DEFAULT_BUNDLE
@@ -47,7 +47,7 @@ def build_parser() -> ArgumentParser:
         "--seconds",
         type=positive_float,
         default=3.0,
-        help=f"of timing for each row, in {AGREEING} windows or more until they agree; default 3",
+        help=f"of timing for each row, in {WindowPlan.fewest_windows} windows or more until they agree; default 3",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where latency.json is written")
     return parser
@@ -57,18 +57,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print the table, write the record; return the exit code."""
     options = build_parser().parse_args(arguments)
     check_record_folder(options.out)
-    window = options.seconds / AGREEING
-    plan = WindowPlan(seconds=window, warm_up_seconds=min(0.5, window))
-    rows: list[Row] = []
-    samples: dict[str, list[float]] = {}
+    window = options.seconds / WindowPlan.fewest_windows
+    plan = WindowPlan(seconds=window, warm_up_seconds=min(WindowPlan.warm_up_seconds, window))
     settings = ClassifierOptions(bundle=options.bundle, backend=options.backend)
     with bmp_cells() as paths, Classifier(settings) as classifier:
-        for size in options.batch_sizes:
-            for name in (MODEL, FILE_TO_RESULT):
-                timing = measure_at_once(classifier, paths, size, plan, name)
-                rows.append({"measured": name, "cells": size, **figures(timing, size)})
-                samples[f"{name}, {size} at once"] = [round(sample, 4) for sample in timing.samples_ms]
+        timings = time_in_turns(works_at_once(classifier, paths, options.batch_sizes), plan)
         description = classifier.description
+    timings.check()
+    rows: list[Row] = []
+    samples: dict[str, list[float]] = {}
+    for (name, size), timing in timings.by_work.items():
+        rows.append({"measured": name, "cells": size, **figures(timing, size)})
+        samples[f"{name}, {size} at once"] = [round(sample, 4) for sample in timing.samples_ms]
     print(description)
     print_table(rows)
     print(
@@ -79,17 +79,28 @@ def main(arguments: list[str] | None = None) -> int:
     return DONE
 
 
-def measure_at_once(classifier: Classifier, paths: Sequence[str], size: int, plan: WindowPlan, name: str) -> Timing:
-    """Time the MODEL alone on one batch, with the transfers to its device and back, or the whole way FILE_TO_RESULT.
+def works_at_once(classifier: Classifier, paths: Sequence[str], sizes: Sequence[int]) -> dict[tuple[str, int], Work]:
+    """Return the MODEL's and the FILE_TO_RESULT work of each number of cells that come at once."""
+    works: dict[tuple[str, int], Work] = {}
+    for size in sizes:
+        works[MODEL, size] = model_work(classifier, paths, size)
+        works[FILE_TO_RESULT, size] = file_to_result_work(classifier, paths, size)
+    return works
 
-    Each run of that way takes the next `size` files, so that it shows how they differ. There classify makes batches of
-    its own: the first ones are small, none is larger than the classifier's.
+
+def model_work(classifier: Classifier, paths: Sequence[str], size: int) -> Work:
+    """Return what infers one batch of `size` cells, with the transfers to the model's device and back."""
+    cells = np.stack([load_cell(path, classifier.manifest.image) for path in islice(cycle(paths), size)])
+    return lambda: classifier.backend.infer(cells)
+
+
+def file_to_result_work(classifier: Classifier, paths: Sequence[str], size: int) -> Work:
+    """Return what classifies `size` files; each run takes the next ones, so that it shows how they differ.
+
+    classify makes batches of its own: the first ones are small, none is larger than the classifier's.
     """
     files = cycle(paths)
-    if name == FILE_TO_RESULT:
-        return time_in_windows(lambda: write_results(classifier, list(islice(files, size))), plan)
-    cells = np.stack([load_cell(path, classifier.manifest.image) for path in islice(files, size)])
-    return time_in_windows(lambda: classifier.backend.infer(cells), plan)
+    return lambda: write_results(classifier, list(islice(files, size)))
 
 
 def write_results(classifier: Classifier, paths: Sequence[str]) -> float:

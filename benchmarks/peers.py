@@ -153,24 +153,28 @@ def _session(file: Path, provider: str) -> Any:
     return session
 
 
-def resident_run(
-    file: Path, cells: NDArray[np.uint8], provider: str = PROVIDERS["cuda"], device: str = "cuda"
-) -> Candidate:
-    """Return a run of the graph on cells that lie in the device's memory, where the answers stay.
+def resident_session(
+    file: Path, provider: str = PROVIDERS["cuda"], device: str = "cuda"
+) -> Callable[[NDArray[np.uint8]], Candidate]:
+    """Return what makes a run of the graph on cells that lie in the device's memory, where the answers stay.
 
-    It returns when the device has done its work.
+    The run returns when the device has done its work.
     """
     onnxruntime = import_onnxruntime(device)
     session = _session(file, provider)
-    binding = session.io_binding()
-    binding.bind_ortvalue_input(INPUT_NAME, onnxruntime.OrtValue.ortvalue_from_numpy(cells, device, 0))
-    binding.bind_output(OUTPUT_NAME, device, 0)
 
-    def run() -> None:
-        session.run_with_iobinding(binding)
-        binding.synchronize_outputs()
+    def run_on(cells: NDArray[np.uint8]) -> Candidate:
+        binding = session.io_binding()
+        binding.bind_ortvalue_input(INPUT_NAME, onnxruntime.OrtValue.ortvalue_from_numpy(cells, device, 0))
+        binding.bind_output(OUTPUT_NAME, device, 0)
 
-    return run
+        def run() -> None:
+            session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+
+        return run
+
+    return run_on
 
 
 def openvino_run(file: Path) -> RunCells:

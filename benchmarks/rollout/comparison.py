@@ -14,7 +14,6 @@ from benchmarks.peers import CLASSIFY
 from benchmarks.record import Row
 from benchmarks.rollout.busy import BUSY_SHARE
 from benchmarks.rollout.record import RATES, Record, case_name, measured_rows
-from benchmarks.windows import AGREEING
 from runtime.outcomes import nouns
 from runtime.table_text import column_texts
 from train.comparison import delong, mcnemar
@@ -131,7 +130,7 @@ def costs(record: Record) -> Iterator[tuple[str, Measured]]:
     """Yield every figure of time, rate and memory by its name."""
     for row in measured_rows(record, "latency"):
         where = f"{case_name(row)}, {row['cells']} at once, {row['measured']}"
-        windows = row["windows_ms"][-AGREEING:]
+        windows = row["windows_ms"]
         is_model = row["measured"] != FILE_TO_RESULT
         medians = [float(np.median(window)) for window in windows]
         yield f"{where}: p50 ms", over(medians, "latency", of_files=not is_model)

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.latency import FILE_TO_RESULT, MODEL, measure_at_once, measure_parts
-from benchmarks.peers import resident_run
+from benchmarks.latency import measure_parts, works_at_once
+from benchmarks.peers import resident_session
 from benchmarks.record import OK, Row, failed
 from benchmarks.rollout.cases import Case, in_time, opened
 from benchmarks.rollout.options import RolloutOptions
-from benchmarks.windows import Timing, WindowPlan, figures, time_in_windows
+from benchmarks.windows import Timing, Work, figures, time_in_turns
 from runtime.classifier import Classifier
 
 RESIDENT = "model without transfers"
@@ -25,23 +25,23 @@ def latency(options: RolloutOptions, cases: Sequence[Case], paths: Sequence[str]
     for case in in_time(cases, options, rows):
         try:
             with opened(options, case) as classifier:
-                for size in options.batch_sizes:
-                    for name in (MODEL, FILE_TO_RESULT):
-                        timing = measure_at_once(classifier, paths, size, options.window, name)
-                        rows.append(row_of(case, size, name, timing))
-                    if case.backend == "cuda":
-                        rows.append(row_of(case, size, RESIDENT, time_resident(classifier, size, options.window)))
+                works = works_at_once(classifier, paths, options.batch_sizes)
+                if case.backend == "cuda":
+                    works |= resident_works(classifier, options.batch_sizes)
+                timings = time_in_turns(works, options.window)
+                rows += [row_of(case, size, name, timing) for (name, size), timing in timings.by_work.items()]
+                timings.check()
                 parts.append(case.columns | measure_parts(classifier, paths, options.part_runs) | {"status": OK})
         except Exception as error:  # a backend may fail in the middle with anything; what was measured stays
             rows.append(case.columns | failed(error))
     return {"rows": rows, "parts": parts}
 
 
-def time_resident(classifier: Classifier, size: int, plan: WindowPlan) -> Timing:
-    """Time the model on cells that lie in the card's memory already."""
-    file = classifier.bundle.path(classifier.bundle.variant(classifier.precision))
+def resident_works(classifier: Classifier, sizes: Sequence[int]) -> dict[tuple[str, int], Work]:
+    """Return the model's work on cells that lie in the card's memory already."""
+    run_on = resident_session(classifier.bundle.path(classifier.bundle.variant(classifier.precision)))
     golden = classifier.bundle.golden().cells
-    return time_in_windows(resident_run(file, np.resize(golden, (size, *golden.shape[1:]))), plan)
+    return {(RESIDENT, size): run_on(np.resize(golden, (size, *golden.shape[1:]))) for size in sizes}
 
 
 def row_of(case: Case, size: int, name: str, timing: Timing) -> Row:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.windows import WindowPlan
+from benchmarks.windows import AGREEING, WindowPlan
 from runtime.classifier import DEFAULT_BATCH_SIZE
 
 
@@ -33,7 +33,7 @@ class RolloutOptions:
     scaling_batches: int = 4  # of files, for each CPU; the first are small, so that one alone is none of full size
     rounds: int = 7  # of the peers
     peer_cells: int = 256  # files in a round
-    starts: int = 5  # of the process for each variant, to its first row, and as many for its peak memory
+    starts: int = 6  # of the process for each variant, to its first row, and as many for its peak memory
     start_cells: int = 256  # files that it classifies for its peak memory; no more warm up a sustained run
     part_runs: int = 50
     case_seconds: float | None = None  # of a part of the rollout, after which it begins no further case; None: no limit
@@ -56,6 +56,7 @@ def quick(options: RolloutOptions, *, is_large: bool = False) -> RolloutOptions:
         window=WindowPlan(
             seconds=0.1,
             fewest_runs=2,
+            fewest_windows=AGREEING,
             most_windows=4,
             longest_seconds=1.0,
             warm_up_seconds=0.05,

@@ -15,7 +15,6 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from benchmarks.latency import FILE_TO_RESULT, MODEL
 from benchmarks.record import Row
 from benchmarks.rollout.record import Record, case_name, measured_rows
-from benchmarks.windows import AGREEING
 
 # Stand-ins that the page's own colors take the place of.
 INK, GRID = "#0a0b01", "#0a0b02"
@@ -59,7 +58,7 @@ def latency_picture(record: Record) -> str:
             own = [row for row in rows if row["measured"] == name]
             axes.set_xlim(0, BEYOND_P99 * max((row["p99_ms"] for row in own), default=1.0))
             for number, row in enumerate(own):
-                samples = np.sort(np.concatenate([np.array(window) for window in row["windows_ms"][-AGREEING:]]))
+                samples = np.sort(np.concatenate([np.array(window) for window in row["windows_ms"]]))
                 shares = np.arange(1, len(samples) + 1) / len(samples)
                 axes.step(samples, shares, where="post", label=case_name(row), **_look(number))
             axes.set(title=name, xlabel="ms", ylim=(0, 1.02))

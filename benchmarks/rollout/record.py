@@ -16,7 +16,7 @@ from runtime.files import write_text_aside
 from runtime.outcomes import nouns
 
 Record = dict[str, Any]
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 MEASUREMENT = "rollout"
 NAME = "record.json"
 INTERRUPTED = "interrupted"  # why what Ctrl-C cut off failed

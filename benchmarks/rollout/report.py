@@ -251,8 +251,9 @@ def _latency(record: Record) -> str:
         "transfers to a GPU and back. <em>file to result</em>: that many files given to classify, which reads, "
         "decodes, resizes, looks at, infers and writes the row, in batches of "
         f"{record['options']['batch_size']} at most, the first ones small. The warm-up is not counted "
-        "(<em>first</em>: its first run). Windows are repeated until the medians of three agree within 10 %; "
-        "<em>agreed: no</em> says that they did not.</p>"
+        "(<em>first</em>: its first run). All rows of a case take turns, a window of each after the other, so that a "
+        "good or bad moment of the machine is not all that one of them sees. Windows are repeated until the medians of "
+        "three agree within 10 %; <em>agreed: no</em> says that they did not.</p>"
     )
     parts = table(
         section.get("parts", []),

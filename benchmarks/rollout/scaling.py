@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.latency import FILE_TO_RESULT, MODEL, measure_at_once
+from benchmarks.latency import FILE_TO_RESULT, MODEL, file_to_result_work, model_work
 from benchmarks.record import OK, Row, failed, skipped
 from benchmarks.rollout.cases import Case, opened
 from benchmarks.rollout.options import RolloutOptions
-from benchmarks.windows import AGREEING, figures
+from benchmarks.windows import Timing, figures, time_in_turns
 from runtime.cpus import available_cpus
 
 
@@ -25,7 +25,7 @@ def scaling(options: RolloutOptions, case: Case, paths: Sequence[str]) -> dict[s
     for cpus in cpu_counts(available_cpus()):
         try:
             with limited_to_cpus(cpus):
-                rows += _rows(options, case, cpus, paths)
+                _measure(options, case, cpus, paths, rows)
         except Exception as error:  # as for latency
             rows.append({**case.columns, "cpus": cpus, **failed(error)})
     return {"rows": rows}
@@ -48,23 +48,27 @@ def limited_to_cpus(count: int) -> Iterator[None]:
         os.sched_setaffinity(0, own)
 
 
-def _rows(options: RolloutOptions, case: Case, cpus: int, paths: Sequence[str]) -> list[Row]:
+def _measure(options: RolloutOptions, case: Case, cpus: int, paths: Sequence[str], rows: list[Row]) -> None:
     batch = min(options.batch_size, max(options.batch_sizes))
-    sizes = {MODEL: batch, FILE_TO_RESULT: options.scaling_batches * batch * cpus}  # each CPU has a worker
-    rows = []
+    files = options.scaling_batches * batch * cpus  # each CPU has a worker
     with opened(options, case) as classifier:
-        for name, size in sizes.items():
-            timing = measure_at_once(classifier, paths, size, options.window, name)
-            medians = [float(np.median(window)) for window in timing.windows_ms[-AGREEING:]]
-            rows.append(
-                {
-                    **case.columns,
-                    "cpus": cpus,
-                    "measured": name,
-                    "cells": size,
-                    **figures(timing, size),
-                    "status": OK,
-                    "windows_cells_per_second": [round(1000 * size / median, 1) for median in medians],
-                }
-            )
-    return rows
+        works = {
+            (MODEL, batch): model_work(classifier, paths, batch),
+            (FILE_TO_RESULT, files): file_to_result_work(classifier, paths, files),
+        }
+        timings = time_in_turns(works, options.window)
+    rows += [_row(case, cpus, name, size, timing) for (name, size), timing in timings.by_work.items()]
+    timings.check()
+
+
+def _row(case: Case, cpus: int, name: str, size: int, timing: Timing) -> Row:
+    medians = [float(np.median(window)) for window in timing.windows_ms]
+    return {
+        **case.columns,
+        "cpus": cpus,
+        "measured": name,
+        "cells": size,
+        **figures(timing, size),
+        "status": OK,
+        "windows_cells_per_second": [round(1000 * size / median, 1) for median in medians],
+    }

@@ -27,7 +27,7 @@ from benchmarks.cells import bmp_cells, given_or_drawn, repeated_for
 from benchmarks.http_load import Exchange
 from benchmarks.record import write_record
 from benchmarks.started_service import StartedService
-from benchmarks.windows import AGREEING, WindowPlan
+from benchmarks.windows import WindowPlan
 from runtime.bundle import DEFAULT_BUNDLE
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED
 from runtime.errors import BundleError, DataError, MeasurementError, OutputError, UsageError
@@ -139,7 +139,7 @@ def test_latency_has_a_row_for_the_model_and_the_files_at_each_batch_size(tmp_pa
     for row in rows:
         assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
         samples = content["samples_ms"][f"{row['measured']}, {row['cells']} at once"]
-        assert len(samples) == row["runs"] >= AGREEING * WindowPlan().fewest_runs
+        assert len(samples) == row["runs"] >= WindowPlan.fewest_windows * WindowPlan.fewest_runs
 
 
 def test_throughput_compares_all_candidates_in_the_same_rounds(

@@ -337,8 +337,8 @@ def test_memory_is_judged_by_the_range_of_its_repetitions() -> None:
     [
         ("{", "expected a record of benchmarks.rollout at .*, found: "),
         ('{"measurement": "latency"}', "found another file"),
-        ('{"measurement": "rollout", "schema_version": 99}', "expected a record of schema version 5 at .*, found 99"),
-        ('{"measurement": "rollout", "schema_version": 5}', "missing environment, bundle"),
+        ('{"measurement": "rollout", "schema_version": 99}', "expected a record of schema version 6 at .*, found 99"),
+        ('{"measurement": "rollout", "schema_version": 6}', "missing environment, bundle"),
     ],
 )
 def test_what_is_no_record_is_refused(content: str, message: str, tmp_path: Path) -> None:

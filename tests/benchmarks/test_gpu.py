@@ -12,7 +12,7 @@ import pytest
 from keras import layers
 
 from benchmarks import card, flops, gpu, training
-from benchmarks.peers import resident_run
+from benchmarks.peers import resident_session
 from runtime.command_line import DONE, PARTLY_DONE
 from runtime.errors import BackendError
 from runtime.schema import Recipe
@@ -118,7 +118,7 @@ def test_a_resident_run_gives_the_graphs_own_answers(tiny_bundle: Path, monkeypa
         run_with_iobinding(self, binding)
 
     monkeypatch.setattr(real, "run_with_iobinding", run)
-    resident_run(tiny_bundle / "model.fp32.onnx", cells, "CPUExecutionProvider", "cpu")()
+    resident_session(tiny_bundle / "model.fp32.onnx", "CPUExecutionProvider", "cpu")(cells)()
     [answers] = bound[0].copy_outputs_to_cpu()
     np.testing.assert_allclose(answers, onnx_answers(tiny_bundle / "model.fp32.onnx", cells), atol=1e-6)
 

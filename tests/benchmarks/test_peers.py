@@ -39,7 +39,7 @@ def test_those_on_a_gpu_that_are_at_hand_come_in_the_order_of_their_table(
 
 
 @pytest.mark.parametrize(
-    "run", [peers.bare_session, lambda file, provider: peers.resident_run(file, Mock(), provider, "cpu")]
+    "run", [peers.bare_session, lambda file, provider: peers.resident_session(file, provider, "cpu")]
 )
 def test_a_session_on_another_provider_than_asked_for_is_not_timed(run: Any) -> None:
     opened = Bundle.open(DEFAULT_BUNDLE)

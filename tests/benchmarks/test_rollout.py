@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,7 +57,7 @@ SHORT = [
     *("--rounds", "1", "--peer-cells", "8", "--starts", "1"),
 ]
 SMALL_IMAGE = ImageSpec(12, 12)
-ONE_RUN = WindowPlan(0.0, 1, 3, 0.0, 0.0, 1)
+ONE_RUN = WindowPlan(0.0, 1, 3, 3, 0.0, 0.0, 1)
 
 
 def too_few(labels: Iterable[int]) -> str:
@@ -71,7 +72,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """
 
     def briefer(options: RolloutOptions, *, is_large: bool = False) -> RolloutOptions:
-        window = WindowPlan(0.0, 2, 4, 1.0, 0.0, 1)
+        window = WindowPlan(0.0, 2, 3, 4, 1.0, 0.0, 1)
         options = replace(quick(options, is_large=is_large), case_seconds=None)  # however slow the machine is
         return replace(options, window=window, quiet_seconds=0.01, slot_seconds=0.1, start_cells=4, part_runs=2)
 
@@ -140,7 +141,7 @@ def test_a_short_rollout_of_the_packages_bundle_measures_everything(
     for row in sections["peers"]["rows"]:
         assert row["status"] == "skipped" or row["largest_difference"] < 1e-4, "it is the same network"
     assert record["environment"]["cpu_flags"]
-    assert (record["schema_version"], record["options"]["batch_size"]) == (5, 4)
+    assert (record["schema_version"], record["options"]["batch_size"]) == (6, 4)
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     check_page(page)
     box = page[page.index('<div class="verdict') : page.index('<div class="tiles">')]
@@ -235,7 +236,11 @@ def test_a_backend_that_fails_in_the_middle_costs_its_own_rows(
     assert rollout.main([*arguments, *SHORT]) == PARTLY_DONE
     sections = record_in(tmp_path)["sections"]
     good = [row for row in sections["latency"]["rows"] if row["status"] == "ok"]
-    assert {(row["precision"], row["cells"]) for row in good} == {("fp32", 1), ("fp32", 3), ("int8", 1)}
+    measured = {(row["precision"], row["measured"], row["cells"]) for row in good}
+    # classify makes smaller batches of three files.
+    assert measured == {*product(("fp32", "int8"), ("model", "file to result"), (1, 3))} - {("int8", "model", 3)}
+    [bad] = [row for row in sections["latency"]["rows"] if row["status"] == "failed"]
+    assert (bad["precision"], bad["reason"]) == ("int8", "the card fell off the bus")
     # The batches of the gate have 8, 1 and 5 cells, so that 3 are left of 8.
     assert [(row["variant"], row["status"]) for row in sections["parity"]["rows"]] == [
         ("cpu fp32", "ok"),
