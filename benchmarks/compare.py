@@ -1,4 +1,4 @@
-"""python -m benchmarks.compare: two records of benchmarks.rollout, and what got slower or less accurate."""
+"""python -m benchmarks.compare: records of benchmarks.rollout, and what got slower or less accurate."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from benchmarks.rollout.comparison import (
 )
 from benchmarks.rollout.record import Record, case_name, read
 from runtime.command_line import DONE, PARTLY_DONE, REFUSED, ArgumentParser, positive_float, print_table, run_command
+from runtime.errors import UsageError
 from train.comparison import CELLS_AS_INDEPENDENT
 
 DEFAULT_TOLERANCE = 0.10
@@ -39,15 +40,24 @@ def build_parser() -> ArgumentParser:
     """Describe the command line."""
     parser = ArgumentParser(
         prog="python -m benchmarks.compare",
-        description="Compare two records of benchmarks.rollout. A time is worse if it grew by more than the tolerance "
-        "and the ranges of its repetitions do not overlap; accuracy is worse if a test on the same cells says so, with "
+        description="Compare records of benchmarks.rollout. A time is worse if it grew by more than the tolerance "
+        "and the ranges of its repetitions do not overlap; a machine may be slow for minutes, which several records of "
+        "the old bundle, taken before and after the new one, show as a wider range. Accuracy is worse if a test on the "
+        "same cells says so, with "
         "p corrected for all tests of the comparison (Holm), if intervals do not overlap, or if a variant no longer "
         "passes its parity. Ratios to the peers are shown where they changed, but not judged.",
         epilog="Exit codes: 0 nothing is worse; 1 something is, or a limit of the budget is not kept, or the records "
         "cannot be read; 2 nothing is worse, but something cannot be told, since other work on the machine may have "
         "slowed it or it was measured only once, or is no longer measured.",
     )
-    parser.add_argument("old", type=Path, metavar="OLD", help="record.json, or the folder that holds it")
+    parser.add_argument(
+        "old",
+        type=Path,
+        nargs="+",
+        metavar="OLD",
+        help="record.json, or the folder that holds it; several of one bundle are taken together, for their accuracy "
+        "the first alone",
+    )
     parser.add_argument("new", type=Path, metavar="NEW")
     parser.add_argument(
         "--tolerance",
@@ -65,14 +75,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Compare, print the tables, return the exit code."""
     options = build_parser().parse_args(arguments)
     budget = read_budget(options.budget) if options.budget else None
-    old, new = read(options.old), read(options.new)
-    is_quick = old["options"]["quick"] or new["options"]["quick"]
+    (old, *again), new = map(read, options.old), read(options.new)
+    check_repeated(old, again)
+    is_quick = any(record["options"]["quick"] for record in (old, *again, new))
     tolerance = options.tolerance or (QUICK_TOLERANCE if is_quick else DEFAULT_TOLERANCE)
-    for line in cautions(old, new):
+    for line in cautions(old, new, again):
         print(line)
     if is_quick:
         print(f"--quick times for moments: a time, rate or memory counts as changed only beyond {tolerance:.0%}")
-    rows = compare(old, new, tolerance)
+    rows = compare(old, new, tolerance, again)
     shown = [row for row in rows if options.all or row["verdict"] in (*JUDGED, PEER_CHANGED)]
     if shown:
         print_table(shown)
@@ -102,7 +113,17 @@ def exit_code(rows: list[Row], limits: list[Row]) -> int:
     return PARTLY_DONE if verdicts & {UNTOLD, GONE} else DONE
 
 
-def cautions(old: Record, new: Record) -> list[str]:
+def check_repeated(old: Record, again: Sequence[Record]) -> None:
+    """Raise UsageError where the old records are not of one bundle on one machine, measured with the same options."""
+    for record in again:
+        found = [*differences(old, record)]
+        if old["bundle"]["content_sha256"] != record["bundle"]["content_sha256"]:
+            found.append("The bundles differ")
+        if found:
+            raise UsageError(f"expected all records before the last to be of one bundle and machine, found: {found[0]}")
+
+
+def cautions(old: Record, new: Record, again: Sequence[Record] = ()) -> list[str]:
     """Return what a reader of the comparison must know, a line each."""
     lines = [*differences(old, new)]
     minutes = [record["options"]["sustained_minutes"] for record in (old, new)]
@@ -110,7 +131,7 @@ def cautions(old: Record, new: Record) -> list[str]:
         lines.append(
             f"The sustained runs lasted {minutes[0]:g} and {minutes[1]:g} minutes: a machine may slow down later"
         )
-    for name, record in (("old", old), ("new", new)):
+    for name, record in (*(("old", record) for record in (old, *again)), ("new", new)):
         if record["load"]["busy"]:
             most = max(record["load"]["others"].values())
             lines.append(

@@ -40,8 +40,8 @@ class Measured:
     of_peer: bool = False  # how classify compares with something that is not deployed
 
 
-def compare(old: Record, new: Record, tolerance: float) -> list[Row]:
-    """Return a row for each figure of the old record, and its verdict.
+def compare(old: Record, new: Record, tolerance: float, again: Sequence[Record] = ()) -> list[Row]:
+    """Return a row for each figure of the old record, and its verdict; `again` are more records of what `old` is of.
 
     A cost is WORSE where it grew by more than `tolerance` (a share) and the ranges of both records do not overlap. It
     is not judged on another machine nor, unless it is the model's alone, with other files or batches. It cannot be told
@@ -55,14 +55,19 @@ def compare(old: Record, new: Record, tolerance: float) -> list[Row]:
     """
     is_other_machine, is_other_work = bool(other_machine(old, new)), bool(other_work(old, new))
     after = dict(costs(new))
+    repeated = [dict(costs(record)) for record in again]
     rows = []
-    for name, before in dict(costs(old)).items():
+    for name, measured in dict(costs(old)).items():
+        before = together([measured, *(figures[name] for figures in repeated if name in figures)])
         other = OTHER_MACHINE if is_other_machine else OTHER_FILES if is_other_work and before.of_files else ""
         row = cost_row(name, before, after.get(name), tolerance, other)
-        slower = {WORSE: new, BETTER: old}.get(row["verdict"])
+        slower = {WORSE: [new], BETTER: [old, *again]}.get(row["verdict"], [])
         if before.of_peer and row["verdict"] in (WORSE, BETTER, GONE):
             row["verdict"] = PEER_CHANGED
-        elif slower and (before.part in busy_parts(slower) or not (before.has_range and after[name].has_range)):
+        elif slower and (
+            any(before.part in busy_parts(record) for record in slower)
+            or not (before.has_range and after[name].has_range)
+        ):
             row["verdict"] = UNTOLD
         rows.append(row)
     return [*rows, *accuracy_rows(old, new)]
@@ -161,6 +166,17 @@ def judged_figures(record: Record) -> set[str]:
 def over(values: Sequence[float], part: str = "", *, more_is_better: bool = False, of_files: bool = True) -> Measured:
     """Return the median of repetitions and their range."""
     return Measured(float(np.median(values)), min(values), max(values), more_is_better, of_files, part)
+
+
+def together(repeated: Sequence[Measured]) -> Measured:
+    """Return a figure of several records as one, whose range spans theirs: a machine may be slow for minutes."""
+    return replace(
+        repeated[0],
+        value=float(np.median([measured.value for measured in repeated])),
+        low=min(measured.low for measured in repeated),
+        high=max(measured.high for measured in repeated),
+        has_range=len(repeated) > 1 or repeated[0].has_range,
+    )
 
 
 def overall(rate: float, slots: Sequence[float]) -> Measured:

@@ -72,6 +72,43 @@ def test_a_time_is_worse_only_beyond_the_tolerance_and_the_spread(new: Measured,
     assert cost_verdict(old, new, new.value / old.value - 1, 0.1) == verdict
 
 
+def test_several_records_of_the_old_bundle_are_taken_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slow = [[15.0, 15.1], [15.2, 15.3]]
+    old, again = written(tmp_path, "old", a_record()), written(tmp_path, "again", a_record(windows=slow))
+    same, slower = (
+        written(tmp_path, name, a_record(windows=[[ms, ms]] * 2)) for name, ms in (("same", 15.2), ("slower", 20.0))
+    )
+    assert compare.main([old, same]) == REFUSED, "the machine was slow while the new record was taken"
+    assert compare.main([old, again, same]) == DONE
+    assert compare.main([again, old, same]) == DONE
+    capsys.readouterr()
+    assert compare.main([old, again, slower]) == REFUSED
+    assert "12.65 (10.10 to 15.25)  20 " in capsys.readouterr().out, "the middle of both, and the range of both"
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"bundle": {"content_sha256": "1" * 64}}, "The bundles differ"),
+        ({"environment": {"cpu": "B", "cpus": 2, "gpus": []}}, r"The machines differ \(CPU A and B\)"),
+    ],
+)
+def test_old_records_that_are_not_of_one_bundle_and_machine_are_refused(
+    tmp_path: Path, change: dict[str, Any], found: str
+) -> None:
+    old, other = written(tmp_path, "old", a_record()), written(tmp_path, "other", a_record() | change)
+    with pytest.raises(UsageError, match=f"expected all records before the last .*, found: {found}"):
+        compare.main([old, other, old])
+
+
+def test_other_work_beside_any_of_the_old_records_may_be_why_the_new_one_is_faster() -> None:
+    fast = a_record(windows=[[5.0, 5.1], [5.0, 5.2]])
+    rows = compared(a_record(), fast, 0.1, [a_record(others={"latency": 0.5})])
+    assert {row["verdict"] for row in rows if "p50" in row["figure"]} == {UNTOLD}
+
+
 def test_a_rate_is_worse_where_it_falls() -> None:
     old, new = Measured(10, 9.8, 10.2, more_is_better=True), Measured(8, 7.9, 8.1, more_is_better=True)
     assert cost_verdict(old, new, -0.2, 0.1) == WORSE
