@@ -36,10 +36,8 @@ def _reasons_against(record: Record) -> Iterator[str]:
     deployed = record["deployed"]["precision"]
     if not all(variant["proved"] for variant in record["bundle"]["variants"] if variant["precision"] == deployed):
         yield f"the bundle's {deployed} is not proved: runtime.classify refuses it"
+    yield from _failed_parity(record)
     parity = record["sections"]["parity"]
-    for name, proof in parity.get("proofs", {}).items():
-        for failure in proof["failures"]:
-            yield f"parity of {name}: {failure}"
     if label := _metrics(record).get("constant"):
         yield f"a constant classifier: it calls each of the {len(parity['cells'])} labelled cells {label}"
     for row in record["budget"] or []:
@@ -50,6 +48,17 @@ def _reasons_against(record: Record) -> Iterator[str]:
                 yield f"budget: {row['limit']} is not measured, {expected}{f': {why}' if why else ''}"
             else:
                 yield f"budget: {row['limit']} is {row['found']:g}, {expected}"
+
+
+def _failed_parity(record: Record) -> Iterator[str]:
+    proofs = record["sections"]["parity"].get("proofs", {})
+    deployed = case_name(record["deployed"])
+    for name, proof in proofs.items():
+        beside = ""
+        if name != deployed and deployed in proofs:
+            beside = f" (deployed is {deployed}, which {'failed too' if proofs[deployed]['failures'] else 'passed'})"
+        for failure in proof["failures"]:
+            yield f"parity of {name}{beside}: {failure}"
 
 
 def _metrics(record: Record) -> Row:

@@ -325,7 +325,8 @@ def test_a_variant_that_decides_otherwise_may_not_be_deployed(
     assert rollout.main(["--bundle", str(tiny_bundle), "--data", str(drawn), "--out", str(out), *SHORT]) == REFUSED
     record = record_in(out)
     assert record["verdict"]["may_be_deployed"] == "no"
-    assert any(reason.startswith("parity of cpu int8: ") for reason in record["verdict"]["against"])
+    beside = "parity of cpu int8 (deployed is cpu fp32, which passed): "
+    assert any(reason.startswith(beside) for reason in record["verdict"]["against"])
     flips = record["sections"]["parity"]["flipped"]
     by_subject = sum(row["flipped"]["cpu int8"] for row in record["sections"]["parity"]["subjects"])
     assert by_subject == sum(flip["variant"] == "cpu int8" for flip in flips) > 0
@@ -380,6 +381,18 @@ def test_a_reference_that_has_no_number_for_a_cell_judges_nothing(
     assert reasons["parity"]["reason"].startswith(
         "expected a number from the fp32 graph for each of 30 cells, found none"
     )
+
+
+def test_a_variant_that_fails_says_how_it_went_for_what_is_deployed() -> None:
+    record = a_record(p_all=1 - GOOD)
+    proofs = record["sections"]["parity"]["proofs"]
+    failures = proofs["cpu fp32"]["failures"]
+    proofs["cpu int8"] = {"failures": ["flips"]}
+    assert verdict_of(record)["against"] == [
+        *(f"parity of cpu fp32: {failure}" for failure in failures),
+        "parity of cpu int8 (deployed is cpu fp32, which failed too): flips",
+    ]
+    assert failures
 
 
 def test_a_model_that_gives_every_cell_one_label_is_not_deployed(monkeypatch: pytest.MonkeyPatch) -> None:
