@@ -48,7 +48,7 @@ class Access:
             raise RequestError(
                 403, f"expected a request from a page of this service, found a {site} one; open {PAGE} itself"
             )
-        if self.token and path not in OPEN_PATHS and not path.startswith(OPEN_FOLDER):
+        if self.token and not is_open(path):
             self._refuse_wrong_token(_only(headers, b"authorization"))
 
     def _refuse_foreign_origin(self, origin: str, host: str) -> None:
@@ -71,6 +71,11 @@ class Access:
                 f"{'another one' if authorization else 'none'}; ask whoever runs the service for it",
                 {"WWW-Authenticate": "Bearer"},
             )
+
+
+def is_open(path: str) -> bool:
+    """Say whether a path is answered without a token: the page's, or a probe's."""
+    return path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
 
 
 def _only(headers: Headers, name: bytes) -> str:

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from runtime.service.access import OPEN_FOLDER, PAGE, Access
+from runtime.service.access import OPEN_FOLDER, PAGE, Access, is_open
 from runtime.service.desk import Desk
 from runtime.service.problems import RequestError, client_gone, fault, problem
 
@@ -58,6 +58,8 @@ class FrontDoor:
             await self._app(scope, receive, send)
             return
         path: str = scope["path"]
+        if scope["method"] == "HEAD" and is_open(path):
+            scope = {**scope, "method": "GET"}  # probes ask so; the server, which has its own scope, sends no body
         status = 0
 
         async def send_on(message: Message) -> None:

@@ -351,6 +351,21 @@ def test_what_is_no_request_is_refused_and_the_service_answers_afterwards(
     assert httpx.get(f"{running.url}/healthz").status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/", "/static/index.html", "/healthz", "/readiness", "/v2/health/live"])
+def test_a_probe_that_asks_for_the_head_alone_has_that_of_the_page_or_probe(running: Running, path: str) -> None:
+    head, found, body = running.raw(
+        f"HEAD {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode()
+    ).partition(b"\r\n\r\n")
+    whole = httpx.get(f"{running.url}{path}")
+    assert head.startswith(b"HTTP/1.1 200")
+    assert f"content-length: {len(whole.content)}".encode() in head.lower()
+    assert (found, body) == (b"\r\n\r\n", b"")
+
+
+def test_other_routes_have_no_head_alone(running: Running) -> None:
+    assert [httpx.head(f"{running.url}{path}").status_code for path in ("/about", "/classify")] == [405, 405]
+
+
 # Its start and its stop
 
 
