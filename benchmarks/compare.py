@@ -120,7 +120,10 @@ def check_repeated(old: Record, again: Sequence[Record]) -> None:
         if old["bundle"]["content_sha256"] != record["bundle"]["content_sha256"]:
             found.append("The bundles differ")
         if found:
-            raise UsageError(f"expected all records before the last to be of one bundle and machine, found: {found[0]}")
+            raise UsageError(
+                f"expected the records before the last to be of one bundle on one machine, found: {found[0]}; "
+                "leave the others out"
+            )
 
 
 def cautions(old: Record, new: Record, again: Sequence[Record] = ()) -> list[str]:
