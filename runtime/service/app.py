@@ -18,7 +18,7 @@ from runtime.results import row_of
 from runtime.service import kserve_routes, openapi, page_routes, watch_routes
 from runtime.service.about import about, check_identity
 from runtime.service.access import Access
-from runtime.service.archives import Unpacking, cells_of_archive
+from runtime.service.archives import Unpacking
 from runtime.service.desk import Desk, Hold, desk_of
 from runtime.service.explaining import Explainer, only_image
 from runtime.service.front_door import FrontDoor
@@ -133,9 +133,7 @@ async def cells_of(uploads: Sequence[Upload], desk: Desk) -> list[Cell]:
     for upload in uploads:
         if upload.is_archive:
             most = limits.request_files - len(cells)
-            members = await anyio.to_thread.run_sync(
-                cells_of_archive, upload.name, upload.data(), read, unpacking, most
-            )
+            members = await anyio.to_thread.run_sync(upload.cells, read, unpacking, most)
             if not members:  # its missing rows would go unnoticed in the answer
                 raise RequestError(
                     400,

@@ -13,8 +13,9 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from runtime.errors import one_line
+from runtime.pipeline import Cell
 from runtime.reading import CellReader, Reading
-from runtime.service.archives import SIGNATURE_BYTES, is_archive
+from runtime.service.archives import SIGNATURE_BYTES, Unpacking, cells_of_archive, is_archive
 from runtime.service.bodies import take_body
 from runtime.service.desk import Desk, Hold
 from runtime.service.limits import Limits
@@ -43,6 +44,10 @@ class Upload:
     def data(self) -> bytes:
         """Return its bytes."""
         return b"".join(self.pieces)
+
+    def cells(self, read: CellReader, unpacking: Unpacking, most: int) -> list[Cell]:
+        """Return the images of an archive, at most so many; raise RequestError where that cannot be done."""
+        return cells_of_archive(self.name, self.data(), read, unpacking, most)
 
     def reading(self, read: CellReader) -> Reading:
         """Read it as the image of a cell."""

@@ -496,7 +496,7 @@ def test_what_was_taken_when_it_is_told_to_stop_is_answered(bundle: Path, monkey
             desk.is_stopping = True
             return cells_of_archive(*arguments)
 
-        monkeypatch.setattr("runtime.service.app.cells_of_archive", stopped_meanwhile)
+        monkeypatch.setattr("runtime.service.uploads.cells_of_archive", stopped_meanwhile)
         [row] = rows(Client(desk), [("z.zip", zipped({"a.png": noise_cell(1)}))])
         assert row["label"]
 
