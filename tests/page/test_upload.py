@@ -452,4 +452,6 @@ def test_no_camera_stays_on_when_its_window_is_closed(visitor: Visitor) -> None:
     expect(visitor.see("#camera-note")).to_have_text("")
     visitor.page.keyboard.press("Escape")
     # The browser tells of a closed dialog a moment later.
-    visitor.page.wait_for_function("window.streams.length === 2 && window.streams.every((stream) => !stream.active)")
+    visitor.page.wait_for_function(
+        "() => window.streams.length === 2 && window.streams.every((stream) => !stream.active)"
+    )
