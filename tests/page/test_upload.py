@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from runtime.results import COLUMNS
 from tests.page.served import Served
@@ -69,6 +70,20 @@ def test_pictures_appear_beside_their_rows(visitor: Visitor, images: list[Path])
     visitor.waits_for(len(images))
     expect(visitor.see("#cells tbody img").first).to_be_visible()
     assert visitor.see("#cells tbody tr").first.locator("img").evaluate("image => image.naturalWidth") > 0
+
+
+def test_tiff_files_have_pictures_too_alone_and_in_an_archive(visitor: Visitor, images: list[Path]) -> None:
+    cell = io.BytesIO()
+    Image.open(images[0]).convert("RGB").save(cell, "TIFF")
+    plate = zipped({"b.tif": cell.getvalue()})
+    visitor.add([made_file("a.tif", cell.getvalue()), made_file("plate.zip", plate), made_file("c.tif", b"II*\0")])
+    visitor.waits_for(3)
+    pictures = visitor.see("#cells tbody img")
+    expect(pictures).to_have_count(2)  # of the damaged file there is none
+    assert [status == "\u00d7 error" for status in visitor.column("status")] == [False, False, True]
+    assert pictures.first.evaluate("image => image.naturalWidth") > 0
+    visitor.see("#cells tbody .open").first.click()
+    expect(visitor.see("#cell-picture img")).to_be_visible()
 
 
 def test_the_csv_holds_what_the_service_answered(visitor: Visitor, cells: Path) -> None:

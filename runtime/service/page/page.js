@@ -68,7 +68,7 @@ class Page {
     this.drawSoon = atMostEvery(DRAW_EVERY_MS, () => this.#draw());
     this.drawNow = onceAFrame(() => this.#draw());
     this.queue = new UploadQueue(this.#service, this.rows, about.limits, this.drawSoon);
-    this.table = new CellTable((row) => this.detail.open(row, this.#chosen()), (key) => this.#sortBy(key));
+    this.table = new CellTable(this.#service, (row) => this.detail.open(row, this.#chosen()), (key) => this.#sortBy(key));
     this.detail = new CellDialog(this.#service, about, () => this.rows.threshold, (row) => this.table.focus(row));
     this.threshold = new ThresholdControl(about, (threshold) => {
       this.rows.moveThreshold(threshold);
