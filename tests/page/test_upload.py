@@ -11,7 +11,7 @@ from PIL import Image
 
 from runtime.results import COLUMNS
 from tests.page.served import Served
-from tests.page.visitor import Browser, Page, Request, Response, Route, Visitor, about_with, expect, made_file
+from tests.page.visitor import Browser, Dialog, Page, Request, Response, Route, Visitor, about_with, expect, made_file
 from tests.runtime.service_help import zipped
 
 MANY = 10_000
@@ -204,19 +204,67 @@ def test_what_is_wrong_with_an_archive_is_said_under_its_own_name(visitor: Visit
     assert "'plate $& 7.zip'" in visitor.column("reason")[0]
 
 
-def test_a_picture_that_is_pasted_is_classified(visitor: Visitor, images: list[Path]) -> None:
-    visitor.is_ready()
+@pytest.mark.parametrize("limit", [{}, {"request_bytes": 1000}], ids=["too many", "too large"])
+def test_who_adds_too_large_an_archive_is_told_to_unpack_it(
+    browser: Browser, service: Served, limit: dict[str, int]
+) -> None:
+    limits = {"file_bytes": 2**26, "request_files": 1000, "request_bytes": 2**28, **limit}
+    with Visitor(browser, service.url, before=about_with(limits=limits)) as visitor:
+        visitor.add([made_file("plate.zip", zipped({f"{number}.png": b"" for number in range(1001)}))])
+        visitor.waits_for(1)
+        advice = "; unpack the archive and add its folder, which may be of any size"
+        assert visitor.column("reason")[0].endswith(advice)
+
+
+def paste(visitor: Visitor, image: Path) -> None:
     visitor.page.evaluate(
         """(bytes) => {
           const transfer = new DataTransfer();
           transfer.items.add(new File([new Uint8Array(bytes)], 'image.png'));
           document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: transfer }));
         }""",
-        list(images[0].read_bytes()),
+        list(image.read_bytes()),
     )
+
+
+def test_a_picture_that_is_pasted_is_classified(visitor: Visitor, images: list[Path]) -> None:
+    paste(visitor.is_ready(), images[0])
     visitor.waits_for(1)
     assert visitor.names() == ["pasted-1.png"]
     assert visitor.counts()["error"] == 0
+
+
+def test_what_is_added_while_the_microscope_is_shown_comes_into_sight(
+    browser: Browser, service: Served, images: list[Path], cells: Path
+) -> None:
+    with Visitor(browser, f"{service.url}/#microscope") as visitor:
+        paste(visitor.is_ready(), images[0])
+        expect(visitor.see("#cells tbody tr")).to_be_visible()
+        expect(visitor.see("#microscope")).to_be_hidden()
+        visitor.see("#microscope-tab").click()
+        visitor.drop(cells, at="#microscope-title")
+        visitor.waits_for(11)
+        expect(visitor.see("#cells tbody tr").first).to_be_visible()
+
+
+def test_who_leaves_the_page_is_asked_as_long_as_not_all_is_downloaded(visitor: Visitor, images: list[Path]) -> None:
+    asked: list[str] = []
+
+    def stay(dialog: Dialog) -> None:
+        asked.append(dialog.type)
+        dialog.dismiss()
+
+    visitor.page.on("dialog", stay)
+    visitor.add(images[:1])
+    visitor.waits_for(1)
+    visitor.page.evaluate("location.reload()")
+    visitor.page.wait_for_timeout(300)
+    assert asked == ["beforeunload"]
+    visitor.waits_for(1)
+    visitor.download()
+    visitor.page.reload()
+    assert asked == ["beforeunload"]
+    assert not visitor.names()
 
 
 def test_a_chosen_folder_leaves_out_what_lies_beside_images(visitor: Visitor, cells: Path) -> None:
