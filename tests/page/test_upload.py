@@ -146,6 +146,16 @@ def test_the_members_of_an_archive_are_rows_with_pictures_of_their_own(
     assert explained.value.json()["p_all"] == service.classify([images[1]])[0]["p_all"]
 
 
+def test_the_folders_in_an_archive_of_powershell_are_folders(visitor: Visitor, images: list[Path]) -> None:
+    content = zipped({"cells\\UID_7_1_2_all.png": images[0].read_bytes()})
+    visitor.add([made_file("plate.zip", content)])
+    visitor.waits_for(1)
+    assert visitor.names() == ["UID_7_1_2_all.png"]
+    expect(visitor.see("#cells tbody img")).to_have_count(1)
+    visitor.see("#view-subjects").click()
+    expect(visitor.see("#subjects tbody th")).to_have_text("7")
+
+
 def test_an_archive_that_is_answered_while_its_row_is_open_makes_way_for_its_first_member(
     browser: Browser, service: Served, images: list[Path]
 ) -> None:

@@ -213,7 +213,8 @@ export class UploadQueue {
     return this.rows.answerArchive(row, answers.map((answer, place) => {
       // What the service could not read is not unpacked here either.
       const picture = answer.p_all === null ? null : pictures[place];
-      return { path: `${row.path}/${names[place]}`, answer, picture };
+      const member = names[place].replaceAll('\\', '/'); // PowerShell 5 writes folders so
+      return { path: `${row.path}/${member}`, answer, picture };
     }));
   }
 
