@@ -13,8 +13,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 import runtime
+from runtime.contact_sheet import as_jpeg
+from runtime.errors import UnreadableCellError
 from runtime.pipeline import Cell
+from runtime.preprocessing import decode_cell
 from runtime.results import row_of
+from runtime.schema import ImageSpec
 from runtime.service import kserve_routes, openapi, page_routes, watch_routes
 from runtime.service.about import about, check_identity
 from runtime.service.access import Access
@@ -27,7 +31,11 @@ from runtime.service.scoring import score
 from runtime.service.uploads import FIELD, Upload, read_uploads
 from runtime.shift import ShiftCheck
 
+PICTURE = ImageSpec(480, 480)  # the page shows one cell about as large
+PAINTERS = 2  # at a time: the model needs the processors more
+
 routes = APIRouter()
+painters = anyio.CapacityLimiter(PAINTERS)
 
 
 def create_app(desk: Desk, access: Access | None = None) -> ASGIApp:
@@ -90,6 +98,16 @@ async def explain(request: Request) -> Response:
         return JsonAnswer(await request.app.state.explainer.answer(desk, read))
 
 
+@routes.post("/picture", openapi_extra=openapi.PICTURE_BODY, responses=openapi.PICTURE_ANSWERS, response_class=Response)
+async def picture(request: Request) -> Response:
+    """Return one image as a small JPEG file, which every browser shows: few of them show a TIFF file."""
+    desk = desk_of(request)
+    with Hold(desk) as hold:
+        image = only_image(await read_uploads(request, desk, hold))
+        content = await anyio.to_thread.run_sync(drawn, image, limiter=painters)
+    return Response(content, media_type="image/jpeg")
+
+
 @routes.get("/healthz", responses=openapi.STATE_ANSWERS, response_class=JsonAnswer)
 async def healthz(request: Request) -> Response:
     """Say whether the service is alive; if not, only a restart can help."""
@@ -123,6 +141,14 @@ async def about_service(request: Request) -> Response:
 async def model_card(request: Request) -> Response:
     """Return the card of the model, in Markdown."""
     return Response(desk_of(request).classifier.bundle.card, media_type="text/markdown; charset=utf-8")
+
+
+def drawn(image: Upload) -> bytes:
+    """Return the frame that the model sees of an image as a JPEG file; raise RequestError where it cannot be read."""
+    try:
+        return as_jpeg(decode_cell(image.data(), PICTURE))
+    except UnreadableCellError as error:
+        raise RequestError(422, f"expected an image that can be read, found: {error}") from error
 
 
 async def cells_of(uploads: Sequence[Upload], desk: Desk) -> list[Cell]:

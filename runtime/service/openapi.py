@@ -25,6 +25,12 @@ def _answers(schema: Schema, description: str, key: str, codes: dict[int, str]) 
     }
 
 
+def _jpeg_answers(codes: dict[int, str]) -> dict[int | str, Schema]:
+    answers = _answers({}, "the cell", "detail", codes)
+    answers[200]["content"] = {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}
+    return answers
+
+
 ALWAYS = {
     400: "a request that breaks the rules of HTTP or of this service",
     401: "no token, or another one",
@@ -37,10 +43,10 @@ SENT = {
     **ALWAYS,
     **LATER,
     408: "too slow",
-    412: "another model or threshold than that of If-Match",
     413: "too much",
     415: "another media type",
 }
+ASKED = {**SENT, 412: "another model or threshold than that of If-Match"}
 ROW = _object(
     {
         "path": {"type": "string", "description": "the name as sent; of a member, archive.zip/member"},
@@ -91,7 +97,7 @@ CLASSIFY_ANSWERS = _answers(
     _object({"results": {"type": "array", "items": ROW}, "warnings": WARNINGS, "appearances": APPEARANCES}),
     "a row for each image, in the order sent",
     "detail",
-    SENT,
+    ASKED,
 )
 EXPLAIN_BODY = _form("one image", maxItems=1)
 EXPLANATION: Schema = _object(
@@ -108,7 +114,9 @@ EXPLANATION: Schema = _object(
     }
 )
 PLACES = "the places that the answer comes from"
-EXPLAIN_ANSWERS = _answers(EXPLANATION, PLACES, "detail", {**SENT, 422: "no image that can be judged"})
+EXPLAIN_ANSWERS = _answers(EXPLANATION, PLACES, "detail", {**ASKED, 422: "no image that can be judged"})
+PICTURE_BODY: Schema = {"requestBody": EXPLAIN_BODY["requestBody"]}
+PICTURE_ANSWERS = _jpeg_answers({**SENT, 422: "no image that can be read"})
 STATE_ANSWERS = _answers(_object({"status": {"type": "string"}}), "yes", "detail", {**ALWAYS, **LATER})
 KSERVE_STATE_ANSWERS = _answers({"type": "object"}, "yes", "error", {**ALWAYS, **LATER})
 KSERVE_ANSWERS = _answers({"type": "object"}, "what was asked for", "error", {**ALWAYS, **LATER})
@@ -175,8 +183,7 @@ WATCH_EXPLANATION_ANSWERS = _answers(
         503: "the database cannot be read now, or too much to do",
     },
 )
-WATCH_PICTURE_ANSWERS = _answers({}, "the cell", "detail", AWAY)
-WATCH_PICTURE_ANSWERS[200]["content"] = {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}
+WATCH_PICTURE_ANSWERS = _jpeg_answers(AWAY)
 
 
 def text_answers(media_type: str, description: str) -> dict[int | str, Schema]:
@@ -246,6 +253,6 @@ INFER_ANSWERS = _answers(
     ),
     f"{OUTPUT_NAME}, {OUTPUT_TYPE} [N]: probabilities of ALL",
     "error",
-    {**SENT, 422: "a cell for which the model gives no number"},
+    {**ASKED, 422: "a cell for which the model gives no number"},
 )
 INFER_ANSWERS[200]["content"]["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}

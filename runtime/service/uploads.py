@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -86,6 +87,17 @@ def parameters_of(disposition: bytes) -> dict[bytes, bytes]:
     return found
 
 
+def file_name_of(parameters: dict[bytes, bytes]) -> str:
+    """Return the name of a part's file.
+
+    Where it goes beyond ASCII, .NET and older clients of Python send it as `filename*`, alone or beside a name that few
+    could read.
+    """
+    charset, _, encoded = parameters.get(b"filename*", b"").partition(b"'")
+    name = unquote_to_bytes(encoded.partition(b"'")[2]) if charset.lower() == b"utf-8" else b""  # a language is between
+    return (name or parameters.get(b"filename", b"")).decode(errors="replace") or UNNAMED
+
+
 class UploadForm:
     """Puts the parts of a form together; a part is a file of the field FIELD."""
 
@@ -157,7 +169,7 @@ class UploadForm:
             raise RequestError(
                 413, f"expected at most {self._limits.request_files} files, found more; send fewer at a time"
             )
-        self._name = parameters.get(b"filename", b"").decode(errors="replace") or UNNAMED
+        self._name = file_name_of(parameters)
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
         self._chunks.append(data[start:end])

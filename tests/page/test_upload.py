@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from runtime.results import COLUMNS
 from tests.page.served import Served
-from tests.page.visitor import Browser, Page, Request, Response, Route, Visitor, about_with, expect, made_file
+from tests.page.visitor import Browser, Dialog, Page, Request, Response, Route, Visitor, about_with, expect, made_file
 from tests.runtime.service_help import zipped
 
 MANY = 10_000
@@ -69,6 +70,20 @@ def test_pictures_appear_beside_their_rows(visitor: Visitor, images: list[Path])
     visitor.waits_for(len(images))
     expect(visitor.see("#cells tbody img").first).to_be_visible()
     assert visitor.see("#cells tbody tr").first.locator("img").evaluate("image => image.naturalWidth") > 0
+
+
+def test_tiff_files_have_pictures_too_alone_and_in_an_archive(visitor: Visitor, images: list[Path]) -> None:
+    cell = io.BytesIO()
+    Image.open(images[0]).convert("RGB").save(cell, "TIFF")
+    plate = zipped({"b.tif": cell.getvalue()})
+    visitor.add([made_file("a.tif", cell.getvalue()), made_file("plate.zip", plate), made_file("c.tif", b"II*\0")])
+    visitor.waits_for(3)
+    pictures = visitor.see("#cells tbody img")
+    expect(pictures).to_have_count(2)  # of the damaged file there is none
+    assert [status == "\u00d7 error" for status in visitor.column("status")] == [False, False, True]
+    assert pictures.first.evaluate("image => image.naturalWidth") > 0
+    visitor.see("#cells tbody .open").first.click()
+    expect(visitor.see("#cell-picture img")).to_be_visible()
 
 
 def test_the_csv_holds_what_the_service_answered(visitor: Visitor, cells: Path) -> None:
@@ -131,6 +146,16 @@ def test_the_members_of_an_archive_are_rows_with_pictures_of_their_own(
     assert explained.value.json()["p_all"] == service.classify([images[1]])[0]["p_all"]
 
 
+def test_the_folders_in_an_archive_of_powershell_are_folders(visitor: Visitor, images: list[Path]) -> None:
+    content = zipped({"cells\\UID_7_1_2_all.png": images[0].read_bytes()})
+    visitor.add([made_file("plate.zip", content)])
+    visitor.waits_for(1)
+    assert visitor.names() == ["UID_7_1_2_all.png"]
+    expect(visitor.see("#cells tbody img")).to_have_count(1)
+    visitor.see("#view-subjects").click()
+    expect(visitor.see("#subjects tbody th")).to_have_text("7")
+
+
 def test_an_archive_that_is_answered_while_its_row_is_open_makes_way_for_its_first_member(
     browser: Browser, service: Served, images: list[Path]
 ) -> None:
@@ -189,19 +214,67 @@ def test_what_is_wrong_with_an_archive_is_said_under_its_own_name(visitor: Visit
     assert "'plate $& 7.zip'" in visitor.column("reason")[0]
 
 
-def test_a_picture_that_is_pasted_is_classified(visitor: Visitor, images: list[Path]) -> None:
-    visitor.is_ready()
+@pytest.mark.parametrize("limit", [{}, {"request_bytes": 1000}], ids=["too many", "too large"])
+def test_who_adds_too_large_an_archive_is_told_to_unpack_it(
+    browser: Browser, service: Served, limit: dict[str, int]
+) -> None:
+    limits = {"file_bytes": 2**26, "request_files": 1000, "request_bytes": 2**28, **limit}
+    with Visitor(browser, service.url, before=about_with(limits=limits)) as visitor:
+        visitor.add([made_file("plate.zip", zipped({f"{number}.png": b"" for number in range(1001)}))])
+        visitor.waits_for(1)
+        advice = "; unpack the archive and add its folder, which may be of any size"
+        assert visitor.column("reason")[0].endswith(advice)
+
+
+def paste(visitor: Visitor, image: Path) -> None:
     visitor.page.evaluate(
         """(bytes) => {
           const transfer = new DataTransfer();
           transfer.items.add(new File([new Uint8Array(bytes)], 'image.png'));
           document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: transfer }));
         }""",
-        list(images[0].read_bytes()),
+        list(image.read_bytes()),
     )
+
+
+def test_a_picture_that_is_pasted_is_classified(visitor: Visitor, images: list[Path]) -> None:
+    paste(visitor.is_ready(), images[0])
     visitor.waits_for(1)
     assert visitor.names() == ["pasted-1.png"]
     assert visitor.counts()["error"] == 0
+
+
+def test_what_is_added_while_the_microscope_is_shown_comes_into_sight(
+    browser: Browser, service: Served, images: list[Path], cells: Path
+) -> None:
+    with Visitor(browser, f"{service.url}/#microscope") as visitor:
+        paste(visitor.is_ready(), images[0])
+        expect(visitor.see("#cells tbody tr")).to_be_visible()
+        expect(visitor.see("#microscope")).to_be_hidden()
+        visitor.see("#microscope-tab").click()
+        visitor.drop(cells, at="#microscope-title")
+        visitor.waits_for(11)
+        expect(visitor.see("#cells tbody tr").first).to_be_visible()
+
+
+def test_who_leaves_the_page_is_asked_as_long_as_not_all_is_downloaded(visitor: Visitor, images: list[Path]) -> None:
+    asked: list[str] = []
+
+    def stay(dialog: Dialog) -> None:
+        asked.append(dialog.type)
+        dialog.dismiss()
+
+    visitor.page.on("dialog", stay)
+    visitor.add(images[:1])
+    visitor.waits_for(1)
+    visitor.page.evaluate("location.reload()")
+    visitor.page.wait_for_timeout(300)
+    assert asked == ["beforeunload"]
+    visitor.waits_for(1)
+    visitor.download()
+    visitor.page.reload()
+    assert asked == ["beforeunload"]
+    assert not visitor.names()
 
 
 def test_a_chosen_folder_leaves_out_what_lies_beside_images(visitor: Visitor, cells: Path) -> None:
@@ -452,4 +525,6 @@ def test_no_camera_stays_on_when_its_window_is_closed(visitor: Visitor) -> None:
     expect(visitor.see("#camera-note")).to_have_text("")
     visitor.page.keyboard.press("Escape")
     # The browser tells of a closed dialog a moment later.
-    visitor.page.wait_for_function("window.streams.length === 2 && window.streams.every((stream) => !stream.active)")
+    visitor.page.wait_for_function(
+        "() => window.streams.length === 2 && window.streams.every((stream) => !stream.active)"
+    )

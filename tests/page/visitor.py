@@ -12,13 +12,14 @@ import pytest
 
 pytest.importorskip("playwright.sync_api", reason="the page is tested with Playwright: pip install -e '.[dev]'")
 
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, Response, Route, expect
+from playwright.sync_api import Browser, ConsoleMessage, Dialog, Locator, Page, Request, Response, Route, expect
 
 # The tests take from here what they need of Playwright, so that without it they are skipped in one place.
 __all__ = [
     "DESKTOP",
     "PHONE",
     "Browser",
+    "Dialog",
     "Page",
     "Request",
     "Response",
@@ -86,10 +87,10 @@ class Visitor:
         self.is_ready()
         self.page.set_input_files("#files", files)  # type: ignore[arg-type]  # it takes a list of either
 
-    def drop(self, *paths: Path) -> None:
+    def drop(self, *paths: Path, at: str = "#drop") -> None:
         """Drop files and folders from outside the browser."""
         session = self._context.new_cdp_session(self.page)
-        box = self.see("#drop").bounding_box()
+        box = self.see(at).bounding_box()
         assert box
         data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
         for kind in ("dragEnter", "dragOver", "drop"):

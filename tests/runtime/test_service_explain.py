@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import pytest
 pytest.importorskip("fastapi", reason="the service needs it: pip install -e '.[serve]'")
 
 import httpx
+from PIL import Image
 
 from runtime.bundle import DEFAULT_BUNDLE
 from runtime.demo import demo_cells
@@ -68,6 +70,23 @@ def test_a_graph_without_a_map_is_explained_by_covering(tiny_bundle: Path) -> No
     assert np.abs(answer["heat"]).max() > 0
 
 
+def test_a_picture_is_the_frame_that_the_model_sees_in_a_format_that_browsers_show(client: Client) -> None:
+    wide = np.zeros((30, 60, 3), np.uint8)
+    wide[:, 30:] = 255
+    tiff = io.BytesIO()
+    Image.fromarray(wide).save(tiff, "TIFF")
+    answer = client.post("/picture", files=form([("cell.tif", tiff.getvalue())]))
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+    with Image.open(io.BytesIO(answer.content)) as image:
+        assert (image.format, image.size) == ("JPEG", (480, 480))
+        assert [image.getpixel(place) for place in ((400, 60), (120, 240), (400, 240))] == [
+            (0, 0, 0),
+            (0, 0, 0),
+            (255, 255, 255),
+        ]
+
+
+@pytest.mark.parametrize("path", ["/explain", "/picture"])
 @pytest.mark.parametrize(
     ("files", "status", "detail"),
     [
@@ -78,9 +97,9 @@ def test_a_graph_without_a_map_is_explained_by_covering(tiny_bundle: Path) -> No
     ],
 )
 def test_what_is_not_one_image_is_refused(
-    client: Client, files: list[tuple[str, bytes]], status: int, detail: str
+    client: Client, path: str, files: list[tuple[str, bytes]], status: int, detail: str
 ) -> None:
-    answer = sent(client, *files)
+    answer = client.post(path, files=form(files))
     assert (answer.status_code, list(answer.json())) == (status, ["detail"])
     assert detail in answer.json()["detail"]
 

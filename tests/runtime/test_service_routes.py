@@ -128,6 +128,23 @@ def test_a_name_with_a_null_or_bytes_that_are_no_text_costs_nothing(client: Clie
     assert [row["path"] for row in answer.json()["results"]] == ["a\x00b\ufffd.png"]
 
 
+@pytest.mark.parametrize(
+    ("sent", "name"),
+    [
+        (b"filename*=utf-8''Zelle%20%C3%A4%22.png", 'Zelle ä".png'),  # older versions of requests
+        (b"filename==?utf-8?B?WmVsbGUgw6QucG5n?=; filename*=utf-8''Zelle%20%C3%A4.png", "Zelle ä.png"),  # .NET
+        (b"filename=\"a.png\"; filename*=UTF-8'de'%FF.png", "\ufffd.png"),
+        (b"filename=\"a.png\"; filename*=utf-8''", "a.png"),
+        (b'filename="a.png"; filename*=utf-8', "a.png"),
+        (b"filename=\"a.png\"; filename*=koi8-r''%C1.png", "a.png"),
+    ],
+)
+def test_a_name_beyond_ascii_is_read_as_other_clients_write_it(client: Client, sent: bytes, name: str) -> None:
+    raw = b"--frontier\r\nContent-Disposition: form-data; name=files; %s\r\n\r\n%s\r\n--frontier--\r\n"
+    answer = client.post("/classify", content=raw % (sent, noise_cell(1)), headers=FORM)
+    assert [row["path"] for row in answer.json()["results"]] == [name]
+
+
 def test_a_part_without_a_files_name_has_a_label_too(client: Client) -> None:
     raw = b'--frontier\r\nContent-Disposition: form-data; name="files"\r\n\r\n%s\r\n--frontier--'
     answer = client.post("/classify", content=raw % noise_cell(1), headers=FORM)

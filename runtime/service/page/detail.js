@@ -5,7 +5,7 @@ import { badge } from './counts.js';
 import { answererText } from './decision.js';
 import { byId, element, nameElement, openDialog, setText } from './dom.js';
 import { drawHeat, removeHeat } from './heat.js';
-import { placeholder } from './pictures.js';
+import { imageOf, placeholder } from './pictures.js';
 import { probability } from './table.js';
 import { shownThreshold } from './threshold.js';
 
@@ -86,18 +86,18 @@ export class CellDialog {
   }
 
   /** @param {Row} row */
-  async #showPicture(row) {
-    const { shownName } = row;
+  async #showPicture({ picture, shownName }) {
     this.#forgetPicture();
-    this.#picture.replaceChildren(placeholder(shownName));
-    const blob = await row.picture?.().catch(() => null); // else the placeholder stays
-    if (!blob || row !== this.#row || !this.#dialog.open) return;
-    this.#forgetPicture(); // the same cell may have been opened twice
-    this.#url = URL.createObjectURL(blob);
-    const image = element('img', { alt: `Cell ${shownName.slice(0, 100)}`, src: this.#url });
-    image.addEventListener('load', () => {
-      if (image.src === this.#url) this.#picture.querySelector('.placeholder')?.replaceWith(image);
-    });
+    const place = placeholder(shownName); // where nothing can be shown, it stays
+    this.#picture.replaceChildren(place);
+    const image = picture && await imageOf(picture, this.service, `Cell ${shownName.slice(0, 100)}`);
+    if (!image) return;
+    if (!place.isConnected || !this.#dialog.open) { // another cell, or this one again, has been opened since
+      URL.revokeObjectURL(image.src);
+      return;
+    }
+    this.#url = image.src;
+    place.replaceWith(image);
   }
 
   #forgetPicture() {

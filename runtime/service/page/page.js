@@ -31,6 +31,9 @@ class Page {
   /** @type {import('./rows.js').Order} */
   #order = { key: 'id', isDescending: false };
   #showsSubjects = false;
+  #isSaved = true; // whether the CSV has all that was added
+  /** @type {(name: string) => void} */
+  #showTab = () => {}; // without a microscope to follow there are no tabs
   #toldAt_ms = 0;
   #removals = 0; // of all rows: what was still being added is then not wanted any more
 
@@ -68,7 +71,7 @@ class Page {
     this.drawSoon = atMostEvery(DRAW_EVERY_MS, () => this.#draw());
     this.drawNow = onceAFrame(() => this.#draw());
     this.queue = new UploadQueue(this.#service, this.rows, about.limits, this.drawSoon);
-    this.table = new CellTable((row) => this.detail.open(row, this.#chosen()), (key) => this.#sortBy(key));
+    this.table = new CellTable(this.#service, (row) => this.detail.open(row, this.#chosen()), (key) => this.#sortBy(key));
     this.detail = new CellDialog(this.#service, about, () => this.rows.threshold, (row) => this.table.focus(row));
     this.threshold = new ThresholdControl(about, (threshold) => {
       this.rows.moveThreshold(threshold);
@@ -94,6 +97,9 @@ class Page {
       event.preventDefault();
       this.#print();
     });
+    window.addEventListener('beforeunload', (event) => {
+      if (!this.#isSaved) event.preventDefault(); // the browser asks whether to leave
+    });
   }
 
   #listenToFiles() {
@@ -105,7 +111,11 @@ class Page {
         input.value = ''; // the same file may be chosen again
       });
     }
-    document.addEventListener('paste', (event) => this.#add(filesOfPaste(event.clipboardData)));
+    document.addEventListener('paste', (event) => {
+      const found = filesOfPaste(event.clipboardData);
+      if (found.length) this.#showTab('images');
+      this.#add(found);
+    });
   }
 
   #listenToDrops() {
@@ -122,6 +132,7 @@ class Page {
       event.preventDefault(); // else the browser leaves the page for the file
       mark(0);
       if (!event.dataTransfer) return;
+      if (event.dataTransfer.files.length) this.#showTab('images');
       const removals = this.#removals;
       for await (const found of filesOfDrop(event.dataTransfer)) {
         if (removals !== this.#removals) break;
@@ -142,6 +153,7 @@ class Page {
   /** @param {Found[]} found */
   #addSome(found) {
     const rows = this.rows.add(found);
+    if (rows.length) this.#isSaved = false;
     rows.forEach((row, place) => {
       if (row.file) return;
       const reason = found[place].reason ?? 'cannot be opened';
@@ -153,6 +165,7 @@ class Page {
 
   #clear() {
     this.#removals += 1;
+    this.#isSaved = true;
     this.rows.clear();
     this.queue.clear();
     this.#draw();
@@ -162,7 +175,7 @@ class Page {
   /** @param {any} about */
   #offerMicroscope(about) {
     const microscope = new Microscope(this.#service, Boolean(about.explain));
-    offerTabs(['images', 'microscope'], (name) => (name === 'microscope' ? microscope.open() : microscope.close()));
+    this.#showTab = offerTabs(['images', 'microscope'], (name) => (name === 'microscope' ? microscope.open() : microscope.close()));
   }
 
   /**
@@ -257,7 +270,10 @@ class Page {
     const { all, threshold } = this.rows;
     const name = `allnet-threshold-${shownThreshold(threshold)}`;
     if (this.#showsSubjects) saveCsv(`${name}.subjects.csv`, groupsCsv(groupsOf(all)));
-    else saveCsv(`${name}${partOf(all)}.csv`, resultsCsv(all));
+    else {
+      saveCsv(`${name}${partOf(all)}.csv`, resultsCsv(all));
+      this.#isSaved = !this.queue.isBusy;
+    }
   }
 }
 

@@ -4,6 +4,7 @@ import { element } from './dom.js';
 
 const AHEAD = '300px';
 const MOST_AT_ONCE = 2000; // a gigabyte of BMP files
+const TIFF_SIGNATURES = ['II*\0', 'MM\0*'];
 
 export class Pictures {
   /** @type {Map<Element, {open: () => Promise<Blob>, url: string, loaded: Promise<void>|null}>} */
@@ -13,6 +14,11 @@ export class Pictures {
       if (isIntersecting) this.#load(target);
     }
   }, { rootMargin: AHEAD });
+
+  /** @param {import('./service.js').Service} service */
+  constructor(service) {
+    this.service = service;
+  }
 
   /**
    * Return a place for a picture; it appears when it comes near the window.
@@ -59,28 +65,52 @@ export class Pictures {
    * @param {{open: () => Promise<Blob>, url: string}} picture
    */
   async #show(place, picture) {
-    const blob = await picture.open().catch(() => null); // else the placeholder stays
-    if (!blob || !this.#pictures.has(place)) return;
-    picture.url = URL.createObjectURL(blob);
-    await loaded(place, picture.url);
+    const image = await imageOf(picture.open, this.service, '');
+    if (!image) return; // the placeholder stays
+    if (this.#pictures.get(place) !== picture) {
+      URL.revokeObjectURL(image.src);
+      return;
+    }
+    picture.url = image.src;
+    place.replaceChildren(image);
   }
 }
 
 /**
- * Put a picture into its place, and return when it is there or cannot be shown.
- * @param {Element} place
- * @param {string} url
- * @returns {Promise<void>}
+ * Return a file as an image that is loaded, null where it cannot be shown. Whoever takes it revokes its `src`.
+ * @param {() => Promise<Blob>} open
+ * @param {import('./service.js').Service} service draws what most browsers do not show
+ * @param {string} alt
+ * @returns {Promise<HTMLImageElement|null>}
  */
-function loaded(place, url) {
-  const image = element('img', { alt: '', decoding: 'async' });
+export async function imageOf(open, service, alt) {
+  try {
+    const file = await open();
+    const image = await loaded(file, alt);
+    return image || !(await isTiff(file)) ? image : await loaded(await service.picture(file), alt);
+  } catch {
+    return null; // it was moved away, or the service does not read it either
+  }
+}
+
+/** @param {Blob} file */
+async function isTiff(file) {
+  return TIFF_SIGNATURES.includes(await file.slice(0, 4).text());
+}
+
+/**
+ * @param {Blob} file
+ * @param {string} alt
+ * @returns {Promise<HTMLImageElement|null>}
+ */
+function loaded(file, alt) {
+  const image = element('img', { alt, decoding: 'async', src: URL.createObjectURL(file) });
   return new Promise((resolve) => {
-    image.addEventListener('error', () => resolve());
-    image.addEventListener('load', () => {
-      place.replaceChildren(image);
-      resolve();
+    image.addEventListener('load', () => resolve(image));
+    image.addEventListener('error', () => {
+      URL.revokeObjectURL(image.src);
+      resolve(null);
     });
-    image.src = url;
   });
 }
 

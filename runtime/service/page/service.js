@@ -61,9 +61,7 @@ export class Service {
    * @returns {Promise<{results: Answer[], appearances: import('./shift.js').Appearances}>}
    */
   async classify(files, signal) {
-    const body = new FormData();
-    for (const { name, file } of files) body.append('files', file, name);
-    return this.#json('classify', { ...this.#post(body), signal });
+    return this.#json('classify', { ...this.#post(files), signal });
   }
 
   /**
@@ -72,16 +70,24 @@ export class Service {
    * @returns {Promise<Explanation>}
    */
   async explain(file) {
-    const body = new FormData();
-    body.append('files', file, 'cell');
-    return this.#json('explain', this.#post(body));
+    return this.#json('explain', this.#post([{ name: 'cell', file }]));
   }
 
   /**
-   * Return a request that is refused where another model or threshold answers than the page shows.
-   * @param {FormData} body
+   * Return an image in a format that every browser shows.
+   * @param {Blob} file
    */
-  #post(body) {
+  async picture(file) {
+    return (await this.#request('picture', this.#post([{ name: 'cell', file }]))).blob();
+  }
+
+  /**
+   * Return a request with files, which is refused where another model or threshold would answer than the page shows.
+   * @param {{name: string, file: Blob}[]} files
+   */
+  #post(files) {
+    const body = new FormData();
+    for (const { name, file } of files) body.append('files', file, name);
     return { method: 'POST', body, headers: { 'If-Match': `"${this.#identity}"` } };
   }
 

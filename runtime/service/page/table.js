@@ -15,7 +15,7 @@ const DIGITS = 4;
 export class CellTable {
   #body = byId('cells').tBodies[0];
   #pager = byId('pager');
-  #pictures = new Pictures();
+  #pictures;
   /** @type {Map<number, RowView>} */
   #views = new Map();
   /** @type {Row[]} */
@@ -25,10 +25,12 @@ export class CellTable {
   #isPrinted = false;
 
   /**
+   * @param {import('./service.js').Service} service
    * @param {(row: Row) => void} onOpen
    * @param {(key: string) => void} onSort
    */
-  constructor(onOpen, onSort) {
+  constructor(service, onOpen, onSort) {
+    this.#pictures = new Pictures(service);
     this.onOpen = onOpen;
     for (const button of sortButtons()) button.addEventListener('click', () => onSort(button.dataset.sort ?? ''));
     this.#body.addEventListener('click', (/** @type {MouseEvent} */ event) => this.#openAt(event.target));

@@ -6,6 +6,7 @@ import { byId } from './dom.js';
  * Show the tabs, each with its panel; the address remembers which one is open.
  * @param {string[]} names of the panels
  * @param {(name: string) => void} onShow
+ * @returns {(name: string) => void} shows another one
  */
 export function offerTabs(names, onShow) {
   byId('tabs').hidden = false;
@@ -26,6 +27,7 @@ export function offerTabs(names, onShow) {
   });
   const wanted = location.hash.slice(1);
   show(names.includes(wanted) ? wanted : names[0]);
+  return show;
 
   /** @param {string} shown */
   function show(shown) {

@@ -16,8 +16,10 @@ const BYTES_A_REQUEST = 16 * 2 ** 20;
 const HEAD_BYTES = 512; // of a part beside its file, on the safe side
 const MOST_WAIT_S = 30;
 const MOST_TRIES = 5; // for a service that does not answer
-const SPLIT = [400, 408, 413, 415, 422]; // one file of several may be the cause
+const TOO_MUCH = 413;
+const SPLIT = [400, 408, TOO_MUCH, 415, 422]; // one file of several may be the cause
 const OTHER_FILE = 'the service answered for another file'; // never to be shown as this one's
+const UNPACK = 'unpack the archive and add its folder, which may be of any size';
 const ARCHIVE_SIGNATURES = ['PK\x03\x04', 'PK\x05\x06'];
 
 export class UploadQueue {
@@ -152,7 +154,8 @@ export class UploadQueue {
     }
     const most = isArchive ? this.limits.request_bytes - HEAD_BYTES : this.limits.file_bytes;
     if (file.size <= most) return { row, file, isArchive };
-    this.#fail(row, `expected at most ${inMegabytes(most)} MB, found ${inMegabytes(file.size)} MB`);
+    const advice = isArchive ? `; ${UNPACK}` : '';
+    this.#fail(row, `expected at most ${inMegabytes(most)} MB, found ${inMegabytes(file.size)} MB${advice}`);
     return null;
   }
 
@@ -210,7 +213,8 @@ export class UploadQueue {
     return this.rows.answerArchive(row, answers.map((answer, place) => {
       // What the service could not read is not unpacked here either.
       const picture = answer.p_all === null ? null : pictures[place];
-      return { path: `${row.path}/${names[place]}`, answer, picture };
+      const member = names[place].replaceAll('\\', '/'); // PowerShell 5 writes folders so
+      return { path: `${row.path}/${member}`, answer, picture };
     }));
   }
 
@@ -232,9 +236,10 @@ export class UploadQueue {
    */
   async #sendApart(parts, refusal, signal) {
     if (parts.length === 1) {
-      const [{ row }] = parts;
+      const [{ row, isArchive }] = parts;
       const message = refusal.message.replace(`'${sentName(row)}'`, () => `'${row.shownName.slice(0, 100)}'`);
-      this.#fail(row, `not taken: ${message}`);
+      const advice = isArchive && refusal.status === TOO_MUCH ? `; ${UNPACK}` : '';
+      this.#fail(row, `not taken: ${message}${advice}`);
       return;
     }
     const half = Math.ceil(parts.length / 2);
