@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def access_of(options: argparse.Namespace) -> Access:
     """Return who may ask; raise UsageError where an address that others reach has no token."""
-    from runtime.service.access import LEAST_TOKEN, LOOPBACK_NAMES, Access
+    from runtime.service.access import LEAST_TOKEN, LOOPBACK_NAMES, Access, is_host_name
 
     token = find_token(options.token_file)
     is_local = options.host in LOOPBACK_NAMES
@@ -97,6 +97,11 @@ def access_of(options: argparse.Namespace) -> Access:
             f"{'' if is_plain else ', some of them others'}; "
             'make one with `python -c "import secrets; print(secrets.token_urlsafe())"`'
         )
+    for name in options.allow_host:
+        if not is_host_name(name):  # no request would ever be found to be addressed so
+            raise UsageError(
+                f"expected a name such as lab.example at --allow-host, without http://, port or *, received {name!r}"
+            )
     allowed = frozenset(name.lower() for name in options.allow_host)
     # With a token, a page that reaches the service under a name of its own has none to show.
     return Access(token, LOOPBACK_NAMES if is_local else frozenset(), allowed)

@@ -17,7 +17,7 @@ OPEN_PATHS = frozenset({PAGE, "/healthz", "/readiness", "/v2/health/live", "/v2/
 OPEN_FOLDER = "/static/"
 # What browsers call the sender where another site's page embeds or links to us; they then send no Origin.
 OTHER_SITES = ("cross-site", "same-site")
-NO_PART_OF_A_HOST = frozenset("@/?#\\")
+NO_PART_OF_A_HOST = frozenset("@/?#\\*")
 Headers = Iterable[tuple[bytes, bytes]]
 
 
@@ -76,6 +76,11 @@ class Access:
 def is_open(path: str) -> bool:
     """Say whether a path is answered without a token: the page's, or a probe's."""
     return path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
+
+
+def is_host_name(text: str) -> bool:
+    """Say whether a text is a host's name or address alone, as --allow-host takes it."""
+    return bool(text) and text.lower() in (_name_of(text), _name_of(f"[{text}]"))
 
 
 def _only(headers: Headers, name: bytes) -> str:

@@ -165,6 +165,7 @@ def test_subjects_are_counted_whatever_is_filtered(answered: Visitor) -> None:
         ["(unknown)", "0"],
     ]
     assert {line[3] for line in lines} == {"insufficient", "unknown"}
+    expect(answered.see("#shown")).to_have_text("10 counted, whatever is filtered.")
     name, rows = answered.download()
     assert name == "allnet-threshold-0.5.subjects.csv"
     assert rows[0]["group"] == "1"

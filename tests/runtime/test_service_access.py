@@ -158,6 +158,21 @@ def test_any_other_address_needs_a_token(host: str, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
+    "name", ["http://lab.example", "lab.example:8000", "lab.example/", "*.lab.example", "[::1]", ""]
+)
+def test_a_further_name_that_no_request_could_have_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=r"expected a name such as lab\.example at --allow-host") as refused:
+        access("--allow-host", name)
+    assert f"received {name!r}" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["LAB.example", "10.0.0.3", "fe80::1"])
+def test_a_further_name_is_answered_to(name: str) -> None:
+    host = f"[{name}]:8000" if ":" in name else f"{name}:8000"
+    assert asked(access("--allow-host", name), "/healthz", host=host) == 200
+
+
+@pytest.mark.parametrize(
     ("token", "found"),
     [
         ("short", "5;"),

@@ -215,11 +215,21 @@ class Page {
     this.#drawShift();
     this.threshold.show(threshold, counts);
     this.#drawProgress(counts.waiting ?? 0);
-    const chosen = this.#showsSubjects ? all : this.#chosen();
-    setText(byId('shown'), shownText(chosen.length, all.length));
-    if (this.#showsSubjects) showSubjects(all);
-    else this.table.show(chosen, threshold, this.#order);
+    if (this.#showsSubjects) this.#drawSubjects();
+    else this.#drawCells();
     this.detail.refresh();
+  }
+
+  #drawCells() {
+    const chosen = this.#chosen();
+    setText(byId('shown'), shownText(chosen.length, this.rows.all.length));
+    this.table.show(chosen, this.rows.threshold, this.#order);
+  }
+
+  #drawSubjects() {
+    const { all } = this.rows;
+    setText(byId('shown'), `${answeredOf(all).toLocaleString('en')} counted, whatever is filtered.`);
+    showSubjects(all);
   }
 
   /** Warn of what sets the cells apart as a whole: once while they come in, not with each new mean, and again at the end. */
@@ -290,8 +300,13 @@ function onClick(id, act) {
  * @param {import('./rows.js').Row[]} rows
  */
 function partOf(rows) {
-  const answered = rows.filter((row) => row.answer).length;
+  const answered = answeredOf(rows);
   return answered < rows.length ? `.${answered}-of-${rows.length}` : '';
+}
+
+/** @param {import('./rows.js').Row[]} rows */
+function answeredOf(rows) {
+  return rows.filter((row) => row.answer).length;
 }
 
 /** @param {KeyboardEvent} event */
