@@ -32,10 +32,9 @@ from runtime.service.uploads import FIELD, Upload, read_uploads
 from runtime.shift import ShiftCheck
 
 PICTURE = ImageSpec(480, 480)  # the page shows one cell about as large
-PAINTERS = 2  # at a time: the model needs the processors more
 
 routes = APIRouter()
-painters = anyio.CapacityLimiter(PAINTERS)
+painter = anyio.CapacityLimiter(1)  # one picture after the other: the model needs the processors more
 
 
 def create_app(desk: Desk, access: Access | None = None) -> ASGIApp:
@@ -104,7 +103,7 @@ async def picture(request: Request) -> Response:
     desk = desk_of(request)
     with Hold(desk) as hold:
         image = only_image(await read_uploads(request, desk, hold))
-        content = await anyio.to_thread.run_sync(drawn, image, limiter=painters)
+        content = await anyio.to_thread.run_sync(drawn, image, limiter=painter)
     return Response(content, media_type="image/jpeg")
 
 
